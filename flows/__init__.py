@@ -1,0 +1,1 @@
+"""Prefect and the command line: thin tasks around the functions of `pipeline`."""

@@ -1,0 +1,86 @@
+"""Candidates on disk: generated images with what made each of them, before any privacy decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError
+from pipeline.pixels import PixelShards, StoredPixels, to_model_range
+from pipeline.records import CandidatesRef
+from pipeline.stage import load_reference
+from pipeline.storage import write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_NAME = "candidates.parquet"
+CANDIDATE_COLUMNS = (
+    "sample_id",
+    "class",
+    "label",
+    "index",
+    "seed",
+    "sampler",
+    "num_steps",
+    "guidance_scale",
+    "checkpoint_digest",
+)
+"""Columns of `candidates.parquet`, one row a candidate in pixel order.
+
+`sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
+`index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
+
+
+def sample_id(class_name: str, index: int) -> str:
+    """Return the id of candidate `index` of a class; it holds nothing of any record."""
+    return f"{class_name}-{index:06d}"
+
+
+class Candidates:
+    """Read access to a finished candidates directory.
+
+    Raises:
+        DataError: the directory is not a finished candidate set, or its files do not fit together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pandas as pd
+
+        self.folder = folder
+        self.reference = load_reference(CandidatesRef, folder)
+        self.shards = PixelShards(folder, role="candidates")
+        self.table: pd.DataFrame = pd.read_parquet(folder / TABLE_NAME)
+        missing = [column for column in CANDIDATE_COLUMNS if column not in self.table.columns]
+        if missing or len(self.table) != len(self.shards):
+            raise DataError(
+                "candidates.parquet does not fit the pixels",
+                field="candidates",
+                value=missing or None,
+                remedy="Sample again.",
+            )
+
+    @property
+    def digest(self) -> str:
+        """The candidates' content digest (sha256, hex)."""
+        return self.reference.digest
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def take(self, rows: npt.NDArray[np.integer] | list[int]) -> StoredPixels:
+        """Return stored pixels of `rows`: (n, 1, H, W) uint8 or uint16."""
+        return self.shards.take(rows)
+
+    def images(self, rows: npt.NDArray[np.integer] | list[int]) -> npt.NDArray[np.float32]:
+        """Return images of `rows` in model range: (n, 1, H, W) float32 in [-1, 1]."""
+        return to_model_range(self.take(rows))
+
+
+def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:
+    """Write `candidates.parquet` with exactly the columns of `CANDIDATE_COLUMNS`; return its name."""
+    write_parquet(folder / TABLE_NAME, table.loc[:, list(CANDIDATE_COLUMNS)], private=True)
+    return TABLE_NAME

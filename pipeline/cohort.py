@@ -1,0 +1,157 @@
+"""The cohort on disk: pixels, labels and the frozen patient-level split, opened without reading them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.config import first_problem
+from pipeline.errors import DataError
+from pipeline.pixels import PixelShards, StoredPixels, to_model_range
+from pipeline.records import SPLITS, CohortRef
+from pipeline.stage import load_reference
+from pipeline.storage import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECORD_COLUMNS = (
+    "sample_id",
+    "patient_id",
+    "label",
+    "split",
+    "audit",
+    "source_sha256",
+    "source_format",
+    "original_height",
+    "original_width",
+    "spacing_mm",
+    "qc_flags",
+    "sex",
+    "age_band",
+    "view",
+)
+"""Columns of `records.parquet`, one row a scan in the order of the pixel rows."""
+
+
+class CohortInfo(BaseModel):
+    """`cohort.json`: what the cohort is, readable without touching pixels.
+
+    Attributes:
+        format_version: version of this layout.
+        name: the manifest's name.
+        classes: label names; `labels.npy` holds positions in this list.
+        image_size: (height, width) in pixels of every stored image.
+        bit_depth: 8 or 16.
+        has_patient_ids: whether patients are known; if not, each image counts as its own patient.
+        num_scans, num_patients: totals over all splits.
+        counts: split -> class -> scans.
+        patients: split -> patients.
+        pixel_mean, pixel_std: over the train split, in model range [-1, 1].
+        license, citation: from the manifest.
+        notes: findings of ingest worth showing to people (shared patients of published splits, ...).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    name: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    image_size: tuple[int, int]
+    bit_depth: Literal[8, 16]
+    has_patient_ids: bool
+    num_scans: int = Field(ge=0)
+    num_patients: int = Field(ge=0)
+    counts: dict[str, dict[str, int]]
+    patients: dict[str, int]
+    pixel_mean: float
+    pixel_std: float = Field(gt=0)
+    license: str = ""
+    citation: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Cohort:
+    """Read access to a finished cohort directory.
+
+    Labels and splits are memory-mapped; `take` reads only the rows asked for.
+
+    Raises:
+        DataError: the directory is not a finished cohort, or its files do not fit together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reference = load_reference(CohortRef, folder)
+        try:
+            self.info = CohortInfo.model_validate(read_json(folder / "cohort.json", role="cohort"))
+        except ValidationError as error:
+            field, problem, value = first_problem(error)
+            raise DataError(
+                f"{field}: {problem}", field="cohort.json", value=value, remedy="Ingest the cohort again."
+            ) from error
+        self.labels = _load_codes(folder / "labels.npy", len(self.info.classes))
+        self.split = _load_codes(folder / "split.npy", len(SPLITS))
+        self.shards = PixelShards(folder, role="cohort")
+        if not len(self.labels) == len(self.split) == len(self.shards) == self.info.num_scans:
+            raise DataError(
+                "labels, split and pixels differ in length", field="cohort", remedy="Ingest the cohort again."
+            )
+
+    @property
+    def digest(self) -> str:
+        """The cohort's content digest (sha256, hex)."""
+        return self.reference.digest
+
+    def rows(self, split: str, label: int | None = None) -> npt.NDArray[np.int64]:
+        """Return the row numbers of a split (and of one class), ascending."""
+        chosen = np.asarray(self.split) == SPLITS.index(split)
+        if label is not None:
+            chosen &= np.asarray(self.labels) == label
+        return np.flatnonzero(chosen)
+
+    def take(self, rows: npt.NDArray[np.integer] | list[int]) -> StoredPixels:
+        """Return stored pixels of `rows`: (n, 1, H, W) uint8 or uint16."""
+        return self.shards.take(rows)
+
+    def images(self, rows: npt.NDArray[np.integer] | list[int]) -> npt.NDArray[np.float32]:
+        """Return images of `rows` in model range: (n, 1, H, W) float32 in [-1, 1]."""
+        return to_model_range(self.take(rows))
+
+    def records(self) -> pd.DataFrame:
+        """Return the record table (private), one row a scan in row order, columns `RECORD_COLUMNS`."""
+        import pandas as pd
+
+        table = pd.read_parquet(self.folder / "records.parquet")
+        missing = [column for column in RECORD_COLUMNS if column not in table.columns]
+        if missing or len(table) != self.info.num_scans:
+            raise DataError(
+                "records.parquet does not fit the cohort",
+                field="cohort",
+                value=missing,
+                remedy="Ingest again.",
+            )
+        return table
+
+    def derived_path(self, name: str) -> Path:
+        """Return where something computed from this cohort alone may be cached (outside the digest)."""
+        folder = self.folder / "derived"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / name
+
+
+def _load_codes(path: Path, num_codes: int) -> npt.NDArray[np.integer]:
+    try:
+        codes = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path.name} is missing or unreadable", field="cohort", remedy="Ingest again."
+        ) from error
+    valid = codes.ndim == 1 and np.issubdtype(codes.dtype, np.integer)
+    if not valid or (codes.size and (codes.min() < 0 or codes.max() >= num_codes)):
+        raise DataError(f"{path.name} holds codes out of range", field="cohort", remedy="Ingest again.")
+    return codes

@@ -1,0 +1,87 @@
+"""Keyed pseudonyms: patients and files appear in outputs and logs only as an HMAC."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.storage import atomic_path, make_private_directory
+
+KEY_BYTES = 32
+KEY_VARIABLE = "PHOSPHOR_KEY"
+"""Environment variable with the key as at least 64 hexadecimal digits."""
+
+
+def load_key() -> bytes:
+    """Return the pseudonym key: from `PHOSPHOR_KEY`, else the user's key file, made once with mode 0600.
+
+    Raises:
+        UsageError: the variable is not hexadecimal or too short, or others can read the key file.
+    """
+    named = os.environ.get(KEY_VARIABLE)
+    if named:
+        return _decode(named, KEY_VARIABLE)
+    path = key_path()
+    if not path.exists():
+        make_private_directory(path.parent)
+        with atomic_path(path, private=True) as temporary:
+            temporary.write_text(secrets.token_hex(KEY_BYTES), encoding="ascii")
+    if path.stat().st_mode & 0o077:
+        raise UsageError(
+            "other users can read the pseudonym key",
+            field=str(path),
+            remedy="Run chmod 600 on it, or make a new key.",
+        )
+    return _decode(path.read_text(encoding="ascii").strip(), str(path))
+
+
+def key_path() -> Path:
+    """Return where the key file lies: the user's configuration folder."""
+    from platformdirs import user_config_path
+
+    return user_config_path("phosphor") / "pseudonym.key"
+
+
+class Pseudonyms:
+    """Turns identifying strings into pseudonyms with HMAC-SHA256 (RFC 2104), 64 bits shown as hex.
+
+    The kind of string is part of the message, so a path and a patient id that are spelled alike get
+    different pseudonyms. Without the key neither can be tested against a guess.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def patient(self, patient_id: str) -> str:
+        """Return the pseudonym of a patient id, `p-` and 16 hex digits."""
+        return "p-" + self._tag("patient", patient_id)
+
+    def scan(self, path: str) -> str:
+        """Return the pseudonym of a source path or row name, `s-` and 16 hex digits."""
+        return "s-" + self._tag("scan", path)
+
+    def fraction(self, purpose: str, text: str) -> float:
+        """Return a number in [0, 1) that depends on key, purpose and text only: a stable draw by patient."""
+        return int(self._tag(purpose, text), 16) / 2.0**64
+
+    def _tag(self, kind: str, text: str) -> str:
+        message = kind.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
+
+
+def _decode(text: str, field: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) < KEY_BYTES:
+        raise UsageError(
+            f"the pseudonym key must be at least {2 * KEY_BYTES} hexadecimal digits",
+            field=field,
+            remedy='Make one with: python -c "import secrets; print(secrets.token_hex(32))".',
+        )
+    return key

@@ -1,0 +1,131 @@
+"""`privacy_report.json`: what the gate measured and concluded, in aggregates only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.config import first_problem
+from pipeline.errors import TamperedError
+from pipeline.records import Verdict
+from pipeline.storage import read_json
+
+REPORT_NAME = "privacy_report.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassVerdict(_Part):
+    """The gate's conclusion for one class.
+
+    Attributes:
+        asked: images asked for; candidates: images drawn; accepted: images that may be released (trimmed
+            to `asked`, lowest indices first); rejected: by reason, over all candidates of the class.
+        short: asked - accepted where positive.
+    """
+
+    verdict: Verdict
+    asked: int = Field(ge=0)
+    candidates: int = Field(ge=0)
+    accepted: int = Field(ge=0)
+    short: int = Field(ge=0)
+    rejected: dict[str, int]
+    reasons: tuple[str, ...] = ()
+
+
+class TestResult(_Part):
+    """One statistical test over the candidate set (or one class of it).
+
+    Attributes:
+        name: for example `sign_test`; view: `correlation` or `embedding`; scope: `pooled` or a class.
+        statistic, null_value: the measured and expected value; p_value, adjusted_p_value (Holm).
+        power: chance to detect the planted-copy share named in `power_against` at this n, by simulation.
+        passed: None where the test could not be run; `note` says why.
+    """
+
+    __test__ = False
+
+    name: str
+    view: str
+    scope: str
+    num_samples: int = Field(ge=0)
+    statistic: float | None
+    null_value: float | None
+    p_value: float | None = Field(ge=0, le=1)
+    adjusted_p_value: float | None = Field(ge=0, le=1)
+    power: float | None = Field(ge=0, le=1)
+    power_against: str = ""
+    passed: bool | None
+    note: str = ""
+
+
+class Threshold(_Part):
+    """A rejection threshold of one view and what it costs.
+
+    Attributes:
+        value: the threshold on the view's statistic; rule: what is compared with it.
+        false_reject_rate: share of fresh real holdout scans (not those it was tuned on) that it rejects.
+        interval: 95 % interval of that share (Clopper-Pearson); num_fresh: scans behind it.
+    """
+
+    view: str
+    rule: str
+    value: float | None
+    false_reject_rate: float | None = Field(ge=0, le=1)
+    interval: tuple[float, float] | None
+    num_fresh: int = Field(ge=0)
+
+
+class PrivacyReport(_Part):
+    """Aggregates of an audit; it may be copied into a release.
+
+    Attributes:
+        verdict: the worst class decides; reasons: in words, worst first.
+        policy_note: what the verdict allows.
+        cohort_digest, candidates_digest, checkpoint_digest: what was audited (checkpoint empty if foreign).
+        has_patient_ids: if False the verdict is capped at INCONCLUSIVE.
+        reference_counts: images and patients of train and holdout that were compared.
+        false_reject_budget, false_reject_rate: the total budget, and the share of fresh holdout rejected by
+            all rules together, with interval.
+        planted: recall on copies planted from this cohort, by kind ({kind: {recall, low, high, n}}).
+        not_covered: what was not tested, in words.
+        settings: the audit settings used.
+    """
+
+    format_version: Literal[1] = 1
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    policy_note: str
+    cohort_digest: str
+    candidates_digest: str
+    checkpoint_digest: str
+    has_patient_ids: bool
+    classes: dict[str, ClassVerdict]
+    tests: tuple[TestResult, ...]
+    thresholds: tuple[Threshold, ...]
+    reference_counts: dict[str, int]
+    false_reject_budget: float
+    false_reject_rate: float | None
+    false_reject_interval: tuple[float, float] | None
+    planted: dict[str, dict[str, float]]
+    not_covered: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def read_privacy_report(folder: Path) -> PrivacyReport:
+    """Read the report of an audit or a release.
+
+    Raises:
+        TamperedError: fields are missing, unknown, or out of range.
+    """
+    try:
+        return PrivacyReport.model_validate(read_json(folder / REPORT_NAME, role="audit"))
+    except ValidationError as error:
+        field, problem, _ = first_problem(error)
+        raise TamperedError(
+            f"{field}: {problem}", field=REPORT_NAME, remedy="Run the audit again; nothing was released."
+        ) from error

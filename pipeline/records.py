@@ -1,0 +1,91 @@
+"""The small frozen references that stages pass to one another, and the words for splits and verdicts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPLITS = ("train", "val", "test", "holdout")
+"""Names of the splits; the position is the code stored in `split.npy` (uint8)."""
+
+AUDIT_ROLES = ("", "in", "out")
+"""Membership-audit roles: not an audit member, in train by coin flip, out (in the holdout) by coin flip."""
+
+
+class Verdict(StrEnum):
+    """What the gate concludes about a candidate set."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class Policy(StrEnum):
+    """Which verdicts may be released: `strict` only PASS, `research` PASS and INCONCLUSIVE. FAIL never."""
+
+    STRICT = "strict"
+    RESEARCH = "research"
+
+    def allows(self, verdict: Verdict) -> bool:
+        """Return whether a dataset with this verdict may be released under the policy."""
+        return verdict is Verdict.PASS or (self is Policy.RESEARCH and verdict is Verdict.INCONCLUSIVE)
+
+
+class Reference(BaseModel):
+    """A finished stage output: where it is, what it holds, and the digest that names its content.
+
+    Attributes:
+        path: absolute directory of the output.
+        digest: sha256 over the names and sha256 of the content files.
+        inputs_digest: sha256 over stage, stage version, settings, seed and the digests of the inputs.
+        counts: a few whole numbers worth showing (scans, candidates, accepted, ...).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: ClassVar[str] = ""
+
+    path: Path
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    inputs_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class CohortRef(Reference):
+    """A cohort made by `ingest`."""
+
+    stage: ClassVar[str] = "cohort"
+
+
+class CheckpointRef(Reference):
+    """A checkpoint made by `train`."""
+
+    stage: ClassVar[str] = "checkpoint"
+
+
+class CandidatesRef(Reference):
+    """Candidates made by `sample`."""
+
+    stage: ClassVar[str] = "candidates"
+
+
+class AuditRef(Reference):
+    """A privacy audit made by `audit`."""
+
+    stage: ClassVar[str] = "audit"
+    verdict: Verdict
+
+
+class ReleaseRef(Reference):
+    """A released synthetic dataset; `digest` is its content digest."""
+
+    stage: ClassVar[str] = "release"
+    verdict: Verdict
+
+
+class EvaluationRef(Reference):
+    """An evaluation of a release against its cohort."""
+
+    stage: ClassVar[str] = "evaluation"

@@ -1,0 +1,227 @@
+"""The protocol every stage follows: reuse what is done, resume what is half done, refuse what is foreign."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from pipeline.config import Settings
+from pipeline.errors import DataError, OutputExistsError, TamperedError
+from pipeline.records import Reference
+from pipeline.storage import (
+    digest_files,
+    digest_of,
+    make_private_directory,
+    read_json,
+    sha256_file,
+    storage_errors,
+    write_json,
+)
+
+INPUTS_NAME = "inputs.json"
+REFERENCE_NAME = "reference.json"
+LOCK_NAME = ".lock"
+
+RefT = TypeVar("RefT", bound=Reference)
+
+
+@dataclass(frozen=True)
+class StageFolder(Generic[RefT]):
+    """An opened output directory.
+
+    Attributes:
+        kind: the reference class of the stage.
+        path: the output directory (exists, mode 0700).
+        inputs_digest: digest of all that determines the content.
+        finished: the reference if the same output was finished before (nothing is left to do), else None.
+        resumed: whether an unfinished output of the same inputs was found.
+    """
+
+    kind: type[RefT]
+    path: Path
+    inputs_digest: str
+    finished: RefT | None
+    resumed: bool
+
+    def finish(self, files: list[str], counts: Mapping[str, int], **extra: Any) -> RefT:
+        """Record the content files' digests and counts; written last, it marks the output as complete.
+
+        Args:
+            files: names of the content files relative to `path`; logs, times and pictures stay out.
+            counts: whole numbers worth showing.
+            **extra: further fields of the reference class (for example `verdict`).
+        """
+        hashes = digest_files(self.path, files)
+        reference = self.kind(
+            path=self.path.resolve(),
+            digest=digest_of(hashes),
+            inputs_digest=self.inputs_digest,
+            counts=dict(counts),
+            **extra,
+        )
+        body = reference.model_dump(mode="json", exclude={"path"})
+        write_json(
+            self.path / REFERENCE_NAME, {"stage": self.kind.stage, "files": hashes, **body}, private=True
+        )
+        return reference
+
+
+@contextlib.contextmanager
+def open_stage(
+    kind: type[RefT],
+    out: Path,
+    *,
+    version: int,
+    inputs: Mapping[str, str],
+    settings: Settings,
+    seed: int | None = None,
+    force: bool = False,
+) -> Iterator[StageFolder[RefT]]:
+    """Open a stage's output directory under a lock.
+
+    Args:
+        kind: reference class of the stage.
+        out: the output directory.
+        version: the stage's own version; raise it when the same inputs give another content.
+        inputs: digests of what the stage reads, by role.
+        settings: the stage's settings; they and the digest are kept in `inputs.json` beside the output.
+        seed: the run seed, for stages that draw random numbers.
+        force: remove an existing output of other inputs instead of refusing it.
+
+    Raises:
+        OutputExistsError: the directory holds an output of other inputs, or files that are not ours.
+    """
+    described = {
+        "stage": kind.stage,
+        "version": version,
+        "inputs": dict(inputs),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
+    inputs_digest = digest_of(described)
+    out = out.absolute()
+    _refuse_foreign(kind, out, inputs_digest, force)
+    make_private_directory(out)
+    with _locked(out):
+        earlier = _recorded_inputs(out)
+        if earlier != inputs_digest:
+            write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
+        finished = load_reference(kind, out) if (out / REFERENCE_NAME).is_file() else None
+        yield StageFolder(kind, out, inputs_digest, finished, resumed=earlier == inputs_digest)
+
+
+def existing_output(kind: type[RefT], out: Path, inputs_digest: str) -> str:
+    """Say in one word what `open_stage` would do with `out`: `new`, `resume`, `reuse` or `refuse`."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return "new"
+    if _recorded_inputs(out) != inputs_digest:
+        return "refuse"
+    return "reuse" if (out / REFERENCE_NAME).is_file() else "resume"
+
+
+def load_reference(kind: type[RefT], folder: Path) -> RefT:
+    """Read the reference of a finished output directory, without re-reading its content.
+
+    Raises:
+        DataError: not a finished output of this stage.
+    """
+    body = read_json(folder / REFERENCE_NAME, role=kind.stage)
+    if not isinstance(body, dict) or body.pop("stage", None) != kind.stage:
+        raise DataError(
+            f"not an output of the {kind.stage} stage",
+            field=kind.stage,
+            value=str(folder),
+            remedy=f"Name a finished {kind.stage} directory.",
+        )
+    body.pop("files", None)
+    try:
+        return kind(path=folder.resolve(), **body)
+    except (ValidationError, TypeError) as error:
+        raise TamperedError(
+            "reference.json does not have the expected fields",
+            field=kind.stage,
+            remedy="Make this output again.",
+        ) from error
+
+
+def verify_reference(kind: type[RefT], folder: Path) -> RefT:
+    """Read the reference and re-hash every content file against it.
+
+    Raises:
+        TamperedError: a content file is missing or differs from what was recorded.
+    """
+    reference = load_reference(kind, folder)
+    files = read_json(folder / REFERENCE_NAME, role=kind.stage).get("files")
+    if not isinstance(files, dict) or digest_of(files) != reference.digest:
+        raise TamperedError("reference.json was edited", field=kind.stage, remedy="Make this output again.")
+    for name, expected in files.items():
+        path = folder / name
+        inside = path.resolve().is_relative_to(folder.resolve())
+        if not inside or not path.is_file() or sha256_file(path) != expected:
+            raise TamperedError(
+                f"{name} differs from what was recorded when it was made",
+                field=kind.stage,
+                remedy="Make this output again; nothing was written.",
+            )
+    return reference
+
+
+def _recorded_inputs(out: Path) -> str | None:
+    path = out / INPUTS_NAME
+    if not path.is_file():
+        return None
+    body = read_json(path, role=INPUTS_NAME)
+    return str(body.get("inputs_digest")) if isinstance(body, dict) else None
+
+
+def _refuse_foreign(kind: type[RefT], out: Path, inputs_digest: str, force: bool) -> None:
+    if out.is_file():
+        raise OutputExistsError("is a file", field="--out", value=str(out), remedy="Name a directory.")
+    present = [entry for entry in out.iterdir() if entry.name != LOCK_NAME] if out.is_dir() else []
+    if not present:
+        return
+    recorded = _recorded_inputs(out)
+    if recorded == inputs_digest:
+        return
+    if recorded is None and not all(
+        entry.name.startswith(f".{Path(INPUTS_NAME).stem}-") for entry in present
+    ):
+        raise OutputExistsError(
+            "holds files that no stage has written",
+            field="--out",
+            value=str(out),
+            remedy="Name another directory.",
+        )
+    if not force and recorded is not None:
+        raise OutputExistsError(
+            f"holds a {kind.stage} made from other inputs or settings",
+            field="--out",
+            value=str(out),
+            remedy="Name another directory, or give --force to replace it.",
+        )
+    with storage_errors(out):
+        shutil.rmtree(out)
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold an advisory lock for the life of the process; the kernel frees it after a kill."""
+    import fcntl
+
+    with (out / LOCK_NAME).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExistsError(
+                "another process is writing to this directory",
+                field="--out",
+                value=str(out),
+                remedy="Wait for it, or name another directory.",
+            ) from error
+        yield
