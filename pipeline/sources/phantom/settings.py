@@ -1,0 +1,145 @@
+"""Settings of the phantom cohort, its classes and the plan of each patient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+CLASSES = ("normal", "consolidation", "effusion", "mass", "cardiomegaly")
+
+# Bumped whenever the same settings would give other files.
+GENERATOR_VERSION = 1
+
+_GOLDEN_RATIO = 0.6180339887498949
+# Labels of the independent random streams of a patient, so that no draw of one disturbs another.
+_STREAM_PATIENT, _STREAM_IMAGES, _STREAM_FORMAT, _STREAM_OFFSET = range(4)
+
+
+def _default_weights() -> dict[str, float]:
+    return {"normal": 0.28, "consolidation": 0.18, "effusion": 0.18, "mass": 0.18, "cardiomegaly": 0.18}
+
+
+class PhantomSettings(BaseModel):
+    """What a phantom cohort holds.
+
+    Attributes:
+        num_patients: how many patients are made.
+        images_per_patient: fewest and most images of one patient, both included.
+        seed: the only source of chance; the same settings give the same bytes.
+        image_size: longer side of the stored matrix in pixels; the shorter one varies from 0.86 to 1 of it.
+        nifti_share: share of the patients written as NIfTI instead of DICOM, in [0, 1].
+        class_weights: relative frequency of each class among patients (need not sum to one).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_patients: int = Field(default=400, ge=1, le=10_000_000)
+    images_per_patient: tuple[int, int] = (1, 3)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    image_size: int = Field(default=256, ge=32, le=2048)
+    nifti_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    class_weights: dict[str, float] = Field(default_factory=_default_weights)
+
+    @field_validator("class_weights")
+    @classmethod
+    def _known_classes(cls, value: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(value) - set(CLASSES))
+        if unknown:
+            raise ValueError(f"class_weights: unknown class {unknown[0]!r}; use only {', '.join(CLASSES)}")
+        if any(not np.isfinite(w) or w < 0 for w in value.values()) or sum(value.values()) <= 0:
+            raise ValueError("class_weights: weights must be finite, >= 0 and not all zero")
+        return value
+
+    @model_validator(mode="after")
+    def _image_range(self) -> Self:
+        low, high = self.images_per_patient
+        if not 1 <= low <= high:
+            raise ValueError(f"images_per_patient: ({low}, {high}) must satisfy 1 <= fewest <= most")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of these settings and of the generator's version (hex)."""
+        content = {"generator": GENERATOR_VERSION, **self.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class PatientPlan(BaseModel):
+    """What stands fixed about one patient before any pixel is made.
+
+    Attributes:
+        index: 0-based number of the patient in the cohort.
+        patient_seed: seed of the anatomy, of the finding and of the identity.
+        label: class of every image of this patient.
+        num_images: number of images.
+        nifti: whether the images are NIfTI files instead of DICOM.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    patient_seed: int
+    label: str
+    num_images: int
+    nifti: bool
+
+
+class PhantomIndex(BaseModel):
+    """What lies in a finished phantom cohort folder.
+
+    Attributes:
+        folder: the cohort folder.
+        labels_csv: the table (file, patient_id, label, sex, age), one row an image.
+        settings_digest: digest of the settings that made it.
+        num_patients: patients.
+        num_images: images, which is also the number of rows of the table.
+        num_dicom: images written as DICOM.
+        num_nifti: images written as NIfTI.
+        class_counts: images of each class.
+        reused: true when the folder was already complete and nothing was written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    labels_csv: Path
+    settings_digest: str
+    num_patients: int
+    num_images: int
+    num_dicom: int
+    num_nifti: int
+    class_counts: dict[str, int]
+    reused: bool = False
+
+
+def plan_patient(settings: PhantomSettings, index: int) -> PatientPlan:
+    """Plan of patient `index`, a function of the settings and this index alone.
+
+    Classes and formats follow a Kronecker sequence (multiples of an irrational number modulo one) and not
+    independent draws, so that even a small cohort holds each class in its share.
+
+    Args:
+        settings: the cohort's settings.
+        index: 0-based number of the patient.
+
+    Returns:
+        The plan.
+    """
+    stream = np.random.SeedSequence([settings.seed, index, _STREAM_PATIENT])
+    patient_seed = int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1))
+    low, high = settings.images_per_patient
+    num_images = int(np.random.default_rng([settings.seed, index, _STREAM_IMAGES]).integers(low, high + 1))
+    offsets = np.random.default_rng([settings.seed, _STREAM_OFFSET]).random(2)
+    names = [name for name in CLASSES if settings.class_weights.get(name, 0.0) > 0]
+    edges = np.cumsum([settings.class_weights[name] for name in names])
+    position = (offsets[0] + index * _GOLDEN_RATIO) % 1.0
+    label = names[min(int(np.searchsorted(edges / edges[-1], position, side="right")), len(names) - 1)]
+    # sqrt(2) is independent of the golden ratio over the rationals, so format does not follow class.
+    nifti = bool((offsets[1] + index * np.sqrt(2.0)) % 1.0 < settings.nifti_share)
+    return PatientPlan(
+        index=index, patient_seed=patient_seed, label=label, num_images=num_images, nifti=nifti
+    )
