@@ -1,0 +1,1 @@
+"""Tensors only: the denoiser, its objective, samplers, EMA and checkpoint format; knows no files of scans."""

@@ -1,0 +1,153 @@
+"""A copy-detection embedding: altered copies of an image land near it, other images far away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Tensor = torch.Tensor
+
+
+class CopyEmbedding(nn.Module):
+    """Small convolutional network to unit vectors.
+
+    Group normalisation, not batch normalisation: the embedding of an image must not depend on its batch.
+
+    Args:
+        dimension: length of the embedding.
+        width: channels of the first of three stages (doubled in each).
+    """
+
+    def __init__(self, dimension: int = 64, width: int = 32) -> None:
+        super().__init__()
+        if dimension < 2 or width < 8 or width % 8:
+            raise ValueError(f"dimension must be >= 2 and width a multiple of 8, got {dimension} and {width}")
+        layers: list[nn.Module] = []
+        stages = ((1, width, 5, 2), (width, 2 * width, 3, 1), (2 * width, 2 * width, 3, 2))
+        for channels, out_channels, kernel, stride in stages:
+            layers += [
+                nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=kernel // 2),
+                nn.GroupNorm(8, out_channels),
+                nn.SiLU(),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+        self.head = nn.Linear(16 * 2 * width, dimension)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 1, H, W) flat-fielded, unit-variance images to (N, dimension) unit vectors."""
+        return F.normalize(self.head(self.pool(self.features(images)).flatten(1)), dim=1)
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Give each image zero mean and unit variance: brightness and contrast then say nothing."""
+    centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+    return centred / centred.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+
+
+def altered_copies(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return strongly altered copies of (N, 1, H, W) images in [-1, 1], one alteration drawn an image.
+
+    Mirror, rotation to 15 degrees, zoom .8 to 1.2, shift to 10 %, gamma .6 to 1.6, a blend of up to 40 %
+    with another image, and noise up to 10 % of the range or a slight blur.
+    """
+    count = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    angle, zoom = uniform(-15, 15) * (math.pi / 180), uniform(0.85, 1.25)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    top = torch.stack([cos * mirror, -sin, uniform(-0.2, 0.2)], dim=1)
+    bottom = torch.stack([sin * mirror, cos, uniform(-0.2, 0.2)], dim=1)
+    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
+    out = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    gamma = torch.exp(uniform(math.log(0.6), math.log(1.6))).view(-1, 1, 1, 1)
+    out = ((out.clamp(-1, 1) + 1) / 2).clamp_min(1e-6) ** gamma * 2 - 1
+    share = (uniform(-0.4, 0.4)).clamp_min(0).view(-1, 1, 1, 1)
+    out = (1 - share) * out + share * out[torch.randperm(count, generator=generator)]
+    blurred = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    soft = uniform(-0.5, 1.0).clamp(0, 1).view(-1, 1, 1, 1)
+    out = (1 - soft) * out + soft * blurred
+    noise = uniform(-0.2, 0.2).clamp_min(0).view(-1, 1, 1, 1)
+    return out + noise * torch.randn(out.shape, generator=generator)
+
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """InfoNCE over a batch (van den Oord et al. 2018; symmetric as in SimCLR, Chen et al. 2020).
+
+    Args:
+        first: (N, d) unit vectors of one view; second: of the other view, row by row the same image.
+        temperature: softmax temperature.
+    """
+    similarity = first @ second.T / temperature
+    target = torch.arange(len(first))
+    return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))
+
+
+def train_copy_embedding(
+    images: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    temperature: float,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None] | None = None,
+    dimension: int = 64,
+    width: int = 32,
+) -> CopyEmbedding:
+    """Train an embedding with two altered copies of each image as the positive pair.
+
+    Args:
+        images: (N, 1, H, W) in [-1, 1].
+        prepare: what is applied to altered images before the network (flat-fielding), (N, 1, H, W) -> same.
+        num_steps: optimiser steps; batch_size: images a step (at most N).
+        learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
+        generator: source of every random draw.
+        on_step: called with (step, loss).
+        dimension, width: of the network.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    if len(images) < 2:
+        raise ValueError(f"images must hold at least 2 images, got {len(images)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        network = CopyEmbedding(dimension, width)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
+    batch_size = min(batch_size, len(images))
+    warm_up = max(1, num_steps // 20)
+    network.train()
+    for step in range(num_steps):
+        rise = min(1.0, (step + 1) / warm_up)
+        rate = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        rows = torch.randperm(len(images), generator=generator)[:batch_size]
+        batch = images[rows]
+        views = torch.cat([altered_copies(batch, generator), altered_copies(batch, generator)])
+        first, second = network(standardise(prepare(views))).chunk(2)
+        loss = contrastive_loss(first, second, temperature)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if on_step is not None:
+            on_step(step, loss.item())
+    return network.eval()
+
+
+@torch.inference_mode()
+def embed(
+    network: CopyEmbedding, images: Tensor, prepare: Callable[[Tensor], Tensor], *, block: int = 1024
+) -> Tensor:
+    """Return (N, dimension) unit vectors of (N, 1, H, W) images in [-1, 1]."""
+    parts = [network(standardise(prepare(images[i : i + block]))) for i in range(0, len(images), block)]
+    return torch.cat(parts)

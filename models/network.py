@@ -1,0 +1,45 @@
+"""The network inside the denoiser: MONAI's diffusion U-Net, built from its specification."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.network_spec import NetworkSpec
+
+__all__ = ["NetworkSpec", "build_network"]
+
+
+def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
+    """Build MONAI's ``DiffusionModelUNet`` with freshly drawn weights.
+
+    The output convolution starts at zero, so that a new denoiser returns its skip path alone.
+
+    Args:
+        spec: shape of the network.
+        seed: seed of the initial weights; the global random state is left as it was.
+
+    Returns:
+        A network ``forward(x (N, 1, H, W), timesteps (N,), class_labels=(N,) int64) -> (N, 1, H, W)`` in
+        fp32, with ``spec.num_classes + 1`` class rows.
+    """
+    from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=1,
+            out_channels=1,
+            num_res_blocks=spec.num_res_blocks,
+            channels=spec.channels,
+            attention_levels=spec.attention,
+            norm_num_groups=spec.num_norm_groups,
+            num_head_channels=spec.num_head_channels,
+            # MONAI adds no null row of its own.
+            num_class_embeds=spec.num_classes + 1,
+        )
+    with torch.no_grad():
+        for parameter in network.out[-1].parameters():
+            parameter.zero_()
+    return network

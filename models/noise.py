@@ -1,0 +1,75 @@
+"""One seed an image: seeds and initial noise that do not depend on the batch an image is made in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SEED_BITS = 63
+
+
+def candidate_seed(run_seed: int, label_index: int, index: int) -> int:
+    """The seed of candidate ``index`` of class ``label_index``.
+
+    A hash, so that neighbouring runs, classes and indices share nothing.
+
+    Args:
+        run_seed: seed of the run, any whole number.
+        label_index: class index, not negative.
+        index: candidate index within its class, not negative.
+
+    Returns:
+        A whole number in [0, 2^63).
+
+    Raises:
+        ValueError: an index is negative.
+    """
+    if label_index < 0:
+        raise ValueError(f"label_index must not be negative, got {label_index}")
+    if index < 0:
+        raise ValueError(f"index must not be negative, got {index}")
+    return stream_seed(run_seed, "candidate", label_index, index)
+
+
+def stream_seed(run_seed: int, purpose: str, *position: int) -> int:
+    """The seed of one random stream of a run, such as the noise of a training step.
+
+    Args:
+        run_seed: seed of the run, any whole number.
+        purpose: what the stream is for; streams of different purposes share nothing.
+        *position: where in the run the stream stands, for instance the step.
+
+    Returns:
+        A whole number in [0, 2^63).
+    """
+    text = "|".join(["phosphor 1", purpose, str(int(run_seed)), *(str(int(part)) for part in position)])
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Unit normal noise, each sample from a generator of its own.
+
+    NumPy's generators take the whole seed; torch's CPU generator would keep 32 bits of it, and two of 77,000
+    images would then be expected to start from the same noise.
+
+    Args:
+        seeds: one seed a sample, each in [0, 2^63).
+        shape: shape of one sample, for instance (1, H, W).
+
+    Returns:
+        Noise (N, *shape), fp32, on the CPU.
+
+    Raises:
+        ValueError: a seed lies outside [0, 2^63).
+    """
+    noise = np.empty((len(seeds), *shape), dtype=np.float32)
+    for row, seed in zip(noise, seeds, strict=True):
+        if not 0 <= seed < 2**SEED_BITS:
+            raise ValueError(f"seeds must lie in [0, 2^{SEED_BITS}), got {seed}")
+        row[...] = np.random.Generator(np.random.PCG64(int(seed))).standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(noise)

@@ -1,0 +1,118 @@
+"""Which arithmetic trains fastest on this machine: a short measured probe over number type and layout."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from models.denoiser import Denoiser
+
+DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""Name -> autocast type of the network; None computes in plain fp32."""
+
+PREFERENCE_MARGIN = 1.10
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A chosen arithmetic, recorded in the checkpoint and used again on resume.
+
+    Attributes:
+        dtype: ``fp32`` or ``bf16`` (autocast; weights, optimiser and EMA stay fp32).
+        channels_last: whether convolution weights lie channels-last in memory.
+        measured: choice -> training images a second seen by the probe; empty if nothing was probed.
+    """
+
+    dtype: str
+    channels_last: bool
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {self.dtype!r}")
+
+    @property
+    def name(self) -> str:
+        """The choice in words, for instance ``bf16 channels-last``."""
+        return f"{self.dtype} channels-last" if self.channels_last else self.dtype
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+CHOICES = (
+    Precision("bf16", channels_last=False),
+    Precision("bf16", channels_last=True),
+    Precision("fp32", channels_last=True),
+    Precision("fp32", channels_last=False),
+)
+"""What the probe tries, in order of preference: a later one must be clearly faster to be taken."""
+
+
+def apply_precision(denoiser: Denoiser, precision: Precision) -> Denoiser:
+    """Set a denoiser's memory layout and compute type in place and return it; no weight changes its value."""
+    layout = torch.channels_last if precision.channels_last else torch.contiguous_format
+    for parameter in denoiser.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    denoiser.compute_dtype = DTYPES[precision.dtype]
+    return denoiser
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def probe_precision(
+    denoiser: Denoiser, *, batch_size: int, choices: Sequence[Precision] = CHOICES, num_timed: int = 2
+) -> Precision:
+    """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
+
+    Args:
+        denoiser: the denoiser to be trained, on its device.
+        batch_size: scans a batch of the probe.
+        choices: what to try, in order of preference.
+        num_timed: timed batches of each choice, after one that is not timed; the fastest counts.
+
+    Returns:
+        The choice to use, with all measured rates. A later choice wins only when it is faster by 10 %, so
+        that the noise of a short measurement does not decide between near equals.
+
+    Raises:
+        ValueError: ``choices`` is empty.
+    """
+    if not choices:
+        raise ValueError("choices must not be empty")
+    measured = {choice.name: _rate(denoiser, choice, batch_size, num_timed) for choice in choices}
+    best = choices[0]
+    for choice in choices[1:]:
+        if measured[choice.name] > PREFERENCE_MARGIN * measured[best.name]:
+            best = choice
+    return Precision(best.dtype, best.channels_last, measured)
+
+
+def _rate(denoiser: Denoiser, choice: Precision, batch_size: int, num_timed: int) -> float:
+    trial = apply_precision(copy.deepcopy(denoiser), choice).train()
+    device = next(trial.parameters()).device
+    height, width = trial.spec.image_size
+    x = torch.linspace(-1.0, 1.0, batch_size * height * width, device=device)
+    x = x.reshape(batch_size, 1, height, width)
+    sigma = torch.full((batch_size,), 0.5, device=device)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    fastest = float("inf")
+    for step in range(num_timed + 1):
+        started = time.perf_counter()
+        trial(x, sigma, labels).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if step:
+            fastest = min(fastest, time.perf_counter() - started)
+        trial.zero_grad(set_to_none=True)
+    return round(batch_size / fastest, 1)

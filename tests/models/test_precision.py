@@ -1,0 +1,43 @@
+"""The probe measures every choice, takes a clearly faster one, and leaves the denoiser as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.denoiser import Denoiser
+from models.network import NetworkSpec
+from models.precision import CHOICES, Precision, apply_precision, probe_precision
+
+SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
+
+
+def test_probe_measures_all_and_changes_nothing() -> None:
+    denoiser = Denoiser(SPEC)
+    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+    chosen = probe_precision(denoiser, batch_size=2)
+    assert set(chosen.measured) == {choice.name for choice in CHOICES}
+    assert all(rate > 0 for rate in chosen.measured.values())
+    best = max(chosen.measured.values())
+    assert chosen.measured[chosen.name] * 1.1**3 >= best
+    assert all(torch.equal(tensor, before[name]) for name, tensor in denoiser.state_dict().items())
+    assert denoiser.compute_dtype is None
+    assert all(parameter.grad is None for parameter in denoiser.parameters())
+
+
+def test_layout_and_type_change_no_weight() -> None:
+    denoiser = Denoiser(SPEC)
+    before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
+    for choice in CHOICES:
+        apply_precision(denoiser, choice)
+        assert (denoiser.compute_dtype is torch.bfloat16) == (choice.dtype == "bf16")
+        assert all(torch.equal(tensor, before[name]) for name, tensor in denoiser.state_dict().items())
+        weight = denoiser.network.down_blocks[0].resnets[0].conv1.conv.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == choice.channels_last
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match="dtype"):
+        Precision("fp8", channels_last=False)
+    with pytest.raises(ValueError, match="choices"):
+        probe_precision(Denoiser(SPEC), batch_size=2, choices=())
