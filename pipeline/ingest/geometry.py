@@ -1,0 +1,80 @@
+"""From a decoded scan to a square stored image: aspect, padding or cropping, black and white, quantisation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ScanRefusedError
+from pipeline.pixels import MAX_VALUE, stored_dtype
+from pipeline.sources.resize import Box, area_average
+
+SAMPLE_PIXELS = 16_384
+"""Percentiles are taken over at most about this many pixels, on a fixed grid."""
+
+
+def to_square(
+    pixels: npt.NDArray[np.generic],
+    size: int,
+    *,
+    fit: Literal["pad", "crop"],
+    pixel_aspect: float,
+    black_white: tuple[float, float],
+    bit_depth: int,
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Resample a scan to (size, size) by area averaging and map it to stored values.
+
+    Args:
+        pixels: (H, W), bright = dense.
+        size: side of the result in pixels.
+        fit: `pad` keeps all of the scan on a black square, `crop` fills the square with its centre.
+        pixel_aspect: width over height of a stored pixel; the result has square pixels.
+        black_white: pixel values that become 0 and the largest stored value.
+        bit_depth: 8 or 16.
+
+    Returns:
+        (size, size) uint8 or uint16.
+    """
+    height, width = pixels.shape
+    top = MAX_VALUE[bit_depth]
+    square = np.zeros((size, size), dtype=stored_dtype(bit_depth))
+    if fit == "crop":
+        content = area_average(pixels, size, size, crop_box(height, width, pixel_aspect))
+        row = column = 0
+    else:
+        longer = max(height, width * pixel_aspect)
+        rows = max(1, round(size * height / longer))
+        columns = max(1, round(size * width * pixel_aspect / longer))
+        content = area_average(pixels, rows, columns)
+        row, column = (size - rows) // 2, (size - columns) // 2
+    black, white = black_white
+    scaled = np.rint(np.clip((content - black) / (white - black), 0.0, 1.0) * top)
+    square[row : row + content.shape[0], column : column + content.shape[1]] = scaled.astype(square.dtype)
+    return square
+
+
+def crop_box(height: int, width: int, pixel_aspect: float) -> Box:
+    """Return the largest centred box that is square once the pixel aspect is undone."""
+    side = min(float(height), width * pixel_aspect)
+    across = min(side / pixel_aspect, float(width))
+    top, left = (height - side) / 2.0, (width - across) / 2.0
+    return top, left, min(top + side, float(height)), min(left + across, float(width))
+
+
+def black_and_white(
+    pixels: npt.NDArray[np.generic], percentiles: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the values at two percentiles of a scan, taken on a fixed grid of pixels.
+
+    Raises:
+        ScanRefusedError: the scan is constant.
+    """
+    step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
+    low, high = np.percentile(pixels[::step, ::step], percentiles)
+    if not high > low:
+        low, high = float(pixels.min()), float(pixels.max())
+    if not high > low:
+        raise ScanRefusedError("constant image")
+    return float(low), float(high)

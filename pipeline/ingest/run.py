@@ -1,0 +1,224 @@
+"""The ingest stage: lists the scans, reads them in parallel, splits them by patient, writes the cohort."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cohort import CohortInfo
+from pipeline.errors import DataError
+from pipeline.identity import Pseudonyms, load_key
+from pipeline.ingest.assemble import Written, write_cohort
+from pipeline.ingest.parts import FOLDER, read_part
+from pipeline.ingest.pool import run_chunks
+from pipeline.ingest.settings import IngestSettings
+from pipeline.ingest.survey import Overview, survey
+from pipeline.ingest.worker import WorkOrder
+from pipeline.manifest import Manifest
+from pipeline.manifest.rules import NAME_PATTERN
+from pipeline.records import CohortRef
+from pipeline.sources.folders import Listing
+from pipeline.sources.listing import inputs_digest, list_scans
+from pipeline.stage import open_stage
+from pipeline.storage import write_json
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+
+
+def run_ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
+    """Turn the scans of a manifest into a cohort directory; reuse or resume an earlier one of the same inputs.
+
+    Args:
+        manifest: from `load_manifest`.
+        out: the cohort directory (made with mode 0700).
+        settings: image size, split shares, limits.
+        force: replace a cohort of other inputs.
+
+    Raises:
+        ManifestError: a table lacks a column, or a path's variable is not set.
+        DataError: a folder or table is unreadable, too many scans are refused, a class is too small.
+        OutputExistsError: `out` holds something else.
+    """
+    from pipeline.ingest.private_map import check_map_path, write_private_map
+
+    check_map_path(settings.private_map, out)
+    listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
+    inputs, stable = ingest_inputs(manifest, settings, listing)
+    with open_stage(CohortRef, out, version=STAGE_VERSION, inputs=inputs, settings=stable, force=force) as stage:
+        if stage.finished is not None:
+            logger.info("cohort: reused, nothing has changed")
+            reference = stage.finished
+        else:
+            reference = stage.finish(**_make(manifest, listing, stage.path, settings))
+        shutil.rmtree(stage.path / FOLDER, ignore_errors=True)
+    if settings.private_map is not None:
+        write_private_map(settings.private_map, listing.tasks)
+    return reference
+
+
+def ingest_inputs(
+    manifest: Manifest, settings: IngestSettings, listing: Listing
+) -> tuple[dict[str, str], IngestSettings]:
+    """Return what `open_stage` needs to tell whether an existing cohort is of the same inputs."""
+    # Another key gives other pseudonyms; a digest of 256 random bits tells nothing about them.
+    key = hashlib.sha256(b"phosphor key\0" + load_key()).hexdigest()
+    return {**inputs_digest(manifest, listing), "key": key}, settings.content_settings()
+
+
+def _make(manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings) -> dict[str, object]:
+    from pipeline.ingest.report import write_quality_page
+
+    size = min(settings.image_size, manifest.geometry.native_size or settings.image_size)
+    order = WorkOrder(
+        folder=out / FOLDER,
+        key=load_key(),
+        dataset=manifest.name,
+        split_seed=settings.split_seed,
+        image_size=size,
+        bit_depth=settings.bit_depth,
+        fit=manifest.geometry.fit,
+        robust=settings.intensity == "robust",
+        percentiles=settings.percentiles,
+    )
+    num_parts = run_chunks(order, listing.tasks, settings.chunk_scans, settings.workers)
+    _check_refusals(order.folder, num_parts, settings.max_reject_share)
+    classes = _classes(manifest, listing)
+    codes = {name: code for code, name in enumerate(classes)}
+    labels = np.array([codes.get(task.label, -1) for task in listing.tasks], dtype=np.int64)
+    published = {
+        name: [task.published[place] for task in listing.tasks]
+        for place, name in enumerate(listing.published)
+    }
+    kept_test = _kept_test(manifest, published, len(labels))
+    overview = survey(
+        order.folder,
+        num_parts,
+        labels,
+        published,
+        classes,
+        settings,
+        kept_test,
+        _claims(listing),
+        keeps_test=manifest.split.keep_test is not None,
+    )
+    written = write_cohort(out, order.folder, num_parts, overview, classes, size, settings.bit_depth)
+    notes = _notes(listing, overview, settings)
+    for note in notes:
+        logger.warning("%s", note)
+    info = CohortInfo(
+        name=manifest.name,
+        classes=classes,
+        image_size=(size, size),
+        bit_depth=settings.bit_depth,
+        has_patient_ids=listing.has_patient_ids,
+        num_scans=int(overview.kept.sum()),
+        num_patients=written.num_patients,
+        counts=written.counts,
+        patients=written.patients,
+        pixel_mean=written.pixel_mean,
+        pixel_std=written.pixel_std,
+        license=manifest.license,
+        citation=manifest.citation,
+        notes=tuple(notes),
+    )
+    write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
+    write_quality_page(out, info, written, overview)
+    _log_summary(info, written)
+    rejected = sum(written.rejected.values())
+    counts = {"scans": info.num_scans, "patients": info.num_patients, "rejected": rejected}
+    return {"files": ["cohort.json", *written.files], "counts": counts}
+
+
+def _classes(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
+    if manifest.classes is not None:
+        return manifest.classes
+    found = tuple(sorted({task.label for task in listing.tasks if task.label}))
+    for name in found:
+        if not re.match(NAME_PATTERN, name):
+            raise DataError(
+                "not usable as a class name (letters, digits, dot, hyphen, underscore)",
+                field="label",
+                value=name,
+                remedy="Map it to a name with the manifest's label.values.",
+            )
+    if not found:
+        raise DataError("no scan has a label", field="label", remedy="Correct the manifest's label rule.")
+    return found
+
+
+def _claims(listing: Listing) -> dict[int, str]:
+    pseudonyms = Pseudonyms(load_key())
+    return {
+        row: pseudonyms.patient(task.claimed) for row, task in enumerate(listing.tasks) if task.claimed
+    }
+
+
+def _kept_test(manifest: Manifest, published: dict[str, list[str]], count: int) -> npt.NDArray[np.bool_]:
+    if manifest.split.keep_test is None:
+        return np.zeros(count, dtype=bool)
+    parts = published[manifest.split.keep_test]
+    kept = np.array([part == manifest.split.test_part for part in parts], dtype=bool)
+    if not kept.any():
+        raise DataError(
+            f"no scan stands in part {manifest.split.test_part!r} of it",
+            field="split.keep_test",
+            value=manifest.split.keep_test,
+            remedy="Correct split.test_part in the manifest.",
+        )
+    return kept
+
+
+def _check_refusals(folder: Path, num_parts: int, limit: float) -> None:
+    reasons: dict[str, int] = {}
+    total = 0
+    for number in range(num_parts):
+        for row in read_part(folder, number, pixels=False).rows:
+            total += 1
+            if row.reason:
+                reasons[row.reason] = reasons.get(row.reason, 0) + 1
+    refused = sum(reasons.values())
+    if refused == total or refused > limit * total:
+        ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
+        told = ", ".join(f"{reason} ({count})" for reason, count in ranked)
+        raise DataError(
+            f"{refused} of {total} scans cannot be used: {told}",
+            field="sources",
+            remedy="Correct the manifest or the files, or raise --set ingest.max_reject_share.",
+        )
+
+
+def _notes(listing: Listing, overview: Overview, settings: IngestSettings) -> list[str]:
+    notes = list(listing.notes)
+    if not listing.has_patient_ids:
+        notes.insert(0, "no patient ids: each image counts as its own patient, so a patient may cross splits")
+    for shared in overview.shared:
+        notes += shared.notes()
+    if overview.duplicates.num_groups:
+        where = ", ".join(f"{count} in {parts}" for parts, count in overview.duplicate_parts.items() if parts)
+        shown = f" ({where})" if where else ""
+        notes.append(f"{overview.duplicates.num_groups} groups of exact duplicate images{shown}")
+    if overview.duplicates.conflicting:
+        notes.append(f"{overview.duplicates.conflicting} groups of exact duplicates have different labels")
+    if overview.num_joined:
+        notes.append(f"{overview.num_joined} patients were kept on one side with another of equal images")
+    if overview.split.moved:
+        notes.append(f"{overview.split.moved} patients left their drawn split so that none lacks a class")
+    if settings.holdout_share + settings.audit_share == 0:
+        notes.append("no privacy holdout: the gate cannot measure anything")
+    return notes
+
+
+def _log_summary(info: CohortInfo, written: Written) -> None:
+    for split, counts in info.counts.items():
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        logger.info("%s: %s; %d patients", split, told, info.patients[split])
+    for reason, count in written.rejected.items():
+        logger.warning("%d scans refused: %s", count, reason)

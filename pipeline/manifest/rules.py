@@ -1,0 +1,137 @@
+"""The rules a manifest may give: labels, patients, tables, geometry and the kept test split."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Names that end up in file names: letters, digits, dot, hyphen, underscore; at most 64."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Text = Annotated[str, Field(max_length=2000)]
+PathText = Annotated[str, Field(min_length=1, max_length=1000)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Rule(BaseModel):
+    """Base of all manifest parts: frozen, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LabelRule(Rule):
+    """Where the label of a scan stands; exactly one of `column` and `folder`."""
+
+    column: Column | None = Field(None, description="Column of the table that holds the label.")
+    folder: int | None = Field(
+        None, description="Which folder of the relative path is the label: 0 the first, -1 the last."
+    )
+    values: dict[str, Name] | None = Field(
+        None, description="Found value -> class name; a scan with a value not listed here is refused."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.column is None) == (self.folder is None):
+            raise ValueError("give exactly one of column, folder")
+        return self
+
+
+class ImageCheck(Rule):
+    """Images that must look like the source's own row before the patient table is believed for it."""
+
+    path: PathText = Field(description="An npz file in MedMNIST layout with the images the table was made for.")
+    min_correlation: float = Field(0.9, gt=0, le=1, description="Smallest Pearson correlation of a match.")
+
+
+class PatientRule(Rule):
+    """How a scan's patient is known; exactly one of `tag`, `column`, `pattern`, `table`."""
+
+    tag: Name | None = Field(None, description="DICOM keyword, for example PatientID.")
+    column: Column | None = Field(None, description="Column of the source's table, or of `table`.")
+    pattern: Annotated[str, Field(max_length=300)] | None = Field(
+        None, description="Regular expression searched in the relative path; its first group is the patient."
+    )
+    table: PathText | None = Field(None, description="A separate CSV table with one row a scan.")
+    keys: tuple[Column, ...] = Field((), description="Columns of `table` that name a scan, e.g. split, index.")
+    verify_images: ImageCheck | None = Field(None, description="Believe `table` only where the images agree.")
+    unmatched: Literal["reject", "own_in_test", "own"] = Field(
+        "reject",
+        description="A scan without a patient is refused, or is its own patient in the kept test split "
+        "(refused elsewhere), or its own patient anywhere.",
+    )
+    optional: bool = Field(False, description="Go on without patients (and say so) where `table` is absent.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                groups = re.compile(value).groups
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+            if groups < 1:
+                raise ValueError("needs one group in parentheses that holds the patient")
+        return value
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.table is not None:
+            if self.column is None or not self.keys or self.tag or self.pattern:
+                raise ValueError("a patient table needs `keys` and `column`, and no tag or pattern")
+        elif sum(rule is not None for rule in (self.tag, self.column, self.pattern)) != 1:
+            raise ValueError("give exactly one of tag, column, pattern, table")
+        elif self.keys or self.verify_images or self.optional:
+            raise ValueError("keys, verify_images and optional belong to a patient table")
+        return self
+
+
+class Join(Rule):
+    """Columns taken over from another table, matched by the file column."""
+
+    path: PathText = Field(description="A CSV table.")
+    file_column: Column = Field("file", description="Its column with the relative file name.")
+    columns: dict[Column, Column] = Field(min_length=1, description="New column name -> column of this table.")
+
+
+class TableRule(Rule):
+    """A CSV table (UTF-8, with a header) with one row a scan."""
+
+    path: PathText = Field(description="The CSV file.")
+    file_column: Column = Field("file", description="Column with the file name relative to the source's path.")
+    joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables joined by file name.")
+
+
+class AspectRule(Rule):
+    """Width over height of a stored pixel, where files were squeezed to another shape."""
+
+    column: Column = Field(description="Column with pixel width over pixel height.")
+    missing: float | None = Field(
+        None, gt=0.1, lt=10, description="Value where the cell is empty; without it such a scan is refused."
+    )
+
+
+class AttributeRule(Rule):
+    """Optional columns that are kept, coarsened, in the record table."""
+
+    sex: Column | None = Field(None, description="Column with F, M or O.")
+    age: Column | None = Field(None, description="Column with the age in years; kept as a ten-year band.")
+
+
+class GeometryRule(Rule):
+    """How a scan becomes a square image."""
+
+    fit: Literal["pad", "crop"] = Field("pad", description="Pad the shorter side with black, or crop centrally.")
+    native_size: int | None = Field(
+        None, ge=8, le=4096, description="Largest image size worth storing: nothing is up-sampled beyond it."
+    )
+
+
+class SplitRule(Rule):
+    """What is kept of the published split; everything else is pooled and split anew by patient."""
+
+    keep_test: Name | None = Field(None, description="Published split whose test part stays the test split.")
+    test_part: str = Field("test", max_length=64, description="Name of its test part.")

@@ -1,0 +1,74 @@
+"""Image files: PNG, JPEG and TIFF, grey, 8 or 16 bit, decoded with Pillow inside fixed bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ScanRefusedError
+from pipeline.sources.base import Scan, ScanTask, check_size, read_bounded
+
+FORMATS = ("PNG", "JPEG", "TIFF")
+COLOUR_TOLERANCE = 8.0
+"""Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
+
+
+def read(task: ScanTask) -> Scan:
+    """Decode an image file.
+
+    Raises:
+        ScanRefusedError: not one of the formats, corrupt, too large, several frames, or colour.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    data = read_bounded(task.rule.root, task.name)
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(image.height, image.width)
+            if getattr(image, "n_frames", 1) != 1:
+                raise ScanRefusedError("several frames")
+            pixels, value_range = _grey(image)
+            kind = (image.format or "image").lower()
+    except UnidentifiedImageError as error:
+        raise ScanRefusedError("not a PNG, JPEG or TIFF image") from error
+    except ScanRefusedError:
+        raise
+    # Pillow raises many kinds on broken files (OSError, SyntaxError, ValueError, struct.error, ...).
+    except Exception as error:
+        raise ScanRefusedError("corrupt image") from error
+    return Scan(
+        pixels=pixels,
+        value_range=value_range,
+        sha256=digest,
+        source_format=kind,
+        pixel_aspect=task.pixel_aspect,
+        sex=task.sex,
+        age_years=task.age_years,
+    )
+
+
+def _grey(image: object) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
+    """Return grey pixels and the values of black and white, None where they are not fixed by the format."""
+    mode: str = image.mode  # type: ignore[attr-defined]
+    if mode == "L":
+        return np.asarray(image), (0.0, 255.0)
+    if mode in {"I;16", "I;16B", "I;16L", "I", "F"}:
+        pixels = np.asarray(image)
+        if not np.isfinite(pixels).all():
+            raise ScanRefusedError("pixel values are not finite")
+        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32), None
+    if mode in {"1", "LA", "P"}:
+        return _grey(image.convert("RGB"))  # type: ignore[attr-defined]
+    if mode in {"RGB", "RGBA"}:
+        rgb = np.asarray(image)[..., :3]
+        step = max(1, rgb.shape[0] // 128)
+        sample = rgb[::step, ::step].astype(np.int16)
+        if np.abs(sample - sample[..., 1:2]).mean() * 1.5 > COLOUR_TOLERANCE:
+            raise ScanRefusedError("colour image")
+        # ITU-R BT.601 luma, as Pillow computes it, in whole numbers.
+        return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
+    raise ScanRefusedError("unsupported pixel format")

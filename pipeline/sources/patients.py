@@ -1,0 +1,79 @@
+"""Patient tables: which patient a row of an archive shows, believed only where the images agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError
+from pipeline.manifest.rules import PatientRule
+from pipeline.sources.resize import area_average
+from pipeline.sources import medmnist
+from pipeline.sources.tables import ScanTable
+
+_BLOCK = 256
+
+
+def patient_of_rows(
+    rule: PatientRule, table: Path, archive: Path, check: Path | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return two maps from `part/row` to patient id: what the images confirm, and what the table merely claims.
+
+    Args:
+        rule: the manifest's patient rule, with `table`, `keys` = split and index, and `column`.
+        table: the CSV file.
+        archive: the npz file the patients are wanted for.
+        check: an npz file with the images the table was made for, or None: believe every row.
+
+    Raises:
+        DataError: the table or the archive for the check cannot be used.
+    """
+    found = ScanTable(table, ("split", "index"), (rule.column or "",), field="patient.table")
+    patients = {key: row[0] for key, row in found.rows.items() if row[0]}
+    if check is None or rule.verify_images is None:
+        return patients, {}
+    agreeing: set[str] = set()
+    for part in medmnist.parts_of(archive):
+        if part not in medmnist.parts_of(check):
+            continue
+        agreement = correlations(
+            medmnist.load_part(str(archive), part, "images"), medmnist.load_part(str(check), part, "images")
+        )
+        good = np.flatnonzero(agreement >= rule.verify_images.min_correlation)
+        agreeing.update(f"{part}/{row}" for row in good.tolist())
+    if not agreeing:
+        raise DataError(
+            "no image agrees with the patient table's images",
+            field="patient.verify_images",
+            remedy="The table belongs to another archive; correct or remove it.",
+        )
+    confirmed = {key: patient for key, patient in patients.items() if key in agreeing}
+    return confirmed, {key: patient for key, patient in patients.items() if key not in agreeing}
+
+
+def correlations(
+    images: npt.NDArray[np.generic], references: npt.NDArray[np.generic]
+) -> npt.NDArray[np.float64]:
+    """Return the Pearson correlation of each image with the reference of the same row.
+
+    Args:
+        images: (N, H, W).
+        references: (M, R, S), at least as large as the images; area-averaged to (H, W).
+
+    Returns:
+        (N,) in [-1, 1]; 0 where a reference is missing or an image is constant.
+    """
+    out = np.zeros(len(images))
+    height, width = images.shape[1:]
+    for start in range(0, min(len(images), len(references)), _BLOCK):
+        stop = min(start + _BLOCK, len(images), len(references))
+        ours = images[start:stop].astype(np.float64).reshape(stop - start, -1)
+        theirs = np.stack([area_average(image, height, width).ravel() for image in references[start:stop]])
+        ours -= ours.mean(axis=1, keepdims=True)
+        theirs -= theirs.mean(axis=1, keepdims=True)
+        scale = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
+        product = (ours * theirs).sum(axis=1)
+        out[start:stop] = np.divide(product, scale, out=np.zeros(stop - start), where=scale > 0)
+    return out

@@ -1,0 +1,64 @@
+"""Exact area averaging at any ratio: each new pixel is the mean over the area it covers."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Box = tuple[float, float, float, float]
+"""(top, left, bottom, right) in source pixels, edges may lie between pixels."""
+
+
+def area_average(
+    pixels: npt.NDArray[np.generic], height: int, width: int, box: Box | None = None
+) -> npt.NDArray[np.float64]:
+    """Resample an image so that each new pixel is the mean of the source area it covers.
+
+    Sums run in float64 and in a fixed order (no matrix product), so the result does not depend on the
+    number of threads or the kind of processor.
+
+    Args:
+        pixels: (H, W), any real dtype.
+        height: new height in pixels.
+        width: new width in pixels.
+        box: the source area to take, inside the image; the whole image by default.
+
+    Returns:
+        (height, width) float64, with the mean of the box kept.
+
+    Raises:
+        ValueError: the box is empty or lies outside the image.
+    """
+    rows, columns = pixels.shape
+    top, left, bottom, right = box if box is not None else (0.0, 0.0, float(rows), float(columns))
+    if not (0 <= top < bottom <= rows and 0 <= left < right <= columns) or height < 1 or width < 1:
+        raise ValueError(f"box must lie inside {pixels.shape}, got {box} for size ({height}, {width})")
+    if (top, left, bottom, right) == (0, 0, height, width):
+        return pixels[:height, :width].astype(np.float64)
+    narrow = _average_rows(pixels, height, top, bottom)
+    return np.ascontiguousarray(_average_rows(np.ascontiguousarray(narrow.T), width, left, right).T)
+
+
+def _average_rows(
+    pixels: npt.NDArray[np.generic], count: int, start: float, stop: float
+) -> npt.NDArray[np.float64]:
+    """Average along axis 0 between the edges `start` and `stop` into `count` rows."""
+    rows = len(pixels)
+    step = (stop - start) / count
+    edges = start + np.arange(count + 1) * step
+    edges[-1] = stop
+    whole = np.minimum(edges.astype(np.int64), rows - 1)
+    # Part of row `whole[i]` that lies before edge i; the last edge may stand at the image's end (part 1).
+    part = (edges - whole)[:, None]
+    border = pixels[whole].astype(np.float64)
+    if np.all(np.diff(whole) >= 1):
+        # The last segment of reduceat runs to the end of the array, so the array ends where it must.
+        last = int(whole[-1])
+        sums = np.add.reduceat(pixels[:last], whole[:-1], axis=0, dtype=np.float64)
+        sums += part[1:] * border[1:] - part[:-1] * border[:-1]
+    else:
+        # Enlarging: several edges fall into one row, where reduceat has no empty sums; small images only.
+        running = np.zeros((rows + 1, pixels.shape[1]))
+        np.cumsum(pixels, axis=0, dtype=np.float64, out=running[1:])
+        sums = np.diff(running[whole] + part * border, axis=0)
+    return sums / step
