@@ -81,7 +81,8 @@ class EvaluationReport(_Part):
     Attributes:
         extractor_digest: digest of the feature encoder; fidelity figures of different digests never compare.
         label_agreement: class -> share of released images that the frozen real-trained classifier reads as
-            the intended class; label_agreement_shuffled: the same with labels permuted (the control).
+            the intended class; label_agreement_shuffled: the same with labels permuted (the control);
+            label_agreement_real: the same classifier on real val scans (how well it reads at all).
         test_reads: how many times the test split was read in this evaluation.
         curves: name -> {column: values} for the figures (classifier learning curves).
         nearest: per class, a few released sample_ids with the row of the nearest real train scan (private).
@@ -97,6 +98,7 @@ class EvaluationReport(_Part):
     utility: UtilityVerdict
     label_agreement: dict[str, Estimate]
     label_agreement_shuffled: dict[str, Estimate]
+    label_agreement_real: dict[str, Estimate] = Field(default_factory=dict)
     test_reads: int
     curves: dict[str, dict[str, list[float]]]
     nearest: dict[str, list[dict[str, Any]]]

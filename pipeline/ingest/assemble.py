@@ -21,7 +21,7 @@ from pipeline.records import AUDIT_ROLES, SPLITS
 from pipeline.storage import atomic_path
 
 SHARD_BYTES = 8 * 2**20
-ROWS_A_BLOCK = 4096
+ROWS_A_BLOCK = 1024
 
 
 @dataclass
@@ -53,6 +53,7 @@ def write_cohort(
     parts: Path,
     num_parts: int,
     overview: Overview,
+    *,
     classes: tuple[str, ...],
     image_size: int,
     bit_depth: int,

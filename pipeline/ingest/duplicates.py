@@ -43,7 +43,9 @@ def find_duplicates(hashes: npt.NDArray[np.void], labels: Codes) -> Duplicates:
     repeated = np.flatnonzero(counts > 1)
     labels_in_group = np.unique(np.stack([group, labels], axis=1), axis=0)[:, 0]
     distinct = np.bincount(labels_in_group, minlength=len(counts))
-    return Duplicates(group, counts[group].astype(np.int64), len(repeated), int((distinct[repeated] > 1).sum()))
+    return Duplicates(
+        group, counts[group].astype(np.int64), len(repeated), int((distinct[repeated] > 1).sum())
+    )
 
 
 def pattern_counts(duplicates: Duplicates, part: list[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""From a decoded scan to a square stored image: aspect, padding or cropping, black and white, quantisation."""
+"""From a decoded scan to a square stored image: aspect, padding or cropping, black and white, rounding."""
 
 from __future__ import annotations
 
@@ -63,16 +63,14 @@ def crop_box(height: int, width: int, pixel_aspect: float) -> Box:
     return top, left, min(top + side, float(height)), min(left + across, float(width))
 
 
-def black_and_white(
-    pixels: npt.NDArray[np.generic], percentiles: tuple[float, float]
-) -> tuple[float, float]:
+def black_and_white(pixels: npt.NDArray[np.generic], percentiles: tuple[float, float]) -> tuple[float, float]:
     """Return the values at two percentiles of a scan, taken on a fixed grid of pixels.
 
     Raises:
         ScanRefusedError: the scan is constant.
     """
     step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
-    low, high = np.percentile(pixels[::step, ::step], percentiles)
+    low, high = np.percentile(pixels[::step, ::step].astype(np.float32), percentiles)
     if not high > low:
         low, high = float(pixels.min()), float(pixels.max())
     if not high > low:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 
 from pipeline.errors import DataError
 from pipeline.ingest.parts import finished_parts
@@ -23,6 +24,20 @@ POOL_PAYS_SECONDS = 3.0
 """Work left (measured on the first chunks) below which starting worker processes costs more than it saves."""
 
 _WINDOW = 2
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """All scans, cut into chunks of equal length."""
+
+    scans: list[ScanTask]
+    length: int
+
+    def __len__(self) -> int:
+        return len(range(0, len(self.scans), self.length))
+
+    def tasks(self, number: int) -> list[ScanTask]:
+        return self.scans[number * self.length : (number + 1) * self.length]
 
 
 def run_chunks(order: WorkOrder, tasks: list[ScanTask], chunk_scans: int, workers: int) -> int:
@@ -40,42 +55,45 @@ def run_chunks(order: WorkOrder, tasks: list[ScanTask], chunk_scans: int, worker
     Raises:
         DataError: a worker process died (out of memory, or a decoder crashed on a broken file).
     """
-    starts = list(range(0, len(tasks), chunk_scans))
-    sizes = [min(chunk_scans, len(tasks) - start) for start in starts]
+    chunks = _Chunks(tasks, chunk_scans)
+    sizes = [len(chunks.tasks(number)) for number in range(len(chunks))]
     done = finished_parts(order.folder, sizes)
     if done:
-        logger.info("ingest goes on: %d of %d scans were finished before", sum(sizes[n] for n in done), len(tasks))
-    todo = [number for number in range(len(starts)) if number not in done]
-    count = workers or len(os.sched_getaffinity(0))
+        logger.info(
+            "ingest goes on: %d of %d scans were finished before", sum(sizes[n] for n in done), len(tasks)
+        )
+    todo = [number for number in range(len(chunks)) if number not in done]
+    count = workers or _cores()
     with track("ingest", len(tasks), done=sum(sizes[n] for n in done), unit="scans") as progress:
         refused = 0
-        for size, bad in _results(order, tasks, starts, chunk_scans, todo, count):
+        for size, bad in _results(order, chunks, todo, count):
             refused += bad
             progress.update(size, refused=refused)
-    return len(starts)
+    return len(chunks)
 
 
-def _results(
-    order: WorkOrder, tasks: list[ScanTask], starts: list[int], chunk: int, todo: list[int], workers: int
-) -> Iterator[tuple[int, int]]:
+def _results(order: WorkOrder, chunks: _Chunks, todo: list[int], workers: int) -> Iterator[tuple[int, int]]:
     """Yield (scans, refused) of every chunk as it finishes."""
     waiting = iter(todo)
     left = len(todo)
     while left:
         number = next(waiting)
         began = time.perf_counter()
-        kept, bad = work(order, number, tasks[starts[number] : starts[number] + chunk])
+        kept, bad = work(order, number, chunks.tasks(number))
         seconds = time.perf_counter() - began
         left -= 1
         yield kept + bad, bad
         if workers > 1 and left > 1 and seconds * left > POOL_PAYS_SECONDS:
             break
     if left:
-        yield from _pooled(order, tasks, starts, chunk, waiting, min(workers, left))
+        yield from _pooled(order, chunks, waiting, min(workers, left))
 
 
 def _pooled(
-    order: WorkOrder, tasks: list[ScanTask], starts: list[int], chunk: int, waiting: Iterator[int], workers: int
+    order: WorkOrder,
+    chunks: _Chunks,
+    waiting: Iterator[int],
+    workers: int,
 ) -> Iterator[tuple[int, int]]:
     # A fresh interpreter each: forking a process that has torch's threads can dead-lock.
     context = multiprocessing.get_context("spawn")
@@ -83,7 +101,7 @@ def _pooled(
         running: set[Future[tuple[int, int]]] = set()
         try:
             for number in waiting:
-                running.add(pool.submit(work, order, number, tasks[starts[number] : starts[number] + chunk]))
+                running.add(pool.submit(work, order, number, chunks.tasks(number)))
                 if len(running) >= _WINDOW * workers:
                     finished, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (_counts(future) for future in finished)
@@ -98,6 +116,11 @@ def _pooled(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores this process may use; not every system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _counts(future: Future[tuple[int, int]]) -> tuple[int, int]:

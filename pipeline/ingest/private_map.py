@@ -22,7 +22,9 @@ def check_map_path(path: Path | None, out: Path) -> None:
     if path is None:
         return
     place = path.absolute().resolve()
-    run = out.absolute().resolve().parent if (out.parent / "recipe.yaml").exists() else out.absolute().resolve()
+    run = (
+        out.absolute().resolve().parent if (out.parent / "recipe.yaml").exists() else out.absolute().resolve()
+    )
     if place.is_relative_to(run) or any((folder / "inputs.json").exists() for folder in place.parents):
         raise UsageError(
             "the private map must lie outside every output",

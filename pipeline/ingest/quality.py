@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.pixels import MAX_VALUE
+
 NEAR_CONSTANT = "near_constant"
 UPSAMPLED = "upsampled"
 EXTREME_ASPECT = "extreme_aspect"
@@ -28,7 +30,7 @@ def flags_of(
         pixel_aspect: width over height of a source pixel.
     """
     flags = []
-    if float(stored.std()) < NEAR_CONSTANT_STD * float(np.iinfo(stored.dtype).max):
+    if float(stored.std()) < NEAR_CONSTANT_STD * MAX_VALUE[stored.dtype.itemsize * 8]:
         flags.append(NEAR_CONSTANT)
     if max(source_shape) < len(stored):
         flags.append(UPSAMPLED)

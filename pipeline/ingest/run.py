@@ -33,31 +33,22 @@ logger = logging.getLogger(__name__)
 STAGE_VERSION = 1
 
 
-def run_ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
-    """Turn the scans of a manifest into a cohort directory; reuse or resume an earlier one of the same inputs.
-
-    Args:
-        manifest: from `load_manifest`.
-        out: the cohort directory (made with mode 0700).
-        settings: image size, split shares, limits.
-        force: replace a cohort of other inputs.
-
-    Raises:
-        ManifestError: a table lacks a column, or a path's variable is not set.
-        DataError: a folder or table is unreadable, too many scans are refused, a class is too small.
-        OutputExistsError: `out` holds something else.
-    """
+def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
+    """Do the stage; `pipeline.ingest.run_ingest` is its public name and says what it takes and raises."""
     from pipeline.ingest.private_map import check_map_path, write_private_map
 
     check_map_path(settings.private_map, out)
     listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
     inputs, stable = ingest_inputs(manifest, settings, listing)
-    with open_stage(CohortRef, out, version=STAGE_VERSION, inputs=inputs, settings=stable, force=force) as stage:
+    with open_stage(
+        CohortRef, out, version=STAGE_VERSION, inputs=inputs, settings=stable, force=force
+    ) as stage:
         if stage.finished is not None:
             logger.info("cohort: reused, nothing has changed")
             reference = stage.finished
         else:
-            reference = stage.finish(**_make(manifest, listing, stage.path, settings))
+            files, counts = _make(manifest, listing, stage.path, settings)
+            reference = stage.finish(files, counts)
         shutil.rmtree(stage.path / FOLDER, ignore_errors=True)
     if settings.private_map is not None:
         write_private_map(settings.private_map, listing.tasks)
@@ -73,7 +64,9 @@ def ingest_inputs(
     return {**inputs_digest(manifest, listing), "key": key}, settings.content_settings()
 
 
-def _make(manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings) -> dict[str, object]:
+def _make(
+    manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings
+) -> tuple[list[str], dict[str, int]]:
     from pipeline.ingest.report import write_quality_page
 
     size = min(settings.image_size, manifest.geometry.native_size or settings.image_size)
@@ -101,15 +94,23 @@ def _make(manifest: Manifest, listing: Listing, out: Path, settings: IngestSetti
     overview = survey(
         order.folder,
         num_parts,
-        labels,
-        published,
-        classes,
-        settings,
-        kept_test,
-        _claims(listing),
+        labels=labels,
+        published=published,
+        classes=classes,
+        settings=settings,
+        kept_test=kept_test,
+        claims=_claims(listing),
         keeps_test=manifest.split.keep_test is not None,
     )
-    written = write_cohort(out, order.folder, num_parts, overview, classes, size, settings.bit_depth)
+    written = write_cohort(
+        out,
+        order.folder,
+        num_parts,
+        overview,
+        classes=classes,
+        image_size=size,
+        bit_depth=settings.bit_depth,
+    )
     notes = _notes(listing, overview, settings)
     for note in notes:
         logger.warning("%s", note)
@@ -134,7 +135,7 @@ def _make(manifest: Manifest, listing: Listing, out: Path, settings: IngestSetti
     _log_summary(info, written)
     rejected = sum(written.rejected.values())
     counts = {"scans": info.num_scans, "patients": info.num_patients, "rejected": rejected}
-    return {"files": ["cohort.json", *written.files], "counts": counts}
+    return ["cohort.json", *written.files], counts
 
 
 def _classes(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
@@ -156,9 +157,7 @@ def _classes(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
 
 def _claims(listing: Listing) -> dict[int, str]:
     pseudonyms = Pseudonyms(load_key())
-    return {
-        row: pseudonyms.patient(task.claimed) for row, task in enumerate(listing.tasks) if task.claimed
-    }
+    return {row: pseudonyms.patient(task.claimed) for row, task in enumerate(listing.tasks) if task.claimed}
 
 
 def _kept_test(manifest: Manifest, published: dict[str, list[str]], count: int) -> npt.NDArray[np.bool_]:

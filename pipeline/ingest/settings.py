@@ -20,7 +20,9 @@ class IngestSettings(Settings):
         description="Black and white: `auto` takes the format's own where it has them (8-bit images), else "
         "percentiles; `robust` takes percentiles always.",
     )
-    percentiles: tuple[float, float] = Field((0.5, 99.5), description="Percentiles that become black and white.")
+    percentiles: tuple[float, float] = Field(
+        (0.5, 99.5), description="Percentiles that become black and white."
+    )
     split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split, apart from the run seed.")
     val_share: float = Field(0.1, ge=0, lt=1, description="Share of the pool's patients for validation.")
     test_share: float = Field(
@@ -33,22 +35,31 @@ class IngestSettings(Settings):
         0.1, ge=0, lt=1, description="Share that a coin flip sends into train (in) or into the holdout (out)."
     )
     max_reject_share: float = Field(0.5, ge=0, le=1, description="Largest share of refused scans.")
-    workers: int = Field(0, ge=0, le=1024, description="Processes; 0 takes one a core. Never changes the result.")
-    chunk_scans: int = Field(128, ge=1, le=65536, description="Scans a unit of work, kept when a run is killed.")
+    workers: int = Field(
+        0, ge=0, le=1024, description="Processes; 0 takes one a core. Never changes the result."
+    )
+    chunk_scans: int = Field(
+        128, ge=1, le=65536, description="Scans a unit of work, kept when a run is killed."
+    )
     phantom_patients: int | None = Field(
-        None, ge=1, le=10_000_000, description="Patients of a phantom source, instead of the manifest's number."
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Patients of a phantom source, instead of the manifest's number.",
     )
     private_map: Path | None = Field(
         None,
-        description="Where to write the table that resolves hashed ids to file names and patient ids; it must "
-        "lie outside the cohort and gets mode 0600. Not written unless asked for.",
+        description="Where to write the table that resolves hashed ids to file names and patient ids; it "
+        "must lie outside the cohort and gets mode 0600. Not written unless asked for.",
     )
 
     @model_validator(mode="after")
     def _shares_leave_train(self) -> Self:
         total = self.val_share + self.test_share + self.holdout_share + self.audit_share
         if total > 0.9:
-            raise ValueError(f"val, test, holdout and audit shares leave too little for train (sum {total:g})")
+            raise ValueError(
+                f"val, test, holdout and audit shares leave too little for train (sum {total:g})"
+            )
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError("percentiles must be two rising numbers in 0..100")

@@ -62,10 +62,10 @@ def split_scans(
     groups: Codes,
     draws: list[str],
     labels: Codes,
+    *,
     kept_test: npt.NDArray[np.bool_],
     classes: tuple[str, ...],
     settings: IngestSettings,
-    *,
     keeps_test: bool,
 ) -> Split:
     """Split scans so that all scans of a group of patients stand on one side.
@@ -97,7 +97,7 @@ def split_scans(
     wanted += [HOLDOUT] if settings.holdout_share + settings.audit_share > 0 else []
     wanted += [VAL] if settings.val_share > 0 else []
     members = _classes_of_groups(groups, labels, num_groups)
-    moved = _fill(side_of, audit_of, draws, members, in_pool, wanted, len(classes))
+    moved = _fill(side_of, audit_of, draws, members, in_pool=in_pool, wanted=wanted, num_classes=len(classes))
     return Split(side_of[groups], audit_of[groups], moved)
 
 
@@ -136,6 +136,7 @@ def _fill(
     audit_of: Codes,
     draws: list[str],
     members: list[tuple[int, ...]],
+    *,
     in_pool: npt.NDArray[np.bool_],
     wanted: list[int],
     num_classes: int,
@@ -161,7 +162,9 @@ def _fill(
                 group
                 for group in by_class[label]
                 if side_of[group] != lacking
-                and all(stock[int(side_of[group])][c] > 1 or int(side_of[group]) in later for c in members[group])
+                and all(
+                    stock[int(side_of[group])][c] > 1 or int(side_of[group]) in later for c in members[group]
+                )
             ]
             if not donors:
                 continue

@@ -69,13 +69,13 @@ class _Facts:
 def survey(
     folder: Path,
     num_parts: int,
+    *,
     labels: Codes,
     published: dict[str, list[str]],
     classes: tuple[str, ...],
     settings: IngestSettings,
     kept_test: npt.NDArray[np.bool_],
     claims: dict[int, str],
-    *,
     keeps_test: bool,
 ) -> Overview:
     """Read the parts' descriptions and decide which scan is kept, and on which side.
@@ -113,7 +113,15 @@ def survey(
     pool_only = Duplicates(group[rows], np.where(test[rows], 1, size[rows]), 0, 0)
     groups = joined_patients(facts.patients[rows], pool_only, np.ones(len(rows), dtype=bool))
     draws = _group_draws(groups, facts.patients[rows], facts.draws)
-    split = split_scans(groups, draws, labels[rows], test[rows], classes, settings, keeps_test=keeps_test)
+    split = split_scans(
+        groups,
+        draws,
+        labels[rows],
+        kept_test=test[rows],
+        classes=classes,
+        settings=settings,
+        keeps_test=keeps_test,
+    )
     side = np.full(len(labels), -1, dtype=np.int64)
     audit = np.full(len(labels), AUDIT_NONE, dtype=np.int64)
     side[rows], audit[rows] = split.side, split.audit

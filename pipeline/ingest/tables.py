@@ -66,12 +66,14 @@ class BlockTable:
         if not self._rows:
             return
         columns = [_column([row[field.name] for row in self._rows], field.type) for field in self._schema]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=self._block)
+        self._writer.write_table(
+            pa.Table.from_arrays(columns, schema=self._schema), row_group_size=self._block
+        )
         self._rows = []
 
 
 def _column(values: list[Any], kind: Any) -> Any:
-    """Return an Arrow array made from its buffers: `pyarrow.array` would import pandas, half a second of work."""
+    """Return an Arrow array from its buffers: `pyarrow.array` would import pandas, half a second of work."""
     import pyarrow as pa
 
     missing = np.array([value is None for value in values], dtype=bool)
@@ -79,6 +81,8 @@ def _column(values: list[Any], kind: Any) -> Any:
     if pa.types.is_string(kind):
         texts = [(value or "").encode() for value in values]
         ends = np.cumsum([0, *[len(text) for text in texts]], dtype=np.int32)
-        return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
+        return pa.Array.from_buffers(
+            kind, len(values), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+        )
     numbers = np.array([0 if value is None else value for value in values], dtype=kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(numbers)])

@@ -26,7 +26,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Refuse an alias before it is followed."""
         if self.check_event(yaml.AliasEvent):
-            raise ManifestError("YAML aliases are not allowed", field="manifest", remedy="Write the value out.")
+            raise ManifestError(
+                "YAML aliases are not allowed", field="manifest", remedy="Write the value out."
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -57,14 +59,21 @@ def load_manifest(path: Path) -> Manifest:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise ManifestError(
-            "no such manifest file", field="MANIFEST", value=str(path), remedy="Name a YAML file in data_manifests/."
+            "no such manifest file",
+            field="MANIFEST",
+            value=str(path),
+            remedy="Name a YAML file in data_manifests/.",
         )
     if path.stat().st_size > MAX_BYTES:
-        raise ManifestError(f"larger than {MAX_BYTES} bytes", field=path.name, remedy="A manifest is a short file.")
+        raise ManifestError(
+            f"larger than {MAX_BYTES} bytes", field=path.name, remedy="A manifest is a short file."
+        )
     try:
         return path.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
-        raise ManifestError("cannot be read as UTF-8 text", field=path.name, remedy="Check the file.") from error
+        raise ManifestError(
+            "cannot be read as UTF-8 text", field=path.name, remedy="Check the file."
+        ) from error
 
 
 def _parse(text: str, name: str) -> Any:

@@ -40,7 +40,9 @@ class FolderRule(Rule):
     published_splits: dict[Name, Column] = Field(
         default_factory=dict, description="Name of a published split -> column of the table with its parts."
     )
-    attributes: AttributeRule = Field(default_factory=AttributeRule, description="Columns kept as attributes.")
+    attributes: AttributeRule = Field(
+        default_factory=AttributeRule, description="Columns kept as attributes."
+    )
     pixel_aspect: AspectRule | None = Field(None, description="Undo a squeezed pixel shape.")
 
     @model_validator(mode="after")
@@ -65,9 +67,12 @@ class NiftiSource(FolderRule):
 
     kind: Literal["nifti"]
     projection: Literal["none", "middle", "mean", "max"] = Field(
-        "none", description="What to take of a volume: refuse it, its middle slice, mean or maximum along `axis`."
+        "none",
+        description="What to take of a volume: refuse it, its middle slice, mean or maximum along `axis`.",
     )
-    axis: int = Field(1, ge=0, le=2, description="Axis of a volume in RAS+ orientation: 1 gives a frontal view.")
+    axis: int = Field(
+        1, ge=0, le=2, description="Axis of a volume in RAS+ orientation: 1 gives a frontal view."
+    )
 
     @model_validator(mode="after")
     def _no_tag(self) -> Self:
@@ -100,7 +105,9 @@ class MedmnistSource(Rule):
 
     kind: Literal["medmnist"]
     path: PathText | None = Field(None, description="A local npz file, taken where it is present.")
-    download: Download | None = Field(None, description="Fetched into the cache where no local file is named.")
+    download: Download | None = Field(
+        None, description="Fetched into the cache where no local file is named."
+    )
     labels: dict[str, Name] = Field(min_length=1, description="Label number -> class name.")
     published_split: Name = Field("medmnist", description="Name under which its parts are reported.")
     patient: PatientRule | None = Field(None, description="Only a separate table is possible.")
@@ -125,7 +132,9 @@ class PhantomSource(Rule):
     """The built-in phantom X-ray cohort, made once in the cache and read as the files it is."""
 
     kind: Literal["phantom"]
-    settings: PhantomSettings = Field(default_factory=PhantomSettings, description="Size and seed of the cohort.")
+    settings: PhantomSettings = Field(
+        default_factory=PhantomSettings, description="Size and seed of the cohort."
+    )
 
 
 Source = Annotated[
@@ -145,10 +154,15 @@ class Manifest(Rule):
     license: Text = Field("", description="Licence of the scans.")
     citation: Text = Field("", description="What to cite.")
     classes: tuple[Name, ...] | None = Field(
-        None, min_length=1, max_length=1000, description="Class names in order; without it, those found, sorted."
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Class names in order; without it, those found, sorted.",
     )
     sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Where the scans are.")
-    geometry: GeometryRule = Field(default_factory=GeometryRule, description="How a scan becomes a square image.")
+    geometry: GeometryRule = Field(
+        default_factory=GeometryRule, description="How a scan becomes a square image."
+    )
     split: SplitRule = Field(default_factory=SplitRule, description="What is kept of a published split.")
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
@@ -159,7 +173,9 @@ class Manifest(Rule):
             raise ValueError("classes: a name stands twice")
         known = {name for source in self.sources for name in published_names(source)}
         if self.split.keep_test is not None and self.split.keep_test not in known:
-            raise ValueError(f"split.keep_test: {self.split.keep_test!r} is not a published split of a source")
+            raise ValueError(
+                f"split.keep_test: {self.split.keep_test!r} is not a published split of a source"
+            )
         return self
 
     def located(self, folder: Path) -> Self:

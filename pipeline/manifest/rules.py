@@ -43,7 +43,9 @@ class LabelRule(Rule):
 class ImageCheck(Rule):
     """Images that must look like the source's own row before the patient table is believed for it."""
 
-    path: PathText = Field(description="An npz file in MedMNIST layout with the images the table was made for.")
+    path: PathText = Field(
+        description="An npz file in MedMNIST layout with the images the table was made for."
+    )
     min_correlation: float = Field(0.9, gt=0, le=1, description="Smallest Pearson correlation of a match.")
 
 
@@ -56,7 +58,9 @@ class PatientRule(Rule):
         None, description="Regular expression searched in the relative path; its first group is the patient."
     )
     table: PathText | None = Field(None, description="A separate CSV table with one row a scan.")
-    keys: tuple[Column, ...] = Field((), description="Columns of `table` that name a scan, e.g. split, index.")
+    keys: tuple[Column, ...] = Field(
+        (), description="Columns of `table` that name a scan, e.g. split, index."
+    )
     verify_images: ImageCheck | None = Field(None, description="Believe `table` only where the images agree.")
     unmatched: Literal["reject", "own_in_test", "own"] = Field(
         "reject",
@@ -94,14 +98,18 @@ class Join(Rule):
 
     path: PathText = Field(description="A CSV table.")
     file_column: Column = Field("file", description="Its column with the relative file name.")
-    columns: dict[Column, Column] = Field(min_length=1, description="New column name -> column of this table.")
+    columns: dict[Column, Column] = Field(
+        min_length=1, description="New column name -> column of this table."
+    )
 
 
 class TableRule(Rule):
     """A CSV table (UTF-8, with a header) with one row a scan."""
 
     path: PathText = Field(description="The CSV file.")
-    file_column: Column = Field("file", description="Column with the file name relative to the source's path.")
+    file_column: Column = Field(
+        "file", description="Column with the file name relative to the source's path."
+    )
     joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables joined by file name.")
 
 
@@ -124,7 +132,9 @@ class AttributeRule(Rule):
 class GeometryRule(Rule):
     """How a scan becomes a square image."""
 
-    fit: Literal["pad", "crop"] = Field("pad", description="Pad the shorter side with black, or crop centrally.")
+    fit: Literal["pad", "crop"] = Field(
+        "pad", description="Pad the shorter side with black, or crop centrally."
+    )
     native_size: int | None = Field(
         None, ge=8, le=4096, description="Largest image size worth storing: nothing is up-sampled beyond it."
     )

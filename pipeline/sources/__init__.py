@@ -1,1 +1,1 @@
-"""Sources of scans: DICOM, NIfTI and image folders, MedMNIST archives, the phantom; each read by allow-list."""
+"""Sources of scans: DICOM, NIfTI and image folders, MedMNIST archives, the phantom; read by allow-list."""

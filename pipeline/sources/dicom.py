@@ -8,11 +8,9 @@ import io
 import warnings
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.base import Scan, ScanTask, check_size, read_bounded, sex_code
+from pipeline.sources.dicom_pixels import presentation
 
 _PIXEL_KEYWORDS = (
     "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
@@ -30,7 +28,6 @@ _KEPT_KEYWORDS = (
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
 _VIEWS = {"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT"}
-_LARGEST_TABLE = 2**17
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -52,7 +49,7 @@ def read(task: ScanTask) -> Scan:
         try:
             header = _parse(data, task.rule.patient_tag)
             _refuse_other_objects(header)
-            pixels = _presentation(header)
+            pixels = presentation(header)
             found = _attributes(header, task)
         except ScanRefusedError:
             raise
@@ -85,7 +82,7 @@ def _patient(header: Any, keyword: str) -> str:
 
 def _parse(data: bytes, patient_tag: str) -> Any:
     import pydicom
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, UID
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if data[128:132] != b"DICM" and not _looks_headless(data):
         raise ScanRefusedError("not a DICOM file")
@@ -131,109 +128,6 @@ def _refuse_other_objects(header: Any) -> None:
     photometric = str(header.get("PhotometricInterpretation", "")).strip()
     if int(header.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         raise ScanRefusedError("colour image")
-
-
-def _decode(header: Any) -> npt.NDArray[np.generic]:
-    try:
-        stored = header.pixel_array
-    except (RuntimeError, NotImplementedError) as error:
-        known = header.file_meta.TransferSyntaxUID.is_compressed
-        raise ScanRefusedError("compression cannot be decoded" if known else "corrupt pixels") from error
-    except (ValueError, AttributeError, EOFError, OSError, IndexError) as error:
-        raise ScanRefusedError("pixel data truncated or corrupt") from error
-    if stored.ndim != 2:
-        raise ScanRefusedError("not a single grey image")
-    return stored
-
-
-def _presentation(header: Any) -> npt.NDArray[np.float32]:
-    """Return pixels as they are meant to be seen: float32, bright = dense, full stored precision."""
-    stored = _decode(header)
-    padding = _padding_range(header)
-    pixels = _shown_linear(header, stored) if _is_linear(header) else _shown_by_tables(header, stored)
-    if str(header.PhotometricInterpretation).strip() == "MONOCHROME1" or _is_inverse(header):
-        np.negative(pixels, out=pixels)
-    if padding is not None:
-        empty = (stored >= padding[0]) & (stored <= padding[1])
-        if empty.any() and not empty.all():
-            pixels[empty] = pixels[~empty].min()
-    return pixels
-
-
-def _is_linear(header: Any) -> bool:
-    """Tell whether rescale and window are all that lies between stored and shown values."""
-    tables = ("ModalityLUTSequence", "VOILUTSequence", "PresentationLUTSequence")
-    function = str(header.get("VOILUTFunction", "") or "LINEAR").strip().upper()
-    return not any(header.get(name) for name in tables) and function in {"LINEAR", "LINEAR_EXACT"}
-
-
-def _shown_linear(header: Any, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Rescale and clip to the window (PS3.3 C.11.2.1.2); what scale it is shown on does not matter here."""
-    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
-    pixels = stored.astype(np.float32)
-    if not np.isfinite([slope, intercept]).all():
-        raise ScanRefusedError("pixel values are not finite")
-    if slope != 1:
-        pixels *= np.float32(slope)
-    if intercept:
-        pixels += np.float32(intercept)
-    if _has_voi(header):
-        center, width = _first(header.WindowCenter), _first(header.WindowWidth)
-        if str(header.get("VOILUTFunction", "") or "").strip().upper() != "LINEAR_EXACT":
-            center, width = center - 0.5, max(width - 1.0, 1e-3)
-        np.clip(pixels, center - width / 2, center + width / 2, out=pixels)
-    if not np.isfinite(pixels).all():
-        raise ScanRefusedError("pixel values are not finite")
-    return pixels
-
-
-def _shown_by_tables(header: Any, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Apply lookup tables and sigmoid windows with pydicom.
-
-    Each step maps a stored value to one value whatever its neighbours are, so the chain is worked out once
-    for each value that occurs and looked up for the pixels.
-    """
-    from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi_lut
-
-    low, high = int(stored.min()), int(stored.max())
-    short = stored.dtype.kind in "iu" and high - low < _LARGEST_TABLE
-    values = np.arange(low, high + 1, dtype=np.int64).astype(stored.dtype)[None] if short else stored
-    shown = apply_modality_lut(values, header)
-    if _has_voi(header):
-        shown = apply_voi_lut(shown, header)
-    if "PresentationLUTSequence" in header:
-        shown = apply_presentation_lut(shown, header)
-    shown = np.array(shown, dtype=np.float32)
-    if not np.isfinite(shown).all():
-        raise ScanRefusedError("pixel values are not finite")
-    return np.take(shown[0], stored.astype(np.int64) - low) if short else shown
-
-
-def _is_inverse(header: Any) -> bool:
-    return str(header.get("PresentationLUTShape", "")).strip() == "INVERSE"
-
-
-def _has_voi(header: Any) -> bool:
-    if header.get("VOILUTSequence"):
-        return True
-    if header.get("WindowWidth") is None or header.get("WindowCenter") is None:
-        return False
-    # A linear window needs a width of at least 1 (PS3.3 C.11.2.1.2).
-    return _first(header.WindowWidth) >= 1 and np.isfinite(_first(header.WindowCenter))
-
-
-def _first(value: Any) -> float:
-    """Return a number, or the first of several (a header may offer several windows)."""
-    return float(value[0] if hasattr(value, "__getitem__") else value)
-
-
-def _padding_range(header: Any) -> tuple[int, int] | None:
-    """Return the lowest and highest stored value that stand for "no image here" (PS3.3 C.7.5.1.1.2)."""
-    if header.get("PixelPaddingValue") is None:
-        return None
-    first = int(header.PixelPaddingValue)
-    second = int(header.get("PixelPaddingRangeLimit", first))
-    return min(first, second), max(first, second)
 
 
 def _attributes(header: Any, task: ScanTask) -> dict[str, Any]:

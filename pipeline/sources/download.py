@@ -11,7 +11,13 @@ from pathlib import Path
 
 from pipeline.errors import DataError, StorageError
 from pipeline.progress import track
-from pipeline.storage import cache_directory, free_bytes, make_private_directory, storage_errors, sync_directory
+from pipeline.storage import (
+    cache_directory,
+    free_bytes,
+    make_private_directory,
+    storage_errors,
+    sync_directory,
+)
 
 TIMEOUT_SECONDS = 60.0
 TRIES = 5
@@ -50,7 +56,7 @@ def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
                     f"the download failed ({_cause(error)})",
                     field="download.url",
                     value=url,
-                    remedy="Check the network and run again (it goes on where it stopped), or give a local path.",
+                    remedy="Check the network and run again (it goes on from there), or give a local path.",
                 ) from error
             time.sleep(wait_seconds * 2**attempt)
     if _md5(part) != md5:
@@ -69,9 +75,9 @@ def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
 def _go_on(url: str, part: Path) -> None:
     """Fetch the bytes behind the end of `part`; raise if the connection ends too early."""
     have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
             return  # Nothing lies behind our last byte: complete (the md5 decides) or wrong.
@@ -85,7 +91,9 @@ def _go_on(url: str, part: Path) -> None:
             raise DataError("the file is larger than expected", field="download.url", value=url)
         if total - have > free_bytes(part.parent):
             raise StorageError(
-                "no space left for the download", field=str(part.parent), remedy="Free space, or set PHOSPHOR_CACHE."
+                "no space left for the download",
+                field=str(part.parent),
+                remedy="Free space, or set PHOSPHOR_CACHE.",
             )
         with (
             storage_errors(part),

@@ -41,11 +41,11 @@ class _Row:
     """One file's cells, empty where the table has no such row or column."""
 
     def __init__(self, table: ScanTable | None, name: str) -> None:
-        self._table, self._name = table, name
+        self._table, self.name = table, name
         self.known = table is None or name in table.rows
 
     def cell(self, column: str | None) -> str:
-        return self._table.cell(self._name, column) if self._table is not None and column else ""
+        return self._table.cell(self.name, column) if self._table is not None and column else ""
 
 
 def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) -> Listing:
@@ -81,24 +81,22 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
         state.update(f"{name}\0{size}\0{changed}\n".encode("utf-8", "surrogatepass"))
         if table is not None:
             seen.add(name)
-        listing.tasks.append(_task(manifest, source, rule, name, _Row(table, name), patients))
+        listing.tasks.append(_task(manifest, source, rule, _Row(table, name), patients))
     for name in table.rows if table is not None else ():
         if name not in seen and any(match(name) for match in included):
             listing.tasks.append(ScanTask(rule, name, refusal="file missing"))
     if not listing.tasks:
-        raise DataError("holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include.")
+        raise DataError(
+            "holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include."
+        )
     listing.fingerprint = state.hexdigest()
     return listing
 
 
 def _task(
-    manifest: Manifest,
-    source: FolderRule,
-    rule: ReadRule,
-    name: str,
-    row: _Row,
-    patients: ScanTable | None,
+    manifest: Manifest, source: FolderRule, rule: ReadRule, row: _Row, patients: ScanTable | None
 ) -> ScanTask:
+    name = row.name
     published = tuple(sys.intern(row.cell(column)) for column in source.published_splits.values())
     label, refusal = _label(source, name, row)
     if not row.known:
@@ -110,7 +108,9 @@ def _task(
             kept = manifest.split.keep_test
             place = tuple(source.published_splits).index(kept) if kept in source.published_splits else -1
             in_test = place >= 0 and published[place] == manifest.split.test_part
-            lenient = source.patient.unmatched == "own" or (source.patient.unmatched == "own_in_test" and in_test)
+            lenient = source.patient.unmatched == "own" or (
+                source.patient.unmatched == "own_in_test" and in_test
+            )
             patient = OWN_PATIENT + rule.prefix + name if lenient else None
             refusal = refusal or ("" if lenient else NO_PATIENT)
     aspect = 1.0
@@ -167,7 +167,12 @@ def _load_table(manifest: Manifest, source: FolderRule, at: str, state: hashlib.
     rule = source.table
     if rule is None:
         return None
-    wanted = [source.label.column, source.attributes.sex, source.attributes.age, *source.published_splits.values()]
+    wanted = [
+        source.label.column,
+        source.attributes.sex,
+        source.attributes.age,
+        *source.published_splits.values(),
+    ]
     wanted += [source.pixel_aspect.column if source.pixel_aspect else None]
     wanted += [source.patient.column if source.patient and not source.patient.table else None]
     joined = {name for join in rule.joins for name in join.columns}
@@ -205,7 +210,10 @@ def _check_keyword(tag: str, at: str) -> None:
 
     if tag_for_keyword(tag) is None:
         raise ManifestError(
-            "not a DICOM keyword", field=f"{at}.patient.tag", value=tag, remedy="Use a keyword such as PatientID."
+            "not a DICOM keyword",
+            field=f"{at}.patient.tag",
+            value=tag,
+            remedy="Use a keyword such as PatientID.",
         )
 
 
@@ -219,4 +227,6 @@ def _number(text: str, default: float | None) -> float | None:
 def _pattern(text: str) -> str:
     """Translate a glob with `**` over folders into a regular expression over `/`-separated names."""
     pieces = text.split("**/")
-    return "(?:.*/)?".join(fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z") for piece in pieces)
+    return "(?:.*/)?".join(
+        fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z") for piece in pieces
+    )

@@ -82,7 +82,10 @@ def archive_path(manifest: Manifest, source: MedmnistSource, at: str) -> Path:
         if source.download is None:
             missing = manifest.resolve(source.path, f"{at}.path")
             raise DataError(
-                "no such file", field=f"{at}.path", value=str(missing), remedy="Correct the path in the manifest."
+                "no such file",
+                field=f"{at}.path",
+                value=str(missing),
+                remedy="Correct the path in the manifest.",
             )
     if source.download is None:
         raise ManifestError("neither path nor download is given", field=at, remedy="Give one of them.")
@@ -131,7 +134,9 @@ def _list_medmnist(manifest: Manifest, source: MedmnistSource, number: int) -> L
         listing.notes.append(
             f"{unknown} of {len(listing.tasks)} images do not agree with the patient table's: patient unknown"
         )
-    listing.fingerprint = digest_of([sha256_file(path), digest_of([sorted((patients or {}).items()), sorted(claims.items())])])
+    listing.fingerprint = digest_of(
+        [sha256_file(path), digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
+    )
     return listing
 
 

@@ -33,7 +33,9 @@ def parts_of(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             members = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError("not a readable npz file", field="source.path", value=str(path), remedy="Fetch it again.") from error
+        raise DataError(
+            "not a readable npz file", field="source.path", value=str(path), remedy="Fetch it again."
+        ) from error
     if sum(members.values()) > MAX_UNPACKED_BYTES:
         raise DataError("unpacks to too many bytes", field="source.path", remedy="Split the archive.")
     found = [part for part in PARTS if {f"{part}_images", f"{part}_labels"} <= set(members)]
@@ -69,13 +71,17 @@ def load_part(path: str, part: str, what: str) -> npt.NDArray[np.generic]:
         with np.load(path, allow_pickle=False) as archive:
             array = archive[key]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise DataError(f"{key} cannot be read", field="source.path", remedy="Fetch the file again.") from error
+        raise DataError(
+            f"{key} cannot be read", field="source.path", remedy="Fetch the file again."
+        ) from error
     if what == "labels":
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise DataError(
-                f"{key} must hold one whole number a row", field="source.path", remedy="Name a single-label archive."
+                f"{key} must hold one whole number a row",
+                field="source.path",
+                remedy="Name a single-label archive.",
             )
         return array
     if array.ndim != 3 or array.dtype not in (np.uint8, np.uint16):
@@ -91,7 +97,9 @@ def rows(path: Path) -> Iterator[tuple[str, int, str]]:
         labels = load_part(str(path), part, "labels")
         if len(labels) != len(load_part(str(path), part, "images")):
             raise DataError(
-                f"{part}: images and labels differ in number", field="source.path", remedy="Fetch the file again."
+                f"{part}: images and labels differ in number",
+                field="source.path",
+                remedy="Fetch the file again.",
             )
         for row, label in enumerate(labels.tolist()):
             yield part, row, str(label)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from pipeline.errors import DataError
 from pipeline.manifest.rules import PatientRule
-from pipeline.sources.resize import area_average
 from pipeline.sources import medmnist
+from pipeline.sources.resize import area_average
 from pipeline.sources.tables import ScanTable
 
 _BLOCK = 256
@@ -19,7 +19,7 @@ _BLOCK = 256
 def patient_of_rows(
     rule: PatientRule, table: Path, archive: Path, check: Path | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return two maps from `part/row` to patient id: what the images confirm, and what the table merely claims.
+    """Return two maps from `part/row` to patient: what the images confirm, and what the table merely claims.
 
     Args:
         rule: the manifest's patient rule, with `table`, `keys` = split and index, and `column`.

@@ -54,7 +54,9 @@ def list_phantom(manifest: Manifest, source: PhantomSource, number: int, num_pat
     parts = [
         list_folder(
             manifest,
-            DicomSource(kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common),
+            DicomSource(
+                kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common
+            ),
             "dicom",
             number,
         )

@@ -49,7 +49,9 @@ class ScanTable:
         for name in (*keys, *self.columns):
             if name not in header:
                 raise ManifestError(
-                    f"the table has no column {name!r}", field=self._field, remedy=f"It has: {', '.join(header)[:300]}."
+                    f"the table has no column {name!r}",
+                    field=self._field,
+                    remedy=f"It has: {', '.join(header)[:300]}.",
                 )
         where_keys = [header.index(name) for name in keys]
         where = [header.index(name) for name in self.columns]
@@ -57,11 +59,15 @@ class ScanTable:
             if not line:
                 continue
             if len(line) < len(header):
-                raise DataError(f"line {number} has too few cells", field=self._field, remedy="Correct the table.")
+                raise DataError(
+                    f"line {number} has too few cells", field=self._field, remedy="Correct the table."
+                )
             key = "/".join(line[position].strip() for position in where_keys)
             if key in self.rows:
                 raise DataError(
-                    f"line {number} names a scan that an earlier line named", field=self._field, remedy="Keep one."
+                    f"line {number} names a scan that an earlier line named",
+                    field=self._field,
+                    remedy="Keep one.",
                 )
             self.rows[key] = tuple(sys.intern(line[position].strip()[:MAX_CELL]) for position in where)
 

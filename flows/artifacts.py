@@ -1,0 +1,122 @@
+"""What the Prefect interface shows of a run: the gate's verdict, synthetic images, the metrics. No patient data.
+
+Only aggregates and released images go here: the Prefect database is not one of the private folders.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+
+from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.privacy_report import PrivacyReport, read_privacy_report
+
+VERDICT_KEY = "gate-verdict"
+GRID_KEY = "sample-grid"
+METRICS_KEY = "metrics"
+MAX_GRID_BYTES = 4 * 2**20
+PREVIEW_NAME = "preview.png"
+
+
+def show_verdict(audit: Path, policy: str, report: Path) -> None:
+    """Publish the gate's verdict as a Markdown artifact.
+
+    Args:
+        audit: audit directory.
+        policy: gate policy of the run.
+        report: where the run's private report will lie.
+    """
+    create_markdown_artifact(
+        key=VERDICT_KEY,
+        markdown=verdict_markdown(read_privacy_report(audit), policy, report),
+        description="Measured privacy risk of the candidates and what the gate allows",
+    )
+
+
+def verdict_markdown(privacy: PrivacyReport, policy: str, report: Path) -> str:
+    """Return the verdict in words, one row a class, as Markdown."""
+    rows = [
+        f"| {_cell(name)} | {part.verdict} | {part.asked} | {part.candidates} | {part.accepted} | {part.short} |"
+        for name, part in privacy.classes.items()
+    ]
+    reasons = [f"- {_cell(reason)}" for reason in privacy.reasons]
+    return "\n".join(
+        [
+            f"# Gate verdict: {privacy.verdict}",
+            "",
+            f"Policy `{policy}`. {_cell(privacy.policy_note)}",
+            "",
+            *reasons,
+            "",
+            "| class | verdict | asked | candidates | accepted | short |",
+            "|---|---|---:|---:|---:|---:|",
+            *rows,
+            "",
+            f"Private report (shows real patients): `{report}`",
+        ]
+    )
+
+
+def show_grid(release: Path) -> None:
+    """Publish the release's preview, which holds synthetic images only, as an image artifact."""
+    path = release / PREVIEW_NAME
+    if not path.is_file() or path.stat().st_size > MAX_GRID_BYTES:
+        return
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    create_image_artifact(
+        key=GRID_KEY,
+        image_url=f"data:image/png;base64,{encoded}",
+        description="Released synthetic images by class",
+    )
+
+
+def show_metrics(evaluation: Path) -> None:
+    """Publish the evaluation's figures as a table artifact."""
+    create_table_artifact(
+        key=METRICS_KEY,
+        table=metric_rows(read_evaluation_report(evaluation)),
+        description="Fidelity, utility and label agreement of the release",
+    )
+
+
+def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
+    """Return the figures of an evaluation as rows of measure, scope, value, low, high."""
+    rows = [_row("utility verdict", report.utility.chosen_arm, report.utility.verdict)]
+    for part in report.fidelity:
+        rows.append(_row("KID", part.scope, part.kid.value, part.kid.low, part.kid.high))
+        rows.append(_row("KID floor (real to real)", part.scope, part.kid_floor.value))
+        if part.fid is not None:
+            rows.append(_row("FID", part.scope, part.fid))
+        if part.fid_floor is not None:
+            rows.append(_row("FID floor (real to real)", part.scope, part.fid_floor))
+    for arm in report.arms:
+        name = arm.arm if arm.ratio is None else f"{arm.arm} x{arm.ratio:g}"
+        for split, metrics in (("val", arm.val), ("test", arm.test)):
+            if "auc" in metrics:
+                auc = metrics["auc"]
+                rows.append(_row(f"AUC on {split}", name, auc.value, auc.low, auc.high))
+    for name, share in report.label_agreement.items():
+        rows.append(_row("label agreement", name, share.value, share.low, share.high))
+    for name, share in report.label_agreement_shuffled.items():
+        rows.append(_row("label agreement, labels shuffled", name, share.value, share.low, share.high))
+    return rows
+
+
+def _row(
+    measure: str, scope: str, value: float | str, low: float | None = None, high: float | None = None
+) -> dict[str, Any]:
+    return {"measure": measure, "scope": scope, "value": _short(value), "low": _short(low), "high": _short(high)}
+
+
+def _short(value: float | str | None) -> float | str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else float(f"{value:.4g}")
+
+
+def _cell(text: str) -> str:
+    """Keep class names and reasons from breaking out of a Markdown table or of its page."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

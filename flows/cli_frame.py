@@ -1,0 +1,91 @@
+"""What all commands share: options, exit codes, one message for an error, one JSON line at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.logs import debugging, set_up_logs, where_raised, write_failure
+from pipeline.errors import PhosphorError
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.records import Reference
+
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130
+
+Out = Annotated[Path, typer.Option("--out", help="Output directory.", show_default=False)]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", help="Recipe: smoke, cpu, gpu, or the path of a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key; may be given several times."),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an existing output that was made from other inputs.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done, with estimated time, memory and disk; write nothing."),
+]
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Turn every error of a command into one message on stderr and the exit code of its kind.
+
+    2, 3 and 4 come from the error classes of `pipeline.errors`; 130 is an interrupt; anything else is 1, with
+    the traceback in a private file (or on stderr under `--debug`) because it may hold patient data.
+    """
+    set_up_logs()
+    try:
+        yield
+    except PhosphorError as error:
+        if debugging():
+            raise
+        _say(f"Error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _say("Stopped. Finished work is kept: run the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debugging():
+            raise
+        try:
+            kept = f"The traceback is in {write_failure(error)} (private: it may hold patient data)."
+        except (OSError, PhosphorError):
+            kept = "Run it with --debug before the command to see the traceback."
+        _say(f"Error: unexpected {where_raised(error)}. {kept} Finished work is kept.")
+        raise typer.Exit(EXIT_UNEXPECTED) from None
+
+
+def emit(body: Reference | Mapping[str, Any]) -> None:
+    """Print the last line of stdout: one JSON object."""
+    if not isinstance(body, Mapping):
+        body = {"stage": body.stage, **body.model_dump(mode="json")}
+    sys.stdout.write(json.dumps(body, sort_keys=True) + "\n")
+    sys.stdout.flush()
+
+
+def read_recipe(
+    name: str, overrides: list[str] | None, shorthand: Mapping[str, object] | None = None
+) -> Recipe:
+    """Load the recipe with `--set` overrides, then the command's own options that were given."""
+    from pipeline.recipe import load_recipe
+
+    extra = [f"{key}={json.dumps(value)}" for key, value in (shorthand or {}).items() if value is not None]
+    return load_recipe(name, [*(overrides or []), *extra])
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

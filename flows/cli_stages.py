@@ -1,0 +1,255 @@
+"""One command a stage: read the recipe, call the stage, print its reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli_frame import DryRun, Force, Out, Overrides, RecipeName, emit, read_recipe, reported
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.records import Reference
+
+_DEFAULT_RECIPE = "cpu"
+CohortPath = Annotated[Path, typer.Option("--cohort", help="Cohort directory.", show_default=False)]
+
+
+def ingest(
+    manifest: Annotated[Path, typer.Argument(help="Data manifest (YAML).", show_default=False)],
+    out: Out,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Turn the scans of a manifest into a cohort: pixels, labels and a patient-level split.
+
+    \b
+    Example:
+      phosphor ingest data_manifests/phantom.yaml --out runs/demo/cohort --recipe smoke
+    """
+    with reported():
+        from pipeline.manifest import load_manifest
+
+        settings = read_recipe(recipe, overrides)
+        described = load_manifest(manifest)
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"ingest": out}, manifest=described))
+            return
+        from pipeline.ingest import run_ingest
+
+        _finish(run_ingest(described, out, settings.ingest, force=force), settings)
+
+
+def train(
+    cohort: Annotated[Path, typer.Argument(help="Cohort directory.", show_default=False)],
+    out: Out,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the class-conditional denoiser on a cohort; goes on where a killed run stopped.
+
+    \b
+    Example:
+      phosphor train runs/demo/cohort --out runs/demo/checkpoint --recipe smoke --set train.num_steps=60
+    """
+    with reported():
+        settings = read_recipe(recipe, overrides)
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"train": out}, cohort=cohort))
+            return
+        from pipeline.records import CohortRef
+        from pipeline.stage import load_reference
+        from pipeline.train import run_train
+
+        opened = load_reference(CohortRef, cohort)
+        _finish(run_train(opened, out, settings.train, seed=settings.seed, force=force), settings)
+
+
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.", show_default=False)],
+    out: Out,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", min=1, help="Images asked for in each class.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Only this class; may be given several times.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmpp_2m, heun or ddim.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")
+    ] = None,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Draw candidates from a checkpoint, one seed an image.
+
+    \b
+    Example:
+      phosphor sample runs/demo/checkpoint --out runs/demo/candidates --per-class 40 --steps 18
+    """
+    with reported():
+        options = {
+            "sample.per_class": per_class,
+            "sample.sampler": sampler,
+            "sample.num_steps": steps,
+            "sample.guidance_scale": guidance,
+        }
+        settings = read_recipe(recipe, overrides, options)
+        chosen = tuple(classes) if classes else None
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"sample": out}, checkpoint=checkpoint, classes=chosen))
+            return
+        from pipeline.records import CheckpointRef
+        from pipeline.sample import run_sample
+        from pipeline.stage import load_reference
+
+        opened = load_reference(CheckpointRef, checkpoint)
+        reference = run_sample(
+            opened, out, settings.sample, seed=settings.seed, classes=chosen, force=force
+        )
+        _finish(reference, settings)
+
+
+def audit(
+    candidates: Annotated[
+        Path,
+        typer.Argument(help="Candidates directory, or a folder of class folders.", show_default=False),
+    ],
+    cohort: CohortPath,
+    out: Out,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Checkpoint that made the candidates; checked.")
+    ] = None,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure the privacy risk of candidates: accept or reject each, and conclude PASS, FAIL or INCONCLUSIVE.
+
+    An audit that ends in FAIL is a finished audit: the exit code is 0, and `release` refuses it.
+
+    \b
+    Example:
+      phosphor audit runs/demo/candidates --cohort runs/demo/cohort --out runs/demo/audit --recipe smoke
+    """
+    with reported():
+        settings = read_recipe(recipe, overrides)
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"audit": out}, cohort=cohort, candidates=candidates))
+            return
+        from pipeline.privacy import run_audit
+
+        reference = run_audit(
+            candidates,
+            cohort,
+            out,
+            settings.audit,
+            seed=settings.seed,
+            checkpoint=checkpoint,
+            force=force,
+        )
+        _finish(reference, settings)
+
+
+def release(
+    candidates: Annotated[Path, typer.Argument(help="Candidates directory.", show_default=False)],
+    audit: Annotated[
+        Path, typer.Option("--audit", help="Audit directory of these candidates.", show_default=False)
+    ],
+    out: Out,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Output formats, separated by commas.", show_default=False)
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="Gate policy: strict (PASS only) or research.")
+    ] = None,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the accepted candidates as a dataset, if the audit's verdict and the gate policy allow it.
+
+    \b
+    Example:
+      phosphor release runs/demo/candidates --audit runs/demo/audit --out runs/demo/release --policy research
+    """
+    with reported():
+        options = {
+            "release.formats": [name.strip() for name in formats.split(",")] if formats else None,
+            "release.policy": policy,
+        }
+        settings = read_recipe(recipe, overrides, options)
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"release": out}, candidates=candidates, audit=audit))
+            return
+        from pipeline.recipe import public_recipe
+        from pipeline.release import run_release
+
+        emit(
+            run_release(
+                candidates,
+                audit,
+                out,
+                settings.release,
+                seed=settings.seed,
+                force=force,
+                provenance=public_recipe(settings),
+            )
+        )
+
+
+def evaluate(
+    release: Annotated[Path, typer.Argument(help="Release directory.", show_default=False)],
+    cohort: CohortPath,
+    out: Out,
+    recipe: RecipeName = _DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure fidelity, utility and label agreement of a release against its cohort.
+
+    \b
+    Example:
+      phosphor evaluate runs/demo/release --cohort runs/demo/cohort --out runs/demo/evaluation --recipe smoke
+    """
+    with reported():
+        settings = read_recipe(recipe, overrides)
+        if dry_run:
+            from flows.dry_run import plan_stages
+
+            emit(plan_stages(settings, {"evaluate": out}, cohort=cohort, release=release))
+            return
+        from pipeline.evaluate import run_evaluate
+
+        reference = run_evaluate(release, cohort, out, settings.evaluate, seed=settings.seed, force=force)
+        _finish(reference, settings)
+
+
+def _finish(reference: Reference, recipe: Recipe) -> None:
+    """Put the resolved recipe beside a stage's output and print the reference."""
+    from pipeline.recipe import keep_recipe
+
+    keep_recipe(reference.path, recipe)
+    emit(reference)

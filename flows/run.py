@@ -1,0 +1,195 @@
+"""The whole pipeline as one Prefect flow: six tasks, their artifacts, the report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import flow
+
+from flows import artifacts, tasks
+from flows.prefect_logs import without_tracebacks
+from pipeline.errors import DataError, GateRefusedError
+from pipeline.manifest import load_manifest
+from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
+from pipeline.records import Reference
+from pipeline.stage import load_reference
+from pipeline.storage import make_private_directory, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+TIMINGS_NAME = "timings.json"
+STAGES = ("cohort", "checkpoint", "candidates", "audit", "release", "evaluation")
+"""Directories of a run, in the order in which they are made."""
+
+RefT = TypeVar("RefT", bound=Reference)
+
+
+def default_out(manifest_name: str, recipe: str) -> Path:
+    """Return where a run goes unless it is told: `runs/<manifest name>-<recipe name>`."""
+    return Path("runs") / f"{manifest_name}-{Path(recipe).stem}"
+
+
+@flow(name="phosphor", flow_run_name="phosphor-{recipe}", validate_parameters=True)
+def phosphor_run(
+    manifest: str,
+    recipe: str = "gpu",
+    out: str | None = None,
+    overrides: list[str] | None = None,
+    policy: str = "strict",
+    force: bool = False,
+) -> dict[str, Any]:
+    """Ingest, train, sample, audit, release and evaluate, each reused where it is done already.
+
+    Args:
+        manifest: path of the data manifest.
+        recipe: recipe name or path.
+        out: run directory; None is `runs/<manifest name>-<recipe>`.
+        overrides: `key=value` settings on top of the recipe.
+        policy: gate policy; a deployment is `strict` unless someone asks otherwise for this one run.
+        force: replace outputs made from other inputs.
+
+    Returns:
+        Where everything is, with the verdicts, as JSON-serialisable values.
+
+    Raises:
+        GateRefusedError: the gate does not allow a release; the report is written all the same.
+    """
+    without_tracebacks()
+    settings = load_recipe(recipe, [*(overrides or []), f"release.policy={policy}"])
+    described = load_manifest(Path(manifest))
+    run = Run(Path(out) if out else default_out(described.name, recipe), settings, force)
+    return run.carry_out(described)
+
+
+class Run:
+    """One run directory and what has been done in it."""
+
+    def __init__(self, folder: Path, recipe: Recipe, force: bool) -> None:
+        self.folder = make_private_directory(folder.absolute())
+        self.recipe = recipe
+        self.force = force
+        keep_recipe(self.folder, recipe)
+
+    def carry_out(self, manifest: Any) -> dict[str, Any]:
+        """Do what is not done yet, in order, and return where everything is."""
+        recipe, seed = self.recipe, self.recipe.seed
+        force = {"force": self.force}
+        cohort = self._stage(
+            "cohort", tasks.ingest_task, manifest=manifest, settings=recipe.ingest, **force
+        )
+        checkpoint = self._stage(
+            "checkpoint", tasks.train_task, cohort=cohort, settings=recipe.train, seed=seed, **force
+        )
+        candidates = self._stage(
+            "candidates",
+            tasks.sample_task,
+            checkpoint=checkpoint,
+            settings=recipe.sample,
+            seed=seed,
+            **force,
+        )
+        audit = self._stage(
+            "audit",
+            tasks.audit_task,
+            candidates=candidates,
+            cohort=cohort,
+            checkpoint=checkpoint,
+            settings=recipe.audit,
+            seed=seed,
+            **force,
+        )
+        artifacts.show_verdict(audit.path, recipe.release.policy.value, self.folder / "report.html")
+        logger.info("gate verdict: %s", audit.verdict.value)
+        try:
+            release = self._stage(
+                "release",
+                tasks.release_task,
+                candidates=candidates,
+                audit=audit,
+                settings=recipe.release,
+                seed=seed,
+                provenance=public_recipe(recipe),
+                **force,
+            )
+        except GateRefusedError:
+            self._report()
+            raise
+        artifacts.show_grid(release.path)
+        evaluation = self._stage(
+            "evaluation",
+            tasks.evaluate_task,
+            release=release,
+            cohort=cohort,
+            settings=recipe.evaluate,
+            seed=seed,
+            **force,
+        )
+        artifacts.show_metrics(evaluation.path)
+        write_recipe(self.folder, recipe)
+        report = self._report()
+        references = (cohort, checkpoint, candidates, audit, release, evaluation)
+        return {
+            "path": str(self.folder),
+            "report": str(report),
+            "recipe_digest": recipe.digest(),
+            "verdict": audit.verdict.value,
+            "release": str(release.path),
+            "digests": {reference.stage: reference.digest for reference in references},
+        }
+
+    def _stage(self, name: str, task: Callable[..., RefT], **inputs: Any) -> Any:
+        """Call one task for its directory; say whether its output was there already."""
+        out = self.folder / name
+        before = _on_disk(name, out)
+        started = time.monotonic()
+        reference: RefT = task(out=out, **inputs)
+        if not _still_there(reference):
+            # Prefect remembers a reference whose directory was removed or replaced since.
+            again: Any = task.with_options(refresh_cache=True)  # type: ignore[attr-defined]
+            reference = again(out=out, **inputs)
+        if before == reference.digest:
+            logger.info("%s: reused %s (digest %s)", name, out, reference.digest[:12])
+        else:
+            self._record_time(name, time.monotonic() - started)
+            counts = ", ".join(f"{count} {what}" for what, count in reference.counts.items())
+            logger.info("%s: made %s (%s)", name, out, counts)
+        if name != "release":
+            # A release is complete as it is checksummed: its recipe lies in provenance.json.
+            keep_recipe(out, self.recipe)
+        return reference
+
+    def _record_time(self, name: str, seconds: float) -> None:
+        path = self.folder / TIMINGS_NAME
+        timings = read_json(path, role="timings") if path.is_file() else {}
+        write_json(path, {**timings, name: round(seconds, 3)}, private=True)
+
+    def _report(self) -> Path:
+        from pipeline.report import write_report
+
+        started = time.monotonic()
+        path = write_report(self.folder)
+        logger.info("report: %s (%.1f s)", path, time.monotonic() - started)
+        return path
+
+
+def _on_disk(name: str, out: Path) -> str | None:
+    """Return the digest of the finished output in `out`, if there is one."""
+    kind = next(part for part in Reference.__subclasses__() if part.stage == name)
+    try:
+        return load_reference(kind, out).digest
+    except DataError:
+        return None
+
+
+def _still_there(reference: Reference) -> bool:
+    """Return whether the directory holds exactly what the reference describes."""
+    try:
+        return load_reference(type(reference), reference.path) == reference
+    except DataError:
+        return False
+
+

@@ -1,0 +1,169 @@
+"""Six thin Prefect tasks, each one call into `pipeline`, cached on the references they read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import INPUTS, NO_CACHE
+
+from flows.logs import debugging, where_raised, write_failure
+from pipeline.errors import PhosphorError
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.ingest.settings import IngestSettings
+from pipeline.manifest import Manifest
+from pipeline.privacy.settings import AuditSettings
+from pipeline.records import (
+    AuditRef,
+    CandidatesRef,
+    CheckpointRef,
+    CohortRef,
+    EvaluationRef,
+    ReleaseRef,
+)
+from pipeline.release.settings import ReleaseSettings
+from pipeline.sample.settings import SampleSettings
+from pipeline.train.settings import TrainSettings
+
+# Raise a stage's number when its task gives another reference for the same inputs.
+TASK_VERSION = 1
+
+_REFERENCE: dict[str, Any] = {"cache_policy": INPUTS - "force", "result_serializer": "json", "persist_result": True}
+
+
+class StageFailedError(PhosphorError):
+    """A stage ended in an error that is none of Phosphor's own; its traceback lies in a private file.
+
+    Attributes:
+        transient: whether the same call may succeed a little later (reading or writing failed).
+    """
+
+    transient = False
+
+
+@contextlib.contextmanager
+def _private_failures() -> Iterator[None]:
+    """Keep the text of unexpected errors, which may hold paths and names, out of the Prefect database."""
+    try:
+        yield
+    except PhosphorError:
+        raise
+    except Exception as error:
+        if debugging():
+            raise
+        failure = StageFailedError(
+            f"unexpected {where_raised(error)}",
+            field="stage",
+            remedy=f"The traceback is in {write_failure(error)} (private: it may hold patient data).",
+        )
+        failure.transient = isinstance(error, OSError)
+        raise failure from None
+
+
+def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
+    """Retry what failed in reading or writing; an error that Phosphor explained stays one."""
+    return isinstance(state.data, OSError) or getattr(state.data, "transient", False)
+
+
+_RETRIED: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": _worth_retrying,
+}
+
+
+# Ingest reads files that no reference describes, so the stage itself decides whether its output still holds.
+@task(name="ingest", cache_policy=NO_CACHE, result_serializer="json", **_RETRIED)
+def ingest_task(manifest: Manifest, out: Path, settings: IngestSettings, force: bool) -> CohortRef:
+    """Scans of a manifest -> cohort."""
+    from pipeline.ingest import run_ingest
+
+    with _private_failures():
+        return run_ingest(manifest, out, settings, force=force)
+
+
+@task(name="train", **_REFERENCE)
+def train_task(
+    cohort: CohortRef, out: Path, settings: TrainSettings, seed: int, force: bool, version: int = TASK_VERSION
+) -> CheckpointRef:
+    """Cohort -> checkpoint; goes on from the last saved state of a killed run."""
+    from pipeline.train import run_train
+
+    with _private_failures():
+        return run_train(cohort, out, settings, seed=seed, force=force)
+
+
+@task(name="sample", **_REFERENCE)
+def sample_task(
+    checkpoint: CheckpointRef,
+    out: Path,
+    settings: SampleSettings,
+    seed: int,
+    force: bool,
+    version: int = TASK_VERSION,
+) -> CandidatesRef:
+    """Checkpoint -> candidates."""
+    from pipeline.sample import run_sample
+
+    with _private_failures():
+        return run_sample(checkpoint, out, settings, seed=seed, force=force)
+
+
+@task(name="audit", **_REFERENCE)
+def audit_task(
+    candidates: CandidatesRef,
+    cohort: CohortRef,
+    checkpoint: CheckpointRef,
+    out: Path,
+    settings: AuditSettings,
+    seed: int,
+    force: bool,
+    version: int = TASK_VERSION,
+) -> AuditRef:
+    """Candidates and cohort -> audit with its verdict."""
+    from pipeline.privacy import run_audit
+
+    with _private_failures():
+        return run_audit(
+            candidates.path, cohort.path, out, settings, seed=seed, checkpoint=checkpoint.path, force=force
+        )
+
+
+@task(name="release", **_REFERENCE, **_RETRIED)
+def release_task(
+    candidates: CandidatesRef,
+    audit: AuditRef,
+    out: Path,
+    settings: ReleaseSettings,
+    seed: int,
+    provenance: dict[str, Any],
+    force: bool,
+    version: int = TASK_VERSION,
+) -> ReleaseRef:
+    """Accepted candidates -> release, if verdict and policy allow it."""
+    from pipeline.release import run_release
+
+    with _private_failures():
+        return run_release(
+            candidates.path, audit.path, out, settings, seed=seed, force=force, provenance=provenance
+        )
+
+
+@task(name="evaluate", **_REFERENCE)
+def evaluate_task(
+    release: ReleaseRef,
+    cohort: CohortRef,
+    out: Path,
+    settings: EvaluateSettings,
+    seed: int,
+    force: bool,
+    version: int = TASK_VERSION,
+) -> EvaluationRef:
+    """Release and cohort -> evaluation."""
+    from pipeline.evaluate import run_evaluate
+
+    with _private_failures():
+        return run_evaluate(release.path, cohort.path, out, settings, seed=seed, force=force)

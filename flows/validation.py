@@ -1,0 +1,61 @@
+"""What `phosphor validate` finds behind a manifest: which data is there, without decoding a scan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pipeline.errors import DataError
+from pipeline.manifest import Manifest
+from pipeline.manifest.model import MedmnistSource, PhantomSource
+
+
+@dataclass
+class Reachable:
+    """The data of a manifest.
+
+    Attributes:
+        lines: what was found, in words, one source a line.
+        counts: scans listed by class; `refused` counts those that have no usable label or patient.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def reachable_data(manifest: Manifest) -> Reachable:
+    """List what the manifest's sources hold. Downloads and makes nothing.
+
+    Raises:
+        ManifestError: a variable is not set or a table lacks a column.
+        DataError: a folder, table or archive is missing or unreadable, or nothing at all is listed.
+    """
+    from pipeline.sources.listing import list_scans
+
+    found = Reachable()
+    listed = True
+    for number, source in enumerate(manifest.sources):
+        if isinstance(source, PhantomSource):
+            settings = source.settings
+            found.lines.append(f"sources.{number}: phantom of {settings.num_patients} patients, made when ingested")
+            listed = False
+        elif isinstance(source, MedmnistSource) and not (source.path and manifest.present(source.path)):
+            where = source.download.url if source.download else "nowhere"
+            found.lines.append(f"sources.{number}: not on this machine; ingest fetches it from {where}")
+            listed = listed and source.download is None
+        else:
+            found.lines.append(f"sources.{number}: {source.kind}")
+    if not listed:
+        return found
+    listing = list_scans(manifest)
+    counts = Counter("refused" if task.refusal else task.label for task in listing.tasks)
+    if not sum(count for name, count in counts.items() if name != "refused"):
+        raise DataError(
+            "no usable scan is listed", field="sources", remedy="Check path, include patterns and labels."
+        )
+    found.counts = dict(sorted(counts.items()))
+    found.lines += [f"{name}: {count} scans" for name, count in found.counts.items()]
+    found.lines += listing.notes
+    if not listing.has_patient_ids:
+        found.lines.append("no patient ids: each image counts as its own patient, and the gate cannot PASS")
+    return found

@@ -1,0 +1,39 @@
+"""Label agreement: does a classifier that never saw a synthetic image read the intended class?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluate.intervals import binomial
+from pipeline.evaluation_report import Estimate
+
+
+def label_agreement(
+    predicted: npt.NDArray[np.integer], intended: npt.NDArray[np.integer], classes: Sequence[str]
+) -> dict[str, Estimate]:
+    """Return, for each class that occurs, the share of its images that are read as it, with interval.
+
+    Args:
+        predicted: (n,) class that the classifier finds most probable.
+        intended: (n,) class that the generator was asked for.
+        classes: class names by position.
+    """
+    found: dict[str, Estimate] = {}
+    for label, name in enumerate(classes):
+        read = predicted[intended == label]
+        if len(read):
+            found[name] = binomial(int((read == label).sum()), len(read))
+    return found
+
+
+def shuffled_agreement(
+    predicted: npt.NDArray[np.integer],
+    intended: npt.NDArray[np.integer],
+    classes: Sequence[str],
+    rng: np.random.Generator,
+) -> dict[str, Estimate]:
+    """Return the agreement with the intended classes permuted among the images: the control."""
+    return label_agreement(predicted, rng.permutation(intended), classes)

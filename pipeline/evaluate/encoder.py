@@ -1,0 +1,89 @@
+"""The cohort's feature encoder: trained once on the real train split, then kept beside the cohort."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from models.checkpoint import read_tensors, write_tensors
+from models.classifier import ClassifierTraining, train_classifier
+from models.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
+from pipeline.cohort import Cohort
+from pipeline.errors import DataError
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.training import compute_device, single_threaded
+from pipeline.progress import track
+from pipeline.storage import digest_of
+
+logger = logging.getLogger(__name__)
+
+ENCODER_VERSION = 1
+MAX_TRAINING_SCANS = 20_000
+EXTRACTOR = "small CNN trained on the cohort's train split, pooled outputs of its three stages (224 features)"
+
+
+def cohort_encoder(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
+    """Return the cohort's encoder, from the cache where it was made before with the same settings.
+
+    It learns the cohort's classes, or, where there is only one, which way an image was flipped.
+
+    Raises:
+        DataError: fewer than 2 train scans.
+    """
+    description = {
+        "version": ENCODER_VERSION,
+        "cohort": cohort.digest,
+        "seed": settings.encoder_seed,
+        "num_steps": settings.encoder_steps,
+    }
+    try:
+        path = cohort.derived_path(f"encoder-{digest_of(description)[:16]}.safetensors")
+    except OSError:
+        path = None  # a cohort on read-only storage: measured all the same, only not cached
+    if path is not None:
+        try:
+            found = read_tensors(path)
+            if found.metadata == description:
+                return encoder_from_tensors(found.tensors)
+        except (OSError, ValueError):
+            pass
+    encoder = _train(cohort, settings)
+    if path is not None:
+        try:
+            write_tensors(path, encoder_tensors(encoder), description)
+        except OSError:
+            logger.warning("the feature encoder could not be cached beside the cohort")
+    return encoder
+
+
+def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
+    generator = torch.Generator().manual_seed(settings.encoder_seed)
+    rows = torch.from_numpy(cohort.rows("train"))
+    if len(rows) < 2:
+        raise DataError(
+            "needs at least 2 train scans to train a feature encoder",
+            field="cohort",
+            value=len(rows),
+            remedy="Ingest more scans.",
+        )
+    chosen = rows[torch.randperm(len(rows), generator=generator)[:MAX_TRAINING_SCANS]].sort().values.numpy()
+    real = torch.from_numpy(cohort.images(chosen))
+    images = real
+    labels = torch.from_numpy(cohort.labels[chosen].astype("int64"))
+    num_classes = len(cohort.info.classes)
+    if len(labels.unique()) < 2:
+        images = torch.cat([real, real.flip(-1), real.flip(-2), real.flip(-1, -2)])
+        labels, num_classes = torch.arange(4).repeat_interleave(len(real)), 4
+    with single_threaded(), track("feature encoder", settings.encoder_steps, unit="steps") as progress:
+        network = train_classifier(
+            images,
+            labels,
+            num_classes=num_classes,
+            seed=settings.encoder_seed,
+            training=ClassifierTraining(num_steps=settings.encoder_steps),
+            device=compute_device(),
+            on_step=lambda _: progress.update(1),
+        ).network
+        # Kept on the CPU from here on: features must not depend on what else the accelerator does.
+        return fit_encoder(network.to("cpu"), real)

@@ -1,0 +1,103 @@
+"""95 % intervals: a bootstrap over patients and seeds, and the exact binomial interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluate.metrics import Labels, Metric, Probabilities, Weights
+from pipeline.evaluation_report import Estimate
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws shared by everything that is measured on one split, so that all comparisons are paired.
+
+    Attributes:
+        cases: (B, n) how often each case is drawn: whole patients with replacement.
+        seeds: (B, S) share of each classifier seed in the draw; rows sum to 1.
+    """
+
+    cases: Weights
+    seeds: Weights
+
+
+def draw_resamples(
+    patients: npt.NDArray[np.integer], num_seeds: int, num_resamples: int, rng: np.random.Generator
+) -> Resamples:
+    """Draw patients and classifier seeds with replacement.
+
+    Args:
+        patients: (n,) patient of each case.
+        num_seeds: S.
+        num_resamples: B.
+        rng: source of the draws.
+    """
+    codes = np.unique(patients, return_inverse=True)[1]
+    num_patients = int(codes.max()) + 1
+    drawn = rng.multinomial(num_patients, np.full(num_patients, 1.0 / num_patients), size=num_resamples)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=num_resamples)
+    return Resamples(drawn[:, codes].astype(np.float64), seeds / num_seeds)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of one arm: its value for each seed and for each draw.
+
+    Attributes:
+        by_seed: (S,) on all cases.
+        draws: (B,) mean over the draw's seeds on the draw's patients; NaN where it is not defined.
+        num_cases: n.
+    """
+
+    by_seed: npt.NDArray[np.float64]
+    draws: npt.NDArray[np.float64]
+    num_cases: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """Mean over seeds with the percentile interval of the draws."""
+        return _estimate(float(self.by_seed.mean()), self.draws, self.num_cases)
+
+    def minus(self, other: Measured) -> Estimate:
+        """Return the paired difference to another arm measured with the same draws."""
+        return _estimate(
+            float(self.by_seed.mean() - other.by_seed.mean()), self.draws - other.draws, self.num_cases
+        )
+
+
+def measure(
+    metric: Metric, predictions: Sequence[Probabilities], labels: Labels, resamples: Resamples
+) -> Measured:
+    """Measure one metric of one arm: `predictions` holds (n, C) for each of the S seeds."""
+    everyone = np.ones((1, len(labels)))
+    by_seed = np.array([metric(p, labels, everyone)[0] for p in predictions])
+    per_seed = np.stack([metric(p, labels, resamples.cases) for p in predictions], axis=1)
+    return Measured(by_seed, (per_seed * resamples.seeds).sum(axis=1), len(labels))
+
+
+def binomial(successes: int, trials: int) -> Estimate:
+    """Return a share with its exact 95 % interval (Clopper and Pearson 1934).
+
+    Raises:
+        ValueError: no trials, or successes outside 0..trials.
+    """
+    from scipy.stats import beta
+
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"successes must lie in 0..trials with trials at least 1, got {successes}, {trials}")
+    low = beta.ppf(0.025, successes, trials - successes + 1) if successes else 0.0
+    high = beta.ppf(0.975, successes + 1, trials - successes) if successes < trials else 1.0
+    return Estimate(value=successes / trials, low=float(low), high=float(high), n=trials)
+
+
+def _estimate(value: float, draws: npt.NDArray[np.float64], n: int) -> Estimate:
+    valid = draws[np.isfinite(draws)]
+    # Where every other draw loses a class, percentiles of the rest would look surer than they are.
+    if len(valid) < 0.5 * len(draws):
+        return Estimate(value=value, n=n)
+    low, high = np.quantile(valid, [0.025, 0.975])
+    return Estimate(value=value, low=float(low), high=float(high), n=n)

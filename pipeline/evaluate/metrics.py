@@ -1,0 +1,110 @@
+"""Classifier metrics for many weightings of the same cases at once, as a bootstrap needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Probabilities = npt.NDArray[np.floating]
+"""(n, C), rows sum to 1."""
+Labels = npt.NDArray[np.integer]
+"""(n,), in 0..C-1."""
+Weights = npt.NDArray[np.float64]
+"""(B, n), not negative: B weightings of the n cases (a bootstrap draw is the count of each case)."""
+
+NUM_BINS = 15
+Metric = Callable[[Probabilities, Labels, Weights], npt.NDArray[np.float64]]
+"""Returns (B,), NaN where a weighting leaves no case of a class that the metric needs."""
+
+
+def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+    """Area under the ROC curve, ties counted half; for more than two classes the mean of one against rest."""
+    return _over_classes(probabilities, labels, weights, _area)
+
+
+def sensitivity_at(specificity: float) -> Metric:
+    """Return the metric: highest sensitivity at a specificity of at least `specificity`.
+
+    For two classes class 1 is the positive one; for more, the mean of one against rest.
+    """
+
+    def best(true_rate: Weights, false_rate: Weights) -> npt.NDArray[np.float64]:
+        # A rounding error of the running sum must not cost the last allowed threshold.
+        allowed = false_rate <= 1.0 - specificity + 1e-12
+        found = np.where(allowed, true_rate, 0.0).max(axis=1)
+        return np.where(np.isnan(true_rate[:, -1]) | np.isnan(false_rate[:, -1]), np.nan, found)
+
+    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+        return _over_classes(probabilities, labels, weights, best)
+
+    return metric
+
+
+def balanced_accuracy(
+    probabilities: Probabilities, labels: Labels, weights: Weights
+) -> npt.NDArray[np.float64]:
+    """Mean over classes of the share of cases whose most probable class is right."""
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    recalls = [_share(weights, right, labels == label) for label in range(probabilities.shape[1])]
+    return np.stack(recalls).mean(axis=0)
+
+
+def brier(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+    """Half the squared distance of probabilities to the truth (Brier 1950), 0 to 1; lower is better."""
+    truth = np.eye(probabilities.shape[1])[labels]
+    squared = 0.5 * np.square(probabilities - truth).sum(axis=1)
+    return _share(weights, squared, np.ones(len(labels), dtype=bool))
+
+
+def ece(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+    """Expected calibration error of the most probable class in 15 equal bins (Guo et al. 2017)."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    member = np.eye(NUM_BINS)[bins] * (right - confidence)[:, None]
+    return np.abs(weights @ member).sum(axis=1) / weights.sum(axis=1)
+
+
+def _over_classes(
+    probabilities: Probabilities,
+    labels: Labels,
+    weights: Weights,
+    reduce: Callable[[Weights, Weights], npt.NDArray[np.float64]],
+) -> npt.NDArray[np.float64]:
+    num_classes = probabilities.shape[1]
+    positives = [1] if num_classes == 2 else range(num_classes)
+    values = [reduce(*_roc(probabilities[:, k], labels == k, weights)) for k in positives]
+    return np.stack(values).mean(axis=0)
+
+
+def _roc(
+    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], weights: Weights
+) -> tuple[Weights, Weights]:
+    """Return (true, false) positive rates at each distinct threshold, from the highest: (B, k + 1)."""
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores = scores[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)
+    weights, positive = weights[:, order], positive[order]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = [_cumulated(weights * side, last_of_tie) for side in (positive, ~positive)]
+    return rates[0], rates[1]
+
+
+def _cumulated(weights: Weights, ends: npt.NDArray[np.integer]) -> Weights:
+    total = np.cumsum(weights, axis=1)[:, ends]
+    rates = total / total[:, -1:]
+    return np.concatenate([np.where(np.isnan(rates[:, :1]), np.nan, 0.0), rates], axis=1)
+
+
+def _area(true_rate: Weights, false_rate: Weights) -> npt.NDArray[np.float64]:
+    steps = np.diff(false_rate, axis=1)
+    return (0.5 * steps * (true_rate[:, 1:] + true_rate[:, :-1])).sum(axis=1)
+
+
+def _share(
+    weights: Weights, values: npt.NDArray[np.float64], among: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights[:, among] @ values[among]) / weights[:, among].sum(axis=1)

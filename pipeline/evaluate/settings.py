@@ -1,0 +1,49 @@
+"""Settings of the evaluate stage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.config import Settings
+
+
+class EvaluateSettings(Settings):
+    """How a release is measured; every utility arm shares the classifier's settings and number of steps."""
+
+    seeds: int = Field(5, ge=1, le=100, description="Classifier seeds of each utility arm.")
+    ratios: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
+        (0.25, 0.5, 1.0), description="Synthetic images per real image of the mixed arms (above 0, up to 10)."
+    )
+    num_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of each classifier.")
+    batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (AdamW).")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout before the classifier's last layer.")
+    max_shift: float = Field(
+        0.08, ge=0, lt=0.5, description="Augmentation: largest shift, as a share of the side."
+    )
+    brightness: float = Field(
+        0.2, ge=0, lt=1, description="Augmentation: largest brightness change, in [-1, 1]."
+    )
+    contrast: float = Field(0.2, ge=0, lt=1, description="Augmentation: largest relative contrast change.")
+    specificity: float = Field(
+        0.9, gt=0, lt=1, description="Specificity at which the sensitivity is reported."
+    )
+    num_resamples: int = Field(
+        1000, ge=100, le=100_000, description="Bootstrap draws behind each 95 % interval."
+    )
+    encoder_seed: int = Field(
+        0, ge=0, description="Seed of the feature encoder; kept fixed so that runs compare."
+    )
+    encoder_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of the feature encoder.")
+    max_fidelity_images: int = Field(
+        5000,
+        ge=2,
+        le=20_000,
+        description="Most images a side and scope of KID and FID (memory grows as square).",
+    )
+    num_neighbours: int = Field(
+        6, ge=0, le=100, description="Released images a class shown beside their nearest real scan."
+    )

@@ -1,0 +1,95 @@
+"""What all arms' classifiers say: trains them (or finds them trained) and keeps their readings together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cohort import Cohort
+from pipeline.evaluate.arms import Arm, plan_arms, training_set
+from pipeline.evaluate.released import ReleasedImages
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.training import FitPredict, Images, Job, mean_curve, run_jobs
+
+JOBS_FOLDER = "classifiers"
+READER_ARM = "real_augmented"
+"""The frozen classifier of the label agreement: it never saw a synthetic image."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Readings of all arms; empty where no classifier can be trained, and then `notes` says why.
+
+    Attributes:
+        seeds: classifier seeds.
+        readings: arm -> for each seed, set name -> probabilities (n, C).
+        curves: arm key -> learning curve, mean over seeds.
+        notes: findings worth showing to people.
+    """
+
+    seeds: tuple[int, ...] = ()
+    readings: dict[Arm, list[dict[str, npt.NDArray[np.float32]]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def of(self, arm: Arm, name: str) -> list[npt.NDArray[np.float32]]:
+        """Return an arm's probabilities (n, C) of one set, seed by seed."""
+        return [read[name] for read in self.readings[arm]]
+
+    def reader(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the class (n,) that the real-trained classifiers together find in each image of a set."""
+        arm = next(arm for arm in self.readings if arm.name == READER_ARM)
+        return np.mean(self.of(arm, name), axis=0).argmax(axis=1)
+
+
+def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Return the classifier seeds of a run; the first ones do not depend on `count`."""
+    return tuple(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(count))
+
+
+def train_arms(
+    cohort: Cohort,
+    release: ReleasedImages,
+    folder: Path,
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    classifier: FitPredict,
+) -> Trained:
+    """Train every arm with every seed, or use what an earlier, killed run left in `folder`."""
+    classes = cohort.info.classes
+    real = [len(cohort.rows("train", label)) for label in range(len(classes))]
+    missing = [classes[label] for label, count in enumerate(real) if not count]
+    if len(classes) < 2 or missing:
+        lacks = f"no train scan of {', '.join(missing)}" if missing else "one class only"
+        return Trained(notes=(f"utility and label agreement are not measured: {lacks}",))
+    released = [len(release.rows(label)) for label in range(len(classes))]
+    arms, notes = plan_arms(real, released, settings.ratios, classes)
+    seeds = classifier_seeds(seed, settings.seeds)
+    asked: dict[str, Images] = {
+        "val": cohort.images(cohort.rows("val")),
+        "test": cohort.images(cohort.rows("test")),
+        "released": release.images(),
+    }
+    everything, real_only = ("val", "test", "released"), ("val", "test")
+    jobs = {
+        arm: [Job(arm, s, everything if arm.name == READER_ARM else real_only) for s in seeds] for arm in arms
+    }
+    results = run_jobs(
+        [job for of_arm in jobs.values() for job in of_arm],
+        folder / JOBS_FOLDER,
+        lambda arm, s: training_set(arm, cohort, release, s),
+        asked,
+        fit_predict=classifier,
+        num_classes=len(classes),
+    )
+    curves = {arm.key: mean_curve(of_arm, folder / JOBS_FOLDER) for arm, of_arm in jobs.items()}
+    return Trained(
+        seeds=seeds,
+        readings={arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()},
+        curves={key: curve for key, curve in curves.items() if curve},
+        notes=tuple(notes),
+    )

@@ -1,0 +1,223 @@
+"""Trains the classifiers of all arms and seeds, side by side, each saved as soon as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.checkpoint import read_tensors, write_tensors
+from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.progress import track
+from pipeline.storage import make_private_directory, storage_errors
+
+Images = npt.NDArray[np.float32]
+"""(n, 1, H, W) in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one trained classifier says.
+
+    Attributes:
+        probabilities: for each set of images asked about, (n, C) float32.
+        curve: column -> values of the learning curve; may be empty.
+    """
+
+    probabilities: tuple[npt.NDArray[np.float32], ...]
+    curve: dict[str, list[float]] = field(default_factory=dict)
+
+
+class FitPredict(Protocol):
+    """Any classifier: trains on the first two arguments, then reads each of `asked`.
+
+    It must take the same effort whatever it is given (equal optimiser steps), must draw its random choices
+    from `seed`, and may be called from several threads at once.
+    """
+
+    def __call__(
+        self,
+        images: Images,
+        labels: npt.NDArray[np.int64],
+        asked: Sequence[Images],
+        *,
+        num_classes: int,
+        seed: int,
+        augmented: bool,
+    ) -> Fit:
+        """Train and predict; `augmented` asks for class balance and classical augmentation."""
+        ...
+
+
+@dataclass(frozen=True)
+class SmallCnn:
+    """The built-in classifier (`models.classifier`) behind the `FitPredict` interface."""
+
+    training: ClassifierTraining
+
+    @classmethod
+    def of(cls, settings: EvaluateSettings) -> SmallCnn:
+        """Return the classifier that the settings describe."""
+        names = ("num_steps", "batch_size", "learning_rate", "weight_decay", "dropout")
+        shifts = ("max_shift", "brightness", "contrast")
+        return cls(ClassifierTraining(**{name: getattr(settings, name) for name in names + shifts}))
+
+    def __call__(
+        self,
+        images: Images,
+        labels: npt.NDArray[np.int64],
+        asked: Sequence[Images],
+        *,
+        num_classes: int,
+        seed: int,
+        augmented: bool,
+    ) -> Fit:
+        """Train a `SmallCNN` and predict; see `FitPredict`."""
+        from dataclasses import replace
+
+        training = self.training
+        if not augmented:
+            training = replace(training, balanced=False, max_shift=0.0, brightness=0.0, contrast=0.0)
+        trained = train_classifier(
+            torch.from_numpy(images),
+            torch.from_numpy(labels),
+            num_classes=num_classes,
+            seed=seed,
+            training=training,
+            device=compute_device(),
+        )
+        read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
+        return Fit(read, trained.curve)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One classifier to train: an arm with one seed, and the sets it reads afterwards, by name."""
+
+    arm: Arm
+    seed: int
+    asked: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """File name stem of the job's result."""
+        return f"{self.arm.key}-seed-{self.seed}"
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    training_set: Callable[[Arm, int], tuple[Images, npt.NDArray[np.int64]]],
+    asked: Mapping[str, Images],
+    *,
+    fit_predict: FitPredict,
+    num_classes: int,
+) -> dict[Job, dict[str, npt.NDArray[np.float32]]]:
+    """Train what has not been trained before and return each job's probabilities by set.
+
+    Jobs are independent and each computes on one thread, so neither their order nor the number of processors
+    nor a kill in between changes a result.
+
+    Args:
+        jobs: what to train.
+        folder: where each result is kept (made if need be); results found there are used.
+        training_set: gives an arm's images and labels for a seed.
+        asked: the sets of images that jobs read, by name.
+        fit_predict: the classifier.
+        num_classes: columns of the probabilities.
+
+    Raises:
+        StorageError: a result cannot be written.
+    """
+    make_private_directory(folder)
+    results = {job: read for job in jobs if (read := _read(folder, job, num_classes, asked)) is not None}
+    waiting = [job for job in jobs if job not in results]
+
+    def work(job: Job) -> tuple[Job, dict[str, npt.NDArray[np.float32]]]:
+        images, labels = training_set(job.arm, job.seed)
+        fit = fit_predict(
+            images,
+            labels,
+            [asked[name] for name in job.asked],
+            num_classes=num_classes,
+            seed=job.seed,
+            augmented=job.arm.augmented,
+        )
+        read = dict(zip(job.asked, fit.probabilities, strict=True))
+        with storage_errors(folder):
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in read.items()}
+            write_tensors(_path(folder, job), tensors, {"curve": fit.curve})
+        return job, read
+
+    with (
+        track("classifiers", len(jobs), done=len(results), unit="trained") as progress,
+        single_threaded(),
+        ThreadPoolExecutor(num_workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        futures = [pool.submit(work, job) for job in waiting]
+        try:
+            for future in as_completed(futures):
+                job, read = future.result()
+                results[job] = read
+                progress.update(1, arm=job.arm.key)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:
+    """Return the learning curve of finished jobs, averaged column by column; empty if they keep none."""
+    curves = [read_tensors(_path(folder, job)).metadata.get("curve", {}) for job in jobs]
+    if not curves or not curves[0]:
+        return {}
+    return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in curves[0]}
+
+
+def compute_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def num_workers() -> int:
+    """Return how many classifiers train side by side: one a processor, or one on an accelerator."""
+    if compute_device().type != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Compute on one thread inside: small networks gain nothing from more, and results stay equal."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _path(folder: Path, job: Job) -> Path:
+    return folder / f"{job.key}.safetensors"
+
+
+def _read(
+    folder: Path, job: Job, num_classes: int, asked: Mapping[str, Images]
+) -> dict[str, npt.NDArray[np.float32]] | None:
+    """Return a job's earlier result, or None if there is none that can be used."""
+    expected = {name: torch.empty(len(asked[name]), num_classes) for name in job.asked}
+    try:
+        tensors = read_tensors(_path(folder, job), expected).tensors
+    except (OSError, ValueError):
+        return None
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,172 @@
+"""Utility: do synthetic images make a better classifier than the best use of the real ones alone?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluate.arms import REAL_ARMS, SYNTHETIC_ARMS, Arm
+from pipeline.evaluate.intervals import Measured, Resamples, draw_resamples, measure
+from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
+from pipeline.evaluate.real import Truth
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluation_report import ArmResult, Estimate, UtilityVerdict
+from pipeline.storage import canonical_json
+
+READS_NAME = "test_reads.jsonl"
+Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
+"""Arm -> for each classifier seed the probabilities (n, C) of one split."""
+
+
+class TestSplit:
+    """The test split behind a turnstile: what is read of it is counted and logged.
+
+    Classifiers' probabilities for its scans are computed with the others, but none is compared with a label
+    before `read` is called, once, with the arms chosen on val.
+    """
+
+    __test__ = False
+
+    def __init__(self, truth: Truth, readings: Readings, log: Path) -> None:
+        self._truth, self._readings, self._log = truth, readings, log
+        self.reads = 0
+
+    def read(self, arms: Sequence[Arm]) -> tuple[Truth, dict[Arm, Sequence[npt.NDArray[np.float32]]]]:
+        """Return labels and probabilities of the chosen arms; each call is one read."""
+        self.reads += 1
+        entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "arms": [a.key for a in arms]}
+        with self._log.open("a", encoding="utf-8") as stream:
+            stream.write(canonical_json(entry) + "\n")
+        self._log.chmod(0o600)
+        return self._truth, {arm: self._readings[arm] for arm in arms}
+
+
+@dataclass(frozen=True)
+class Utility:
+    """The utility part of an evaluation."""
+
+    arms: tuple[ArmResult, ...]
+    verdict: UtilityVerdict
+    test_arms: tuple[Arm, ...]
+
+
+def measure_utility(
+    readings: Readings,
+    val: Truth,
+    test: TestSplit | None,
+    *,
+    seeds: tuple[int, ...],
+    settings: EvaluateSettings,
+    rng: np.random.Generator,
+) -> Utility:
+    """Choose on val, read test once, conclude.
+
+    Test is read for the real-only arms, for synthetic only, and for the synthetic arm that is best on val.
+
+    Args:
+        readings: probabilities on val of every arm.
+        val: the val split.
+        test: the test split, or None if it cannot be measured on.
+        seeds: classifier seeds in the order of the readings.
+        settings: of the stage.
+        rng: source of the bootstrap draws.
+    """
+    metrics = _metrics(settings)
+    draws = draw_resamples(val.patients, len(seeds), settings.num_resamples, rng)
+    on_val = {arm: _measure_all(metrics, ps, val.labels, draws) for arm, ps in readings.items()}
+    on_test: dict[Arm, dict[str, Measured]] = {}
+    verdict = not_measured("the test split has too few patients of a class")
+    chosen = _best(on_val, SYNTHETIC_ARMS)
+    best_real = _best(on_val, REAL_ARMS)
+    if test is not None:
+        read = [arm for arm in readings if arm.name in (*REAL_ARMS, "synthetic") or arm is chosen]
+        truth, probabilities = test.read(read)
+        draws = draw_resamples(truth.patients, len(seeds), settings.num_resamples, rng)
+        on_test = {arm: _measure_all(metrics, probabilities[arm], truth.labels, draws) for arm in read}
+        verdict = not_measured("no synthetic arm could be trained")
+        if chosen is not None and best_real is not None:
+            verdict = conclude(chosen, best_real, on_test[chosen]["auc"].minus(on_test[best_real]["auc"]))
+    results = tuple(_result(arm, seeds, on_val[arm], on_test.get(arm)) for arm in readings)
+    return Utility(results, verdict, tuple(on_test))
+
+
+def conclude(chosen: Arm, best_real: Arm, difference: Estimate) -> UtilityVerdict:
+    """Turn the difference in test AUC (chosen synthetic arm minus best real-only arm) into a verdict."""
+    verdict: Literal["helps", "no measurable effect", "harms"] = "no measurable effect"
+    interval = "no interval"
+    if difference.low is not None and difference.high is not None:
+        interval = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
+        if difference.low > 0:
+            verdict = "helps"
+        elif difference.high < 0:
+            verdict = "harms"
+    words = (
+        f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed test "
+        f"AUC by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the best "
+        f"arm without synthetic images, {best_real.words}: {verdict}."
+    )
+    return UtilityVerdict(
+        verdict=verdict,
+        chosen_arm=chosen.key,
+        compared_with=best_real.key,
+        difference=difference,
+        words=words,
+    )
+
+
+def not_measured(reason: str) -> UtilityVerdict:
+    """Return the verdict that says why there is none."""
+    return UtilityVerdict(
+        verdict="not measured",
+        chosen_arm="",
+        compared_with="",
+        difference=None,
+        words=f"Utility was not measured: {reason}.",
+    )
+
+
+def _metrics(settings: EvaluateSettings) -> dict[str, Metric]:
+    return {
+        "auc": auc,
+        "balanced_accuracy": balanced_accuracy,
+        "sensitivity_at_specificity": sensitivity_at(settings.specificity),
+        "ece": ece,
+        "brier": brier,
+    }
+
+
+def _measure_all(
+    metrics: Mapping[str, Metric],
+    predictions: Sequence[npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.int64],
+    draws: Resamples,
+) -> dict[str, Measured]:
+    wide = [p.astype(np.float64) for p in predictions]
+    return {name: measure(metric, wide, labels, draws) for name, metric in metrics.items()}
+
+
+def _best(on_val: Mapping[Arm, Mapping[str, Measured]], names: Sequence[str]) -> Arm | None:
+    among = [arm for arm in on_val if arm.name in names]
+    return max(among, key=lambda arm: float(on_val[arm]["auc"].by_seed.mean()), default=None)
+
+
+def _result(
+    arm: Arm, seeds: tuple[int, ...], on_val: Mapping[str, Measured], on_test: Mapping[str, Measured] | None
+) -> ArmResult:
+    return ArmResult(
+        arm=arm.name,
+        ratio=arm.ratio,
+        num_real=sum(arm.num_real),
+        num_synthetic=sum(arm.num_synthetic),
+        val={name: found.estimate for name, found in on_val.items()},
+        test={name: found.estimate for name, found in (on_test or {}).items()},
+        seeds=seeds,
+        val_auc_by_seed=tuple(on_val["auc"].by_seed.tolist()),
+        test_auc_by_seed=tuple(on_test["auc"].by_seed.tolist()) if on_test else (),
+    )

@@ -1,0 +1,103 @@
+"""The gate per candidate: one false-reject budget over all views and rules, tuned on real holdout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.views import VIEWS, Floats, Neighbours
+
+RULES = ("ratio", "isolation", "absolute")
+SCALE_QUANTILE = 0.25
+LEAST_SCALE = 1e-3
+
+
+def rule_statistics(neighbours: Neighbours) -> dict[str, Floats]:
+    """Return each rule's statistic, (n,) each; the smaller, the more the image looks like a copy of train.
+
+    - `ratio`: log distance to train minus log distance to the holdout, the control of the same kind.
+    - `isolation`: log distance to the nearest train image minus that to the nearest image of any other
+      patient of either side: a source stands out from all others even in dense regions.
+    - `absolute`: log distance to train.
+    """
+    train = np.log(neighbours.train)
+    return {
+        "ratio": train - np.log(neighbours.holdout),
+        "isolation": train - np.log(neighbours.rest),
+        "absolute": train,
+    }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of one view on a common scale: score = (statistic - centre) / scale, small = copy-like."""
+
+    view: str
+    name: str
+    centre: float
+    scale: float
+
+    def threshold(self, score: float) -> float:
+        """Return the statistic below which this rule rejects when scores below `score` are rejected."""
+        return self.centre + score * self.scale
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The rules and the single score below which an image is rejected.
+
+    One score for all rules makes one budget: the lowest score over the rules is a single statistic, and its
+    conformal quantile on tuning holdout bounds the false rejects of all rules together (split conformal
+    prediction, Vovk et al. 2005).
+    """
+
+    rules: tuple[Rule, ...]
+    score: float
+
+    def scores(self, found: dict[str, Neighbours]) -> Floats:
+        """Return (n, number of rules) scores."""
+        statistics = {view: rule_statistics(found[view]) for view in VIEWS}
+        columns = [(statistics[rule.view][rule.name] - rule.centre) / rule.scale for rule in self.rules]
+        return np.stack(columns, axis=1)
+
+    def rejects(self, found: dict[str, Neighbours]) -> tuple[Bools, Ints]:
+        """Return which images are rejected, and the position of the rule that speaks most strongly."""
+        scores = self.scores(found)
+        return scores.min(axis=1) < self.score, scores.argmin(axis=1).astype(np.int64)
+
+
+def calibrate(tuning: dict[str, Neighbours], share: float, hashed: Bools) -> Calibration:
+    """Tune the rules on holdout images of tuning patients.
+
+    Args:
+        tuning: neighbours of n tuning images, their own patients left out.
+        share: share of them that all rules together may reject.
+        hashed: (n,) which the hash rules reject already: they are part of the budget.
+
+    Below about 1 / share images not even one may be rejected: then only what is more extreme than every
+    tuning image is.
+    """
+    rules: list[Rule] = []
+    for view in VIEWS:
+        for name, values in rule_statistics(tuning[view]).items():
+            centre = float(np.median(values))
+            scale = max(centre - float(np.quantile(values, SCALE_QUANTILE)), LEAST_SCALE)
+            rules.append(Rule(view, name, centre, scale))
+    unset = Calibration(tuple(rules), 0.0)
+    lowest = np.where(hashed, -np.inf, unset.scores(tuning).min(axis=1))
+    # The k-th smallest of n has a chance of k / (n + 1) that a fresh image falls below it.
+    k = max(1, int(np.floor(share * (len(lowest) + 1))))
+    score = float(np.sort(lowest)[k - 1])
+    return Calibration(tuple(rules), score if np.isfinite(score) else float(np.min(lowest[~hashed])))
+
+
+def clopper_pearson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact two-sided interval of a share (Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, total - hits + 1))
+    high = 1.0 if hits == total else float(beta.ppf(1 - tail, hits + 1, total - hits))
+    return low, high

@@ -1,0 +1,190 @@
+"""What is audited: candidates of our own sample stage, or a folder of images from a foreign generator."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.candidates import CANDIDATE_COLUMNS, Candidates, sample_id
+from pipeline.cohort import Cohort
+from pipeline.errors import DataError
+from pipeline.pixels import StoredPixels, stored_dtype
+from pipeline.privacy.references import Ints
+from pipeline.records import CandidatesRef
+from pipeline.stage import REFERENCE_NAME, verify_reference
+from pipeline.storage import digest_of, read_json, sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+MAX_IMAGES = 1_000_000
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class AuditedSet:
+    """Candidates in the shape the gate works on.
+
+    Attributes:
+        take: rows -> stored pixels (n, 1, H, W) of the cohort's size.
+        table: one row a candidate, columns CANDIDATE_COLUMNS.
+        digest: content digest of the set.
+        asked: class name -> images wanted.
+        checkpoint_digest: of the checkpoint that made them, empty if foreign.
+        foreign: whether another generator made them.
+        notes: what was done to read them, in words.
+    """
+
+    take: Callable[[Ints], StoredPixels]
+    table: pd.DataFrame
+    digest: str
+    asked: dict[str, int]
+    checkpoint_digest: str
+    foreign: bool
+    notes: tuple[str, ...] = ()
+
+
+def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
+    """Open and verify a candidate set against the cohort's classes and image size.
+
+    Raises:
+        DataError: not a candidate set, of another size, or of classes the cohort does not have.
+        TamperedError: a content file differs from what `sample` recorded.
+    """
+    audited = _own(folder) if (folder / REFERENCE_NAME).is_file() else _foreign(folder, cohort)
+    if not len(audited.table):
+        raise DataError("holds no candidates", field="candidates", remedy="Sample at least one image.")
+    shape, wanted = audited.take(np.array([0]))[0].shape[-2:], cohort.info.image_size
+    if tuple(shape) != tuple(wanted):
+        raise DataError(
+            f"candidates are not of the cohort's size {tuple(wanted)}",
+            field="candidates",
+            value=tuple(shape),
+            remedy="Name the cohort that the generator was trained on.",
+        )
+    classes = list(cohort.info.classes)
+    for name, label in audited.table[["class", "label"]].drop_duplicates().itertuples(index=False):
+        if name not in classes or classes.index(name) != label:
+            raise DataError(
+                "the cohort does not have this class",
+                field="candidates",
+                value=str(name),
+                remedy="Name the cohort that the generator was trained on.",
+            )
+    return audited
+
+
+def _own(folder: Path) -> AuditedSet:
+    verify_reference(CandidatesRef, folder)
+    candidates = Candidates(folder)
+    body = read_json(folder / "inputs.json", role="candidates")
+    per_class = body.get("settings", {}).get("per_class") if isinstance(body, dict) else None
+    present = candidates.table["class"].value_counts().to_dict()
+    if not isinstance(per_class, int) or per_class < 1:
+        raise DataError("per_class is missing", field="candidates/inputs.json", remedy="Sample again.")
+    digests = candidates.table["checkpoint_digest"].unique()
+    return AuditedSet(
+        take=candidates.take,
+        table=candidates.table,
+        digest=candidates.digest,
+        asked=dict.fromkeys(sorted(present), per_class),
+        checkpoint_digest=str(digests[0]) if len(digests) == 1 else "",
+        foreign=False,
+    )
+
+
+def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
+    """Read class-named sub-folders of PNG and JPEG files, sorted by name; larger images are area-averaged."""
+    import pandas as pd
+
+    paths = _image_paths(folder)
+    classes = list(cohort.info.classes)
+    names, rows, resized = [], [], 0
+    pixels = np.empty((len(paths), 1, *cohort.info.image_size), dtype=stored_dtype(cohort.info.bit_depth))
+    hashes: list[tuple[str, str]] = []
+    for i, path in enumerate(paths):
+        image, changed = _read(path, cohort)
+        pixels[i, 0], resized = image, resized + changed
+        names.append(path.parent.name)
+        hashes.append((path.relative_to(folder).as_posix(), sha256_file(path)))
+    index: dict[str, int] = {}
+    for name in names:
+        if name not in classes:
+            raise DataError(
+                "the cohort does not have this class", field="candidates", value=name,
+                remedy=f"Name the sub-folders after the cohort's classes: {', '.join(classes)}.",
+            )  # fmt: skip
+        number = index.get(name, 0)
+        index[name] = number + 1
+        rows.append((sample_id(name, number), name, classes.index(name), number, None, "foreign", 0, 0.0, ""))
+    table = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
+    table["seed"] = table["seed"].astype("Int64")
+    note = f"{resized} of {len(paths)} images were resized by area averaging" if resized else ""
+    return AuditedSet(
+        take=lambda wanted: pixels[wanted],
+        table=table,
+        digest=digest_of(hashes),
+        asked=dict(sorted(index.items())),
+        checkpoint_digest="",
+        foreign=True,
+        notes=(note,) if note else (),
+    )
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(
+            "is neither a candidates directory nor a folder of class-named sub-folders",
+            field="candidates", value=str(folder), remedy="Name the output of phosphor sample.",
+        )  # fmt: skip
+    paths: list[Path] = []
+    for path in sorted(folder.glob("*/*")):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError("a link leads out of the folder", field="candidates", remedy="Copy the image in.")
+        paths.append(path)
+        if len(paths) > MAX_IMAGES:
+            raise DataError(f"more than {MAX_IMAGES} images", field="candidates", remedy="Audit it in parts.")
+    if not paths:
+        raise DataError(
+            "holds no PNG or JPEG in class-named sub-folders",
+            field="candidates", value=str(folder), remedy="Lay it out as <class>/<image>.png.",
+        )  # fmt: skip
+    return paths
+
+
+def _read(path: Path, cohort: Cohort) -> tuple[StoredPixels, bool]:
+    from PIL import Image, UnidentifiedImageError
+
+    where = f"candidates, image {hashlib.sha256(path.name.encode()).hexdigest()[:12]}"
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError("the file is too large", field=where, remedy="Images may have up to 64 MiB.")
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError("has too many pixels", field=where, remedy="Shrink the image.")
+            deep = image.mode.startswith("I")
+            values = np.asarray(image if deep else image.convert("L"), dtype=np.float32)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError("cannot be read as PNG or JPEG", field=where, remedy="Write it again.") from error
+    height, width = cohort.info.image_size
+    top = 65535.0 if deep else 255.0
+    target = 255.0 if cohort.info.bit_depth == 8 else 65535.0
+    changed = values.shape != (height, width)
+    if changed:
+        if values.shape[0] * width != values.shape[1] * height or values.shape[0] < height:
+            raise DataError(
+                f"is smaller than the cohort's {height} x {width}, or of another shape",
+                field=where, value=values.shape, remedy="Generate images of the cohort's size.",
+            )  # fmt: skip
+        values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BOX))
+    scaled = np.rint(values * (target / top))
+    return scaled.astype(stored_dtype(cohort.info.bit_depth)), changed

@@ -1,0 +1,211 @@
+"""The gate itself, on arrays: search, reject, test and judge; no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.copy_embedding import CopyEmbedding
+from pipeline.privacy.dataset_test import (
+    POOLED,
+    Plan,
+    SideTest,
+    detection_power,
+    holm,
+    run_tests,
+)
+from pipeline.privacy.filter import Calibration, calibrate, clopper_pearson
+from pipeline.privacy.hashes import duplicates, hash_matches
+from pipeline.privacy.planted import KINDS, PLAIN_KINDS, POWER_KINDS, plant
+from pipeline.privacy.references import Bools, Ints, References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy.views import VIEWS, Floats, Neighbours, Views
+
+EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured about n candidates.
+
+    Attributes:
+        found: neighbours by view.
+        reasons: (n,) why a candidate is rejected, empty if it passes.
+        calibration: the rules with their common threshold.
+        fresh_rejected, fresh_total: holdout images of fresh patients rejected by all rules, and in all.
+        fresh_by_rule: (view, rule) -> fresh holdout images rejected by that rule.
+        tests: sign tests; adjusted: their Holm-adjusted p-values.
+        detected: (test, view, scope) -> (draws,) whether the simulation detected the planted share.
+        planted: kind -> (rejected, planted), hash rules off.
+        plan: depths and null of the tests.
+    """
+
+    found: dict[str, Neighbours]
+    reasons: list[str]
+    calibration: Calibration
+    fresh_rejected: int
+    fresh_total: int
+    fresh_by_rule: dict[tuple[str, str], int]
+    tests: list[SideTest]
+    adjusted: list[float]
+    detected: dict[tuple[str, str, str], Floats]
+    planted: dict[str, tuple[int, int]]
+    plan: Plan
+
+    def power(self, scope: str) -> float:
+        """Return the chance that any test that can fail `scope` (its own or a pooled one) detects."""
+        own = [hits for key, hits in self.detected.items() if key[2] in (scope, POOLED)]
+        return float(np.max(own, axis=0).mean()) if own else 0.0
+
+    def plain_recall(self) -> float:
+        """Return the recall over all plain planted copies."""
+        hits, total = np.sum([self.planted[kind] for kind in PLAIN_KINDS], axis=0)
+        return float(hits / total)
+
+
+def measure(
+    *,
+    images: torch.Tensor,
+    labels: Ints,
+    classes: dict[str, int],
+    digests: list[bytes],
+    references: References,
+    train_digests: set[bytes],
+    network: CopyEmbedding,
+    settings: AuditSettings,
+    rng: np.random.Generator,
+) -> Measured:
+    """Search and test candidates.
+
+    Args:
+        images: (n, 1, h, w) candidates in [-1, 1] at the search size; labels: (n,) their class codes.
+        classes: name -> code of the classes present.
+        digests: (n,) of the candidates' stored pixels; train_digests: of the train images'.
+        references: train and holdout.
+        network: the cohort's copy embedding.
+        settings: of the audit.
+        rng: source of planted copies and simulated audits.
+    """
+    views = Views(references, network, settings)
+    found = views.search(images)
+    held = np.flatnonzero(~references.in_train)
+    pseudo = views.search(references.images[torch.from_numpy(held)], references.patients[held])
+    hashed = _hashed(references.images[torch.from_numpy(held)], references, settings)
+    tuning = references.tuning[held]
+    calibration = calibrate(
+        {view: pseudo[view].take(tuning) for view in VIEWS},
+        settings.false_reject_budget * settings.tuning_share,
+        hashed[tuning],
+    )
+    fresh = {view: pseudo[view].take(~tuning) for view in VIEWS}
+    fresh_scores = calibration.scores(fresh) < calibration.score
+    reasons = _reasons(
+        images=images,
+        digests=digests,
+        train_digests=train_digests,
+        found=found,
+        calibration=calibration,
+        views=views,
+    )
+
+    planted, kinds, sources = plant(references, settings.planted_per_kind, rng)
+    planted_found = views.search(planted)
+    planted_hit, _ = calibration.rejects(planted_found)
+    names = np.array(kinds)
+    plan = Plan(settings.depths, settings.null_draws, references.holdout_share)
+    cut = {view: isolation_cut(calibration, view) for view in VIEWS}
+    tests = run_tests(found, labels, classes, plan, control=pseudo, cut=cut)
+    for_power = np.isin(names, POWER_KINDS)
+    return Measured(
+        found=found,
+        reasons=reasons,
+        calibration=calibration,
+        fresh_rejected=int((fresh_scores.any(axis=1) | hashed[~tuning]).sum()),
+        fresh_total=int((~tuning).sum()),
+        fresh_by_rule={
+            (rule.view, rule.name): int(fresh_scores[:, i].sum()) for i, rule in enumerate(calibration.rules)
+        },
+        tests=tests,
+        adjusted=holm([test.p_value for test in tests]),
+        detected=detection_power(
+            found,
+            labels,
+            classes,
+            plan,
+            control=pseudo,
+            planted={view: planted_found[view].take(for_power) for view in VIEWS},
+            planted_labels=references.labels[sources[for_power]],
+            share=settings.planted_share,
+            draws=settings.power_draws,
+            significance=settings.significance,
+            rng=rng,
+        ),
+        planted={kind: (int(planted_hit[names == kind].sum()), int((names == kind).sum())) for kind in KINDS},
+        plan=plan,
+    )
+
+
+def excess_copies(
+    found: Neighbours, cut: float, holdout_share: float
+) -> tuple[float, tuple[float, float], int]:
+    """Estimate how many candidates past `cut` are copies, by their decoys: those whose nearest is holdout.
+
+    Returns:
+        Excess as a share of all candidates, its 95 % interval (Clopper-Pearson on the sides, given how many
+        lie past the cut), and how many lie past the cut.
+    """
+    past = found.gap < cut
+    total, held = int(past.sum()), int((past & ~found.side).sum())
+    if not total:
+        return 0.0, (0.0, 0.0), 0
+    count = len(found.gap)
+
+    def excess(share: float) -> float:
+        # Of all past the cut, share / holdout_share would be there without copies.
+        return max(0.0, total * (1.0 - share / holdout_share)) / count
+
+    low, high = clopper_pearson(held, total)
+    return excess(held / total), (excess(high), excess(low)), total
+
+
+def isolation_cut(calibration: Calibration, view: str) -> float:
+    """Return the log gap below which the isolation rule of a view rejects."""
+    rule = next(rule for rule in calibration.rules if (rule.view, rule.name) == (view, "isolation"))
+    return rule.threshold(calibration.score)
+
+
+def _hashed(images: torch.Tensor, references: References, settings: AuditSettings) -> Bools:
+    if not settings.hash_rules:
+        return np.zeros(len(images), dtype=bool)
+    train = references.images[torch.from_numpy(references.in_train)]
+    return hash_matches(images, train, settings.hash_distance)
+
+
+def _reasons(
+    *,
+    images: torch.Tensor,
+    digests: list[bytes],
+    train_digests: set[bytes],
+    found: dict[str, Neighbours],
+    calibration: Calibration,
+    views: Views,
+) -> list[str]:
+    """Return each candidate's reason; certain ones first, a duplicate only where the image itself passes."""
+    references, settings = views.references, views.settings
+    rejected, strongest = calibration.rejects(found)
+    hashed = _hashed(images, references, settings)
+    exact = np.array([digest in train_digests for digest in digests]) & settings.hash_rules
+    repeated = duplicates(views.prepare(images), settings.duplicate_similarity)
+    reasons = []
+    for i in range(len(images)):
+        rule = calibration.rules[strongest[i]]
+        ordered = (
+            (exact[i], EXACT),
+            (hashed[i], PERCEPTUAL),
+            (rejected[i], f"{rule.view}_{rule.name}"),
+            (repeated[i], DUPLICATE),
+        )
+        reasons.append(next((name for applies, name in ordered if applies), ""))
+    return reasons

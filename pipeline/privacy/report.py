@@ -1,0 +1,209 @@
+"""From measurements to `privacy_report.json`: aggregates only, no row, no record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.cohort import Cohort
+from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, SideTest
+from pipeline.privacy.filter import clopper_pearson
+from pipeline.privacy.foreign import AuditedSet
+from pipeline.privacy.gate import Measured, excess_copies, isolation_cut
+from pipeline.privacy.references import Bools, References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy.verdict import ClassFacts, Strength, judge_class, overall, policy_note
+from pipeline.privacy.views import VIEWS
+from pipeline.privacy_report import PrivacyReport, TestResult, Threshold
+
+RULE_WORDS = {
+    "ratio": "log distance to train - log distance to holdout, below the value",
+    "isolation": "log distance to the nearest train image - log distance to any other patient, below",
+    "absolute": "log distance to train, below the value",
+}
+NOT_COVERED = (
+    "membership inference with access to the model (this audit does not allow publishing the checkpoint)",
+    "copies of parts of an image, and blends of several, beyond what the planted recall shows",
+    "attributes of patients that can be inferred from the set as a whole",
+    "other releases made from the same cohort: together they reveal more than each alone",
+)
+SURPLUS = "not needed"
+
+
+def final_reasons(audited: AuditedSet, measured: Measured) -> tuple[Bools, list[str]]:
+    """Return which candidates are accepted, and each other one's reason, trimmed to what was asked.
+
+    Of those past the gate the lowest indices of a class are kept; the rest are surplus, not rejected.
+    """
+    accepted = np.array([not reason for reason in measured.reasons])
+    reasons = list(measured.reasons)
+    names = audited.table["class"].to_numpy()
+    index = audited.table["index"].to_numpy()
+    for name, asked in audited.asked.items():
+        passing = np.flatnonzero(accepted & (names == name))
+        for row in passing[np.argsort(index[passing], kind="stable")][asked:]:
+            accepted[row], reasons[row] = False, SURPLUS
+    return accepted, reasons
+
+
+def build_report(
+    audited: AuditedSet, cohort: Cohort, references: References, measured: Measured, settings: AuditSettings
+) -> PrivacyReport:
+    """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
+    counts = references.counts()
+    names = audited.table["class"].to_numpy()
+    tests = _tests(measured, settings, len(names))
+    strength = Strength(
+        has_patient_ids=cohort.info.has_patient_ids,
+        holdout_patients=counts["holdout_patients"],
+        min_holdout_patients=settings.min_holdout_patients,
+        power={name: measured.power(name) for name in audited.asked},
+        min_power=settings.min_power,
+        planted_share=settings.planted_share,
+        recall=measured.plain_recall(),
+        min_recall=settings.min_planted_recall,
+    )
+    given = np.array(measured.reasons)
+    classes = {}
+    for name, asked in audited.asked.items():
+        own = given[names == name]
+        values, numbers = np.unique(own[own != ""], return_counts=True)
+        rejected = {str(value): int(number) for value, number in zip(values, numbers, strict=True)}
+        facts = ClassFacts(asked, len(own), int((own == "").sum()), rejected)
+        classes[name] = judge_class(name, facts, tests, strength)
+    verdict, reasons = overall(classes)
+    rate, interval = _share(measured.fresh_rejected, measured.fresh_total)
+    return PrivacyReport(
+        verdict=verdict,
+        reasons=reasons,
+        policy_note=policy_note(verdict),
+        cohort_digest=cohort.digest,
+        candidates_digest=audited.digest,
+        checkpoint_digest=audited.checkpoint_digest,
+        has_patient_ids=cohort.info.has_patient_ids,
+        classes=classes,
+        tests=tests,
+        thresholds=_thresholds(measured),
+        reference_counts=counts,
+        false_reject_budget=settings.false_reject_budget,
+        false_reject_rate=rate,
+        false_reject_interval=interval,
+        planted={kind: _recall(hits, total) for kind, (hits, total) in measured.planted.items()},
+        not_covered=NOT_COVERED + audited.notes,
+        settings=_settings(settings),
+    )
+
+
+def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[TestResult, ...]:
+    results = [
+        _sign(test, adjusted, measured, settings)
+        for test, adjusted in zip(measured.tests, measured.adjusted, strict=True)
+    ]
+    for view in VIEWS:
+        cut = isolation_cut(measured.calibration, view)
+        share = measured.plan.holdout_share
+        excess, (low, high), past = excess_copies(measured.found[view], cut, share)
+        results.append(
+            TestResult(
+                name="excess_copies",
+                view=view,
+                scope=POOLED,
+                num_samples=count,
+                statistic=round(excess, 6),
+                null_value=0.0,
+                p_value=None,
+                adjusted_p_value=None,
+                power=None,
+                passed=None,
+                note=(
+                    f"estimated share of copies among all candidates, from {past} that stand out at the "
+                    f"gate's threshold and their decoys (nearest to holdout); "
+                    f"95 % interval {low:.4f} to {high:.4f}"
+                ),
+            )
+        )
+        results.append(_decoy(measured, view, count))
+    return tuple(results)
+
+
+def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSettings) -> TestResult:
+    hits = measured.detected.get((test.name, test.view, test.scope))
+    note = f"the {test.depth} most copy-like candidates, one a nearest patient"
+    if test.name == COPY_COUNT:
+        note = f"{test.depth} candidates stand out more than the holdout's own most copy-like images do"
+    if test.name == AFTER_FILTER:
+        note += "; those past the threshold are left out on both sides"
+    return TestResult(
+        name=test.name,
+        view=test.view,
+        scope=test.scope,
+        num_samples=test.depth,
+        statistic=round(test.train / test.depth, 6) if test.depth else None,
+        null_value=round(1 - measured.plan.holdout_share, 6),
+        p_value=test.p_value,
+        adjusted_p_value=adjusted,
+        power=None if hits is None else float(hits.mean()),
+        power_against="" if hits is None else f"{settings.planted_share:.1%} planted copies",
+        passed=adjusted >= settings.significance,
+        note=note,
+    )
+
+
+def _decoy(measured: Measured, view: str, count: int) -> TestResult:
+    """Hold the ratio rule's rejections against the mirrored right tail of matched folds."""
+    rule = next(r for r in measured.calibration.rules if (r.view, r.name) == (view, "ratio"))
+    cut = rule.threshold(measured.calibration.score)
+    found = measured.found[view]
+    matched = np.log(found.folds) - np.log(found.holdout)[:, None]
+    left = float((np.log(found.train) - np.log(found.holdout) < cut).mean())
+    right = float(min(1.0, (matched > -cut).mean() * matched.shape[1]))
+    return TestResult(
+        name="decoy_tail",
+        view=view,
+        scope=POOLED,
+        num_samples=count,
+        statistic=round(left, 6),
+        null_value=round(right, 6),
+        p_value=None,
+        adjusted_p_value=None,
+        power=None,
+        passed=None,
+        note=(
+            "share of candidates past the ratio threshold, and at most how many of a generator that copies "
+            "nothing would be: right tail of the ratio over train folds of the holdout's size, times folds"
+        ),
+    )
+
+
+def _thresholds(measured: Measured) -> tuple[Threshold, ...]:
+    out = []
+    for rule in measured.calibration.rules:
+        rejected = measured.fresh_by_rule[rule.view, rule.name]
+        rate, interval = _share(rejected, measured.fresh_total)
+        out.append(
+            Threshold(
+                view=rule.view,
+                rule=f"{rule.name}: {RULE_WORDS[rule.name]}",
+                value=round(rule.threshold(measured.calibration.score), 6),
+                false_reject_rate=rate,
+                interval=interval,
+                num_fresh=measured.fresh_total,
+            )
+        )
+    return tuple(out)
+
+
+def _share(hits: int, total: int) -> tuple[float | None, tuple[float, float] | None]:
+    if not total:
+        return None, None
+    return hits / total, clopper_pearson(hits, total)
+
+
+def _recall(hits: int, total: int) -> dict[str, float]:
+    low, high = clopper_pearson(hits, total)
+    return {"recall": hits / total, "low": low, "high": high, "n": float(total)}
+
+
+def _settings(settings: AuditSettings) -> dict[str, Any]:
+    return settings.model_dump(mode="json")

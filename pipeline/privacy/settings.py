@@ -1,0 +1,87 @@
+"""Settings of the privacy gate; the defaults are those whose recall and false rejects were measured."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Settings
+
+
+class AuditSettings(Settings):
+    """How candidates are searched, what is rejected, and when the verdict is PASS."""
+
+    false_reject_budget: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Share of fresh real holdout that all rejection rules together may cost.",
+    )
+    tuning_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Part of the budget spent on the tuning half, so that the fresh half stays within it.",
+    )
+    search_size: int = Field(
+        32, ge=16, le=256, description="Longest side in pixels at which images are compared (area-averaged)."
+    )
+    flat_field_sigma: float = Field(
+        4.0, gt=0, le=64, description="Blur in pixels of the search size that is subtracted before comparing."
+    )
+    max_shift: int = Field(2, ge=0, le=6, description="Shifts tried, in pixels of the search size.")
+    scales: tuple[float, ...] = Field((0.95, 1.0, 1.05), min_length=1, description="Zoom factors tried.")
+    rotations: tuple[float, ...] = Field(
+        (-5.0, 0.0, 5.0), min_length=1, description="Rotations tried (degrees)."
+    )
+    shortlist: int = Field(
+        4, ge=1, le=64, description="Real images per fold that the coarse search hands to the exact one."
+    )
+    embedding_steps: int = Field(300, ge=1, description="Optimiser steps of the copy-detection embedding.")
+    embedding_batch: int = Field(256, ge=2, description="Images a step.")
+    embedding_learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
+    embedding_temperature: float = Field(0.1, gt=0, description="Temperature of the contrastive loss.")
+    embedding_seed: int = Field(0, ge=0, description="Seed of the embedding, apart from the run's seed.")
+    hash_rules: bool = Field(True, description="Reject exact and perceptual hash matches with train too.")
+    hash_distance: int = Field(
+        8, ge=0, le=64, description="Bits of 240 in which a perceptual hash match may differ."
+    )
+    duplicate_similarity: float = Field(
+        0.995, gt=0, le=1, description="Correlation from which two candidates count as duplicates."
+    )
+    depths: tuple[int, ...] = Field(
+        (25, 50, 100, 200), min_length=1, description="How many of the most copy-like candidates are tested."
+    )
+    significance: float = Field(0.01, gt=0, lt=0.5, description="Family-wise error of the dataset test.")
+    null_draws: int = Field(20_000, ge=1_000, description="Random draws behind the test's null.")
+    planted_share: float = Field(
+        0.02, gt=0, lt=1, description="Share of planted copies whose detection defines the power."
+    )
+    planted_per_kind: int = Field(
+        24, ge=2, le=1_000, description="Copies of each kind planted to measure recall."
+    )
+    power_draws: int = Field(100, ge=20, description="Simulated audits behind the power.")
+    min_power: float = Field(0.8, gt=0, le=1, description="Power that PASS needs.")
+    min_planted_recall: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Recall of planted plain copies below which the gate calls itself too weak.",
+    )
+    min_holdout_patients: int = Field(50, ge=2, description="Holdout patients that PASS needs.")
+    num_threads: int = Field(0, ge=0, description="Threads of torch; 0 leaves them as they are.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if min(self.scales) <= 0.5 or max(self.scales) >= 2:
+            raise ValueError("scales must lie between 0.5 and 2")
+        if min(self.depths) < 1 or list(self.depths) != sorted(set(self.depths)):
+            raise ValueError("depths must be positive and ascending")
+        return self
+
+    def embedding_key(self) -> dict[str, object]:
+        """Return the settings that determine the embedding of a cohort."""
+        names = ("search_size", "flat_field_sigma", "embedding_steps", "embedding_batch")
+        more = ("embedding_learning_rate", "embedding_temperature", "embedding_seed")
+        return {name: getattr(self, name) for name in (*names, *more)}

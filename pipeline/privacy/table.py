@@ -1,0 +1,48 @@
+"""The private per-candidate table of an audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.candidates import CANDIDATE_COLUMNS, TABLE_NAME
+from pipeline.cohort import Cohort
+from pipeline.privacy.filter import rule_statistics
+from pipeline.privacy.foreign import AuditedSet
+from pipeline.privacy.gate import Measured
+from pipeline.privacy.references import Bools, References
+from pipeline.privacy.views import VIEWS
+from pipeline.storage import write_parquet
+
+
+def write_audit_table(
+    folder: Path,
+    *,
+    audited: AuditedSet,
+    cohort: Cohort,
+    references: References,
+    measured: Measured,
+    accepted: Bools,
+    reasons: list[str],
+) -> str:
+    """Write `candidates.parquet` (private: names the nearest record of each candidate); return its name.
+
+    Columns: CANDIDATE_COLUMNS, accepted, reason, nearest_row, nearest_sample_id (by correlation), and per
+    view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log ratios).
+    """
+    table = audited.table.loc[:, list(CANDIDATE_COLUMNS)].copy()
+    rows = references.rows[measured.found["correlation"].train_row]
+    table["accepted"] = accepted
+    table["reason"] = reasons
+    table["nearest_row"] = rows.astype(np.int64)
+    table["nearest_sample_id"] = cohort.records()["sample_id"].to_numpy()[rows]
+    for view in VIEWS:
+        found = measured.found[view]
+        statistics = rule_statistics(found)
+        table[f"{view}_train"] = found.train
+        table[f"{view}_holdout"] = found.holdout
+        table[f"{view}_ratio"] = statistics["ratio"]
+        table[f"{view}_isolation"] = statistics["isolation"]
+    write_parquet(folder / TABLE_NAME, table, private=True)
+    return TABLE_NAME

@@ -1,0 +1,133 @@
+"""The three-valued verdict: by class, the worst decides, every reason in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.privacy.dataset_test import POOLED
+from pipeline.privacy_report import ClassVerdict, TestResult
+from pipeline.records import Verdict
+
+WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """What happened to the candidates of one class.
+
+    Attributes:
+        asked: images wanted; candidates: drawn; passing: past the gate (before trimming to `asked`).
+        rejected: reason -> candidates.
+    """
+
+    asked: int
+    candidates: int
+    passing: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Whether the gate could have told.
+
+    Attributes:
+        has_patient_ids: whether patients are known.
+        holdout_patients, min_holdout_patients: what the policy needs.
+        power, min_power: chance to detect the planted share; by class for `power`.
+        planted_share: the share that the power refers to.
+        recall, min_recall: of the plain planted copies.
+    """
+
+    has_patient_ids: bool
+    holdout_patients: int
+    min_holdout_patients: int
+    power: dict[str, float]
+    min_power: float
+    planted_share: float
+    recall: float
+    min_recall: float
+
+    def weaknesses(self, name: str) -> list[str]:
+        """Return in words why nothing found would not mean nothing there, for one class."""
+        found = []
+        if not self.has_patient_ids:
+            found.append("the cohort has no patient ids, so images of one patient may stand on both sides")
+        if self.holdout_patients < self.min_holdout_patients:
+            found.append(
+                f"{self.holdout_patients} holdout patients are too few to tell "
+                f"(the policy needs {self.min_holdout_patients})"
+            )
+        if self.power[name] < self.min_power:
+            found.append(
+                f"{self.planted_share:.1%} planted copies would have been noticed with a chance of only "
+                f"{self.power[name]:.2f} (needed: {self.min_power:.2f})"
+            )
+        if self.recall < self.min_recall:
+            found.append(
+                f"only {self.recall:.0%} of planted plain copies were rejected "
+                f"(needed: {self.min_recall:.0%})"
+            )
+        return found
+
+
+def judge_class(
+    name: str, facts: ClassFacts, tests: tuple[TestResult, ...], strength: Strength
+) -> ClassVerdict:
+    """Conclude for one class.
+
+    FAIL if a test of the class or of the whole set fails, or the class runs short; INCONCLUSIVE if nothing
+    fails but the gate was too weak to tell; PASS otherwise.
+    """
+    accepted = min(facts.asked, facts.passing)
+    reasons = []
+    for test in tests:
+        if test.passed is False and test.scope in (POOLED, name):
+            whose = "of the whole set" if test.scope == POOLED else "of this class"
+            reasons.append(
+                f"the most copy-like candidates {whose} lie nearer to train than chance allows "
+                f"({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
+            )
+    if accepted < facts.asked:
+        reasons.append(
+            f"{facts.asked} images were asked for, {accepted} of {facts.candidates} candidates "
+            "passed the gate"
+        )
+    verdict = Verdict.FAIL
+    if not reasons:
+        reasons = strength.weaknesses(name)
+        verdict = Verdict.INCONCLUSIVE if reasons else Verdict.PASS
+    return ClassVerdict(
+        verdict=verdict,
+        asked=facts.asked,
+        candidates=facts.candidates,
+        accepted=accepted,
+        short=facts.asked - accepted,
+        rejected=facts.rejected,
+        reasons=tuple(reasons),
+    )
+
+
+def overall(classes: dict[str, ClassVerdict]) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the worst class's verdict and all reasons, worst first, each said once."""
+    worst = min((part.verdict for part in classes.values()), key=WORST_FIRST.index)
+    said: dict[str, list[str]] = {}
+    for verdict in WORST_FIRST:
+        for name, part in classes.items():
+            if part.verdict is verdict:
+                for reason in part.reasons:
+                    said.setdefault(reason, []).append(name)
+    if not said:
+        return worst, ("no test fails, and planted copies would have been noticed",)
+    return worst, tuple(f"{', '.join(names)}: {reason}" for reason, names in said.items())
+
+
+def policy_note(verdict: Verdict) -> str:
+    """Say what the verdict allows."""
+    return {
+        Verdict.PASS: "Measured privacy risk: no excess found. May be released under every policy.",
+        Verdict.INCONCLUSIVE: (
+            "Measured privacy risk: nothing found, but the tests are too weak to say. "
+            "May be released under the research policy only, and then says so."
+        ),
+        Verdict.FAIL: "Measured privacy risk: a test failed. May not be released under any policy.",
+    }[verdict]

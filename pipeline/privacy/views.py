@@ -1,0 +1,148 @@
+"""Two ways to see that an image is a copy: aligned correlation, and a copy-detection embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.copy_embedding import CopyEmbedding, embed
+from models.matching import Alignments, aligned_similarity, coarse_similarity, flat_field
+from pipeline.privacy.references import Bools, Ints, References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.progress import track
+
+Floats = npt.NDArray[np.float64]
+
+VIEWS = ("correlation", "embedding")
+NO_PATIENT = -1
+FLOOR = 1e-3
+"""Distances below this count as this: finer differences are rounding, and the logarithm stays finite."""
+FARTHEST = 2.0
+"""Distance of images that may not be matched (an image's own patient): 1 - (-1)."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest real images of n queries in one view; distances are 1 - similarity, in [FLOOR, FARTHEST].
+
+    Attributes:
+        train: (n,) distance to the nearest train image; train_row its position in the references.
+        holdout: (n,) distance to the nearest holdout image.
+        rest: (n,) distance to the nearest image of any other patient than that of `train_row`.
+        folds: (n, J) distance to the nearest image of each train fold (each about the holdout's size).
+        gap: (n,) log distance of the nearest patient minus that of the second nearest, of either side; very
+            negative where one patient stands out as the source.
+        side: (n,) whether the nearest patient is in train; patient: (n,) its code.
+    """
+
+    train: Floats
+    train_row: Ints
+    holdout: Floats
+    rest: Floats
+    folds: Floats
+    gap: Floats
+    side: Bools
+    patient: Ints
+
+    def take(self, rows: Ints | Bools | slice) -> Neighbours:
+        """Return the neighbours of some queries."""
+        return Neighbours(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+
+class Views:
+    """Searches train and holdout alike in both views.
+
+    Args:
+        references: the real images.
+        network: the copy-detection embedding of this cohort.
+        settings: what is aligned and how many are looked at closely.
+    """
+
+    def __init__(self, references: References, network: CopyEmbedding, settings: AuditSettings) -> None:
+        self.references, self.settings = references, settings
+        self._sigma, self._network = settings.flat_field_sigma, network
+        self._flat = self.prepare(references.images)
+        self._vectors = embed(network, references.images, self.prepare)
+        groups = torch.from_numpy(references.groups)
+        self._columns = [torch.nonzero(groups == g).flatten() for g in range(references.num_folds + 1)]
+        self._patients = torch.from_numpy(references.patients)
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Subtract the low frequencies of (n, 1, h, w) images."""
+        return flat_field(images, sigma=self._sigma)
+
+    @torch.inference_mode()
+    def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> dict[str, Neighbours]:
+        """Return the neighbours of (n, 1, h, w) images in [-1, 1], by view.
+
+        Args:
+            images: queries at the search size.
+            own_patient: patient codes whose images are left out for a query (real queries), else none.
+        """
+        own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
+        settings = self.settings
+        fine = Alignments(settings.max_shift, settings.scales, settings.rotations)
+        # At half resolution a change of scale or angle this small moves nothing by more than a pixel.
+        coarse = Alignments(settings.max_shift, (1.0,), (0.0,))
+        count = len(self.references.rows)
+        block = int(np.clip(2**24 // count, 8, 512))
+        found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
+        with track("search", len(images), unit="images") as progress:
+            flat = self.prepare(images)
+            vectors = embed(self._network, images, self.prepare)
+            for first, rough in coarse_similarity(flat, self._flat, coarse, block=block):
+                part = slice(first, first + len(rough))
+                barred = own[part, None] == self._patients[None, :]
+                pairs = self._shortlist(rough, barred)
+                exact = aligned_similarity(flat[part], self._flat, pairs, fine)
+                found["correlation"].append(self._nearest(exact, pairs, barred))
+                cosine = vectors[part] @ self._vectors.T
+                pairs = self._shortlist(cosine, barred)
+                found["embedding"].append(self._nearest(cosine.gather(1, pairs), pairs, barred))
+                progress.update(len(rough))
+        return {view: _join(parts) for view, parts in found.items()}
+
+    def _shortlist(self, similarity: torch.Tensor, barred: torch.Tensor) -> torch.Tensor:
+        """Return the rows of the most similar references, equally many of each fold and the holdout."""
+        allowed = similarity.masked_fill(barred, -FARTHEST)
+        wanted = self.settings.shortlist
+        picks = [c[allowed[:, c].topk(min(wanted, len(c)), dim=1).indices] for c in self._columns]
+        return torch.cat(picks, dim=1)
+
+    def _nearest(self, similarity: torch.Tensor, pairs: torch.Tensor, barred: torch.Tensor) -> Neighbours:
+        distance = (1.0 - similarity.double()).clamp(FLOOR, FARTHEST)
+        distance = distance.masked_fill(barred.gather(1, pairs), FARTHEST).numpy()
+        rows = pairs.numpy()
+        here = np.arange(len(rows))
+        in_train = self.references.in_train[rows]
+        patients = self.references.patients[rows]
+        groups = self.references.groups[rows]
+
+        def nearest_of(chosen: Bools) -> Floats:
+            return np.where(chosen, distance, FARTHEST)
+
+        train = nearest_of(in_train)
+        best_train = train.argmin(axis=1)
+        other = patients != patients[here, best_train][:, None]
+        best = distance.argmin(axis=1)
+        patient = patients[here, best]
+        second = nearest_of(patients != patient[:, None]).min(axis=1)
+        folds = [nearest_of(groups == fold).min(axis=1) for fold in range(self.references.num_folds)]
+        return Neighbours(
+            train=train[here, best_train],
+            train_row=rows[here, best_train].astype(np.int64),
+            holdout=nearest_of(~in_train).min(axis=1),
+            rest=nearest_of(other).min(axis=1),
+            folds=np.stack(folds, axis=1),
+            gap=np.log(distance[here, best]) - np.log(second),
+            side=in_train[here, best],
+            patient=patient,
+        )
+
+
+def _join(parts: list[Neighbours]) -> Neighbours:
+    names = Neighbours.__dataclass_fields__
+    return Neighbours(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

@@ -1,0 +1,237 @@
+"""Recipes: every setting of a whole run in one frozen model, read from YAML and from `--set` overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline.config import Settings, first_problem
+from pipeline.errors import RecipeError
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.ingest.settings import IngestSettings
+from pipeline.privacy.settings import AuditSettings
+from pipeline.release.settings import ReleaseSettings
+from pipeline.sample.settings import SampleSettings
+from pipeline.storage import write_text
+from pipeline.train.settings import TrainSettings
+
+RECIPE_NAME = "recipe.yaml"
+DEFAULT_RECIPE = "cpu"
+RECIPE_FOLDER = Path(__file__).resolve().parent.parent / "flows" / "recipes"
+MAX_RECIPE_BYTES = 2**20
+
+
+class Recipe(Settings):
+    """All settings of a run: one section a stage, owned by that stage, and the run seed.
+
+    A recipe file holds only what differs from the defaults.
+    """
+
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="run seed: training, candidate seeds, audit and evaluation derive theirs from it",
+    )
+    ingest: IngestSettings = Field(default_factory=IngestSettings, description="pixels and splits")
+    train: TrainSettings = Field(default_factory=TrainSettings, description="denoiser and optimiser")
+    sample: SampleSettings = Field(default_factory=SampleSettings, description="sampler and counts")
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="privacy gate")
+    release: ReleaseSettings = Field(default_factory=ReleaseSettings, description="formats and gate policy")
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="fidelity and utility")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few bytes could expand to gigabytes) and without repeated keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with Phosphor."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str | Path = DEFAULT_RECIPE, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply overrides on top of it.
+
+    Args:
+        name_or_path: a name from `recipe_names()`, or the path of a YAML file.
+        overrides: `section.key=value` each; the value is read as YAML, later ones win.
+
+    Returns:
+        The resolved recipe with every default filled in.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, an unknown key, or a value out of range.
+    """
+    body = _read(_locate(name_or_path))
+    for override in overrides:
+        _apply(body, override)
+    return resolve_recipe(body)
+
+
+def resolve_recipe(body: Mapping[str, Any]) -> Recipe:
+    """Validate a mapping of recipe keys.
+
+    Raises:
+        RecipeError: an unknown key (the message names the nearest known one) or a value out of range.
+    """
+    try:
+        return Recipe.model_validate(dict(body))
+    except ValidationError as error:
+        field, problem, value = first_problem(error)
+        if error.errors()[0]["type"] == "extra_forbidden":
+            raise RecipeError(
+                "unknown key", field=field, remedy=_nearest(field)
+            ) from error
+        raise RecipeError(
+            problem, field=field, value=value, remedy="Correct it in the recipe or with --set."
+        ) from error
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML, its digest in the first line as a comment."""
+    body = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return f"# Resolved recipe, every default filled in. digest: {recipe.digest()}\n{body}"
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> Path:
+    """Write `recipe.yaml` (resolved, with its digest) into a finished output folder; return its path."""
+    path = folder / RECIPE_NAME
+    write_text(path, recipe_text(recipe), private=True)
+    return path
+
+
+def keep_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write `recipe.yaml` into an output folder, unless the recipe that made the output lies there already."""
+    if not (folder / RECIPE_NAME).exists():
+        write_recipe(folder, recipe)
+
+
+def public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe and its digest for a release's provenance, without paths of the user's machine."""
+    body = recipe.model_dump(mode="json")
+    body["ingest"].pop("private_map", None)
+    return {"recipe": body, "recipe_digest": recipe.digest()}
+
+
+def _locate(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if text in recipe_names():
+        return RECIPE_FOLDER / f"{text}.yaml"
+    path = Path(text)
+    if path.is_file():
+        return path
+    raise RecipeError(
+        "no recipe of this name and no such file",
+        field="--recipe",
+        value=text,
+        remedy=f"Choose {', '.join(recipe_names())}, or the path of a YAML file.",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise RecipeError(
+                "the file is larger than 1 MiB", field="--recipe", remedy="Name a recipe file."
+            )
+        # _PlainLoader derives from SafeLoader: it builds plain values only.
+        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RecipeError(
+            f"not a YAML recipe: {_yaml_problem(error)}", field="--recipe", remedy="Correct the file."
+        ) from error
+    except OSError as error:
+        raise RecipeError("cannot be read", field="--recipe", remedy="Check its permissions.") from error
+    if body is None:
+        return {}
+    if not isinstance(body, dict) or not all(isinstance(key, str) for key in body):
+        raise RecipeError(
+            "a recipe is a mapping of section names", field="--recipe", remedy="See flows/recipes."
+        )
+    return body
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f" in line {mark.line + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or 'unreadable'}{where}"
+
+
+def _apply(body: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(
+            "an override has the form key=value",
+            field="--set",
+            value=override,
+            remedy="Example: --set train.num_steps=200.",
+        )
+    try:
+        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(
+            f"the value is not YAML: {_yaml_problem(error)}",
+            field=f"--set {key}",
+            value=text,
+            remedy="Quote it.",
+        ) from error
+    target = body
+    for part in parts[:-1]:
+        inner = target.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(
+                f"{part} is not a section", field=f"--set {key}", value=override, remedy=_nearest(key)
+            )
+        target = inner
+    target[parts[-1]] = value
+
+
+def _nearest(field: str) -> str:
+    """Say which known key is nearest to an unknown dotted one."""
+    known = list(known_keys())
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
+    close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+    if not close:
+        leaf = difflib.get_close_matches(field.rsplit(".", 1)[-1], by_leaf, n=1, cutoff=0.6)
+        close = [by_leaf[name] for name in leaf]
+    if close:
+        return f"Did you mean {close[0]}?"
+    section = field.split(".")[0]
+    choices = [key for key in known if key.startswith(section + ".")] or list(Recipe.model_fields)
+    return f"Known keys: {', '.join(choices)}."
+
+
+def known_keys() -> Iterable[str]:
+    """Yield every key of a recipe in dotted form, sections before their keys."""
+    yield from _keys_of(Recipe, "")
+
+
+def _keys_of(model: type[BaseModel], prefix: str) -> Iterable[str]:
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys_of(inner, f"{prefix}{name}.")

@@ -1,0 +1,92 @@
+"""The dataset card: what the dataset is, what the gate measured, and how to load it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.privacy_report import PrivacyReport
+from pipeline.records import Policy
+from pipeline.release.layout import CARD_NAME, CSV_NAME, IMAGE_FOLDER, NOT_CLINICAL
+from pipeline.release.provenance import release_note
+from pipeline.storage import write_text
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!&~])")
+
+
+def write_card(
+    folder: Path,
+    *,
+    report: PrivacyReport,
+    policy: Policy,
+    provenance: dict[str, Any],
+    source: dict[str, str],
+    image_size: tuple[int, int],
+    bit_depth: int,
+) -> None:
+    """Write `DATASET_CARD.md`: a YAML header that `datasets` understands, then the text.
+
+    Args:
+        folder: the release being written.
+        report: the gate's aggregates.
+        policy: the policy it was released under.
+        provenance: body of `provenance.json`.
+        source: `name`, `license`, `citation` of the real scans (empty where unknown).
+        image_size: height and width in pixels.
+        bit_depth: 8 or 16.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # Markdown: every outside text goes through the `plain` filter
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["plain"] = plain
+    environment.filters["percent"] = lambda share: "not measured" if share is None else f"{100 * share:.1f} %"
+    total = provenance["counts"]["images"]
+    text = environment.get_template("dataset_card.md.j2").render(
+        header=_header(total),
+        report=report,
+        note=release_note(report.verdict, policy),
+        policy=policy.value,
+        provenance=provenance,
+        source=source,
+        height=image_size[0],
+        width=image_size[1],
+        bit_depth=bit_depth,
+        total=total,
+        warning=NOT_CLINICAL,
+    )
+    write_text(folder / CARD_NAME, text)
+
+
+def plain(value: object) -> str:
+    """Return outside text as plain Markdown: one line, every character with a meaning escaped."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _header(total: int) -> str:
+    size = next((name for limit, name in _SIZES if total < limit), "n>1M")
+    body = {
+        "pretty_name": "Synthetic X-rays",
+        "license": "other",
+        "task_categories": ["image-classification"],
+        "size_categories": [size],
+        "tags": ["synthetic", "medical", "x-ray"],
+        "configs": [
+            {
+                "config_name": "default",
+                "drop_labels": True,
+                "data_files": [{"split": "train", "path": [CSV_NAME, f"{IMAGE_FOLDER}/**/*.png"]}],
+            }
+        ],
+    }
+    return yaml.safe_dump(body, sort_keys=False).strip()

@@ -1,0 +1,148 @@
+"""Make a directory appear whole or not at all: written aside, synced, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.errors import OutputExistsError, StorageError
+from pipeline.storage import free_bytes, make_private_directory, storage_errors, sync_directory
+
+PUBLIC_DIRECTORY_MODE = 0o755
+PUBLIC_FILE_MODE = 0o644
+_BLOCK = 4096
+_SYNC_THREADS = 16
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def release_lock(out: Path) -> Iterator[None]:
+    """Hold the lock of an output name for the life of the process; the kernel frees it after a kill.
+
+    Raises:
+        OutputExistsError: another process is releasing to the same name.
+    """
+    import fcntl
+
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stream = (out.parent / f".{out.name}.lock").open("w")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputExistsError(
+                "another process is releasing to this directory",
+                field="--out",
+                value=str(out),
+                remedy="Wait for it, or name another directory.",
+            ) from error
+        yield
+
+
+def fresh_partial(out: Path, inputs_digest: str) -> Path:
+    """Return an empty private folder beside `out`; what killed releases to the same name left is removed."""
+    for left in leftovers(out):
+        with storage_errors(left):
+            shutil.rmtree(left)
+    return make_private_directory(out.parent / f".{out.name}.partial-{inputs_digest[:16]}")
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Return the folders that killed releases to `out` left behind."""
+    return [
+        path
+        for path in sorted(out.parent.iterdir())
+        if path.name.startswith(f".{out.name}.partial-") and path.is_dir() and not path.is_symlink()
+    ]
+
+
+def require_space(out: Path, needed: int) -> None:
+    """Check the free space before anything is written.
+
+    Raises:
+        StorageError: there is less than `needed` bytes.
+    """
+    free = free_bytes(out.parent)
+    if free < needed:
+        raise StorageError(
+            f"about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free",
+            field="--out",
+            value=str(out),
+            remedy="Free space, or name a directory on another disk; nothing was written.",
+        )
+
+
+def estimate_bytes(num_images: int, image_size: tuple[int, int], bit_depth: int) -> int:
+    """Return how much disk a release takes at most, in bytes.
+
+    An image that does not compress takes its pixels plus about 600 bytes of PNG frame and marks, in whole
+    blocks; the tables and lists take about 1 KiB a row; preview, card and the rest about 2 MiB.
+    """
+    height, width = image_size
+    image = height * (width * bit_depth // 8 + 1) + 600
+    blocks = -(-image // _BLOCK) * _BLOCK
+    return num_images * (blocks + 1024) + 2 * 2**20
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and directory below `folder` to disk, and give what is in it its public mode.
+
+    Files are flushed by several threads at once, so that the disk can commit many in one go.
+    """
+    files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
+    with storage_errors(folder), ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        for _ in pool.map(_sync_file, files):
+            pass
+        for parent, _, _ in os.walk(folder):
+            if Path(parent) != folder:
+                Path(parent).chmod(PUBLIC_DIRECTORY_MODE)
+            sync_directory(Path(parent))
+
+
+def _sync_file(path: Path) -> None:
+    path.chmod(PUBLIC_FILE_MODE)
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def put_in_place(partial: Path, out: Path) -> None:
+    """Rename the finished folder to its public name; an earlier release there is exchanged, then removed.
+
+    The exchange is one system call (`renameat2`), so a kill at any moment leaves either the earlier or the
+    new release whole at `out`; what lies beside it is cleared by the next release.
+    """
+    with storage_errors(out):
+        partial.chmod(PUBLIC_DIRECTORY_MODE)
+        if out.is_dir() and any(out.iterdir()):
+            _exchange(partial, out)
+            sync_directory(out.parent)
+            shutil.rmtree(partial)
+        else:
+            partial.replace(out)
+            sync_directory(out.parent)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two directories atomically."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    code = errno.ENOSYS
+    if rename is not None:
+        done = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+        code = 0 if done == 0 else ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL):
+        raise OutputExistsError(
+            "this disk cannot exchange two directories in one step",
+            field="--out",
+            value=str(second),
+            remedy="Remove the earlier release yourself, or name another directory.",
+        )
+    if code:
+        raise OSError(code, os.strerror(code), str(second))

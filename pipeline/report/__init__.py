@@ -1,0 +1,35 @@
+"""The run's one-page report, for people who do not program: what was asked, and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPORT_NAME = "report.html"
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a run folder from whatever the run has made so far.
+
+    The page is one file that opens without a network. It shows real scans: it is private (mode 0600) and says
+    so. Outputs that are missing, damaged, or left over from other inputs are named as such; the same outputs
+    give the same bytes.
+
+    Args:
+        run: the run folder with `cohort`, `checkpoint`, `candidates`, `audit`, `release` and
+            `evaluation`, any of which may be absent.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: `run` is not a folder.
+        StorageError: the page cannot be written.
+    """
+    from pipeline.report.folder import open_run
+    from pipeline.report.page import render
+    from pipeline.storage import write_text
+
+    page = render(open_run(run))
+    path = run / REPORT_NAME
+    write_text(path, page, private=True)
+    return path

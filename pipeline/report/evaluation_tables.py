@@ -1,0 +1,145 @@
+"""Evaluation in tables and words: fidelity against its floor, utility by arm, label agreement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.evaluation_report import ArmResult, Estimate, EvaluationReport, Fidelity
+from pipeline.report.figures import arm_key, arm_words, ordered_arms
+from pipeline.report.formats import number, plural
+
+METRICS = (
+    ("auc", "AUC"),
+    ("balanced_accuracy", "Balanced accuracy"),
+    ("sensitivity_at_specificity", "Sensitivity at fixed specificity"),
+    ("ece", "Calibration error (ECE)"),
+    ("brier", "Brier score"),
+)
+"""Metric -> heading, in the order of the table; all but the last two are better when higher."""
+
+
+@dataclass(frozen=True)
+class FidelityRow:
+    """Distances of one scope, with a judgement against the real-against-real floor."""
+
+    scope: str
+    kid: Estimate
+    kid_floor: Estimate
+    fid: str
+    fid_floor: str
+    sizes: str
+    words: str
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One utility arm: what it was trained on and what it reached."""
+
+    name: str
+    trained_on: str
+    val_auc: Estimate | None
+    test: tuple[Estimate | None, ...]
+    role: str
+
+
+@dataclass(frozen=True)
+class AgreementRow:
+    """Label agreement of one class, its shuffled control, and how well real val scans are read."""
+
+    name: str
+    agreement: Estimate
+    shuffled: Estimate | None
+    real: Estimate | None
+
+
+def fidelity_rows(report: EvaluationReport) -> list[FidelityRow]:
+    """Return the fidelity table, the whole set first."""
+    ordered = sorted(report.fidelity, key=lambda part: part.scope != "all")
+    return [_fidelity_row(part) for part in ordered]
+
+
+def _fidelity_row(part: Fidelity) -> FidelityRow:
+    return FidelityRow(
+        scope="all classes" if part.scope == "all" else part.scope,
+        kid=part.kid,
+        kid_floor=part.kid_floor,
+        fid=number(part.fid, 2),
+        fid_floor=number(part.fid_floor, 2),
+        sizes=f"{part.num_synthetic:,} / {part.num_real:,}",
+        words=_against_floor(part),
+    )
+
+
+def _against_floor(part: Fidelity) -> str:
+    low = part.kid.value if part.kid.low is None else part.kid.low
+    high = part.kid_floor.value if part.kid_floor.high is None else part.kid_floor.high
+    if low <= high:
+        return "as near as real scans are to one another"
+    if part.kid_floor.value > 1e-6 and part.kid.value / part.kid_floor.value < 100:
+        return f"farther than real scans are: {part.kid.value / part.kid_floor.value:.1f} times the floor"
+    return "farther than real scans are from one another"
+
+
+def metric_headings(report: EvaluationReport) -> list[str]:
+    """Return the headings of the test metrics that at least one arm has."""
+    return [heading for key, heading in METRICS if _has(report, key)]
+
+
+def arm_rows(report: EvaluationReport) -> list[ArmRow]:
+    """Return the utility table, real arms first; the two that the verdict compares say so."""
+    keys = [key for key, _ in METRICS if _has(report, key)]
+    return [
+        ArmRow(
+            name=arm_words(arm),
+            trained_on=_trained_on(arm),
+            val_auc=arm.val.get("auc"),
+            test=tuple(arm.test.get(key) for key in keys),
+            role=_role(arm, report),
+        )
+        for arm in ordered_arms(report.arms)
+    ]
+
+
+def _has(report: EvaluationReport, key: str) -> bool:
+    return any(key in arm.test for arm in report.arms)
+
+
+def _trained_on(arm: ArmResult) -> str:
+    parts = []
+    if arm.num_real:
+        parts.append(f"{arm.num_real:,} real")
+    if arm.num_synthetic:
+        parts.append(f"{arm.num_synthetic:,} synthetic")
+    return " + ".join(parts)
+
+
+def _role(arm: ArmResult, report: EvaluationReport) -> str:
+    if not arm.test:
+        return "not chosen on validation"
+    if arm_key(arm) == report.utility.chosen_arm:
+        return "chosen synthetic arm"
+    return "best without synthetic" if arm_key(arm) == report.utility.compared_with else ""
+
+
+def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
+    """Return the label agreement of each class beside its shuffled control."""
+    return [
+        AgreementRow(
+            name,
+            value,
+            report.label_agreement_shuffled.get(name),
+            report.label_agreement_real.get(name),
+        )
+        for name, value in report.label_agreement.items()
+    ]
+
+
+def seeds_words(report: EvaluationReport) -> str:
+    """Return how often each arm was trained and how often test was read."""
+    seeds = max((len(arm.seeds) for arm in report.arms), default=0)
+    if not seeds:
+        return "No classifier was trained."
+    return (
+        f"Each arm was trained with {plural(seeds, 'classifier seed')} at the same number of steps; every "
+        f"choice was made on validation. The test split was read {plural(report.test_reads, 'time')}."
+    )

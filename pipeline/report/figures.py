@@ -1,0 +1,260 @@
+"""Charts of the report as SVG: training loss and speed, utility by arm with intervals."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.evaluation_report import ArmResult, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#1b2430", "#5b6673", "#dfe4e9"
+REAL, SYNTHETIC, MIXED = "#2f6690", "#c0621a", "#7a4f9a"
+ARM_ORDER = ("real", "real_augmented", "real_duplicated", "real_synthetic", "synthetic")
+
+MAX_PROGRESS_BYTES = 64 * 2**20
+MAX_POINTS = 600
+REFERENCE_DASHES = (0, (4, 3))
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "white",
+    # Outlines instead of text: the page looks the same whatever fonts the reader's machine has.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "phosphor",
+}
+
+
+def read_progress(path: Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Read `progress.csv` of a checkpoint as columns; damaged rows are left out.
+
+    Returns:
+        Column name -> values (all of one length), empty if there is no readable file.
+    """
+    names = ("step", "images", "seconds", "loss", "images_per_second", "learning_rate")
+    if not path.is_file() or path.stat().st_size > MAX_PROGRESS_BYTES:
+        return {}
+    rows: list[list[float]] = []
+    with path.open(encoding="utf-8", errors="replace", newline="") as stream:
+        for row in csv.DictReader(stream):
+            try:
+                values = [float(row[name]) for name in names]
+            except (KeyError, TypeError, ValueError):
+                continue
+            if all(math.isfinite(value) for value in values):
+                rows.append(values)
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, len(names))
+    return {name: table[:, place] for place, name in enumerate(names)} if len(table) else {}
+
+
+def training_chart(progress: dict[str, npt.NDArray[np.float64]]) -> str:
+    """Draw loss and speed against images seen; return an SVG `data:` address, or "" without data."""
+    if not progress or len(progress["images"]) < 2:
+        return ""
+    with _styled():
+        figure = _figure(9.6, 2.9)
+        left, right = figure.subplots(1, 2)
+        seen, unit = _thousands(progress["images"])
+        _curve(left, seen, progress["loss"], REAL)
+        left.set_title("Training loss (lower is better)")
+        positive = progress["loss"][progress["loss"] > 0]
+        if len(positive) == len(progress["loss"]) and positive.max() > 4 * np.median(positive):
+            _log_scale(left)
+        _curve(right, seen, progress["images_per_second"], SYNTHETIC)
+        right.set_title("Speed (images a second)")
+        right.set_ylim(bottom=0)
+        for axes in (left, right):
+            axes.set_xlabel(f"images seen{unit}")
+            axes.margins(x=0.01)
+        return _svg(figure)
+
+
+def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> str:
+    """Draw the AUC of each arm with its 95 % interval; return an SVG `data:` address, or "" without arms.
+
+    Args:
+        arms: the arms as measured.
+        chosen: key (`arm_key`) of the synthetic arm that the verdict speaks about.
+        compared: key of the arm without synthetic images that it is held against.
+    """
+    shown = [arm for arm in ordered_arms(arms) if "auc" in arm.val or "auc" in arm.test]
+    if not shown:
+        return ""
+    with _styled():
+        figure = _figure(9.6, 0.95 + 0.5 * len(shown))
+        axes = figure.subplots()
+        for place, arm in enumerate(shown):
+            colour = arm_colour(arm)
+            _seed_ticks(axes, place - 0.2, arm.val_auc_by_seed, colour)
+            _point(axes, place - 0.2, arm.val.get("auc"), colour, filled=False)
+            _seed_ticks(axes, place + 0.16, arm.test_auc_by_seed, colour)
+            _point(axes, place + 0.16, arm.test.get("auc"), colour, filled=True)
+        reference = next((arm for arm in shown if arm_key(arm) == compared and "auc" in arm.test), None)
+        if reference is not None:
+            axes.axvline(
+                reference.test["auc"].value, color=REAL, linewidth=1, linestyle=REFERENCE_DASHES, zorder=1
+            )
+        axes.set_yticks(range(len(shown)), [arm_words(arm) for arm in shown])
+        for arm, label in zip(shown, axes.get_yticklabels(), strict=True):
+            label.set_color(INK)
+            label.set_fontweight("bold" if arm_key(arm) in {chosen, compared} else "normal")
+        axes.set_ylim(len(shown) - 0.45, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.06)
+        axes.set_xlabel("AUC (1 = perfect, 0.5 = guessing)")
+        _legend(axes, with_reference=reference is not None)
+        return _svg(figure)
+
+
+def ordered_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
+    """Return the arms in the order of the report: real ones first, then by ratio."""
+    place = {name: index for index, name in enumerate(ARM_ORDER)}
+    return sorted(arms, key=lambda arm: (place.get(arm.arm, len(place)), arm.arm, arm.ratio or 0.0))
+
+
+def arm_key(arm: ArmResult) -> str:
+    """Return the name by which a verdict calls an arm: its kind, with the ratio if it has one."""
+    return arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}"
+
+
+def arm_words(arm: ArmResult) -> str:
+    """Return an arm in words."""
+    ratio = "" if arm.ratio is None else f"{arm.ratio:g}"
+    words = {
+        "real": "Real scans only",
+        "real_augmented": "Real, augmented and balanced",
+        "real_duplicated": f"Real, repeated (+{ratio} a scan)" if ratio else "Real, repeated",
+        "real_synthetic": f"Real + {ratio} synthetic a scan" if ratio else "Real + synthetic",
+        "synthetic": "Synthetic only",
+    }
+    return words.get(arm.arm, arm.arm if arm.ratio is None else f"{arm.arm} ({ratio})")
+
+
+def arm_colour(arm: ArmResult) -> str:
+    """Return the colour of an arm: real, mixed or synthetic training images."""
+    if arm.num_synthetic == 0:
+        return REAL
+    return MIXED if arm.num_real else SYNTHETIC
+
+
+def _legend(axes: Axes, *, with_reference: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def marker(face: str, edge: str, label: str) -> Line2D:
+        return Line2D(
+            [], [], marker="o", linestyle="", markerfacecolor=face, markeredgecolor=edge, label=label
+        )
+
+    handles = [
+        marker(MUTED, MUTED, "test, 95 % interval"),
+        marker("white", MUTED, "validation"),
+        Line2D([], [], marker="|", linestyle="", color=MUTED, label="one classifier seed"),
+    ]
+    if with_reference:
+        line = Line2D([], [], color=REAL, linewidth=1, linestyle=REFERENCE_DASHES)
+        line.set_label("test, best without synthetic")
+        handles.append(line)
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.6,
+        borderaxespad=0.2,
+    )
+
+
+def _point(axes: Axes, height: float, value: Estimate | None, colour: str, *, filled: bool) -> None:
+    if value is None or not math.isfinite(value.value):
+        return
+    if value.low is not None and value.high is not None:
+        width = 2.2 if filled else 1.2
+        axes.hlines(height, value.low, value.high, color=colour, linewidth=width, alpha=0.9, zorder=2)
+    face = colour if filled else "white"
+    size = 42 if filled else 26
+    axes.scatter([value.value], [height], s=size, color=face, edgecolors=colour, linewidths=1.3, zorder=3)
+
+
+def _seed_ticks(axes: Axes, height: float, values: Sequence[float], colour: str) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    if finite:
+        axes.scatter(finite, [height] * len(finite), marker="|", s=40, color=colour, alpha=0.45, linewidths=1)
+
+
+def _curve(axes: Axes, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], colour: str) -> None:
+    step = -(-len(x) // MAX_POINTS)
+    axes.plot(x[::step], y[::step], color=colour, alpha=0.25, linewidth=0.8)
+    window = max(1, len(y) // 30)
+    # A trailing mean over whole windows only, so that neither end is bent by missing neighbours.
+    smooth = np.convolve(y, np.ones(window) / window, mode="valid")
+    axes.plot(x[window - 1 :][::step], smooth[::step], color=colour, linewidth=1.8)
+
+
+def _log_scale(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    # Plain numbers: the usual powers of ten are formulas, which are switched off for hostile names.
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _thousands(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
+    return (values / 1000, " (thousands)") if values[-1] >= 10_000 else (values, "")
+
+
+def _styled() -> Any:
+    import matplotlib as mpl
+
+    return mpl.rc_context(cast("Any", _STYLE))
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.StringIO()
+    figure.savefig(
+        stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    text = stream.getvalue()
+    # The document type names an outside address, which nothing needs.
+    start = text.index("<svg")
+    return "data:image/svg+xml;base64," + base64.b64encode(text[start:].encode()).decode("ascii")

@@ -1,0 +1,167 @@
+"""The privacy card: the gate's tests in words, and what they say about the three risks regulators name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.privacy_report import ClassVerdict, PrivacyReport, TestResult
+from pipeline.report.formats import number, percent, percent_interval
+
+VIEW_WORDS = {
+    "correlation": "aligned pixels",
+    "embedding": "copy-detection features",
+    "hash": "file and picture hashes",
+    "duplicate": "duplicates among candidates",
+    "tile": "parts of the image",
+}
+TEST_EXPLAINED = {
+    "sign_test": "Sign test: are the candidates that look most like copies nearer to training scans than to "
+    "scans of patients who were never seen? Found is the share that is nearer to training scans; by chance "
+    "is the share to expect of a model that copies nothing.",
+}
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One test of the gate in words."""
+
+    name: str
+    view: str
+    scope: str
+    num_samples: int
+    found: str
+    expected: str
+    p_value: float | None
+    power: str
+    power_against: str
+    outcome: str
+    tone: str
+    note: str
+
+
+@dataclass(frozen=True)
+class PlantedRow:
+    """Recall of the gate on one kind of planted copy, all shares in [0, 1]."""
+
+    kind: str
+    recall: float
+    interval: tuple[float, float] | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Risk:
+    """One of the three risks by which European regulators judge re-identification, and what was measured."""
+
+    name: str
+    question: str
+    measured: str
+
+
+def gate_rows(report: PrivacyReport) -> list[GateRow]:
+    """Return the tests that can pass or fail, failed ones first, else in the order of the report."""
+    order = {False: 0, None: 1, True: 2}
+    tests = [test for test in report.tests if not _is_estimate(test)]
+    return [_gate_row(test) for test in sorted(tests, key=lambda test: order[test.passed])]
+
+
+def estimate_rows(report: PrivacyReport) -> list[GateRow]:
+    """Return what was measured beside the tests and decides nothing."""
+    return [_gate_row(test) for test in report.tests if _is_estimate(test)]
+
+
+def _is_estimate(test: TestResult) -> bool:
+    return test.passed is None and test.statistic is not None
+
+
+def _gate_row(test: TestResult) -> GateRow:
+    outcome, tone = {
+        True: ("passed", "good"),
+        False: ("failed", "bad"),
+        None: ("not run", "warn"),
+    }[test.passed]
+    return GateRow(
+        name=test.name.replace("_", " "),
+        view=view_words(test.view),
+        scope="all classes" if test.scope == "pooled" else test.scope,
+        num_samples=test.num_samples,
+        found=number(test.statistic, 3),
+        expected=number(test.null_value, 3),
+        p_value=test.p_value if test.adjusted_p_value is None else test.adjusted_p_value,
+        power=percent(test.power, 0),
+        power_against=test.power_against,
+        outcome=outcome,
+        tone=tone,
+        note=test.note,
+    )
+
+
+def explanations(report: PrivacyReport) -> list[str]:
+    """Return what each kind of test in the report asks, in words."""
+    names = dict.fromkeys(test.name for test in report.tests)
+    return [TEST_EXPLAINED[name] for name in names if name in TEST_EXPLAINED]
+
+
+def view_words(view: str) -> str:
+    """Return a view (a way of comparing two images) in words."""
+    return VIEW_WORDS.get(view, view.replace("_", " "))
+
+
+def planted_rows(report: PrivacyReport) -> list[PlantedRow]:
+    """Return the recall on planted copies, best caught first."""
+    rows = []
+    for kind, found in report.planted.items():
+        interval = (found["low"], found["high"]) if {"low", "high"} <= found.keys() else None
+        recall = min(max(found.get("recall", 0.0), 0.0), 1.0)
+        rows.append(PlantedRow(kind.replace("_", " "), recall, interval, int(found.get("n", 0))))
+    return sorted(rows, key=lambda row: (-row.recall, row.kind))
+
+
+def rejection_words(found: ClassVerdict) -> str:
+    """Return the reasons for rejection of a class in words, most frequent first."""
+    kept = [(reason, number_of) for reason, number_of in found.rejected.items() if number_of]
+    kept.sort(key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{number_of:,} {reason}" for reason, number_of in kept) or "none"
+
+
+def false_reject_words(report: PrivacyReport) -> str:
+    """Return what the gate costs: the share of unseen real scans that it would reject."""
+    budget = percent(report.false_reject_budget, 0)
+    if report.false_reject_rate is None:
+        return f"Not measured (budget {budget})."
+    rate = percent(report.false_reject_rate)
+    return (
+        f"{rate} of real scans that nothing was tuned on would be rejected by all rules together "
+        f"(95\u00a0% interval {percent_interval(report.false_reject_interval)}; budget {budget})."
+    )
+
+
+def risks(report: PrivacyReport) -> list[Risk]:
+    """Return singling out, linkability and inference, each with what this audit measured about it.
+
+    The three are those of Article 29 Working Party Opinion 05/2014 (WP 216), section 2.2.
+    """
+    membership = [test for test in report.tests if "membership" in test.name]
+    planted = [row.recall for row in planted_rows(report) if row.n]
+    copies = "Each candidate was compared with every training scan and with scans never trained on."
+    if planted:
+        copies += f" Of copies planted as a test, {percent(min(planted), 0)} or more were caught, by kind."
+    if membership:
+        failed = any(test.passed is False for test in membership)
+        inference = "Membership inference was run: it " + ("succeeded." if failed else "did not succeed.")
+    else:
+        inference = (
+            "Not measured here: no membership inference was run against the model. A checkpoint should not "
+            "be shared on the strength of this audit."
+        )
+    return [
+        Risk("Singling out", "Does an image show one particular patient?", copies),
+        Risk(
+            "Linkability",
+            "Can an image be tied to other records of the same patient?",
+            "Only as far as an image resembles a training scan. No patient re-identification was tried."
+            if report.has_patient_ids
+            else "Not measured: without patient ids, scans of one patient cannot be told apart.",
+        ),
+        Risk("Inference", "Can one tell who was in the training data, or something about them?", inference),
+    ]

@@ -1,0 +1,89 @@
+"""Drawing candidates: the image depends on its class, its seed and the settings, not on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.denoiser import Denoiser
+from models.guidance import guided_denoise
+from models.noise import candidate_seed, initial_noise
+from models.samplers import SAMPLERS, sigma_schedule
+from pipeline.errors import PhosphorError
+from pipeline.pixels import StoredPixels, from_model_range
+from pipeline.sample.settings import SampleSettings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One candidate to be drawn.
+
+    Attributes:
+        label: class index in the checkpoint's classes.
+        index: place within its class, from 0.
+        seed: its own seed.
+    """
+
+    label: int
+    index: int
+    seed: int
+
+
+def list_candidates(labels: Sequence[int], per_class: int, run_seed: int) -> list[Candidate]:
+    """Return the candidates of a run: classes in the order given, `per_class` of each."""
+    return [
+        Candidate(label, index, candidate_seed(run_seed, label, index))
+        for label in labels
+        for index in range(per_class)
+    ]
+
+
+def resolved_steps(settings: SampleSettings) -> int:
+    """Return the number of sampler steps: as set, or as recommended for the sampler."""
+    return settings.num_steps or SAMPLERS[settings.sampler].recommended_steps
+
+
+def draw_candidates(
+    denoiser: Denoiser, candidates: Sequence[Candidate], settings: SampleSettings, *, bit_depth: int
+) -> StoredPixels:
+    """Draw at most one batch of candidates.
+
+    The network always sees a full batch: kernels are chosen by batch size and round differently, so a short
+    batch is filled up with repeats of its first candidate, which are then dropped. That makes a candidate
+    drawn alone equal to the same one drawn among others.
+
+    Args:
+        denoiser: the denoiser, on its device.
+        candidates: 1 to `settings.batch_size` candidates.
+        settings: sample settings.
+        bit_depth: 8 or 16, depth of the stored pixels.
+
+    Returns:
+        Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
+
+    Raises:
+        ValueError: no candidate, or more than a batch of them.
+        PhosphorError: the denoiser returned values that are not finite.
+    """
+    if not 1 <= len(candidates) <= settings.batch_size:
+        raise ValueError(f"candidates must number 1 to {settings.batch_size}, got {len(candidates)}")
+    filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
+    device = next(denoiser.parameters()).device
+    labels = torch.tensor([candidate.label for candidate in filled], device=device)
+    shape = (1, *denoiser.spec.image_size)
+    noise = initial_noise([candidate.seed for candidate in filled], shape).to(device)
+    sigmas = sigma_schedule(
+        resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
+    )
+    denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
+    images = SAMPLERS[settings.sampler].sample(denoise, noise, sigmas)[: len(candidates)].cpu().numpy()
+    if not np.isfinite(images).all():
+        raise PhosphorError(
+            "the denoiser returned values that are not finite",
+            field="checkpoint",
+            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
+        )
+    return from_model_range(images, bit_depth)

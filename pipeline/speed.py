@@ -1,0 +1,247 @@
+"""How fast this machine is at each stage's inner loop, measured for a second or less on the real network."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.privacy.settings import AuditSettings
+from pipeline.sample.settings import SampleSettings
+from pipeline.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from models.denoiser import Denoiser
+    from pipeline.sources.base import ScanTask
+    from pipeline.sources.phantom.settings import PhantomSettings
+
+TIMED_STEPS = 3
+_QUERIES = 32
+_SCANS = 6
+
+
+def train_step_seconds(
+    settings: TrainSettings, image_size: tuple[int, int], num_classes: int
+) -> tuple[float, int]:
+    """Return (seconds of one optimiser step, parameters of the network)."""
+    import torch
+
+    from models.ema import ExponentialMovingAverage
+    from models.objective import denoising_loss
+
+    denoiser = _denoiser(settings, image_size, num_classes).train()
+    device = next(denoiser.parameters()).device
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
+    ema = ExponentialMovingAverage(denoiser, half_life=settings.ema_half_life, ramp_share=0.1)
+    images = torch.zeros(settings.batch_size, 1, *image_size, device=device)
+    labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
+    sigma = torch.full((settings.batch_size,), 0.5, device=device)
+
+    def step() -> None:
+        denoising_loss(
+            denoiser, images, labels, sigma=sigma, noise=torch.randn_like(images), sigma_data=settings.sigma_data
+        ).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(0, settings.batch_size)
+
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    return _seconds(step, device.type == "cuda"), parameters
+
+
+def denoise_seconds(
+    settings: TrainSettings, sample: SampleSettings, image_size: tuple[int, int], num_classes: int
+) -> float:
+    """Return the seconds of one denoise call on one batch of candidates."""
+    import torch
+
+    denoiser = _denoiser(settings, image_size, num_classes).eval()
+    device = next(denoiser.parameters()).device
+    noise = torch.zeros(sample.batch_size, 1, *image_size, device=device)
+    sigma = torch.full((sample.batch_size,), 0.5, device=device)
+    labels = torch.zeros(sample.batch_size, dtype=torch.int64, device=device)
+
+    def call() -> None:
+        with torch.no_grad():
+            denoiser(noise, sigma, labels)
+
+    return _seconds(call, device.type == "cuda")
+
+
+def classifier_step_seconds(
+    settings: EvaluateSettings, image_size: tuple[int, int], num_classes: int
+) -> float:
+    """Return the seconds of one optimiser step of the downstream classifier on one thread."""
+    import torch
+
+    from models.classifier import ClassifierTraining, train_classifier
+
+    images = torch.zeros(2 * max(num_classes, 2), 1, *image_size)
+    labels = torch.arange(len(images)) % max(num_classes, 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _step_seconds(
+            lambda on_step: train_classifier(
+                images,
+                labels,
+                num_classes=max(num_classes, 2),
+                seed=0,
+                training=ClassifierTraining(num_steps=8, batch_size=settings.batch_size),
+                on_step=on_step,
+            )
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int]) -> float:
+    """Return the seconds of one optimiser step of the copy-detection embedding."""
+    import torch
+
+    from models.copy_embedding import train_copy_embedding
+    from models.matching import flat_field
+
+    images = torch.rand(2 * settings.embedding_batch, 1, *_search_shape(settings, image_size)) * 2 - 1
+    return _step_seconds(
+        lambda on_step: train_copy_embedding(
+            images,
+            lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
+            num_steps=TIMED_STEPS,
+            batch_size=settings.embedding_batch,
+            learning_rate=1e-6,
+            temperature=settings.embedding_temperature,
+            generator=torch.Generator().manual_seed(0),
+            on_step=lambda step, _loss: on_step(step),
+        )
+    )
+
+
+def search_seconds(
+    settings: AuditSettings, image_size: tuple[int, int], num_references: int, num_folds: int
+) -> float:
+    """Return the seconds that the copy search spends on one image against all references."""
+    import torch
+
+    from models.matching import Alignments, aligned_similarity, coarse_similarity
+
+    shape = _search_shape(settings, image_size)
+    queries = torch.rand(_QUERIES, 1, *shape)
+    references = torch.rand(num_references, 1, *shape)
+    fine = Alignments(settings.max_shift, settings.scales, settings.rotations)
+    coarse = Alignments(settings.max_shift, (1.0,), (0.0,))
+    pairs = torch.randint(num_references, (_QUERIES, min(settings.shortlist * (num_folds + 1), num_references)))
+
+    def search() -> None:
+        with torch.inference_mode():
+            for _ in coarse_similarity(queries, references, coarse, block=_QUERIES):
+                pass
+            aligned_similarity(queries, references, pairs, fine)
+
+    return _seconds(search, cuda=False, timed=1) / _QUERIES
+
+
+def ingest_seconds(tasks: list[ScanTask], image_size: int) -> float:
+    """Return the seconds of reading, hashing and resizing one scan, over a few spread over the list."""
+    from pipeline.errors import ScanRefusedError
+    from pipeline.ingest.geometry import black_and_white, to_square
+    from pipeline.sources.reading import read_scan
+
+    chosen = [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(_SCANS, len(tasks))).astype(int)]
+    times: list[float] = []
+    for task in chosen:
+        started = time.perf_counter()
+        try:
+            scan = read_scan(task)
+            limits = scan.value_range or black_and_white(scan.pixels, (0.5, 99.5))
+            to_square(
+                scan.pixels,
+                image_size,
+                fit="pad",
+                pixel_aspect=scan.pixel_aspect,
+                black_white=limits,
+                bit_depth=8,
+            )
+        except ScanRefusedError:
+            pass
+        times.append(time.perf_counter() - started)
+    # The first one pays for imports; a median is also calm about one slow file.
+    return float(np.median(times))
+
+
+def phantom_seconds(settings: PhantomSettings) -> tuple[float, float, int]:
+    """Return (seconds to make one phantom image, seconds to ingest it, bytes of its file)."""
+    from pipeline.sources.base import ReadRule, ScanTask
+    from pipeline.sources.phantom import write_phantom_cohort
+
+    few = settings.model_copy(update={"num_patients": 3, "nifti_share": 0.0})
+    with tempfile.TemporaryDirectory(prefix="phosphor-estimate-") as name:
+        folder = Path(name)
+        started = time.perf_counter()
+        index = write_phantom_cohort(folder, few)
+        made = (time.perf_counter() - started) / index.num_images
+        files = [path for path in sorted((folder / "dicom").rglob("*")) if path.is_file()]
+        rule = ReadRule(kind="dicom", root=str(folder), patient_tag="PatientID")
+        tasks = [ScanTask(rule=rule, name=str(path.relative_to(folder)), label="x") for path in files]
+        size = sum(path.stat().st_size for path in files) // len(files)
+        return made, ingest_seconds(tasks, 32), size
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resident_bytes() -> int:
+    """Return the largest resident memory that this process has had."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _denoiser(settings: TrainSettings, image_size: tuple[int, int], num_classes: int) -> Denoiser:
+    from models.denoiser import Denoiser
+    from models.network import NetworkSpec
+    from models.precision import Precision, apply_precision, default_device
+
+    spec = NetworkSpec.from_dict(
+        {"image_size": image_size, "num_classes": num_classes, **settings.network_fields()}
+    )
+    # `auto` nearly always ends in bf16; the probe itself would take longer than the estimate may.
+    fast = Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
+    denoiser = Denoiser(spec, sigma_data=settings.sigma_data).to(default_device())
+    return apply_precision(denoiser, fast)
+
+
+def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple[int, int]:
+    shrink = min(1.0, settings.search_size / max(image_size))
+    return round(image_size[0] * shrink), round(image_size[1] * shrink)
+
+
+def _seconds(call: Callable[[], None], cuda: bool, timed: int = TIMED_STEPS) -> float:
+    """Return the median seconds of a call, after one that is not timed."""
+    import torch
+
+    times = []
+    for _ in range(timed + 1):
+        started = time.perf_counter()
+        call()
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[1:]))
+
+
+def _step_seconds(train: Callable[[Callable[[int], None]], object]) -> float:
+    """Return the median seconds between the steps of a training function, its first step left out."""
+    moments: list[float] = []
+    train(lambda _step: moments.append(time.perf_counter()))
+    return float(np.median(np.diff(moments)))

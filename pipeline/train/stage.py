@@ -1,0 +1,63 @@
+"""The train stage: opens its output directory, trains what is left to train, and closes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cohort import Cohort
+from pipeline.errors import DataError
+from pipeline.records import CheckpointRef, CohortRef
+from pipeline.stage import open_stage
+from pipeline.train.settings import TrainSettings
+
+STAGE_VERSION = 1
+
+
+def run_train(
+    cohort: CohortRef, out: Path, settings: TrainSettings, *, seed: int, force: bool = False
+) -> CheckpointRef:
+    """Train a denoiser on the train split of a cohort.
+
+    A finished output of the same inputs is returned as it is; an unfinished one is gone on with from its last
+    saved state, and ends in the same weights as if it had never been interrupted.
+
+    Args:
+        cohort: the cohort to learn from; only its npy files and `cohort.json` are read.
+        out: the checkpoint directory (private).
+        settings: training settings.
+        seed: run seed, not negative.
+        force: replace an output of other inputs.
+
+    Returns:
+        The checkpoint's reference, with counts `steps`, `images` and `parameters`.
+
+    Raises:
+        OutputExistsError: `out` holds something else.
+        DataError: the cohort is unreadable, changed, or has a class without a train scan.
+        TrainingError: the loss is no longer finite; the last good state is kept.
+        StorageError: the disk is full or cannot be written.
+    """
+    with open_stage(
+        CheckpointRef,
+        out,
+        version=STAGE_VERSION,
+        inputs={"cohort": cohort.digest},
+        settings=settings,
+        seed=seed,
+        force=force,
+    ) as folder:
+        if folder.finished is not None:
+            return folder.finished
+        opened = Cohort(cohort.path)
+        if opened.digest != cohort.digest:
+            raise DataError(
+                "the cohort directory holds another cohort than the one asked for",
+                field="cohort",
+                value=str(cohort.path),
+                remedy="Ingest again, or name the right directory.",
+            )
+        # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
+        from pipeline.train.loop import train
+
+        files, counts = train(opened, folder.path, settings, seed=seed, inputs_digest=folder.inputs_digest)
+        return folder.finish(files, counts)

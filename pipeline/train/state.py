@@ -1,0 +1,126 @@
+"""Everything to go on with training bit for bit: written aside and renamed, two generations kept."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import load_into, read_tensors, write_tensors
+from models.ema import ExponentialMovingAverage
+from pipeline.storage import make_private_directory, storage_errors, sync_directory
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAME = "state"
+KEPT_GENERATIONS = 2
+_NAME = re.compile(r"^step-(\d{9})\.safetensors$")
+
+
+class TrainingState:
+    """The weights, their average and the optimiser of a run, and the folder they are saved in.
+
+    Random numbers need no saving: every step draws from streams derived from seed and step.
+
+    Args:
+        folder: the checkpoint directory.
+        model: the denoiser being trained.
+        ema: its average.
+        optimizer: its AdamW optimiser.
+        inputs_digest: digest of the run's inputs; a state of another run is never loaded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: nn.Module,
+        ema: ExponentialMovingAverage,
+        optimizer: torch.optim.AdamW,
+        inputs_digest: str,
+    ) -> None:
+        self._folder = make_private_directory(folder / FOLDER_NAME)
+        self._model, self._ema, self._optimizer = model, ema, optimizer
+        self._inputs_digest = inputs_digest
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` steps, then drop all but the newest two."""
+        path = self._folder / f"step-{step:09d}.safetensors"
+        with storage_errors(path):
+            write_tensors(path, self._tensors(), {"step": step, "inputs_digest": self._inputs_digest})
+            sync_directory(self._folder)
+            for old in self._saved()[KEPT_GENERATIONS:]:
+                old.unlink()
+            for torn in self._folder.glob(".*.tmp"):
+                torn.unlink(missing_ok=True)
+
+    def load_newest(self) -> int:
+        """Load the newest readable state in place and return its step, or 0 if there is none."""
+        for path in self._saved():
+            try:
+                step = self._load(path)
+            except (ValueError, OSError) as error:
+                logger.warning(
+                    "the saved state %s cannot be used (%s); trying the one before", path.name, error
+                )
+                continue
+            return step
+        return 0
+
+    def _load(self, path: Path) -> int:
+        self._prepare_optimizer()
+        found = read_tensors(path, self._tensors())
+        if found.metadata.get("inputs_digest") != self._inputs_digest:
+            raise ValueError("it belongs to another run")
+        step = found.metadata.get("step")
+        if not isinstance(step, int) or step < 1:
+            raise ValueError("its header holds no step")
+        load_into(self._model, _part(found.tensors, "model."))
+        load_into(self._ema.model, _part(found.tensors, "ema."))
+        with torch.no_grad():
+            for name, moment in self._moments().items():
+                moment.copy_(found.tensors[name])
+        for state in self._optimizer.state.values():
+            state["step"].fill_(float(step))
+        return step
+
+    def _prepare_optimizer(self) -> None:
+        """Give the optimiser its state as its first step would, so that loading can copy in place.
+
+        Copying keeps the memory layout of the moments equal to the weights'; the fused optimiser reads both
+        as plain memory.
+        """
+        for parameter in self._model.parameters():
+            if parameter not in self._optimizer.state:
+                self._optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.model.state_dict().items()}
+        return tensors | self._moments()
+
+    def _moments(self) -> dict[str, Tensor]:
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self._model.named_parameters():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                moments[f"{kind}.{name}"] = self._optimizer.state[parameter][kind]
+        return moments
+
+    def _saved(self) -> list[Path]:
+        """Return the saved states, newest first."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted((path for path in self._folder.iterdir() if _NAME.match(path.name)), reverse=True)
+        return []
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,86 @@
+"""Training images a second against a plain fp32 loop over the same network, as tutorials write it."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from models.network import NetworkSpec, build_network
+from pipeline.cohort import Cohort
+from pipeline.records import CohortRef
+from pipeline.train import run_train
+from pipeline.train.settings import TrainSettings
+from tests.benchmarks.rows import Row
+from tests.cohorts import write_cohort
+
+ROUNDS = 3
+OUR_STEPS = 80
+PEER_STEPS = 30
+SKIPPED_STEPS = 10
+
+
+def measure() -> list[Row]:
+    """Measure rounds of ours and of the peer in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        reference = write_cohort(Path(name) / "cohort", num_scans=1000)
+        ours, peers = [], []
+        for index in range(ROUNDS):
+            ours.append(_our_rate(reference, Path(name) / f"checkpoint-{index}"))
+            peers.append(_tutorial_rate(Cohort(reference.path)))
+    detail = f"{_mean(ours):.0f} against {_mean(peers):.0f} images a second at 32x32, batch 64"
+    ratios = tuple(our / peer for our, peer in zip(ours, peers, strict=True))
+    return [Row("training images a second over the tutorial loop", ratios, 2.0, True, detail)]
+
+
+def _our_rate(cohort: CohortRef, out: Path) -> float:
+    """Rate of the whole train stage's loop (data, loss, optimiser, EMA, reports) after the first steps."""
+    settings = TrainSettings(num_steps=OUR_STEPS, grid_every_steps=0, checkpoint_every_seconds=3600)
+    run_train(cohort, out, settings, seed=0)
+    with (out / "progress.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if int(row["step"]) >= SKIPPED_STEPS]
+    images = int(rows[-1]["images"]) - int(rows[0]["images"])
+    return images / (float(rows[-1]["seconds"]) - float(rows[0]["seconds"]))
+
+
+def _tutorial_rate(cohort: Cohort) -> float:
+    """Rate of noise-prediction training in fp32: loader, scheduler, network, mean squared error, Adam."""
+    from monai.networks.schedulers import DDPMScheduler
+
+    settings = TrainSettings()
+    spec = NetworkSpec.from_dict(
+        {"image_size": cohort.info.image_size, "num_classes": 3, **settings.network_fields()}
+    )
+    network = build_network(spec, seed=0).train()
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    rows = cohort.rows("train")
+    data = TensorDataset(
+        torch.from_numpy(cohort.images(rows)), torch.from_numpy(cohort.labels[rows].astype("int64"))
+    )
+    loader = DataLoader(data, batch_size=64, shuffle=True, drop_last=True)
+    done, started = 0, 0.0
+    while done < PEER_STEPS + 3:
+        for images, labels in loader:
+            if done == 3:
+                started = time.perf_counter()
+            if done == PEER_STEPS + 3:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            noise = torch.randn_like(images)
+            timesteps = torch.randint(0, 1000, (len(images),))
+            noisy = scheduler.add_noise(original_samples=images, noise=noise, timesteps=timesteps)
+            predicted = network(noisy, timesteps, class_labels=labels)
+            functional.mse_loss(predicted, noise).backward()
+            optimizer.step()
+            done += 1
+    return PEER_STEPS * 64 / (time.perf_counter() - started)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

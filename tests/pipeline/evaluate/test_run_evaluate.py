@@ -1,0 +1,233 @@
+"""The stage from release and cohort to `evaluation.json`: complete, repeatable, resumable, honest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from pipeline.cohort import Cohort
+from pipeline.errors import OutputExistsError
+from pipeline.evaluate import EvaluateSettings, run_evaluate
+from pipeline.evaluate.encoder import cohort_encoder
+from pipeline.evaluate.training import Fit
+from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.records import EvaluationRef
+from pipeline.stage import verify_reference
+
+ROOT = Path(__file__).parents[3]
+QUICK = EvaluateSettings(
+    seeds=2, ratios=(0.5, 1.0), num_steps=20, batch_size=16, encoder_steps=20, num_resamples=200
+)
+
+
+def logistic(
+    images: np.ndarray,
+    labels: np.ndarray,
+    asked: Sequence[np.ndarray],
+    *,
+    num_classes: int,
+    seed: int,
+    augmented: bool,
+) -> Fit:
+    """Somebody's own classifier: logistic regression on the spectrum of the image's rows."""
+    from sklearn.linear_model import LogisticRegression
+
+    def spectrum(x: np.ndarray) -> np.ndarray:
+        return np.log(np.abs(np.fft.rfft(x[:, 0], axis=2)).mean(axis=1) + 1e-3)
+
+    model = LogisticRegression(class_weight="balanced" if augmented else None, random_state=seed)
+    model.fit(spectrum(images), labels)
+    assert len(model.classes_) == num_classes
+    return Fit(tuple(model.predict_proba(spectrum(x)).astype(np.float32) for x in asked))
+
+
+@pytest.fixture(scope="module")
+def finished(cohort: Path, release: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationRef:
+    out = tmp_path_factory.mktemp("finished") / "evaluation"
+    return run_evaluate(release, cohort, out, QUICK, seed=7)
+
+
+@pytest.fixture(scope="module")
+def report(finished: EvaluationRef) -> EvaluationReport:
+    return read_evaluation_report(finished.path)
+
+
+def with_logistic(release: Path, cohort: Path, out: Path, **changes: object) -> EvaluationReport:
+    settings = QUICK.model_copy(update=changes)
+    run_evaluate(release, cohort, out, settings, seed=7, fit_predict=logistic)
+    return read_evaluation_report(out)
+
+
+def test_every_part_is_measured(report: EvaluationReport, cohort: Path):
+    assert [part.scope for part in report.fidelity] == ["all", "plain", "striped"]
+    assert [arm.arm for arm in report.arms] == [
+        "real",
+        "real_augmented",
+        "real_duplicated",
+        "real_synthetic",
+        "real_synthetic",
+        "synthetic",
+    ]
+    assert all(list(arm.val)[0] == "auc" and len(arm.val) == 5 for arm in report.arms)
+    assert report.utility.verdict in {"helps", "no measurable effect", "harms"}
+    assert set(report.label_agreement) == set(report.label_agreement_real) == {"plain", "striped"}
+    assert report.test_reads == 1
+    assert report.extractor_digest == cohort_encoder(Cohort(cohort), QUICK).digest
+
+
+def test_all_arms_take_equal_steps(report: EvaluationReport):
+    assert len(report.curves) == len(report.arms)
+    assert {curve["step"][-1] for curve in report.curves.values()} == {float(QUICK.num_steps)}
+
+
+def test_arms_hold_their_counts(report: EvaluationReport):
+    counts = [(arm.num_real, arm.num_synthetic) for arm in report.arms]
+    assert counts == [(80, 0), (80, 0), (160, 0), (80, 40), (80, 80), (0, 120)]
+
+
+def test_neighbours_are_train_scans(report: EvaluationReport, cohort: Path):
+    train = set(Cohort(cohort).rows("train").tolist())
+    for entries in report.nearest.values():
+        assert len(entries) == QUICK.num_neighbours
+        assert {entry["row"] for entry in entries} <= train
+
+
+def test_everything_is_private(finished: EvaluationRef):
+    assert stat.S_IMODE(finished.path.stat().st_mode) == 0o700
+    for path in finished.path.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+
+def test_predictions_hold_test_rows_of_the_arms_that_were_read_and_no_name(
+    finished: EvaluationRef, report: EvaluationReport, cohort: Path
+):
+    table = pd.read_parquet(finished.path / "predictions.parquet")
+    assert list(table) == ["arm", "seed", "split", "row", "probability_0", "probability_1"]
+    read = sum(bool(arm.test) for arm in report.arms)
+    assert table[table.split == "test"].arm.nunique() == read < len(report.arms)
+    assert set(table[table.split == "test"].row) == set(Cohort(cohort).rows("test").tolist())
+
+
+def test_the_same_again_gives_the_same_bytes(
+    finished: EvaluationRef, cohort: Path, release: Path, tmp_path: Path
+):
+    again = run_evaluate(release, cohort, tmp_path / "again", QUICK, seed=7)
+    assert again.digest == finished.digest
+    verify_reference(EvaluationRef, again.path)
+
+
+def test_a_finished_evaluation_is_reused_and_a_foreign_one_refused(
+    finished: EvaluationRef, cohort: Path, release: Path
+):
+    before = (finished.path / "evaluation.json").stat().st_mtime_ns
+    assert run_evaluate(release, cohort, finished.path, QUICK, seed=7) == finished
+    assert (finished.path / "evaluation.json").stat().st_mtime_ns == before
+    with pytest.raises(OutputExistsError):
+        run_evaluate(release, cohort, finished.path, QUICK, seed=8)
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    finished: EvaluationRef, cohort: Path, release: Path, tmp_path: Path
+):
+    out = tmp_path / "killed"
+    code = (
+        "import sys; from pathlib import Path; from pipeline.evaluate import *\n"
+        "settings = EvaluateSettings.model_validate_json(sys.argv[4])\n"
+        "run_evaluate(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), settings, seed=7)"
+    )
+    command = [sys.executable, "-c", code, str(release), str(cohort), str(out), QUICK.model_dump_json()]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    while process.poll() is None and len(list(out.glob("classifiers/*.safetensors"))) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in out.glob("classifiers/[!.]*.safetensors")}
+    assert len(done) >= 3
+    assert not (out / "reference.json").exists()
+    resumed = run_evaluate(release, cohort, out, QUICK, seed=7)
+    assert resumed.digest == finished.digest
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_damaged_result_is_trained_again(
+    finished: EvaluationRef, cohort: Path, release: Path, tmp_path: Path
+):
+    out = tmp_path / "damaged"
+    first = with_logistic(release, cohort, out)
+    (out / "reference.json").unlink()
+    victim = next(iter(sorted(out.glob("classifiers/synthetic-*.safetensors"))))
+    victim.write_bytes(victim.read_bytes()[:100])
+    assert with_logistic(release, cohort, out) == first
+
+
+def test_another_classifier_can_be_plugged_in(cohort: Path, release: Path, tmp_path: Path):
+    found = with_logistic(release, cohort, tmp_path / "own")
+    assert found.curves == {}
+    synthetic = found.arms[-1]
+    assert synthetic.test["auc"].value > 0.7
+    log = (tmp_path / "own" / "test_reads.jsonl").read_text().splitlines()
+    assert len(log) == found.test_reads == 1
+    assert "synthetic" in json.loads(log[0])["arms"]
+
+
+def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(
+    cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
+):
+    from pipeline.evaluate.released import read_release
+
+    good = read_release(release, Cohort(cohort))
+    noise = release_of(good.pixels, np.random.default_rng(0).permutation(good.labels))
+    found = with_logistic(noise, cohort, tmp_path / "noise")
+    assert found.utility.verdict != "helps"
+    assert found.arms[-1].val["auc"].value < 0.7
+    swapped = release_of(good.pixels[:-1], 1 - good.labels[:-1])
+    found = with_logistic(swapped, cohort, tmp_path / "swapped")
+    assert found.arms[-1].val["auc"].value < 0.3
+    assert all(share.high < 0.5 for share in found.label_agreement.values())
+
+
+def test_blurred_images_lie_further_from_real_ones_than_the_floor(
+    cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
+):
+    from pipeline.evaluate.released import read_release
+
+    good = read_release(release, Cohort(cohort))
+    blurred = gaussian_filter(good.pixels.astype(float), (0, 0, 1.0, 1.0)).astype(np.uint8)
+    found = with_logistic(release_of(blurred, good.labels), cohort, tmp_path / "blurred").fidelity[0]
+    perfect = with_logistic(release, cohort, tmp_path / "perfect").fidelity[0]
+    assert found.kid.low > found.kid_floor.high
+    assert found.fid > 2 * found.fid_floor
+    assert perfect.kid.low < perfect.kid_floor.high
+    assert perfect.kid.value < found.kid.value
+
+
+def test_a_test_split_without_a_class_is_not_measured(release: Path, tmp_path: Path, make_cohort):
+    small = make_cohort(tmp_path / "cohort", {"train": 12, "val": 8, "test": 1, "holdout": 4}).path
+    found = with_logistic(release, small, tmp_path / "out")
+    assert found.utility.verdict == "not measured"
+    assert found.test_reads == 0
+    assert any("test split has fewer than 2 patients" in note for note in found.notes)
+    assert found.arms
+    assert not any(arm.test for arm in found.arms)
+
+
+def test_one_class_is_measured_for_fidelity_alone(tmp_path: Path, one_class):
+    small, images = one_class
+    found = with_logistic(images, small, tmp_path / "out")
+    assert {part.scope for part in found.fidelity} == {"all", "plain"}
+    assert found.arms == ()
+    assert found.utility.verdict == "not measured"
+    assert any("one class only" in note for note in found.notes)

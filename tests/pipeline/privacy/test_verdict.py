@@ -1,0 +1,79 @@
+"""Three values, by class, the worst decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.privacy.verdict import ClassFacts, Strength, judge_class, overall
+from pipeline.privacy_report import TestResult
+from pipeline.records import Verdict
+
+STRONG = Strength(
+    has_patient_ids=True,
+    holdout_patients=100,
+    min_holdout_patients=50,
+    power={"a": 0.9, "b": 0.9},
+    min_power=0.8,
+    planted_share=0.02,
+    recall=1.0,
+    min_recall=0.9,
+)
+ENOUGH = ClassFacts(asked=100, candidates=125, passing=120, rejected={"duplicate": 5})
+
+
+def sign(scope: str, passed: bool) -> TestResult:
+    return TestResult(
+        name="sign_test",
+        view="correlation",
+        scope=scope,
+        num_samples=25,
+        statistic=0.9,
+        null_value=0.85,
+        p_value=0.001,
+        adjusted_p_value=0.002,
+        power=0.9,
+        passed=passed,
+    )
+
+
+def test_pass_needs_silence_and_strength() -> None:
+    part = judge_class("a", ENOUGH, (sign("pooled", True),), STRONG)
+    assert part.verdict is Verdict.PASS and part.accepted == 100 and part.short == 0 and not part.reasons
+
+
+@pytest.mark.parametrize(
+    ("weak", "word"),
+    [
+        ({"has_patient_ids": False}, "patient ids"),
+        ({"holdout_patients": 49}, "49 holdout patients"),
+        ({"power": {"a": 0.79, "b": 1.0}}, "0.79"),
+        ({"recall": 0.5}, "50%"),
+    ],
+)
+def test_each_weakness_makes_it_inconclusive_and_is_named(weak: dict[str, object], word: str) -> None:
+    part = judge_class("a", ENOUGH, (), replace(STRONG, **weak))  # type: ignore[arg-type]
+    assert part.verdict is Verdict.INCONCLUSIVE
+    assert word in part.reasons[0]
+
+
+@pytest.mark.parametrize(("scope", "fails"), [("pooled", True), ("a", True), ("b", False)])
+def test_a_failing_test_fails_its_class_and_a_pooled_one_all(scope: str, fails: bool) -> None:
+    part = judge_class("a", ENOUGH, (sign(scope, False),), STRONG)
+    assert (part.verdict is Verdict.FAIL) == fails
+
+
+def test_failing_outranks_weakness_and_the_worst_class_decides() -> None:
+    weak = replace(STRONG, has_patient_ids=False)
+    short = judge_class("a", ClassFacts(100, 125, 99, {"correlation_ratio": 26}), (), weak)
+    assert short.verdict is Verdict.FAIL and short.short == 1 and "99 of 125" in short.reasons[0]
+    classes = {"b": judge_class("b", ENOUGH, (), STRONG), "a": short, "c": judge_class("b", ENOUGH, (), weak)}
+    verdict, reasons = overall(classes)
+    assert verdict is Verdict.FAIL
+    assert reasons[0].startswith("a:") and reasons[1].startswith("c:")
+
+
+def test_a_pass_gives_its_reason_too() -> None:
+    verdict, reasons = overall({"a": judge_class("a", ENOUGH, (), STRONG)})
+    assert verdict is Verdict.PASS and len(reasons) == 1
