@@ -1,6 +1,7 @@
-"""What the Prefect interface shows of a run: the gate's verdict, synthetic images, the metrics. No patient data.
+"""What the Prefect interface shows of a run: the gate's verdict, synthetic images, the metrics.
 
-Only aggregates and released images go here: the Prefect database is not one of the private folders.
+No patient data: only aggregates and released images go here, for the Prefect database is none of the
+private folders.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def show_verdict(audit: Path, policy: str, report: Path) -> None:
 def verdict_markdown(privacy: PrivacyReport, policy: str, report: Path) -> str:
     """Return the verdict in words, one row a class, as Markdown."""
     rows = [
-        f"| {_cell(name)} | {part.verdict} | {part.asked} | {part.candidates} | {part.accepted} | {part.short} |"
+        f"| {_cell(name)} | {part.verdict} | {part.asked} | {part.candidates} "
+        f"| {part.accepted} | {part.short} |"
         for name, part in privacy.classes.items()
     ]
     reasons = [f"- {_cell(reason)}" for reason in privacy.reasons]
@@ -108,7 +110,13 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
 def _row(
     measure: str, scope: str, value: float | str, low: float | None = None, high: float | None = None
 ) -> dict[str, Any]:
-    return {"measure": measure, "scope": scope, "value": _short(value), "low": _short(low), "high": _short(high)}
+    return {
+        "measure": measure,
+        "scope": scope,
+        "value": _short(value),
+        "low": _short(low),
+        "high": _short(high),
+    }
 
 
 def _short(value: float | str | None) -> float | str:

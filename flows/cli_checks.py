@@ -14,7 +14,9 @@ from flows.cli_frame import emit, reported
 def verify(
     release: Annotated[Path, typer.Argument(help="Release directory.", show_default=False)],
 ) -> None:
-    """Check a release: every checksum, the tables, the synthetic marks and the gate's verdict.
+    """Check a release: nothing missing, extra or changed.
+
+    Every checksum, the tables, the synthetic marks and the gate's verdict.
 
     \b
     Example:
@@ -29,7 +31,9 @@ def verify(
 def validate(
     manifest: Annotated[Path, typer.Argument(help="Data manifest (YAML).", show_default=False)],
 ) -> None:
-    """Check a manifest and that the data it names is there; reads tables, decodes no scan, writes nothing.
+    """Check a manifest and that its data is there.
+
+    Reads tables, decodes no scan, writes nothing.
 
     \b
     Example:
@@ -54,7 +58,9 @@ def validate(
 
 
 def doctor() -> None:
-    """Check this machine: versions, threads, codecs, GPU, key permissions, disk, Prefect address.
+    """Check this machine.
+
+    Versions, threads, codecs, GPU, key permissions, disk, Prefect address.
 
     \b
     Example:

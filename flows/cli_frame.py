@@ -34,7 +34,9 @@ Force = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done, with estimated time, memory and disk; write nothing."),
+    typer.Option(
+        "--dry-run", help="Say what would be done, with estimated time, memory and disk; write nothing."
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ RESULTS_NAME = ".prefect-results"
 
 def run(
     manifest: Annotated[Path, typer.Argument(help="Data manifest (YAML).", show_default=False)],
+    *,
     recipe: RecipeName = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", help="Run directory; else runs/<manifest name>-<recipe>.")
@@ -24,7 +25,9 @@ def run(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run the whole pipeline: ingest, train, sample, audit, release, evaluate, and one report.
+    """Run the whole pipeline and write one report.
+
+    Ingest, train, sample, audit, release, evaluate, as a Prefect flow.
 
     A second run with the same inputs reuses what is done; after a kill it goes on where it was. If the
     privacy gate refuses, nothing is released, the report is still written, and the exit code is 4.
@@ -42,7 +45,7 @@ def run(
         if dry_run:
             from flows.dry_run import plan_run
 
-            emit(plan_run(settings, described, folder))
+            emit(plan_run(settings, described, folder, force=force))
             return
         emit(
             run_flow(
@@ -74,10 +77,9 @@ def run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}), api_server() as wait_until_ready:
-        from flows.results import drop_torn_results
-
         # The network libraries take as long to import as the server takes to start.
         import models.denoiser  # noqa: F401
+        from flows.results import drop_torn_results
         from flows.run import phosphor_run
 
         drop_torn_results(results)
@@ -99,6 +101,7 @@ def deploy(
     manifest: Annotated[
         Path, typer.Argument(help="Data manifest that the deployment runs by default.", show_default=False)
     ],
+    *,
     work_pool: Annotated[
         str, typer.Option("--work-pool", help="Existing Prefect work pool.", show_default=False)
     ],
@@ -110,7 +113,9 @@ def deploy(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Register the flow as a Prefect deployment on the server of PREFECT_API_URL; its gate is strict.
+    """Register the flow on a Prefect server.
+
+    The deployment goes to the server of PREFECT_API_URL; its gate is strict.
 
     \b
     Example:
@@ -120,7 +125,17 @@ def deploy(
         from flows.deploy import register_deployment
 
         read_recipe(recipe, overrides)
-        emit(register_deployment(manifest, work_pool, recipe, out, name, cron, list(overrides or [])))
+        emit(
+            register_deployment(
+                manifest,
+                work_pool=work_pool,
+                recipe=recipe,
+                out=out,
+                name=name,
+                cron=cron,
+                overrides=list(overrides or []),
+            )
+        )
 
 
 def _default_out(manifest_name: str, recipe: str) -> Path:

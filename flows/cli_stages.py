@@ -19,13 +19,14 @@ CohortPath = Annotated[Path, typer.Option("--cohort", help="Cohort directory.", 
 
 def ingest(
     manifest: Annotated[Path, typer.Argument(help="Data manifest (YAML).", show_default=False)],
+    *,
     out: Out,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Turn the scans of a manifest into a cohort: pixels, labels and a patient-level split.
+    """Turn scans into a cohort with a patient-level split.
 
     \b
     Example:
@@ -39,7 +40,7 @@ def ingest(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"ingest": out}, manifest=described))
+            emit(plan_stages(settings, {"ingest": out}, force=force, manifest=described))
             return
         from pipeline.ingest import run_ingest
 
@@ -48,13 +49,16 @@ def ingest(
 
 def train(
     cohort: Annotated[Path, typer.Argument(help="Cohort directory.", show_default=False)],
+    *,
     out: Out,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train the class-conditional denoiser on a cohort; goes on where a killed run stopped.
+    """Train the denoiser on a cohort.
+
+    A killed training goes on from its last saved state and ends in the same weights.
 
     \b
     Example:
@@ -65,7 +69,7 @@ def train(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"train": out}, cohort=cohort))
+            emit(plan_stages(settings, {"train": out}, force=force, cohort=cohort))
             return
         from pipeline.records import CohortRef
         from pipeline.stage import load_reference
@@ -77,6 +81,7 @@ def train(
 
 def sample(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory.", show_default=False)],
+    *,
     out: Out,
     per_class: Annotated[
         int | None, typer.Option("--per-class", min=1, help="Images asked for in each class.")
@@ -112,16 +117,14 @@ def sample(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"sample": out}, checkpoint=checkpoint, classes=chosen))
+            emit(plan_stages(settings, {"sample": out}, force=force, checkpoint=checkpoint, classes=chosen))
             return
         from pipeline.records import CheckpointRef
         from pipeline.sample import run_sample
         from pipeline.stage import load_reference
 
         opened = load_reference(CheckpointRef, checkpoint)
-        reference = run_sample(
-            opened, out, settings.sample, seed=settings.seed, classes=chosen, force=force
-        )
+        reference = run_sample(opened, out, settings.sample, seed=settings.seed, classes=chosen, force=force)
         _finish(reference, settings)
 
 
@@ -130,6 +133,7 @@ def audit(
         Path,
         typer.Argument(help="Candidates directory, or a folder of class folders.", show_default=False),
     ],
+    *,
     cohort: CohortPath,
     out: Out,
     checkpoint: Annotated[
@@ -140,9 +144,10 @@ def audit(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure the privacy risk of candidates: accept or reject each, and conclude PASS, FAIL or INCONCLUSIVE.
+    """Measure the privacy risk of candidates.
 
-    An audit that ends in FAIL is a finished audit: the exit code is 0, and `release` refuses it.
+    Accepts or rejects each one and concludes PASS, FAIL or INCONCLUSIVE. An audit that ends in FAIL is a
+    finished audit: the exit code is 0, and `release` refuses it.
 
     \b
     Example:
@@ -153,7 +158,7 @@ def audit(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"audit": out}, cohort=cohort, candidates=candidates))
+            emit(plan_stages(settings, {"audit": out}, force=force, cohort=cohort, candidates=candidates))
             return
         from pipeline.privacy import run_audit
 
@@ -171,6 +176,7 @@ def audit(
 
 def release(
     candidates: Annotated[Path, typer.Argument(help="Candidates directory.", show_default=False)],
+    *,
     audit: Annotated[
         Path, typer.Option("--audit", help="Audit directory of these candidates.", show_default=False)
     ],
@@ -186,7 +192,9 @@ def release(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the accepted candidates as a dataset, if the audit's verdict and the gate policy allow it.
+    """Write the accepted candidates as a dataset.
+
+    Only if the audit's verdict and the gate policy allow it; FAIL is never released.
 
     \b
     Example:
@@ -201,7 +209,7 @@ def release(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"release": out}, candidates=candidates, audit=audit))
+            emit(plan_stages(settings, {"release": out}, force=force, candidates=candidates, audit=audit))
             return
         from pipeline.recipe import public_recipe
         from pipeline.release import run_release
@@ -221,6 +229,7 @@ def release(
 
 def evaluate(
     release: Annotated[Path, typer.Argument(help="Release directory.", show_default=False)],
+    *,
     cohort: CohortPath,
     out: Out,
     recipe: RecipeName = _DEFAULT_RECIPE,
@@ -228,7 +237,9 @@ def evaluate(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure fidelity, utility and label agreement of a release against its cohort.
+    """Measure what a release is worth.
+
+    Fidelity, utility and label agreement, against its cohort.
 
     \b
     Example:
@@ -239,7 +250,7 @@ def evaluate(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"evaluate": out}, cohort=cohort, release=release))
+            emit(plan_stages(settings, {"evaluate": out}, force=force, cohort=cohort, release=release))
             return
         from pipeline.evaluate import run_evaluate
 

@@ -16,6 +16,7 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 
 def register_deployment(
     manifest: Path,
+    *,
     work_pool: str,
     recipe: str,
     out: Path | None,
@@ -44,7 +45,9 @@ def register_deployment(
             remedy="Run `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api.",
         )
     if not answers(url):
-        raise UsageError("the Prefect API does not answer", field="PREFECT_API_URL", remedy="Start the server.")
+        raise UsageError(
+            "the Prefect API does not answer", field="PREFECT_API_URL", remedy="Start the server."
+        )
     described = load_manifest(manifest)
     _check_pool(work_pool)
     template = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"][0]

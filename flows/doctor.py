@@ -68,7 +68,7 @@ def _compute() -> Iterator[Finding]:
 
 
 def _codecs() -> Iterator[Finding]:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import (
         HTJ2KLossless,
         JPEG2000Lossless,

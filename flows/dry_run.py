@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ class Step:
     """One stage of a plan.
 
     Attributes:
-        stage: name; out: its directory; state: `new`, `resume`, `reuse`, `refuse` (it holds an output of other
-            inputs and --force is not given), or `replace`.
+        stage: name; out: its directory; state: `new`, `resume`, `reuse`, `refuse` (it holds an output of
+            other inputs) or, under --force, `replace`.
         cost: estimated need; zero for what is reused.
     """
 
@@ -52,7 +52,7 @@ class Step:
     cost: Estimate
 
 
-def plan_run(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, Any]:
+def plan_run(recipe: Recipe, manifest: Manifest, folder: Path, *, force: bool = False) -> dict[str, Any]:
     """Plan a whole run; print it on stderr and return it as JSON-serialisable values. Nothing is written."""
     startup = _startup_seconds(with_server=True)
     states = _states(recipe, manifest, folder)
@@ -71,16 +71,18 @@ def plan_run(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, Any]
         "evaluation": lambda: estimate_evaluate(recipe, work),
     }
     steps = [
-        Step(name, folder / name, states[name], _if_needed(states[name], cost)) for name, cost in costs.items()
+        Step(name, folder / name, states[name], _if_needed(states[name], cost))
+        for name, cost in costs.items()
     ]
     steps.append(Step("report", folder / "report.html", "new", estimate_report()))
-    return _told(steps, folder, startup, PREFECT_BYTES)
+    return _told(steps, folder, startup, PREFECT_BYTES, force=force)
 
 
 def plan_stages(
     recipe: Recipe,
     outs: Mapping[str, Path],
     *,
+    force: bool = False,
     manifest: Manifest | None = None,
     cohort: Path | None = None,
     checkpoint: Path | None = None,
@@ -98,7 +100,9 @@ def plan_stages(
     ((verb, out),) = outs.items()
     if verb == "ingest":
         assert manifest is not None
-        state = _state(records.CohortRef, out, recipe.ingest.content_settings(), None, {"manifest": manifest.digest()})
+        state = _state(
+            records.CohortRef, out, recipe.ingest.content_settings(), None, {"manifest": manifest.digest()}
+        )
         cost = Estimate(0.0, 0, 0) if state == "reuse" else foresee_ingest(manifest, recipe.ingest)[1]
     elif verb == "train":
         assert cohort is not None
@@ -127,7 +131,7 @@ def plan_stages(
         inputs = {"release": released.digest, "cohort": load_reference(records.CohortRef, cohort).digest}
         state = _state(records.EvaluationRef, out, recipe.evaluate, recipe.seed, inputs)
         cost = _if_needed(state, lambda: estimate_evaluate(recipe, _known_cohort(cohort)))
-    return _told([Step(verb, out, state, cost)], out, startup, 0)
+    return _told([Step(verb, out, state, cost)], out, startup, 0, force=force)
 
 
 def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
@@ -157,9 +161,7 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
     if states["release"] == "reuse":
         digests["release"] = load_reference(records.ReleaseRef, out).digest
     inputs = {role: digests.get(role, "") for role in ("release", "cohort")}
-    states["evaluation"] = _state(
-        records.EvaluationRef, folder / "evaluation", recipe.evaluate, seed, inputs
-    )
+    states["evaluation"] = _state(records.EvaluationRef, folder / "evaluation", recipe.evaluate, seed, inputs)
     return states
 
 
@@ -264,10 +266,13 @@ def _startup_seconds(*, with_server: bool) -> float:
     return imported + (networks if url else max(networks, _SERVER_PER_IMPORT * imported))
 
 
-def _told(steps: list[Step], folder: Path, startup: float, extra_memory: int) -> dict[str, Any]:
+def _told(
+    steps: list[Step], folder: Path, startup: float, extra_memory: int, *, force: bool
+) -> dict[str, Any]:
     """Print a plan as a table on stderr; return it as JSON-serialisable values."""
+    steps = [replace(step, state="replace") if force and step.state == "refuse" else step for step in steps]
     seconds = startup + sum(step.cost.seconds for step in steps)
-    memory = max(max(step.cost.memory_bytes for step in steps), speed.resident_bytes()) + extra_memory
+    memory = max(*(step.cost.memory_bytes for step in steps), speed.resident_bytes()) + extra_memory
     disk = sum(step.cost.disk_bytes for step in steps)
     free = free_bytes(folder.absolute())
     lines = [f"{'stage':<12}{'state':<9}{'time':>10}{'memory':>12}{'disk':>12}"]

@@ -13,7 +13,7 @@ from prefect import flow
 from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from pipeline.errors import DataError, GateRefusedError
-from pipeline.manifest import load_manifest
+from pipeline.manifest import Manifest, load_manifest
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
 from pipeline.records import Reference
 from pipeline.stage import load_reference
@@ -36,6 +36,7 @@ def default_out(manifest_name: str, recipe: str) -> Path:
 @flow(name="phosphor", flow_run_name="phosphor-{recipe}", validate_parameters=True)
 def phosphor_run(
     manifest: str,
+    *,
     recipe: str = "gpu",
     out: str | None = None,
     overrides: list[str] | None = None,
@@ -62,7 +63,7 @@ def phosphor_run(
     settings = load_recipe(recipe, [*(overrides or []), f"release.policy={policy}"])
     described = load_manifest(Path(manifest))
     run = Run(Path(out) if out else default_out(described.name, recipe), settings, force)
-    return run.carry_out(described)
+    return run.carry_out(Path(manifest).absolute(), described)
 
 
 class Run:
@@ -74,13 +75,12 @@ class Run:
         self.force = force
         keep_recipe(self.folder, recipe)
 
-    def carry_out(self, manifest: Any) -> dict[str, Any]:
+    def carry_out(self, path: Path, manifest: Manifest) -> dict[str, Any]:
         """Do what is not done yet, in order, and return where everything is."""
         recipe, seed = self.recipe, self.recipe.seed
+        source = {"name": manifest.name, "license": manifest.license, "citation": manifest.citation}
         force = {"force": self.force}
-        cohort = self._stage(
-            "cohort", tasks.ingest_task, manifest=manifest, settings=recipe.ingest, **force
-        )
+        cohort = self._stage("cohort", tasks.ingest_task, manifest=path, settings=recipe.ingest, **force)
         checkpoint = self._stage(
             "checkpoint", tasks.train_task, cohort=cohort, settings=recipe.train, seed=seed, **force
         )
@@ -112,7 +112,7 @@ class Run:
                 audit=audit,
                 settings=recipe.release,
                 seed=seed,
-                provenance=public_recipe(recipe),
+                provenance={**public_recipe(recipe), "source": source},
                 **force,
             )
         except GateRefusedError:
@@ -191,5 +191,3 @@ def _still_there(reference: Reference) -> bool:
         return load_reference(type(reference), reference.path) == reference
     except DataError:
         return False
-
-

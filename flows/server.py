@@ -82,7 +82,7 @@ def api_server() -> Iterator[Any]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=None if os.environ.get("PHOSPHOR_DEBUG") else subprocess.DEVNULL,
-        # Of its own session: an interrupt at the terminal must not take the API away before the flow has ended.
+        # Of its own session: an interrupt at the terminal must not end the API before the flow.
         start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}/api"

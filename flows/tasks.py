@@ -14,7 +14,6 @@ from flows.logs import debugging, where_raised, write_failure
 from pipeline.errors import PhosphorError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.ingest.settings import IngestSettings
-from pipeline.manifest import Manifest
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import (
     AuditRef,
@@ -31,7 +30,11 @@ from pipeline.train.settings import TrainSettings
 # Raise a stage's number when its task gives another reference for the same inputs.
 TASK_VERSION = 1
 
-_REFERENCE: dict[str, Any] = {"cache_policy": INPUTS - "force", "result_serializer": "json", "persist_result": True}
+_REFERENCE: dict[str, Any] = {
+    "cache_policy": INPUTS - "force",
+    "result_serializer": "json",
+    "persist_result": True,
+}
 
 
 class StageFailedError(PhosphorError):
@@ -77,17 +80,28 @@ _RETRIED: dict[str, Any] = {
 
 # Ingest reads files that no reference describes, so the stage itself decides whether its output still holds.
 @task(name="ingest", cache_policy=NO_CACHE, result_serializer="json", **_RETRIED)
-def ingest_task(manifest: Manifest, out: Path, settings: IngestSettings, force: bool) -> CohortRef:
-    """Scans of a manifest -> cohort."""
+def ingest_task(manifest: Path, out: Path, settings: IngestSettings, force: bool) -> CohortRef:
+    """Scans of a manifest -> cohort.
+
+    The manifest goes in by its path: Prefect walks through the fields of models it is given, and a manifest's
+    `keys` field would pass for a mapping's method.
+    """
     from pipeline.ingest import run_ingest
+    from pipeline.manifest import load_manifest
 
     with _private_failures():
-        return run_ingest(manifest, out, settings, force=force)
+        return run_ingest(load_manifest(manifest), out, settings, force=force)
 
 
 @task(name="train", **_REFERENCE)
 def train_task(
-    cohort: CohortRef, out: Path, settings: TrainSettings, seed: int, force: bool, version: int = TASK_VERSION
+    cohort: CohortRef,
+    *,
+    out: Path,
+    settings: TrainSettings,
+    seed: int,
+    force: bool,
+    version: int = TASK_VERSION,
 ) -> CheckpointRef:
     """Cohort -> checkpoint; goes on from the last saved state of a killed run."""
     from pipeline.train import run_train
@@ -99,6 +113,7 @@ def train_task(
 @task(name="sample", **_REFERENCE)
 def sample_task(
     checkpoint: CheckpointRef,
+    *,
     out: Path,
     settings: SampleSettings,
     seed: int,
@@ -115,6 +130,7 @@ def sample_task(
 @task(name="audit", **_REFERENCE)
 def audit_task(
     candidates: CandidatesRef,
+    *,
     cohort: CohortRef,
     checkpoint: CheckpointRef,
     out: Path,
@@ -135,6 +151,7 @@ def audit_task(
 @task(name="release", **_REFERENCE, **_RETRIED)
 def release_task(
     candidates: CandidatesRef,
+    *,
     audit: AuditRef,
     out: Path,
     settings: ReleaseSettings,
@@ -155,6 +172,7 @@ def release_task(
 @task(name="evaluate", **_REFERENCE)
 def evaluate_task(
     release: ReleaseRef,
+    *,
     cohort: CohortRef,
     out: Path,
     settings: EvaluateSettings,

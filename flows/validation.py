@@ -37,7 +37,9 @@ def reachable_data(manifest: Manifest) -> Reachable:
     for number, source in enumerate(manifest.sources):
         if isinstance(source, PhantomSource):
             settings = source.settings
-            found.lines.append(f"sources.{number}: phantom of {settings.num_patients} patients, made when ingested")
+            found.lines.append(
+                f"sources.{number}: phantom of {settings.num_patients} patients, made when ingested"
+            )
             listed = False
         elif isinstance(source, MedmnistSource) and not (source.path and manifest.present(source.path)):
             where = source.download.url if source.download else "nowhere"

@@ -257,7 +257,7 @@ def _optimiser(network: SmallCNN, training: ClassifierTraining) -> torch.optim.A
         {"params": weights, "weight_decay": training.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, foreach=True)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 
 
 def _rate(step: int, num_steps: int) -> float:

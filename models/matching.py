@@ -12,6 +12,9 @@ import torch.nn.functional as F
 
 Tensor = torch.Tensor
 
+FLAT = 1e-3
+"""Length below which a window in [-1, 1] holds nothing but rounding, so that it matches nothing."""
+
 
 @dataclass(frozen=True)
 class Alignments:
@@ -22,12 +25,14 @@ class Alignments:
         scales: zoom factors about the centre.
         rotations: degrees about the centre.
         flip: whether the mirror image is tried too.
+        sigma: blur in pixels whose low frequencies are taken out before comparing (`low_frequencies`).
     """
 
     max_shift: int = 2
     scales: tuple[float, ...] = (0.95, 1.0, 1.05)
     rotations: tuple[float, ...] = (0.0,)
     flip: bool = True
+    sigma: float = 4.0
 
     def __post_init__(self) -> None:
         if self.max_shift < 0:
@@ -36,6 +41,11 @@ class Alignments:
             raise ValueError(f"scales must be positive and not empty, got {self.scales}")
         if not self.rotations:
             raise ValueError("rotations must not be empty")
+
+    @property
+    def margin(self) -> int:
+        """Pixels cut off each side: the reach of the shifts, and of `soften`, which repeats the edge."""
+        return self.max_shift + 1
 
     def warps(self) -> list[tuple[bool, float, float]]:
         """Return every (flip, scale, rotation in degrees); shifts come on top of each."""
@@ -78,11 +88,43 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
     return matrix
 
 
-def unit_rows(images: Tensor) -> Tensor:
-    """Flatten to (N, d) rows of zero mean and unit length; a constant image becomes a zero row."""
+@functools.cache
+def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
+    """Return the cosine patterns (DCT-II) that a Gaussian blur of `sigma` pixels would keep by half or more.
+
+    Taking them out of a window flat-fields it with what the window itself shows. A blur would look beyond
+    the window, so that a shifted copy would differ from its source near the edges.
+
+    Returns:
+        (height x width, k) orthonormal columns; the first is the constant one.
+    """
+    if sigma <= 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    # The blur's transfer function exp(-2 (pi sigma f)^2) is one half at this frequency (cycles a pixel).
+    cutoff = math.sqrt(math.log(2) / 2) / (math.pi * sigma)
+
+    def cosines(size: int) -> Tensor:
+        at = (torch.arange(size, dtype=torch.float64) + 0.5) * (math.pi / size)
+        rows = torch.cos(torch.arange(size, dtype=torch.float64)[:, None] * at)
+        return rows / rows.norm(dim=1, keepdim=True)
+
+    down, across = cosines(height), cosines(width)
+    kept = [
+        torch.outer(down[i], across[j]).flatten()
+        for i in range(height)
+        for j in range(width)
+        if math.hypot(i / (2 * height), j / (2 * width)) <= cutoff
+    ]
+    return torch.stack(kept, dim=1).float()
+
+
+def unit_rows(images: Tensor, sigma: float) -> Tensor:
+    """Flatten to (N, d) rows without low frequencies (mean included) and of unit length (0 if constant)."""
+    basis = low_frequencies(*images.shape[-2:], sigma)
     rows = images.flatten(1)
-    rows = rows - rows.mean(dim=1, keepdim=True)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    rows = rows - (rows @ basis) @ basis.T
+    length = rows.norm(dim=1, keepdim=True)
+    return torch.where(length > FLAT, rows / length.clamp_min(FLAT), 0.0)
 
 
 def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor:
@@ -96,6 +138,17 @@ def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor
     theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=images.dtype)
     grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def soften(images: Tensor) -> Tensor:
+    """Blur with the kernel (1, 2, 1) / 4 in both directions, edges repeated.
+
+    Re-sampling an image blurs it about as much, and noise lives in what this removes: without it a zoomed or
+    noisy copy of a sharp image looks less like its source than a stranger's image does.
+    """
+    kernel = torch.tensor([0.25, 0.5, 0.25], dtype=images.dtype)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, torch.outer(kernel, kernel)[None, None])
 
 
 def centre(images: Tensor, margin: int) -> Tensor:
@@ -114,26 +167,27 @@ def coarse_similarity(
     the few pairs that `aligned_similarity` looks at closely. Memory is `block` x references.
 
     Args:
-        queries: (N, 1, H, W) flat-fielded.
-        references: (M, 1, H, W) flat-fielded.
+        queries: (N, 1, H, W) in [-1, 1].
+        references: (M, 1, H, W) in [-1, 1].
         alignments: what is tried.
         block: queries at a time.
 
     Yields:
         (first query row, (n, M) similarity in [-1, 1]).
     """
-    margin = alignments.max_shift
-    reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2)).T.contiguous()
-    steps = sorted({-margin, 0, margin})
+    reach, margin, half = alignments.max_shift, alignments.margin, alignments.sigma / 2
+    references = soften(references)
+    reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2), half).T.contiguous()
+    steps = sorted({-reach, 0, reach})
     for first in range(0, len(queries), block):
-        part = queries[first : first + block]
+        part = soften(queries[first : first + block])
         best: Tensor | None = None
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
             for dy in steps:
                 for dx in steps:
                     moved = _window(warped, margin, dy, dx)
-                    score = unit_rows(F.avg_pool2d(moved, 2)) @ reference_rows
+                    score = unit_rows(F.avg_pool2d(moved, 2), half) @ reference_rows
                     best = score if best is None else torch.maximum(best, score, out=best)
         assert best is not None  # warps() is never empty
         yield first, best
@@ -145,8 +199,8 @@ def aligned_similarity(
     """Return the best zero-mean normalised cross-correlation of each query with its listed references.
 
     Args:
-        queries: (N, 1, H, W) flat-fielded.
-        references: (M, 1, H, W) flat-fielded.
+        queries: (N, 1, H, W) in [-1, 1].
+        references: (M, 1, H, W) in [-1, 1].
         pairs: (N, k) reference rows to compare each query with.
         alignments: every warp and every whole-pixel shift that is tried.
         block: queries at a time; memory is about block x warps x shifts x H x W floats.
@@ -154,20 +208,26 @@ def aligned_similarity(
     Returns:
         (N, k) similarity in [-1, 1].
     """
-    margin = alignments.max_shift
-    rows = unit_rows(centre(references, margin))
+    margin = alignments.margin
+    rows = unit_rows(centre(soften(references), margin), alignments.sigma)
     window = (queries.shape[-2] - 2 * margin, queries.shape[-1] - 2 * margin)
+    basis = low_frequencies(*window, alignments.sigma).T
+    num_low = len(basis)
     out = torch.empty(pairs.shape, dtype=queries.dtype)
     for first in range(0, len(queries), block):
-        part = queries[first : first + block]
-        target = rows[pairs[first : first + block]]
-        best = torch.full(target.shape[:2], -1.0, dtype=queries.dtype)
+        part = soften(queries[first : first + block])
+        near = rows[pairs[first : first + block]]
+        # The low frequencies ride along in the product: |a|^2 less their part is the filtered length, and
+        # the references are free of them already, so that a filtered and an unfiltered query score alike.
+        target = torch.cat([basis.expand(len(part), -1, -1), near], dim=1)
+        best = torch.full(near.shape[:2], -1.0, dtype=queries.dtype)
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
-            columns = F.unfold(warped, window)
-            columns = columns - columns.mean(dim=1, keepdim=True)
-            length = columns.norm(dim=1).clamp_min(1e-6)
-            score = torch.bmm(target, columns) / length[:, None, :]
+            columns = F.unfold(centre(warped, margin - alignments.max_shift), window)
+            product = torch.bmm(target, columns)
+            low, score = product[:, :num_low], product[:, num_low:]
+            length = (columns.square().sum(dim=1) - low.square().sum(dim=1)).clamp_min(0).sqrt()
+            score = torch.where(length[:, None] > FLAT, score / length.clamp_min(FLAT)[:, None], 0.0)
             torch.maximum(best, score.amax(dim=2), out=best)
         out[first : first + block] = best
     return out.clamp_(-1.0, 1.0)

@@ -71,15 +71,18 @@ def default_device() -> torch.device:
 
 
 def probe_precision(
-    denoiser: Denoiser, *, batch_size: int, choices: Sequence[Precision] = CHOICES, num_timed: int = 2
+    denoiser: Denoiser, *, batch_size: int, choices: Sequence[Precision] = CHOICES, num_rounds: int = 5
 ) -> Precision:
     """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
+
+    The choices take turns, round after round, and the fastest batch of each counts: another program that
+    takes the cores for a moment then slows all of them alike, or none.
 
     Args:
         denoiser: the denoiser to be trained, on its device.
         batch_size: scans a batch of the probe.
         choices: what to try, in order of preference.
-        num_timed: timed batches of each choice, after one that is not timed; the fastest counts.
+        num_rounds: timed batches of each choice, after one that is not timed.
 
     Returns:
         The choice to use, with all measured rates. A later choice wins only when it is faster by 10 %, so
@@ -90,7 +93,16 @@ def probe_precision(
     """
     if not choices:
         raise ValueError("choices must not be empty")
-    measured = {choice.name: _rate(denoiser, choice, batch_size, num_timed) for choice in choices}
+    trials = [apply_precision(copy.deepcopy(denoiser), choice).train() for choice in choices]
+    fastest = [float("inf")] * len(trials)
+    for turn in range(num_rounds + 1):
+        for position, trial in enumerate(trials):
+            seconds = _batch_seconds(trial, batch_size)
+            if turn:
+                fastest[position] = min(fastest[position], seconds)
+    measured = {
+        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(choices, fastest, strict=True)
+    }
     best = choices[0]
     for choice in choices[1:]:
         if measured[choice.name] > PREFERENCE_MARGIN * measured[best.name]:
@@ -98,21 +110,17 @@ def probe_precision(
     return Precision(best.dtype, best.channels_last, measured)
 
 
-def _rate(denoiser: Denoiser, choice: Precision, batch_size: int, num_timed: int) -> float:
-    trial = apply_precision(copy.deepcopy(denoiser), choice).train()
+def _batch_seconds(trial: Denoiser, batch_size: int) -> float:
     device = next(trial.parameters()).device
     height, width = trial.spec.image_size
     x = torch.linspace(-1.0, 1.0, batch_size * height * width, device=device)
     x = x.reshape(batch_size, 1, height, width)
     sigma = torch.full((batch_size,), 0.5, device=device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    fastest = float("inf")
-    for step in range(num_timed + 1):
-        started = time.perf_counter()
-        trial(x, sigma, labels).square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if step:
-            fastest = min(fastest, time.perf_counter() - started)
-        trial.zero_grad(set_to_none=True)
-    return round(batch_size / fastest, 1)
+    started = time.perf_counter()
+    trial(x, sigma, labels).square().mean().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    trial.zero_grad(set_to_none=True)
+    return seconds

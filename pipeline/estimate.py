@@ -169,7 +169,7 @@ def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int) -> Estim
     references = max(work.num_train + work.num_holdout, 2)
     folds = max(1, min(16, round(work.num_train / max(work.num_holdout, 1))))
     queries = count + work.num_holdout + PLANTED_KINDS * settings.planted_per_kind
-    step = speed.embedding_step_seconds(settings, work.image_size)
+    step = speed.embedding_step_seconds(settings, work.image_size, work.num_train)
     query = speed.search_seconds(settings, work.image_size, references, folds)
     seconds = settings.embedding_steps * step + queries * query + 2.0
     disk = count * _TABLE_BYTES_A_ROW + _REPORT_BYTES // 6
@@ -189,10 +189,7 @@ def estimate_evaluate(recipe: Recipe, work: Workload) -> Estimate:
     step = speed.classifier_step_seconds(settings, work.image_size, work.num_classes)
     jobs = arms * settings.seeds * settings.num_steps * step
     seconds = jobs / speed.usable_cores() + settings.encoder_steps * step + 3.0
-    disk = (
-        arms * settings.seeds * (work.num_val + work.num_test) * work.num_classes * 8
-        + _REPORT_BYTES // 6
-    )
+    disk = arms * settings.seeds * (work.num_val + work.num_test) * work.num_classes * 8 + _REPORT_BYTES // 6
     return Estimate(seconds, speed.resident_bytes(), disk)
 
 
@@ -201,9 +198,7 @@ def estimate_report() -> Estimate:
     return Estimate(5.0, speed.resident_bytes(), _REPORT_BYTES // 2)
 
 
-def _listed(
-    manifest: Manifest, settings: IngestSettings, cores: int
-) -> tuple[int, int, set[str], float]:
+def _listed(manifest: Manifest, settings: IngestSettings, cores: int) -> tuple[int, int, set[str], float]:
     """Return (scans, scans of the published test part, classes, seconds) of sources that are there."""
     from pipeline.sources.listing import list_scans
 

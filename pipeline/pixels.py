@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import DataError
-from pipeline.storage import atomic_path
+from pipeline.storage import write_npy
 
 StoredPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """(N, 1, H, W), uint8 in 0..255 or uint16 in 0..65535, bright = dense (MONOCHROME2 sense)."""
@@ -45,8 +45,7 @@ def write_shard(folder: Path, index: int, pixels: StoredPixels) -> str:
     if pixels.ndim != 4 or pixels.shape[1] != 1 or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"pixels must be (N, 1, H, W) uint8 or uint16, got {pixels.shape} {pixels.dtype}")
     name = shard_name(index)
-    with atomic_path(folder / name, private=True) as temporary:
-        np.save(temporary, np.ascontiguousarray(pixels), allow_pickle=False)
+    write_npy(folder / name, pixels, private=True)
     return name
 
 

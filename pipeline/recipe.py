@@ -101,9 +101,7 @@ def resolve_recipe(body: Mapping[str, Any]) -> Recipe:
     except ValidationError as error:
         field, problem, value = first_problem(error)
         if error.errors()[0]["type"] == "extra_forbidden":
-            raise RecipeError(
-                "unknown key", field=field, remedy=_nearest(field)
-            ) from error
+            raise RecipeError("unknown key", field=field, remedy=_nearest(field)) from error
         raise RecipeError(
             problem, field=field, value=value, remedy="Correct it in the recipe or with --set."
         ) from error
@@ -123,7 +121,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> Path:
 
 
 def keep_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write `recipe.yaml` into an output folder, unless the recipe that made the output lies there already."""
+    """Write `recipe.yaml` into an output folder, unless the one that made the output lies there already."""
     if not (folder / RECIPE_NAME).exists():
         write_recipe(folder, recipe)
 
@@ -153,9 +151,7 @@ def _locate(name_or_path: str | Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise RecipeError(
-                "the file is larger than 1 MiB", field="--recipe", remedy="Name a recipe file."
-            )
+            raise RecipeError("the file is larger than 1 MiB", field="--recipe", remedy="Name a recipe file.")
         # _PlainLoader derives from SafeLoader: it builds plain values only.
         body = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -219,7 +215,7 @@ def _nearest(field: str) -> str:
         close = [by_leaf[name] for name in leaf]
     if close:
         return f"Did you mean {close[0]}?"
-    section = field.split(".")[0]
+    section = field.split(".", maxsplit=1)[0]
     choices = [key for key in known if key.startswith(section + ".")] or list(Recipe.model_fields)
     return f"Known keys: {', '.join(choices)}."
 

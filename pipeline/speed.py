@@ -45,7 +45,12 @@ def train_step_seconds(
 
     def step() -> None:
         denoising_loss(
-            denoiser, images, labels, sigma=sigma, noise=torch.randn_like(images), sigma_data=settings.sigma_data
+            denoiser,
+            images,
+            labels,
+            sigma=sigma,
+            noise=torch.randn_like(images),
+            sigma_data=settings.sigma_data,
         ).mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -101,14 +106,20 @@ def classifier_step_seconds(
         torch.set_num_threads(before)
 
 
-def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int]) -> float:
-    """Return the seconds of one optimiser step of the copy-detection embedding."""
+def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int], num_train: int) -> float:
+    """Return the seconds of one optimiser step of the copy-detection embedding on so many train images."""
     import torch
 
     from models.copy_embedding import train_copy_embedding
     from models.matching import flat_field
 
-    images = torch.rand(2 * settings.embedding_batch, 1, *_search_shape(settings, image_size)) * 2 - 1
+    images = (
+        torch.rand(
+            max(2, min(2 * settings.embedding_batch, num_train)), 1, *_search_shape(settings, image_size)
+        )
+        * 2
+        - 1
+    )
     return _step_seconds(
         lambda on_step: train_copy_embedding(
             images,
@@ -136,7 +147,9 @@ def search_seconds(
     references = torch.rand(num_references, 1, *shape)
     fine = Alignments(settings.max_shift, settings.scales, settings.rotations)
     coarse = Alignments(settings.max_shift, (1.0,), (0.0,))
-    pairs = torch.randint(num_references, (_QUERIES, min(settings.shortlist * (num_folds + 1), num_references)))
+    pairs = torch.randint(
+        num_references, (_QUERIES, min(settings.shortlist * (num_folds + 1), num_references))
+    )
 
     def search() -> None:
         with torch.inference_mode():

@@ -10,9 +10,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
@@ -160,6 +163,20 @@ def write_parquet(path: Path, table: Any, *, private: bool = False) -> None:
     arrow = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
     with atomic_path(path, private=private) as temporary:
         pq.write_table(arrow.replace_schema_metadata(None), temporary, compression="zstd")
+
+
+def write_npy(path: Path, array: npt.NDArray[Any], *, private: bool = False) -> None:
+    """Write an npy file atomically, the same bytes as `numpy.save`.
+
+    `numpy.save` writes through its own C stream: on a full disk it raises an error without a number, and a
+    small array it cuts short without any error at all.
+    """
+    import numpy as np
+
+    whole = np.ascontiguousarray(array)
+    with atomic_path(path, private=private) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(whole))
+        stream.write(whole.data)
 
 
 def merge_counts(*parts: Mapping[str, int]) -> dict[str, int]:

@@ -75,9 +75,7 @@ def test_the_import_parser_sees_imports_inside_functions_and_relative_ones(tmp_p
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_never_imports_another_stage(stage: str) -> None:
     others = [package for name, packages in STAGES.items() if name != stage for package in packages]
-    files = [
-        path for package in STAGES[stage] for path in (ROOT / package.replace(".", "/")).rglob("*.py")
-    ]
+    files = [path for package in STAGES[stage] for path in (ROOT / package.replace(".", "/")).rglob("*.py")]
     broken = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in files

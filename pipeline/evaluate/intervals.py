@@ -62,11 +62,16 @@ class Measured:
         """Mean over seeds with the percentile interval of the draws."""
         return _estimate(float(self.by_seed.mean()), self.draws, self.num_cases)
 
-    def minus(self, other: Measured) -> Estimate:
-        """Return the paired difference to another arm measured with the same draws."""
-        return _estimate(
-            float(self.by_seed.mean() - other.by_seed.mean()), self.draws - other.draws, self.num_cases
-        )
+    def minus(self, other: Measured, comparisons: int = 1) -> Estimate:
+        """Return the paired difference to another arm measured with the same draws.
+
+        Args:
+            other: what is subtracted.
+            comparisons: how many such differences are looked at; the interval is widened so that all of them
+                hold together with 95 % (Bonferroni).
+        """
+        value = float(self.by_seed.mean() - other.by_seed.mean())
+        return _estimate(value, self.draws - other.draws, self.num_cases, tail=0.025 / comparisons)
 
 
 def measure(
@@ -94,10 +99,10 @@ def binomial(successes: int, trials: int) -> Estimate:
     return Estimate(value=successes / trials, low=float(low), high=float(high), n=trials)
 
 
-def _estimate(value: float, draws: npt.NDArray[np.float64], n: int) -> Estimate:
+def _estimate(value: float, draws: npt.NDArray[np.float64], n: int, tail: float = 0.025) -> Estimate:
     valid = draws[np.isfinite(draws)]
     # Where every other draw loses a class, percentiles of the rest would look surer than they are.
     if len(valid) < 0.5 * len(draws):
         return Estimate(value=value, n=n)
-    low, high = np.quantile(valid, [0.025, 0.975])
+    low, high = np.quantile(valid, [tail, 1.0 - tail])
     return Estimate(value=value, low=float(low), high=float(high), n=n)

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["run_ingest"]
 
 
-def run_ingest(
-    manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False
-) -> CohortRef:
+def run_ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
     """Turn the scans of a manifest into a cohort directory; reuse or resume an earlier one of equal inputs.
 
     Args:

@@ -18,7 +18,7 @@ from pipeline.ingest.survey import Overview
 from pipeline.ingest.tables import BlockTable, record_schema, rejected_schema
 from pipeline.pixels import stored_dtype, to_model_range, write_shard
 from pipeline.records import AUDIT_ROLES, SPLITS
-from pipeline.storage import atomic_path
+from pipeline.storage import write_npy
 
 SHARD_BYTES = 8 * 2**20
 ROWS_A_BLOCK = 1024
@@ -94,8 +94,7 @@ def write_cohort(
     kept = np.flatnonzero(overview.kept)
     sides, labels, patients = overview.split.side[kept], overview.labels[kept], overview.patients[kept]
     for name, codes in (("labels.npy", labels.astype(np.int32)), ("split.npy", sides.astype(np.uint8))):
-        with atomic_path(out / name, private=True) as temporary:
-            np.save(temporary, codes, allow_pickle=False)
+        write_npy(out / name, codes, private=True)
     return Written(
         files=[*shards.close(), "records.parquet", "rejected.parquet", "labels.npy", "split.npy"],
         counts={

@@ -70,7 +70,14 @@ def black_and_white(pixels: npt.NDArray[np.generic], percentiles: tuple[float, f
         ScanRefusedError: the scan is constant.
     """
     step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
-    low, high = np.percentile(pixels[::step, ::step].astype(np.float32), percentiles)
+    sample = pixels[::step, ::step].astype(np.float64).ravel()
+    places = [percent / 100 * (sample.size - 1) for percent in percentiles]
+    around = sorted({edge for place in places for edge in (int(place), min(int(place) + 1, sample.size - 1))})
+    sample.partition(around)
+    low, high = (
+        sample[int(place)] + (place % 1) * (sample[min(int(place) + 1, sample.size - 1)] - sample[int(place)])
+        for place in places
+    )
     if not high > low:
         low, high = float(pixels.min()), float(pixels.max())
     if not high > low:

@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config import first_problem
 from pipeline.errors import ManifestError
 from pipeline.manifest import model, rules
 from pipeline.manifest.model import Manifest
 from pipeline.sources.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
+_KINDS = ("dicom", "nifti", "images", "medmnist", "phantom")
 _SEE = "See data_manifests/README.md."
 
 
@@ -92,23 +92,33 @@ def _parse(text: str, name: str) -> Any:
 
 
 def _explained(error: ValidationError) -> ManifestError:
-    field, problem, value = first_problem(error)
-    entry = error.errors()[0]
-    last = str(entry["loc"][-1]) if entry["loc"] else ""
+    # A misspelt key is reported twice, as unknown and as missing: the former says more.
+    found = error.errors()
+    entry = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    parts = [str(part) for part in entry["loc"]]
+    if parts[:1] == ["sources"] and len(parts) > 2 and parts[2] in _KINDS:
+        del parts[2]  # pydantic's name of the union member, which stands in no file
+    field, problem, value = ".".join(parts), entry["msg"].rstrip("."), entry.get("input")
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(last, _known_keys(), n=1, cutoff=0.6)
+        missing = [str(one["loc"][-1]) for one in found if one["type"] == "missing"]
+        near = [
+            name
+            for keys in (missing, _known_keys())
+            for name in difflib.get_close_matches(parts[-1], keys, n=1)
+        ]
         remedy = f"Did you mean {near[0]!r}?" if near else f"Remove it. {_SEE}"
         return ManifestError("unknown key", field=field, remedy=remedy)
     if entry["type"] == "missing":
         return ManifestError("the key is missing", field=field, remedy=f"Add it. {_SEE}")
     if entry["type"] in {"union_tag_invalid", "union_tag_not_found"}:
-        kinds = "dicom, nifti, images, medmnist, phantom"
-        return ManifestError("kind is missing or unknown", field=field, remedy=f"Use one of: {kinds}.")
+        return ManifestError(
+            "kind is missing or unknown", field=field, remedy=f"Use one of: {', '.join(_KINDS)}."
+        )
     return ManifestError(problem.removeprefix("Value error, "), field=field, value=_short(value), remedy=_SEE)
 
 
 def _short(value: object) -> object:
-    return value if value is None or len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    return value if isinstance(value, str | int | float) and len(repr(value)) <= 80 else None
 
 
 def _known_keys() -> list[str]:

@@ -86,7 +86,7 @@ def _own(folder: Path) -> AuditedSet:
     candidates = Candidates(folder)
     body = read_json(folder / "inputs.json", role="candidates")
     per_class = body.get("settings", {}).get("per_class") if isinstance(body, dict) else None
-    present = candidates.table["class"].value_counts().to_dict()
+    present = sorted(str(name) for name in candidates.table["class"].unique())
     if not isinstance(per_class, int) or per_class < 1:
         raise DataError("per_class is missing", field="candidates/inputs.json", remedy="Sample again.")
     digests = candidates.table["checkpoint_digest"].unique()
@@ -94,7 +94,7 @@ def _own(folder: Path) -> AuditedSet:
         take=candidates.take,
         table=candidates.table,
         digest=candidates.digest,
-        asked=dict.fromkeys(sorted(present), per_class),
+        asked=dict.fromkeys(present, per_class),
         checkpoint_digest=str(digests[0]) if len(digests) == 1 else "",
         foreign=False,
     )

@@ -197,7 +197,7 @@ def _reasons(
     rejected, strongest = calibration.rejects(found)
     hashed = _hashed(images, references, settings)
     exact = np.array([digest in train_digests for digest in digests]) & settings.hash_rules
-    repeated = duplicates(views.prepare(images), settings.duplicate_similarity)
+    repeated = duplicates(images, settings.duplicate_similarity, settings.flat_field_sigma)
     reasons = []
     for i in range(len(images)):
         rule = calibration.rules[strongest[i]]

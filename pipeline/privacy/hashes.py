@@ -57,17 +57,18 @@ def hash_matches(
     return out
 
 
-def duplicates(flat: torch.Tensor, similarity: float, *, block: int = 1024) -> Bools:
+def duplicates(images: torch.Tensor, similarity: float, sigma: float, *, block: int = 1024) -> Bools:
     """Return which images repeat an earlier one: correlation without alignment of at least `similarity`.
 
     Args:
-        flat: (n, 1, h, w) flat-fielded images in the order in which the first of a pair is kept.
+        images: (n, 1, h, w) in [-1, 1], in the order in which the first of a pair is kept.
         similarity: zero-mean normalised correlation; a pair of constant images counts as equal.
+        sigma: blur in pixels whose low frequencies are left out of the comparison.
         block: images at a time; memory is block x n.
     """
-    rows = unit_rows(flat)
+    rows = unit_rows(images, sigma)
     constant = rows.abs().amax(dim=1) == 0
-    out = np.zeros(len(flat), dtype=bool)
+    out = np.zeros(len(images), dtype=bool)
     for first in range(0, len(rows), block):
         part = rows[first : first + block]
         score = part @ rows[: first + len(part)].T

@@ -64,7 +64,6 @@ class Views:
     def __init__(self, references: References, network: CopyEmbedding, settings: AuditSettings) -> None:
         self.references, self.settings = references, settings
         self._sigma, self._network = settings.flat_field_sigma, network
-        self._flat = self.prepare(references.images)
         self._vectors = embed(network, references.images, self.prepare)
         groups = torch.from_numpy(references.groups)
         self._columns = [torch.nonzero(groups == g).flatten() for g in range(references.num_folds + 1)]
@@ -84,20 +83,19 @@ class Views:
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
         settings = self.settings
-        fine = Alignments(settings.max_shift, settings.scales, settings.rotations)
+        fine = Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=self._sigma)
         # At half resolution a change of scale or angle this small moves nothing by more than a pixel.
-        coarse = Alignments(settings.max_shift, (1.0,), (0.0,))
+        coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=self._sigma)
         count = len(self.references.rows)
         block = int(np.clip(2**24 // count, 8, 512))
         found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
         with track("search", len(images), unit="images") as progress:
-            flat = self.prepare(images)
             vectors = embed(self._network, images, self.prepare)
-            for first, rough in coarse_similarity(flat, self._flat, coarse, block=block):
+            for first, rough in coarse_similarity(images, self.references.images, coarse, block=block):
                 part = slice(first, first + len(rough))
                 barred = own[part, None] == self._patients[None, :]
                 pairs = self._shortlist(rough, barred)
-                exact = aligned_similarity(flat[part], self._flat, pairs, fine)
+                exact = aligned_similarity(images[part], self.references.images, pairs, fine)
                 found["correlation"].append(self._nearest(exact, pairs, barred))
                 cosine = vectors[part] @ self._vectors.T
                 pairs = self._shortlist(cosine, barred)
@@ -113,8 +111,8 @@ class Views:
         return torch.cat(picks, dim=1)
 
     def _nearest(self, similarity: torch.Tensor, pairs: torch.Tensor, barred: torch.Tensor) -> Neighbours:
-        distance = (1.0 - similarity.double()).clamp(FLOOR, FARTHEST)
-        distance = distance.masked_fill(barred.gather(1, pairs), FARTHEST).numpy()
+        measured = (1.0 - similarity.double()).clamp(FLOOR, FARTHEST)
+        distance: Floats = measured.masked_fill(barred.gather(1, pairs), FARTHEST).numpy()
         rows = pairs.numpy()
         here = np.arange(len(rows))
         in_train = self.references.in_train[rows]

@@ -6,11 +6,12 @@ import functools
 import hashlib
 import io
 import warnings
+import zlib
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import Scan, ScanTask, check_size, read_bounded, sex_code
-from pipeline.sources.dicom_pixels import presentation
+from pipeline.sources.base import MAX_FILE_BYTES, Scan, ScanTask, check_size, read_bounded, sex_code
+from pipeline.sources.dicom_pixels import Values, presentation
 
 _PIXEL_KEYWORDS = (
     "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
@@ -28,6 +29,7 @@ _KEPT_KEYWORDS = (
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
 _VIEWS = {"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT"}
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -47,10 +49,10 @@ def read(task: ScanTask) -> Scan:
         # pydicom's warnings quote header values; the reasons of refusal say what matters.
         warnings.simplefilter("ignore")
         try:
-            header = _parse(data, task.rule.patient_tag)
-            _refuse_other_objects(header)
-            pixels = presentation(header)
-            found = _attributes(header, task)
+            dataset, values = _parse(data, task.rule.patient_tag)
+            _refuse_other_objects(dataset, values)
+            pixels = presentation(dataset, values)
+            found = _attributes(values, task)
         except ScanRefusedError:
             raise
         # pydicom raises many kinds on broken files (InvalidDicomError, AttributeError, struct.error, ...).
@@ -68,42 +70,54 @@ def read_patient(task: ScanTask) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            header = _parse(read_bounded(task.rule.root, task.name), task.rule.patient_tag)
-            return _patient(header, task.rule.patient_tag) or None
+            _, values = _parse(read_bounded(task.rule.root, task.name), task.rule.patient_tag)
+            return _patient(values, task.rule.patient_tag) or None
         except ScanRefusedError:
             raise
         except Exception as error:
             raise ScanRefusedError("corrupt DICOM file") from error
 
 
-def _patient(header: Any, keyword: str) -> str:
-    return str(header.get(keyword, "") or "").strip()
+def _patient(values: Values, keyword: str) -> str:
+    return str(values.get(keyword) or "").strip()
 
 
-def _parse(data: bytes, patient_tag: str) -> Any:
+def _parse(data: bytes, patient_tag: str) -> tuple[Any, Values]:
+    """Return the parsed data set and the values of the wanted keywords that are present in it."""
     import pydicom
-    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if data[128:132] != b"DICM" and not _looks_headless(data):
         raise ScanRefusedError("not a DICOM file")
-    header = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=_wanted(patient_tag))
-    if "TransferSyntaxUID" not in header.file_meta:
-        implicit, little = header.original_encoding
+    _refuse_inflation(data)
+    wanted = _wanted(patient_tag)
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=list(wanted))
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
         if not little:
             raise ScanRefusedError("no transfer syntax")
-        header.file_meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if implicit else UID("1.2.840.10008.1.2.1")
-        )
-    if header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian and len(data) > 64 * 2**20:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    # One pass over what is there: looking up a keyword in a data set costs as much as decoding a small image.
+    return dataset, {wanted[tag]: dataset[tag].value for tag in list(dataset.keys()) if tag in wanted}
+
+
+def _refuse_inflation(data: bytes) -> None:
+    """Refuse a deflated data set that would unpack beyond the largest file (PS3.5 A.5)."""
+    if _DEFLATED not in data[132:2048] or data[132:136] != b"\x02\x00\x00\x00":
+        return
+    start = 144 + int.from_bytes(data[140:144], "little")
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacker.decompress(data[start:], MAX_FILE_BYTES)
+    if unpacker.unconsumed_tail:
         raise ScanRefusedError("file too large")
-    return header
 
 
 @functools.cache
-def _wanted(patient_tag: str) -> list[Any]:
+def _wanted(patient_tag: str) -> dict[Any, str]:
+    """Return tag -> keyword of all that is parsed."""
     from pydicom.tag import Tag
 
-    return [Tag(word) for word in (*_PIXEL_KEYWORDS, *_KEPT_KEYWORDS, patient_tag) if word]
+    return {Tag(word): word for word in (*_PIXEL_KEYWORDS, *_KEPT_KEYWORDS, patient_tag) if word}
 
 
 def _looks_headless(data: bytes) -> bool:
@@ -113,50 +127,49 @@ def _looks_headless(data: bytes) -> bool:
     return len(data) > 16 and data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3] == 0
 
 
-def _refuse_other_objects(header: Any) -> None:
-    if str(header.get("SOPClassUID", "")) == _DIRECTORY_CLASS or (
-        str(header.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY_CLASS
-    ):
+def _refuse_other_objects(dataset: Any, values: Values) -> None:
+    classes = {str(values.get("SOPClassUID", "")), str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))}
+    if _DIRECTORY_CLASS in classes:
         raise ScanRefusedError("a DICOM directory, not an image")
-    if "PixelData" not in header:
+    if "PixelData" not in values:
         raise ScanRefusedError("a DICOM object without pixels")
-    if "Rows" not in header or "Columns" not in header:
+    if "Rows" not in values or "Columns" not in values:
         raise ScanRefusedError("image size missing")
-    check_size(int(header.Rows), int(header.Columns))
-    if int(header.get("NumberOfFrames", 1) or 1) != 1:
+    check_size(int(values["Rows"]), int(values["Columns"]))
+    if int(values.get("NumberOfFrames") or 1) != 1:
         raise ScanRefusedError("several frames")
-    photometric = str(header.get("PhotometricInterpretation", "")).strip()
-    if int(header.get("SamplesPerPixel", 1) or 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
+    photometric = str(values.get("PhotometricInterpretation", "")).strip()
+    if int(values.get("SamplesPerPixel") or 1) != 1 or photometric not in {"MONOCHROME1", "MONOCHROME2"}:
         raise ScanRefusedError("colour image")
 
 
-def _attributes(header: Any, task: ScanTask) -> dict[str, Any]:
-    modality = str(header.get("Modality", "")).strip().upper()
-    spacing, aspect = _spacing(header)
-    view = str(header.get("ViewPosition", "") or "").strip().upper()
-    age = _years(str(header.get("PatientAge", "") or ""))
+def _attributes(values: Values, task: ScanTask) -> dict[str, Any]:
+    modality = str(values.get("Modality", "")).strip().upper()
+    spacing, aspect = _spacing(values)
+    view = str(values.get("ViewPosition", "") or "").strip().upper()
+    age = _years(str(values.get("PatientAge", "") or ""))
     found: dict[str, Any] = {
         "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
         "spacing_mm": spacing,
         "pixel_aspect": aspect * task.pixel_aspect,
         "view": view if view in _VIEWS else "",
-        "sex": task.sex or sex_code(header.get("PatientSex", "")),
+        "sex": task.sex or sex_code(values.get("PatientSex", "")),
         "age_years": task.age_years if task.age_years is not None else age,
     }
     if task.rule.patient_tag:
-        found["patient"] = _patient(header, task.rule.patient_tag)
+        found["patient"] = _patient(values, task.rule.patient_tag)
     return found
 
 
-def _spacing(header: Any) -> tuple[float | None, float]:
+def _spacing(values: Values) -> tuple[float | None, float]:
     """Return the row spacing in mm and the pixel aspect (width over height)."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        pair = header.get(keyword)
+        pair = values.get(keyword)
         if pair is not None and len(pair) == 2:
             down, across = float(pair[0]), float(pair[1])
             if 0 < down < 100 and 0.1 < across / down < 10:
                 return down, across / down
-    ratio = header.get("PixelAspectRatio")
+    ratio = values.get("PixelAspectRatio")
     if ratio is not None and len(ratio) == 2:
         vertical, horizontal = float(ratio[0]), float(ratio[1])
         if vertical > 0 and 0.1 < horizontal / vertical < 10:

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import DataError
@@ -84,7 +84,8 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
         listing.tasks.append(_task(manifest, source, rule, _Row(table, name), patients))
     for name in table.rows if table is not None else ():
         if name not in seen and any(match(name) for match in included):
-            listing.tasks.append(ScanTask(rule, name, refusal="file missing"))
+            missing = _task(manifest, source, rule, _Row(table, name), patients)
+            listing.tasks.append(replace(missing, refusal="file missing"))
     if not listing.tasks:
         raise DataError(
             "holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include."

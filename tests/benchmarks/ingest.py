@@ -24,13 +24,13 @@ IMAGE_SIZE = 512
 
 MANIFEST = """\
 name: bench
-source:
-  kind: dicom
-  path: {folder}
-  table: labels.csv
-  file_column: file
-labels:
-  column: label
+sources:
+  - kind: dicom
+    path: {folder}
+    include: ["dicom/**/*"]
+    table: {{path: {folder}/labels.csv}}
+    label: {{column: label}}
+    patient: {{tag: PatientID}}
 """
 
 

@@ -27,11 +27,11 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cohort = write_cohort(folder / "cohort")
-        checkpoint = run_train(cohort.path, folder / "checkpoint", TrainSettings(num_steps=10), seed=0)
+        checkpoint = run_train(cohort, folder / "checkpoint", TrainSettings(num_steps=10), seed=0)
         pairs = []
         for index in range(ROUNDS):
             started = time.perf_counter()
-            run_sample(checkpoint.path, folder / f"candidates-{index}", settings, seed=index)
+            run_sample(checkpoint, folder / f"candidates-{index}", settings, seed=index)
             wall = time.perf_counter() - started
             pairs.append((wall, _network_seconds(checkpoint.path, settings)))
     images = PER_CLASS * 3

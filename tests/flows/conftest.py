@@ -1,4 +1,4 @@
-"""Fixtures of the flow and command-line tests: calling `phosphor`, a Prefect server, one small finished run."""
+"""Fixtures of the flow and command-line tests: calling `phosphor`, a Prefect server, a finished run."""
 
 from __future__ import annotations
 

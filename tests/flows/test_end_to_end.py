@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,34 @@ def test_the_prefect_server_shows_six_tasks_and_the_artifacts(finished_run: Path
     assert "Gate verdict: " in found["gate-verdict"]["data"]
     assert found["sample-grid"]["data"].startswith("data:image/png;base64,")
     assert {"KID", "label agreement"} <= {row["measure"] for row in json.loads(found["metrics"]["data"])}
+
+
+def task_states(folder: Path) -> dict[str, str]:
+    """Return the state name of each task in the newest flow run for a directory."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC)
+        newest = next(run for run in runs if run.parameters.get("out") == str(folder))
+        return {
+            run.name.rsplit("-", 1)[0]: run.state_name or ""
+            for run in client.read_task_runs()
+            if run.flow_run_id == newest.id
+        }
+
+
+def test_prefect_takes_a_finished_stage_from_its_cache_unless_its_directory_is_gone(
+    copied_run: Path, call: Call
+) -> None:
+    arguments = ("run", PHANTOM, "--recipe", "smoke", "--out", copied_run, *sets())
+    assert call(*arguments).code == 0
+    assert call(*arguments).code == 0
+    time.sleep(2)  # task states reach the server as events, after the run itself has ended
+    states = task_states(copied_run)
+    assert states.pop("ingest") == "Completed"
+    assert set(states) == {"train", "sample", "audit", "release", "evaluate"}
+    assert set(states.values()) == {"Cached"}
 
 
 def test_a_second_run_reuses_every_stage_and_says_so(

@@ -118,6 +118,8 @@ def test_a_paired_difference_is_surer_than_the_two_values():
     a, b = measure(auc, [better], y, drawn), measure(auc, [p], y, drawn)
     difference = a.minus(b)
     assert difference.low > 0
+    joint = a.minus(b, comparisons=3)
+    assert joint.low < difference.low < difference.high < joint.high
     assert difference.high - difference.low < 0.5 * (b.estimate.high - b.estimate.low)
 
 

@@ -80,7 +80,7 @@ def test_every_part_is_measured(report: EvaluationReport, cohort: Path):
         "real_synthetic",
         "synthetic",
     ]
-    assert all(list(arm.val)[0] == "auc" and len(arm.val) == 5 for arm in report.arms)
+    assert all(next(iter(arm.val)) == "auc" and len(arm.val) == 5 for arm in report.arms)
     assert report.utility.verdict in {"helps", "no measurable effect", "harms"}
     assert set(report.label_agreement) == set(report.label_agreement_real) == {"plain", "striped"}
     assert report.test_reads == 1

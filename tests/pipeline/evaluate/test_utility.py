@@ -30,33 +30,38 @@ def readings(truth: Truth, strength: float, seed: int) -> list[np.ndarray]:
     return found
 
 
+def between(low: float, high: float) -> Estimate:
+    return Estimate(value=(low + high) / 2, low=low, high=high, n=9)
+
+
 def split(n: int) -> Truth:
     return Truth(np.arange(n) % 2, np.arange(n) // 2)
 
 
 def measured(tmp_path: Path, val_strength: dict[Arm, float], test_strength: dict[Arm, float]):
     val, test = split(200), split(300)
-    turnstile = TestSplit(
-        test,
-        {arm: readings(test, s, i) for i, (arm, s) in enumerate(test_strength.items())},
-        tmp_path / "log",
-    )
+    on_test = {arm: readings(test, s, i) for i, (arm, s) in enumerate(test_strength.items())}
+    turnstile = TestSplit(test, on_test, tmp_path / "log")
     on_val = {arm: readings(val, s, 50 + i) for i, (arm, s) in enumerate(val_strength.items())}
     rng = np.random.default_rng(0)
     return measure_utility(on_val, val, turnstile, seeds=(1, 2, 3), settings=SETTINGS, rng=rng), turnstile
 
 
 def test_the_verdict_follows_the_interval():
-    for low, high, verdict in (
-        (0.01, 0.03, "helps"),
-        (-0.03, -0.01, "harms"),
-        (-0.01, 0.02, "no measurable"),
-    ):
-        found = conclude(HALF, REAL, Estimate(value=(low + high) / 2, low=low, high=high, n=9))
-        assert found.verdict.startswith(verdict)
+    expected = (((0.01, 0.03), "helps"), ((-0.03, -0.01), "harms"), ((-0.01, 0.02), "no measurable effect"))
+    for bounds, verdict in expected:
+        found = conclude(HALF, {REAL: between(*bounds)})
+        assert found.verdict == verdict
         assert verdict in found.words
         assert (found.chosen_arm, found.compared_with) == ("real_synthetic-0.5", "real")
-    assert conclude(HALF, REAL, Estimate(value=0.5)).verdict == "no measurable effect"
+    assert conclude(HALF, {REAL: Estimate(value=0.5)}).verdict == "no measurable effect"
+
+
+def test_every_real_only_arm_has_to_be_beaten():
+    strong, weak = between(-0.004, 0.001), between(0.004, 0.02)
+    found = conclude(HALF, {REAL: weak, AUGMENTED: strong})
+    assert (found.verdict, found.compared_with) == ("no measurable effect", "real_augmented")
+    assert found.difference == strong
 
 
 def test_a_better_synthetic_arm_helps_and_a_worse_one_harms(tmp_path):
@@ -68,12 +73,13 @@ def test_a_better_synthetic_arm_helps_and_a_worse_one_harms(tmp_path):
         assert found.verdict.verdict == verdict
 
 
-def test_arms_are_chosen_on_val_even_where_test_would_choose_otherwise(tmp_path):
+def test_the_ratio_is_chosen_on_val_and_the_rival_is_the_strongest_on_test(tmp_path):
     on_val = {REAL: 1.0, AUGMENTED: 3.0, HALF: 1.0, WHOLE: 3.0, ALONE: 0.5}
     on_test = {REAL: 3.0, AUGMENTED: 1.0, HALF: 3.0, WHOLE: 1.0, ALONE: 0.5}
     found, _ = measured(tmp_path, on_val, on_test)
     assert found.verdict.chosen_arm == "real_synthetic-1"
-    assert found.verdict.compared_with == "real_augmented"
+    assert found.verdict.compared_with == "real"
+    assert found.verdict.verdict == "harms"
 
 
 def test_test_is_read_once_and_only_for_the_chosen_arms(tmp_path):

@@ -13,11 +13,14 @@ from PIL import Image
 
 from pipeline.candidates import CANDIDATE_COLUMNS
 from pipeline.cohort import Cohort
+from pipeline.config import Settings
 from pipeline.errors import DataError, TamperedError
+from pipeline.generator import CheckpointInfo
 from pipeline.privacy import run_audit
 from pipeline.privacy_report import PrivacyReport, read_privacy_report
-from pipeline.records import AuditRef, Verdict
-from pipeline.stage import load_reference, verify_reference
+from pipeline.records import AuditRef, CheckpointRef, Verdict
+from pipeline.stage import load_reference, open_stage, verify_reference
+from pipeline.storage import write_json
 from tests.cohorts import CLASSES, write_cohort
 from tests.pipeline.privacy.sets import KINDS, QUICK, disguised, fresh, write_candidates
 
@@ -237,3 +240,42 @@ def test_a_folder_that_cannot_be_audited_is_refused(gate_cohort: Path, tmp_path:
         run_audit(folder, gate_cohort, tmp_path / "audit", QUICK, seed=0)
     assert "image000" not in str(caught.value)
     assert caught.value.remedy
+
+
+def test_a_checkpoint_of_another_cohort_or_other_candidates_is_refused(
+    gate_cohort: Path, tmp_path: Path
+) -> None:
+    pixels, labels = fresh(9, seed=10)
+    write_candidates(tmp_path / "candidates", pixels, labels, per_class=3)
+    own = Cohort(gate_cohort).digest
+    for name, digest, word in (("a", "d" * 64, "another cohort"), ("b", own, "another checkpoint")):
+        checkpoint = write_checkpoint(tmp_path / name, digest)
+        with pytest.raises(DataError, match=word):
+            run_audit(
+                tmp_path / "candidates", gate_cohort, tmp_path / "audit", QUICK, seed=0, checkpoint=checkpoint
+            )
+    assert not (tmp_path / "audit").exists()
+
+
+def write_checkpoint(folder: Path, cohort_digest: str) -> Path:
+    """Write a finished checkpoint directory whose description names a cohort; the audit reads no weights."""
+    info = CheckpointInfo(
+        network={},
+        sigma_data=0.5,
+        classes=CLASSES,
+        image_size=(32, 32),
+        bit_depth=8,
+        cohort_digest=cohort_digest,
+        cohort_name="drawn",
+        num_steps=1,
+        images_seen=1,
+        seed=0,
+        precision="fp32",
+        channels_last=False,
+        num_threads=1,
+        device="cpu",
+        libraries={},
+    )
+    with open_stage(CheckpointRef, folder, version=1, inputs={}, settings=Settings(), seed=0) as stage:
+        write_json(folder / "checkpoint.json", info.model_dump(mode="json"))
+        return stage.finish(["checkpoint.json"], {}).path

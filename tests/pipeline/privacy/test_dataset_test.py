@@ -69,7 +69,9 @@ def test_two_percent_of_copies_are_seen_and_a_third_by_every_test() -> None:
     sparse = sum(bool(failing(audited_tests(2_000, seed, pull=0.02))) for seed in range(40))
     assert sparse >= 36
     many = {(t.name, t.view, t.scope) for t in failing(audited_tests(1_000, 1, pull=0.3))}
-    everything = {(t.name, t.view, t.scope) for t in audited_tests(1_000, 1, pull=0.3) if t.name != AFTER_FILTER}
+    everything = {
+        (t.name, t.view, t.scope) for t in audited_tests(1_000, 1, pull=0.3) if t.name != AFTER_FILTER
+    }
     assert many >= everything
 
 

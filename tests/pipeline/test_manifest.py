@@ -1,0 +1,105 @@
+"""Manifests: every mistake is one message with field and remedy, and the shipped ones are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import load_manifest
+from pipeline.manifest.paths import expand_path
+from pipeline.manifest.schema import schema_text
+
+FOLDER = Path(__file__).resolve().parents[2] / "data_manifests"
+GOOD = """
+name: small
+sources:
+  - kind: images
+    path: scans
+    label: {folder: 0}
+    patient: {pattern: "(p[0-9]+)_"}
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "m.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["phantom", "pneumoniamnist", "kermany_cxr"])
+def test_a_shipped_manifest_loads_and_names_licence_and_citation(name: str) -> None:
+    manifest = load_manifest(FOLDER / f"{name}.yaml")
+    assert manifest.name == name
+    assert manifest.license
+    assert manifest.citation
+
+
+def test_the_schema_file_is_the_models_schema() -> None:
+    assert (FOLDER / "schema.json").read_text(encoding="utf-8") == schema_text()
+    assert json.loads(schema_text())["properties"]["sources"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "remedy"),
+    [
+        (("name: small\n", ""), "name", "Add it"),
+        (("    path: scans\n", ""), "path", "Add it"),
+        (("    label:", "    lable:"), "lable", "Did you mean 'label'"),
+        (("kind: images", "kind: pictures"), "sources", "dicom, nifti, images"),
+        (("name: small", "name: ../up"), "name", "README"),
+        (("{folder: 0}", "{folder: 0, column: x}"), "label", "exactly one"),
+        (("{folder: 0}", "{column: x}"), "", "needs a table"),
+        (('"(p[0-9]+)_"', '"p[0-9"'), "pattern", "regular expression"),
+        (('"(p[0-9]+)_"', '"p"'), "pattern", "one group"),
+        (('{pattern: "(p[0-9]+)_"}', "{tag: PatientID}"), "", "belongs to DICOM"),
+        (("name: small", "name: small\nsplit: {keep_test: kaggle}"), "", "not a published split"),
+        (("name: small", "name: small\nname: again"), "name", "Keep one"),
+        (("name: small", "name: &a small\ncitation: *a"), "manifest", "Write the value out"),
+        (("name: small", "name: [small"), "m.yaml", "line"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_field_and_remedy(
+    tmp_path: Path, change: tuple[str, str], field: str, remedy: str
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(written(tmp_path, GOOD.replace(*change)))
+    assert field in caught.value.field
+    assert remedy in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "name: \x00", "[" * 5000, "!!python/object:os.system {}"])
+def test_a_file_that_is_no_manifest_is_refused_and_not_a_crash(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError):
+        load_manifest(written(tmp_path, text))
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="no such manifest"):
+        load_manifest(tmp_path / "none.yaml")
+    with pytest.raises(ManifestError, match="larger than"):
+        load_manifest(written(tmp_path, GOOD + "# " + "x" * 2**20))
+
+
+def test_paths_are_relative_to_the_manifest_and_variables_are_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = load_manifest(written(tmp_path, GOOD))
+    assert manifest.resolve("scans", "f") == tmp_path / "scans"
+    monkeypatch.setenv("PHOSPHOR_DATA", "/data")
+    assert manifest.resolve("${PHOSPHOR_DATA}/x", "f") == Path("/data/x")
+    monkeypatch.delenv("PHOSPHOR_DATA")
+    assert expand_path("${PHOSPHOR_DATA}/x", tmp_path)[1] == "PHOSPHOR_DATA"
+    with pytest.raises(ManifestError, match="PHOSPHOR_DATA is not set"):
+        manifest.resolve("${PHOSPHOR_DATA}/x", "f")
+
+
+def test_the_digest_names_the_content_and_not_the_place(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = (load_manifest(written(tmp_path / name, GOOD)) for name in "ab")
+    other = load_manifest(written(tmp_path, GOOD.replace("small", "large")))
+    assert first.digest() == second.digest() != other.digest()
