@@ -1,0 +1,69 @@
+"""No identifying value of the source is in anything a whole run writes: files, logs, Prefect's database."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+import pytest
+
+from pipeline.manifest import load_manifest
+from pipeline.residual import FindingKind, problems, scan_for_values
+from pipeline.sources.phantom import planted_values
+from pipeline.sources.phantom_source import phantom_folder, phantom_settings
+from tests.flows.conftest import PHANTOM, sets, spawn
+
+PATIENTS = 60
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    """Return the folder of scans that a micro run reads."""
+    manifest = load_manifest(PHANTOM)
+    return phantom_folder(phantom_settings(manifest.sources[0], PATIENTS))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the outputs, logs and Prefect home of one whole run in a process of its own."""
+    folder = tmp_path_factory.mktemp("everything")
+    home = {"PREFECT_HOME": str(folder / "prefect"), "XDG_STATE_HOME": str(folder / "state")}
+    process = spawn("run", PHANTOM, "--recipe", "smoke", "--out", folder / "out", *sets(), env=home)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    (folder / "stdout.txt").write_text(out, encoding="utf-8")
+    (folder / "stderr.txt").write_text(err, encoding="utf-8")
+    return folder
+
+
+def test_no_planted_value_is_in_anything_a_run_writes(everything: Path, source: Path) -> None:
+    values = planted_values(source)
+    assert len(values) > 500
+    assert (everything / "out" / "release" / "metadata.parquet").is_file()
+    assert list((everything / "prefect").rglob("*.db"))
+    assert problems(scan_for_values(everything, values)) == []
+
+
+def test_the_same_scanner_finds_every_value_in_a_control_that_keeps_headers(
+    source: Path, tmp_path: Path
+) -> None:
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    texts = []
+    for path in files:
+        text = str(path.relative_to(source))
+        if path.suffix not in {".csv", ".json", ".gz"}:
+            text += "\n" + str(pydicom.dcmread(path, stop_before_pixels=True))
+        elif path.suffix == ".gz":
+            text += "\n" + gzip.decompress(path.read_bytes())[:348].decode("latin-1")
+        else:
+            text += "\n" + path.read_text(encoding="utf-8")
+        texts.append(text)
+    pd.DataFrame({"header": texts}).to_parquet(tmp_path / "records.parquet", compression="zstd")
+    values = planted_values(source)
+    found = scan_for_values(tmp_path, values)
+    hit = {finding.value_number for finding in found if finding.kind is FindingKind.FOUND}
+    short = {finding.value_number for finding in found if finding.kind is FindingKind.TOO_SHORT}
+    assert len(hit) > 500
+    assert hit | short == set(range(len(values)))
