@@ -98,7 +98,8 @@ def test_denoise_calls_are_as_stated(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_single_step_is_one_denoising(name: str) -> None:
     result = SAMPLERS[name].sample(lambda x, s: x * 0 + 0.25, torch.randn(3, 1), sigma_schedule(1))
-    assert torch.equal(result, torch.full((3, 1), 0.25))
+    # Heun's rule subtracts and adds back the noise, which rounds at the size of sigma_max.
+    torch.testing.assert_close(result, torch.full((3, 1), 0.25), rtol=0, atol=1e-4)
 
 
 def test_schedule_falls_from_sigma_max_to_sigma_min_to_zero() -> None:
