@@ -112,7 +112,8 @@ def plan_stages(
     elif verb == "sample":
         assert checkpoint is not None
         made = load_reference(records.CheckpointRef, checkpoint)
-        state = _state(records.CandidatesRef, out, recipe.sample, recipe.seed, {"checkpoint": made.digest})
+        drawn = {"checkpoint": made.digest, "classes": ",".join(classes) if classes else None}
+        state = _state(records.CandidatesRef, out, recipe.sample, recipe.seed, drawn)
         trained, work = _known_checkpoint(recipe, checkpoint, classes)
         cost = _if_needed(state, lambda: estimate_sample(trained, work))
     elif verb == "audit":
@@ -166,7 +167,11 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
 
 
 def _state(
-    kind: type[records.Reference], out: Path, settings: Settings, seed: int | None, inputs: Mapping[str, str]
+    kind: type[records.Reference],
+    out: Path,
+    settings: Settings,
+    seed: int | None,
+    inputs: Mapping[str, str | None],
 ) -> str:
     """Compare what an output directory says it was made from with what would go into it now."""
     path = out / INPUTS_NAME
@@ -185,25 +190,19 @@ def _state(
 
 
 def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> str:
-    from pipeline.release.layout import STAGE_VERSION
-    from pipeline.storage import digest_of
+    from pipeline.release import release_inputs_digest
 
     try:
         present = load_reference(records.ReleaseRef, out)
     except DataError:
         return "refuse" if out.is_dir() and any(out.iterdir()) else "new"
-    inputs = {
-        "candidates": load_reference(records.CandidatesRef, candidates).digest,
-        "audit": load_reference(records.AuditRef, audit).digest,
-    }
-    wanted = {
-        "stage": records.ReleaseRef.stage,
-        "version": STAGE_VERSION,
-        "inputs": inputs,
-        "settings": recipe.release.model_dump(mode="json"),
-        "seed": recipe.seed,
-    }
-    return "reuse" if present.inputs_digest == digest_of(wanted) else "refuse"
+    wanted = release_inputs_digest(
+        load_reference(records.CandidatesRef, candidates).digest,
+        load_reference(records.AuditRef, audit).digest,
+        recipe.release,
+        seed=recipe.seed,
+    )
+    return "reuse" if present.inputs_digest == wanted else "refuse"
 
 
 def _release_cost(candidates: Path, audit: Path) -> Estimate:
