@@ -9,7 +9,7 @@ QUIET  := PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 .PHONY: run test test-all lint format bench headline clean
 
 run: $(STAMP)  ## phantom cohort -> gated synthetic dataset -> report, under 8 minutes on 2 cores
-	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=600 --set sample.per_class=160 --set evaluate.seeds=3
+	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=500 --set sample.per_class=100 --set audit.embedding_steps=200 --set evaluate.seeds=2
 	$(QUIET) $(BIN)/phosphor verify $(RUN)/release
 
 test: $(STAMP) lint  ## lint, types and every test that takes less than half a minute
