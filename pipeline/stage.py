@@ -108,7 +108,7 @@ def open_stage(
     out = out.absolute()
     _refuse_foreign(kind, out, inputs_digest, force)
     make_private_directory(out)
-    with _locked(out):
+    with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
         earlier = _recorded_inputs(out)
         if earlier != inputs_digest:
             write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
@@ -210,16 +210,28 @@ def _refuse_foreign(kind: type[RefT], out: Path, inputs_digest: str, force: bool
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold an advisory lock for the life of the process; the kernel frees it after a kill."""
+def exclusive_lock(lock: Path, out: Path, *, doing: str) -> Iterator[None]:
+    """Hold an advisory lock on the file `lock` inside the block; the kernel frees it after a kill.
+
+    Args:
+        lock: the lock file, made if it is not there.
+        out: the output directory that it guards, named in the error.
+        doing: what the holder does to it, in the error's words (`writing`, `releasing`).
+
+    Raises:
+        OutputExistsError: another process holds the lock.
+        StorageError: the lock file cannot be made.
+    """
     import fcntl
 
-    with (out / LOCK_NAME).open("w") as stream:
+    with storage_errors(out):
+        stream = lock.open("w")
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputExistsError(
-                "another process is writing to this directory",
+                f"another process is {doing} to this directory",
                 field="--out",
                 value=str(out),
                 remedy="Wait for it, or name another directory.",

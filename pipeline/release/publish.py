@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import OutputExistsError, StorageError
+from pipeline.stage import exclusive_lock
 from pipeline.storage import free_bytes, make_private_directory, storage_errors, sync_directory
 
 PUBLIC_DIRECTORY_MODE = 0o755
@@ -29,21 +30,9 @@ def release_lock(out: Path) -> Iterator[None]:
     Raises:
         OutputExistsError: another process is releasing to the same name.
     """
-    import fcntl
-
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        stream = (out.parent / f".{out.name}.lock").open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputExistsError(
-                "another process is releasing to this directory",
-                field="--out",
-                value=str(out),
-                remedy="Wait for it, or name another directory.",
-            ) from error
+    with exclusive_lock(out.parent / f".{out.name}.lock", out, doing="releasing"):
         yield
 
 
