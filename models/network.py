@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.network_spec import NetworkSpec
+from models.upsampling import fuse_upsampling
 
 __all__ = ["NetworkSpec", "build_network"]
 
@@ -13,7 +14,8 @@ __all__ = ["NetworkSpec", "build_network"]
 def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
     """Build MONAI's ``DiffusionModelUNet`` with freshly drawn weights.
 
-    The output convolution starts at zero, so that a new denoiser returns its skip path alone.
+    The output convolution starts at zero, so that a new denoiser returns its skip path alone. Doubling and
+    the convolution after it run as one layer (`models/upsampling.py`), with MONAI's parameter names.
 
     Args:
         spec: shape of the network.
@@ -42,4 +44,5 @@ def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in network.out[-1].parameters():
             parameter.zero_()
+    fuse_upsampling(network)
     return network

@@ -243,13 +243,16 @@ def _seconds(call: Callable[[], None], cuda: bool, timed: int = TIMED_STEPS) -> 
     """Return the median seconds of a call, after one that is not timed."""
     import torch
 
+    from models.allocator import held_memory
+
     times = []
-    for _ in range(timed + 1):
-        started = time.perf_counter()
-        call()
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+    with held_memory():
+        for _ in range(timed + 1):
+            started = time.perf_counter()
+            call()
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
     return float(np.median(times[1:]))
 
 

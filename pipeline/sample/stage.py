@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def run_sample(
@@ -65,6 +65,7 @@ def run_sample(
         if folder.finished is not None:
             return folder.finished
         # Torch and MONAI take seconds to import; finished candidates are returned without them.
+        from models.allocator import held_memory
         from pipeline.generator import load_denoiser
         from pipeline.sample.draw import list_candidates
 
@@ -72,7 +73,8 @@ def run_sample(
         _require_same(checkpoint)
         labels = _chosen_labels(info, classes)
         candidates = list_candidates(labels, settings.candidates_per_class, seed)
-        files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
+        with held_memory():
+            files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
         files.append(_write_table(folder.path, candidates, settings, info, checkpoint.digest))
         counts = {"candidates": len(candidates), "classes": len(labels), "per_class": settings.per_class}
         return folder.finish(files, counts)

@@ -27,6 +27,10 @@ _KEPT_KEYWORDS = (
 )  # fmt: skip
 """All that is ever taken from a header; every other attribute is not even parsed."""
 
+_NOT_SHARED = {"SpecificCharacterSet", "PatientSex", "PatientAge"}
+"""Never kept from one file to the next: the patient's own, and what changes how other values are read."""
+_SHARED_BYTES = 64
+
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
 _VIEWS = {"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT"}
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -98,7 +102,41 @@ def _parse(data: bytes, patient_tag: str) -> tuple[Any, Values]:
             raise ScanRefusedError("no transfer syntax")
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     # One pass over what is there: looking up a keyword in a data set costs as much as decoding a small image.
-    return dataset, {wanted[tag]: dataset[tag].value for tag in list(dataset.keys()) if tag in wanted}
+    # As plain numbers: tags compare in Python code, dozens of times a file.
+    present = ((int(tag), tag) for tag in list(dataset.keys()))
+    return dataset, {
+        wanted[number]: _value(dataset, tag, number) for number, tag in present if number in wanted
+    }
+
+
+def _value(dataset: Any, tag: Any, number: int) -> Any:
+    """Return an element's value; what most files of an archive say alike is converted once."""
+    vr = _shared_types().get(number)
+    if vr is not None:
+        element = dataset.get_item(tag)
+        # A type that the file gives otherwise than the dictionary is left to the data set to interpret.
+        if element.is_raw and element.VR in (None, vr) and 0 < len(element.value or b"") <= _SHARED_BYTES:
+            return _converted(number, vr, element.value, element.is_implicit_VR, element.is_little_endian)
+    return dataset[tag].value
+
+
+@functools.lru_cache(maxsize=4096)
+def _converted(number: int, vr: str, value: bytes, implicit: bool, little: bool) -> Any:
+    from pydicom.dataelem import RawDataElement, convert_raw_data_element
+    from pydicom.tag import Tag
+
+    return convert_raw_data_element(
+        RawDataElement(Tag(number), vr, len(value), value, 0, implicit, little)
+    ).value
+
+
+@functools.cache
+def _shared_types() -> dict[int, str]:
+    """Return tag -> VR of the attributes whose few values recur: numbers and codes, nothing of a patient."""
+    from pydicom.datadict import dictionary_VR
+
+    found = {number: dictionary_VR(number) for number, word in _wanted("").items() if word not in _NOT_SHARED}
+    return {number: vr for number, vr in found.items() if vr in {"US", "CS", "DS", "IS", "UI"}}
 
 
 def _refuse_inflation(data: bytes) -> None:
@@ -113,11 +151,11 @@ def _refuse_inflation(data: bytes) -> None:
 
 
 @functools.cache
-def _wanted(patient_tag: str) -> dict[Any, str]:
+def _wanted(patient_tag: str) -> dict[int, str]:
     """Return tag -> keyword of all that is parsed."""
     from pydicom.tag import Tag
 
-    return {Tag(word): word for word in (*_PIXEL_KEYWORDS, *_KEPT_KEYWORDS, patient_tag) if word}
+    return {int(Tag(word)): word for word in (*_PIXEL_KEYWORDS, *_KEPT_KEYWORDS, patient_tag) if word}
 
 
 def _looks_headless(data: bytes) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from models.allocator import held_memory
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.ema import ExponentialMovingAverage
@@ -50,10 +51,13 @@ def train(
         }
     )
     denoiser = Denoiser(spec, sigma_data=settings.sigma_data, seed=stream_seed(seed, "weights"))
-    plan = make_plan(folder, denoiser, settings)
-    with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-        trainer = Trainer(cohort, folder, settings, denoiser, plan, seed=seed, inputs_digest=inputs_digest)
-        trainer.run()
+    with held_memory():
+        plan = make_plan(folder, denoiser, settings)
+        with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            trainer = Trainer(
+                cohort, folder, settings, denoiser, plan, seed=seed, inputs_digest=inputs_digest
+            )
+            trainer.run()
     return _write_checkpoint(cohort, folder, settings, trainer.ema.model, plan, seed=seed)
 
 

@@ -10,7 +10,7 @@ from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
 from pipeline.train.settings import TrainSettings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def run_train(

@@ -18,7 +18,7 @@ from pipeline.sources.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.sources.resize import area_average
 from tests.benchmarks.rows import Row
 
-ROUNDS = 3
+ROUNDS = 9
 NUM_PATIENTS = 500
 IMAGE_SIZE = 512
 
