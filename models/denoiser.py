@@ -36,8 +36,11 @@ class Denoiser(nn.Module):
         self.spec = spec
         self.sigma_data = float(sigma_data)
         self.network = build_network(spec, seed=seed)
-        # Where the network computes: None is plain fp32, else the autocast type (see models/precision.py).
-        self.compute_dtype: torch.dtype | None = None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The type of the network's weights, in which it computes (see models/precision.py)."""
+        return next(self.network.parameters()).dtype
 
     @property
     def null_label(self) -> int:
@@ -63,9 +66,7 @@ class Denoiser(nn.Module):
         x = x.float()
         sigma = sigma.float().reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = preconditioning(sigma, self.sigma_data)
-        scaled = c_in * x
-        with torch.autocast(x.device.type, dtype=self.compute_dtype, enabled=self.compute_dtype is not None):
-            output = self._run_network(scaled, c_noise.flatten(), labels)
+        output = self._run_network((c_in * x).to(self.compute_dtype), c_noise.flatten(), labels)
         return c_skip * x + c_out * output.float()
 
     def _run_network(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 
 from models.denoiser import Denoiser
 
-DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
-"""Name -> autocast type of the network; None computes in plain fp32."""
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Name -> type of the network's weights and activations while it computes."""
 
 PREFERENCE_MARGIN = 1.10
 
@@ -23,7 +23,7 @@ class Precision:
     """A chosen arithmetic, recorded in the checkpoint and used again on resume.
 
     Attributes:
-        dtype: ``fp32`` or ``bf16`` (autocast; weights, optimiser and EMA stay fp32).
+        dtype: ``fp32`` or ``bf16`` (of the network that computes; what learns and is saved stays fp32).
         channels_last: whether convolution weights lie channels-last in memory.
         measured: choice -> training images a second seen by the probe; empty if nothing was probed.
     """
@@ -56,12 +56,15 @@ CHOICES = (
 
 
 def apply_precision(denoiser: Denoiser, precision: Precision) -> Denoiser:
-    """Set a denoiser's memory layout and compute type in place and return it; no weight changes its value."""
+    """Set a denoiser's memory layout and type in place and return it; bf16 rounds its weights.
+
+    Noise levels, preconditioning and the result stay fp32.
+    """
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
+    denoiser.network.to(DTYPES[precision.dtype])
     for parameter in denoiser.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
-    denoiser.compute_dtype = DTYPES[precision.dtype]
     return denoiser
 
 

@@ -18,6 +18,7 @@ from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from models.denoiser import Denoiser
+    from models.precision import Precision
     from pipeline.sources.base import ScanTask
     from pipeline.sources.phantom.settings import PhantomSettings
 
@@ -34,8 +35,10 @@ def train_step_seconds(
 
     from models.ema import ExponentialMovingAverage
     from models.objective import denoising_loss
+    from models.working_copy import WorkingCopy
 
-    denoiser = _denoiser(settings, image_size, num_classes).train()
+    denoiser, precision = _denoiser(settings, image_size, num_classes)
+    working = WorkingCopy(denoiser.train(), precision)
     device = next(denoiser.parameters()).device
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
     ema = ExponentialMovingAverage(denoiser, half_life=settings.ema_half_life, ramp_share=0.1)
@@ -45,15 +48,17 @@ def train_step_seconds(
 
     def step() -> None:
         denoising_loss(
-            denoiser,
+            working.denoiser,
             images,
             labels,
             sigma=sigma,
             noise=torch.randn_like(images),
             sigma_data=settings.sigma_data,
         ).mean().backward()
+        working.return_gradients()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        working.clear_gradients()
+        working.take_weights()
         ema.update(0, settings.batch_size)
 
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
@@ -66,7 +71,9 @@ def denoise_seconds(
     """Return the seconds of one denoise call on one batch of candidates."""
     import torch
 
-    denoiser = _denoiser(settings, image_size, num_classes).eval()
+    from models.precision import apply_precision
+
+    denoiser = apply_precision(*_denoiser(settings, image_size, num_classes)).eval()
     device = next(denoiser.parameters()).device
     noise = torch.zeros(sample.batch_size, 1, *image_size, device=device)
     sigma = torch.full((sample.batch_size,), 0.5, device=device)
@@ -220,18 +227,19 @@ def resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _denoiser(settings: TrainSettings, image_size: tuple[int, int], num_classes: int) -> Denoiser:
+def _denoiser(
+    settings: TrainSettings, image_size: tuple[int, int], num_classes: int
+) -> tuple[Denoiser, Precision]:
     from models.denoiser import Denoiser
     from models.network import NetworkSpec
-    from models.precision import Precision, apply_precision, default_device
+    from models.precision import Precision, default_device
 
     spec = NetworkSpec.from_dict(
         {"image_size": image_size, "num_classes": num_classes, **settings.network_fields()}
     )
     # `auto` nearly always ends in bf16; the probe itself would take longer than the estimate may.
     fast = Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
-    denoiser = Denoiser(spec, sigma_data=settings.sigma_data).to(default_device())
-    return apply_precision(denoiser, fast)
+    return Denoiser(spec, sigma_data=settings.sigma_data).to(default_device()), fast
 
 
 def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.network import NetworkSpec
 from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.precision import apply_precision
+from models.working_copy import WorkingCopy
 from pipeline.cohort import Cohort
 from pipeline.errors import TrainingError
 from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
@@ -77,7 +79,9 @@ class Trainer:
     ) -> None:
         self.cohort, self.folder, self.settings, self.seed = cohort, folder, settings, seed
         self.device = plan.device
-        self.denoiser = apply_precision(denoiser.to(plan.device), plan.precision).train()
+        self.precision = plan.precision
+        self.denoiser = denoiser.to(plan.device).train()
+        self.working = WorkingCopy(self.denoiser, plan.precision)
         self.ema: ExponentialMovingAverage[Denoiser] = ExponentialMovingAverage(
             self.denoiser, half_life=settings.ema_half_life, ramp_share=settings.ema_ramp_share
         )
@@ -105,6 +109,7 @@ class Trainer:
         """Train from the last saved state to the last step; saves at intervals and at the end."""
         settings = self.settings
         step = saved_step = self.state.load_newest()
+        self.working.take_weights()
         history = History(self.folder, step)
         loss_sum, num_losses = torch.zeros((), device=self.device), 0
         with track("train", settings.num_steps, done=step, unit="steps") as progress:
@@ -138,7 +143,8 @@ class Trainer:
                     self.state.save(step)
                     saved_step, saved_at = step, time.monotonic()
                 if _is_multiple(step, settings.grid_every_steps):
-                    write_grid(self.folder, self.ema.model, step=step, seed=self.seed)
+                    averaged = apply_precision(copy.deepcopy(self.ema.model), self.precision)
+                    write_grid(self.folder, averaged, step=step, seed=self.seed)
 
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return its mean loss, a scalar on the device.
@@ -157,15 +163,17 @@ class Trainer:
         noise = torch.randn(images.shape, generator=generator, device=self.device)
 
         losses = denoising_loss(
-            self.denoiser, images, labels, sigma=sigma, noise=noise, sigma_data=settings.sigma_data
+            self.working.denoiser, images, labels, sigma=sigma, noise=noise, sigma_data=settings.sigma_data
         )
         loss = losses.mean()
         loss.backward()
+        self.working.return_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.gradient_clip, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.working.clear_gradients()
+        self.working.take_weights()
         self.ema.update(step * settings.batch_size, settings.batch_size)
         return loss.detach() + 0.0 * norm
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models.denoiser import Denoiser, preconditioning
 from models.network import NetworkSpec
+from models.precision import Precision, apply_precision
 
 sigmas = st.floats(1e-3, 1e3)
 deviations = st.floats(0.05, 5.0)
@@ -96,7 +97,7 @@ def test_bf16_compute_stays_close_and_returns_fp32() -> None:
     denoiser = trained(Denoiser(spec(16, 16)))
     x, sigma, labels = torch.randn(2, 1, 16, 16), torch.ones(2), torch.tensor([0, 1])
     exact = denoiser(x, sigma, labels)
-    denoiser.compute_dtype = torch.bfloat16
+    apply_precision(denoiser, Precision("bf16", channels_last=False))
     rough = denoiser(x, sigma, labels)
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)

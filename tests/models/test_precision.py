@@ -21,19 +21,21 @@ def test_probe_measures_all_and_changes_nothing() -> None:
     best = max(chosen.measured.values())
     assert chosen.measured[chosen.name] * 1.1**3 >= best
     assert all(torch.equal(tensor, before[name]) for name, tensor in denoiser.state_dict().items())
-    assert denoiser.compute_dtype is None
+    assert denoiser.compute_dtype is torch.float32
     assert all(parameter.grad is None for parameter in denoiser.parameters())
 
 
-def test_layout_and_type_change_no_weight() -> None:
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.name)
+def test_layout_changes_no_weight_and_bf16_rounds_to_nearest(choice: Precision) -> None:
     denoiser = Denoiser(SPEC)
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
-    for choice in CHOICES:
-        apply_precision(denoiser, choice)
-        assert (denoiser.compute_dtype is torch.bfloat16) == (choice.dtype == "bf16")
-        assert all(torch.equal(tensor, before[name]) for name, tensor in denoiser.state_dict().items())
-        weight = denoiser.network.down_blocks[0].resnets[0].conv1.conv.weight
-        assert weight.is_contiguous(memory_format=torch.channels_last) == choice.channels_last
+    apply_precision(denoiser, choice)
+    wanted = torch.bfloat16 if choice.dtype == "bf16" else torch.float32
+    assert denoiser.compute_dtype is wanted
+    for name, tensor in denoiser.state_dict().items():
+        assert torch.equal(tensor, before[name].to(wanted))
+    weight = denoiser.network.down_blocks[0].resnets[0].conv1.conv.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == choice.channels_last
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -19,6 +19,7 @@ import torch
 
 from models.checkpoint import read_tensors
 from models.denoiser import Denoiser
+from models.precision import Precision
 from pipeline.errors import DataError, OutputExistsError, TamperedError, TrainingError
 from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CheckpointRef, CohortRef
@@ -132,6 +133,22 @@ def test_a_torn_newest_state_falls_back_to_the_one_before(
     newest = out / "state" / "step-000000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:5000])
     assert run_train(tiny_cohort_16, out, SETTINGS, seed=4).digest == undisturbed.digest
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_resumed_bf16_training_ends_in_the_undisturbed_weights(
+    tiny_cohort_16: CohortRef, tmp_path: Path, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Precision("bf16", channels_last=channels_last)
+    monkeypatch.setattr("pipeline.train.plan.probe_precision", lambda *_args, **_kwargs: chosen)
+    settings = TrainSettings(**{**FIELDS, "precision": "auto"})
+    out = tmp_path / "checkpoint"
+    whole = run_train(tiny_cohort_16, out, settings, seed=4)
+    assert read_checkpoint_info(out).precision == "bf16"
+    for name in ("reference.json", "model.safetensors", "checkpoint.json"):
+        (out / name).unlink()
+    (out / "state" / "step-000000012.safetensors").unlink()
+    assert run_train(tiny_cohort_16, out, settings, seed=4).digest == whole.digest
 
 
 def test_seed_changes_the_weights(
