@@ -180,6 +180,7 @@ def _state(
     recorded = read_json(path, role=kind.stage)
     same = (
         recorded.get("stage") == kind.stage
+        and recorded.get("version") == kind.version
         and recorded.get("settings") == settings.model_dump(mode="json")
         and recorded.get("seed") == seed
         and all(recorded.get("inputs", {}).get(role) == digest for role, digest in inputs.items())

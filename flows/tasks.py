@@ -27,9 +27,6 @@ from pipeline.release.settings import ReleaseSettings
 from pipeline.sample.settings import SampleSettings
 from pipeline.train.settings import TrainSettings
 
-# Raise a stage's number when its task gives another reference for the same inputs.
-TASK_VERSION = 1
-
 _REFERENCE: dict[str, Any] = {
     "cache_policy": INPUTS - "force",
     "result_serializer": "json",
@@ -101,7 +98,7 @@ def train_task(
     settings: TrainSettings,
     seed: int,
     force: bool,
-    version: int = TASK_VERSION,
+    version: int = CheckpointRef.version,
 ) -> CheckpointRef:
     """Cohort -> checkpoint; goes on from the last saved state of a killed run."""
     from pipeline.train import run_train
@@ -118,7 +115,7 @@ def sample_task(
     settings: SampleSettings,
     seed: int,
     force: bool,
-    version: int = TASK_VERSION,
+    version: int = CandidatesRef.version,
 ) -> CandidatesRef:
     """Checkpoint -> candidates."""
     from pipeline.sample import run_sample
@@ -137,7 +134,7 @@ def audit_task(
     settings: AuditSettings,
     seed: int,
     force: bool,
-    version: int = TASK_VERSION,
+    version: int = AuditRef.version,
 ) -> AuditRef:
     """Candidates and cohort -> audit with its verdict."""
     from pipeline.privacy import run_audit
@@ -158,7 +155,7 @@ def release_task(
     seed: int,
     provenance: dict[str, Any],
     force: bool,
-    version: int = TASK_VERSION,
+    version: int = ReleaseRef.version,
 ) -> ReleaseRef:
     """Accepted candidates -> release, if verdict and policy allow it."""
     from pipeline.release import run_release
@@ -178,7 +175,7 @@ def evaluate_task(
     settings: EvaluateSettings,
     seed: int,
     force: bool,
-    version: int = TASK_VERSION,
+    version: int = EvaluationRef.version,
 ) -> EvaluationRef:
     """Release and cohort -> evaluation."""
     from pipeline.evaluate import run_evaluate

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import first_problem
+from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.pixels import PixelShards, StoredPixels, to_model_range
 from pipeline.records import SPLITS, CohortRef
 from pipeline.stage import load_reference
-from pipeline.storage import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,13 +86,9 @@ class Cohort:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.reference = load_reference(CohortRef, folder)
-        try:
-            self.info = CohortInfo.model_validate(read_json(folder / "cohort.json", role="cohort"))
-        except ValidationError as error:
-            field, problem, value = first_problem(error)
-            raise DataError(
-                f"{field}: {problem}", field="cohort.json", value=value, remedy="Ingest the cohort again."
-            ) from error
+        self.info = read_model(
+            CohortInfo, folder / "cohort.json", role="cohort", remedy="Ingest the cohort again."
+        )
         self.labels = _load_codes(folder / "labels.npy", len(self.info.classes))
         self.split = _load_codes(folder / "split.npy", len(SPLITS))
         self.shards = PixelShards(folder, role="cohort")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.storage import digest_of
+from pipeline.errors import DataError
+from pipeline.storage import digest_of, read_json
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -30,3 +34,25 @@ def first_problem(error: Any) -> tuple[str, str, object]:
     if isinstance(value, dict | list) or entry["type"] == "missing":
         value = None
     return field, entry["msg"].rstrip("."), value
+
+
+def read_model(
+    kind: type[ModelT], path: Path, *, role: str, remedy: str, error: type[DataError] = DataError
+) -> ModelT:
+    """Read one of our JSON files into its model.
+
+    Args:
+        kind: the model, which names every field that may stand in the file.
+        path: the file.
+        role: what it belongs to, in the error's words.
+        remedy: what to do when its fields are wrong.
+        error: raised when they are.
+
+    Raises:
+        DataError: the file is missing or not JSON, or (as `error`) its fields are missing, unknown or wrong.
+    """
+    try:
+        return kind.model_validate(read_json(path, role=role))
+    except ValidationError as problem:
+        field, message, value = first_problem(problem)
+        raise error(f"{field}: {message}", field=path.name, value=value, remedy=remedy) from problem

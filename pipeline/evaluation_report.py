@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import first_problem
-from pipeline.errors import DataError
-from pipeline.storage import read_json
+from pipeline.config import read_model
 
 REPORT_NAME = "evaluation.json"
 
@@ -112,10 +110,6 @@ def read_evaluation_report(folder: Path) -> EvaluationReport:
     Raises:
         DataError: the file is missing or does not have the expected fields.
     """
-    try:
-        return EvaluationReport.model_validate(read_json(folder / REPORT_NAME, role="evaluation"))
-    except ValidationError as error:
-        field, problem, _ = first_problem(error)
-        raise DataError(
-            f"{field}: {problem}", field=REPORT_NAME, remedy="Run the evaluation again."
-        ) from error
+    return read_model(
+        EvaluationReport, folder / REPORT_NAME, role="evaluation", remedy="Run the evaluation again."
+    )

@@ -7,13 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import first_problem
+from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.records import CheckpointRef
 from pipeline.stage import verify_reference
-from pipeline.storage import read_json
 
 if TYPE_CHECKING:
     from models.denoiser import Denoiser
@@ -82,11 +81,7 @@ def read_checkpoint_info(checkpoint: Path) -> CheckpointInfo:
     Raises:
         DataError: the file is missing or holds other fields than it should.
     """
-    try:
-        return CheckpointInfo.model_validate(read_json(checkpoint / INFO_NAME, role="checkpoint"))
-    except ValidationError as error:
-        field, problem, value = first_problem(error)
-        raise DataError(f"{field}: {problem}", field=INFO_NAME, value=value, remedy="Train again.") from error
+    return read_model(CheckpointInfo, checkpoint / INFO_NAME, role="checkpoint", remedy="Train again.")
 
 
 def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[Denoiser, CheckpointInfo]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import first_problem
+from pipeline.config import read_model
 from pipeline.errors import TamperedError
 from pipeline.records import Verdict
-from pipeline.storage import read_json
 
 REPORT_NAME = "privacy_report.json"
 
@@ -122,10 +121,10 @@ def read_privacy_report(folder: Path) -> PrivacyReport:
     Raises:
         TamperedError: fields are missing, unknown, or out of range.
     """
-    try:
-        return PrivacyReport.model_validate(read_json(folder / REPORT_NAME, role="audit"))
-    except ValidationError as error:
-        field, problem, _ = first_problem(error)
-        raise TamperedError(
-            f"{field}: {problem}", field=REPORT_NAME, remedy="Run the audit again; nothing was released."
-        ) from error
+    return read_model(
+        PrivacyReport,
+        folder / REPORT_NAME,
+        role="audit",
+        remedy="Run the audit again; nothing was released.",
+        error=TamperedError,
+    )

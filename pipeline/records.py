@@ -38,6 +38,7 @@ class Reference(BaseModel):
     """A finished stage output: where it is, what it holds, and the digest that names its content.
 
     Attributes:
+        stage: the stage's name; version: its version, raised when the same inputs give another content.
         path: absolute directory of the output.
         digest: sha256 over the names and sha256 of the content files.
         inputs_digest: sha256 over stage, stage version, settings, seed and the digests of the inputs.
@@ -46,6 +47,7 @@ class Reference(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[str] = ""
+    version: ClassVar[int] = 1
 
     path: Path
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -63,12 +65,14 @@ class CheckpointRef(Reference):
     """A checkpoint made by `train`."""
 
     stage: ClassVar[str] = "checkpoint"
+    version: ClassVar[int] = 2
 
 
 class CandidatesRef(Reference):
     """Candidates made by `sample`."""
 
     stage: ClassVar[str] = "candidates"
+    version: ClassVar[int] = 2
 
 
 class AuditRef(Reference):

@@ -77,7 +77,6 @@ def open_stage(
     kind: type[RefT],
     out: Path,
     *,
-    version: int,
     inputs: Mapping[str, str],
     settings: Settings,
     seed: int | None = None,
@@ -88,7 +87,6 @@ def open_stage(
     Args:
         kind: reference class of the stage.
         out: the output directory.
-        version: the stage's own version; raise it when the same inputs give another content.
         inputs: digests of what the stage reads, by role.
         settings: the stage's settings; they and the digest are kept in `inputs.json` beside the output.
         seed: the run seed, for stages that draw random numbers.
@@ -99,7 +97,7 @@ def open_stage(
     """
     described = {
         "stage": kind.stage,
-        "version": version,
+        "version": kind.version,
         "inputs": dict(inputs),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
@@ -114,15 +112,6 @@ def open_stage(
             write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
         finished = load_reference(kind, out) if (out / REFERENCE_NAME).is_file() else None
         yield StageFolder(kind, out, inputs_digest, finished, resumed=earlier == inputs_digest)
-
-
-def existing_output(kind: type[RefT], out: Path, inputs_digest: str) -> str:
-    """Say in one word what `open_stage` would do with `out`: `new`, `resume`, `reuse` or `refuse`."""
-    if not out.is_dir() or not any(out.iterdir()):
-        return "new"
-    if _recorded_inputs(out) != inputs_digest:
-        return "refuse"
-    return "reuse" if (out / REFERENCE_NAME).is_file() else "resume"
 
 
 def load_reference(kind: type[RefT], folder: Path) -> RefT:

@@ -68,7 +68,6 @@ def write_cohort(
     with open_stage(
         CohortRef,
         folder,
-        version=1,
         inputs={"seed": digest_of([seed, count, image_size, has_patient_ids])},
         settings=_NoSettings(),
         seed=seed,

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
 PREDICTIONS_NAME = "predictions.parquet"
 
 
@@ -53,9 +52,7 @@ def evaluate(
     if fit_predict is not None:
         inputs["classifier"] = _name_of(fit_predict)
     classifier = fit_predict or SmallCnn.of(settings)
-    with open_stage(
-        EvaluationRef, out, version=STAGE_VERSION, inputs=inputs, settings=settings, seed=seed, force=force
-    ) as stage:
+    with open_stage(EvaluationRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage:
         if stage.finished is not None:
             logger.info("reusing the finished evaluation in %s", out)
             return stage.finished

@@ -30,8 +30,6 @@ from pipeline.storage import write_json
 
 logger = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
-
 
 def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
     """Do the stage; `pipeline.ingest.run_ingest` is its public name and says what it takes and raises."""
@@ -40,9 +38,7 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     check_map_path(settings.private_map, out)
     listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
     inputs, stable = ingest_inputs(manifest, settings, listing)
-    with open_stage(
-        CohortRef, out, version=STAGE_VERSION, inputs=inputs, settings=stable, force=force
-    ) as stage:
+    with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:
         if stage.finished is not None:
             logger.info("cohort: reused, nothing has changed")
             reference = stage.finished

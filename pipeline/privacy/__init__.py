@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from pipeline.privacy.settings import AuditSettings
     from pipeline.records import AuditRef
 
-STAGE_VERSION = 1
-
 
 def run_audit(
     candidates: Path,

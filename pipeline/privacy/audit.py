@@ -14,7 +14,6 @@ from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.generator import read_checkpoint_info
 from pipeline.pixels import StoredPixels
-from pipeline.privacy import STAGE_VERSION
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import measure
@@ -53,9 +52,7 @@ def audit(
     if checkpoint is not None:
         inputs["checkpoint"] = _check_checkpoint(checkpoint, opened, audited)
     with (
-        open_stage(
-            AuditRef, out, version=STAGE_VERSION, inputs=inputs, settings=settings, seed=seed, force=force
-        ) as stage,
+        open_stage(AuditRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage,
         _threads(settings.num_threads),
     ):
         if stage.finished is not None:

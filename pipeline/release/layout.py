@@ -6,7 +6,6 @@ import re
 from typing import Final
 
 FORMAT_VERSION: Final = 1
-STAGE_VERSION: Final = 1
 
 IMAGE_FOLDER = "images"
 CSV_NAME = "metadata.csv"

@@ -21,7 +21,6 @@ from pipeline.release.layout import (
     CSV_NAME,
     FORMAT_VERSION,
     PROVENANCE_NAME,
-    STAGE_VERSION,
     SUMS_NAME,
     TABLES,
 )
@@ -119,7 +118,7 @@ def release_inputs_digest(candidates: str, audit: str, settings: ReleaseSettings
     return digest_of(
         {
             "stage": ReleaseRef.stage,
-            "version": STAGE_VERSION,
+            "version": ReleaseRef.version,
             "inputs": {"candidates": candidates, "audit": audit},
             "settings": settings.model_dump(mode="json"),
             "seed": seed,

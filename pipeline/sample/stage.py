@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
-STAGE_VERSION = 2
-
 
 def run_sample(
     checkpoint: CheckpointRef,
@@ -59,9 +57,7 @@ def run_sample(
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
-    with open_stage(
-        CandidatesRef, out, version=STAGE_VERSION, inputs=inputs, settings=settings, seed=seed, force=force
-    ) as folder:
+    with open_stage(CandidatesRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as folder:
         if folder.finished is not None:
             return folder.finished
         # Torch and MONAI take seconds to import; finished candidates are returned without them.

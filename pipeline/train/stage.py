@@ -10,8 +10,6 @@ from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
 from pipeline.train.settings import TrainSettings
 
-STAGE_VERSION = 2
-
 
 def run_train(
     cohort: CohortRef, out: Path, settings: TrainSettings, *, seed: int, force: bool = False
@@ -40,7 +38,6 @@ def run_train(
     with open_stage(
         CheckpointRef,
         out,
-        version=STAGE_VERSION,
         inputs={"cohort": cohort.digest},
         settings=settings,
         seed=seed,

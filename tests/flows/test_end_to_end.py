@@ -155,15 +155,12 @@ def plant_copies(run: Path) -> None:
             for label in table["label"].unique()
         ]
     )
-    from pipeline.sample.stage import STAGE_VERSION
-
     checkpoint = load_reference(CheckpointRef, run / "checkpoint")
     digest = own.reference.inputs_digest
     shutil.rmtree(run / "candidates")
     with open_stage(
         CandidatesRef,
         run / "candidates",
-        version=STAGE_VERSION,
         inputs={"checkpoint": checkpoint.digest},
         settings=recipe.sample,
         seed=recipe.seed,

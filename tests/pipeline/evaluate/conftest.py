@@ -39,7 +39,7 @@ def write_cohort(
     patients: list[str],
     classes: tuple[str, ...] = CLASSES,
 ) -> CohortRef:
-    with open_stage(CohortRef, folder, version=1, inputs={}, settings=Settings(), seed=0) as stage:
+    with open_stage(CohortRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         names = [write_shard(stage.path, 0, pixels)]
         codes = np.array([SPLITS.index(name) for name in split], dtype=np.uint8)
         np.save(stage.path / "labels.npy", labels.astype(np.int64))
@@ -70,7 +70,7 @@ def write_cohort(
 def write_release(
     folder: Path, pixels: Pixels, labels: npt.NDArray[np.integer], classes: tuple[str, ...] = CLASSES
 ) -> ReleaseRef:
-    with open_stage(ReleaseRef, folder, version=1, inputs={}, settings=Settings(), seed=0) as stage:
+    with open_stage(ReleaseRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         rows, counters = [], [0] * len(classes)
         for image, label in zip(pixels, labels, strict=True):
             sample = f"{classes[label]}-{counters[label]:06d}"

@@ -25,7 +25,7 @@ def write(folder: Path, image: np.ndarray, **changes: object) -> Path:
         "class": "plain",
         "synthetic": True,
     }
-    with open_stage(ReleaseRef, folder, version=1, inputs={}, settings=Settings()) as stage:
+    with open_stage(ReleaseRef, folder, inputs={}, settings=Settings()) as stage:
         (stage.path / "images/plain").mkdir(parents=True)
         Image.fromarray(image).save(stage.path / "images/plain/a.png")
         write_parquet(stage.path / "metadata.parquet", pd.DataFrame([{**row, **changes}]))

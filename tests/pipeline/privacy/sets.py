@@ -78,7 +78,7 @@ def write_candidates(
     """Write a finished candidates directory as `sample` would."""
     inputs = {"pixels": digest_of(pixels.tobytes().hex())}
     settings = _SampleSettings(per_class=per_class)
-    with open_stage(CandidatesRef, folder, version=1, inputs=inputs, settings=settings, seed=0) as stage:
+    with open_stage(CandidatesRef, folder, inputs=inputs, settings=settings, seed=0) as stage:
         assert stage.finished is None
         rows, numbers = [], dict.fromkeys(range(len(classes)), 0)
         for label in labels.tolist():

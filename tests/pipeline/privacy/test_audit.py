@@ -276,6 +276,6 @@ def write_checkpoint(folder: Path, cohort_digest: str) -> Path:
         device="cpu",
         libraries={},
     )
-    with open_stage(CheckpointRef, folder, version=1, inputs={}, settings=Settings(), seed=0) as stage:
+    with open_stage(CheckpointRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         write_json(folder / "checkpoint.json", info.model_dump(mode="json"))
         return stage.finish(["checkpoint.json"], {}).path

@@ -64,7 +64,7 @@ def make_candidates(
     pixels: StoredPixels = np.stack([((wave + 1) * top / 2).astype(dtype) for wave in waves])[:, None]
     settings = CandidateSettings(per_class=per_class)
     inputs = {"checkpoint": CHECKPOINT}
-    with open_stage(CandidatesRef, folder, version=1, inputs=inputs, settings=settings, seed=seed) as stage:
+    with open_stage(CandidatesRef, folder, inputs=inputs, settings=settings, seed=seed) as stage:
         half = len(rows) // 2
         names = [write_shard(folder, 0, pixels[:half]), write_shard(folder, 1, pixels[half:])]
         table = pd.DataFrame(rows)
@@ -141,7 +141,7 @@ def make_audit(
         table = change_table(table)
     inputs = {"candidates": opened.digest, "cohort": COHORT}
     settings = GateSettings(note=digest_of(report.model_dump(mode="json")))
-    with open_stage(AuditRef, folder, version=1, inputs=inputs, settings=settings) as stage:
+    with open_stage(AuditRef, folder, inputs=inputs, settings=settings) as stage:
         write_json(folder / REPORT_NAME, report.model_dump(mode="json"), private=True)
         write_parquet(folder / "candidates.parquet", table, private=True)
         stage.finish(

@@ -97,6 +97,6 @@ def write_evaluation(folder: Path, cohort: Cohort, release: ReleaseRef, settings
         settings={"seeds": 5},
     )
     inputs = {"release": release.digest, "cohort": cohort.digest}
-    with open_stage(EvaluationRef, folder, version=1, inputs=inputs, settings=settings, seed=7) as stage:
+    with open_stage(EvaluationRef, folder, inputs=inputs, settings=settings, seed=7) as stage:
         write_json(folder / "evaluation.json", report.model_dump(mode="json"), private=True)
         stage.finish(["evaluation.json"], {"arms": 7})

@@ -118,7 +118,7 @@ def _cohort(folder: Path, case: Case) -> CohortRef:
 
 def _checkpoint(folder: Path, cohort: Cohort) -> CheckpointRef:
     with open_stage(
-        CheckpointRef, folder, version=1, inputs={"cohort": cohort.digest}, settings=StageSettings(), seed=7
+        CheckpointRef, folder, inputs={"cohort": cohort.digest}, settings=StageSettings(), seed=7
     ) as stage:
         info = CheckpointInfo(
             network={"channels": [32, 64, 64]},
@@ -157,9 +157,7 @@ def _checkpoint(folder: Path, cohort: Cohort) -> CheckpointRef:
 
 def _candidates(folder: Path, cohort: Cohort, checkpoint: CheckpointRef) -> CandidatesRef:
     inputs = {"checkpoint": checkpoint.digest}
-    with open_stage(
-        CandidatesRef, folder, version=1, inputs=inputs, settings=StageSettings(), seed=7
-    ) as stage:
+    with open_stage(CandidatesRef, folder, inputs=inputs, settings=StageSettings(), seed=7) as stage:
         rng = np.random.default_rng(3)
         images, rows = [], []
         for label, name in enumerate(cohort.info.classes):
@@ -202,7 +200,6 @@ def _audit(
     with open_stage(
         AuditRef,
         folder,
-        version=1,
         inputs={"candidates": candidates.digest, "cohort": cohort.digest},
         settings=StageSettings(),
         seed=7,
@@ -311,7 +308,6 @@ def _release(folder: Path, report: PrivacyReport, audit: AuditRef) -> ReleaseRef
     with open_stage(
         ReleaseRef,
         folder,
-        version=1,
         inputs={"a": report.candidates_digest},
         settings=StageSettings(),
         seed=7,

@@ -1,0 +1,139 @@
+"""The stage protocol: reuse the same, resume the unfinished, refuse the foreign, notice the edited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pipeline.config import Settings, read_model
+from pipeline.errors import DataError, OutputExistsError, TamperedError
+from pipeline.records import CheckpointRef, CohortRef, Reference
+from pipeline.stage import load_reference, open_stage, verify_reference
+
+
+class Chosen(Settings):
+    size: int = 3
+
+
+def make(
+    out: Path, *, size: int = 3, source: str = "a", force: bool = False, finish: bool = True
+) -> CohortRef | None:
+    """Open `out`, write one content file unless it is finished, and finish it if asked to."""
+    with open_stage(
+        CohortRef, out, inputs={"source": source}, settings=Chosen(size=size), force=force
+    ) as stage:
+        if stage.finished is not None:
+            return stage.finished
+        with (stage.path / "content.txt").open("a") as stream:
+            stream.write(f"{source}{size};")
+        return stage.finish(["content.txt"], {"scans": size}) if finish else None
+
+
+def test_the_same_output_is_reused(tmp_path: Path) -> None:
+    first = make(tmp_path / "out")
+    assert make(tmp_path / "out") == first
+    assert (tmp_path / "out" / "content.txt").read_text() == "a3;"
+
+
+def test_an_unfinished_output_of_the_same_inputs_is_gone_on_with(tmp_path: Path) -> None:
+    assert make(tmp_path / "out", finish=False) is None
+    with pytest.raises(DataError, match=r"reference\.json is missing"):
+        load_reference(CohortRef, tmp_path / "out")
+    assert make(tmp_path / "out") is not None
+    assert (tmp_path / "out" / "content.txt").read_text() == "a3;a3;"
+
+
+@pytest.mark.parametrize("change", [{"size": 4}, {"source": "b"}])
+def test_an_output_of_other_inputs_is_refused_and_kept_unless_forced(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    first = make(tmp_path / "out")
+    with pytest.raises(OutputExistsError, match="--force"):
+        make(tmp_path / "out", **change)  # type: ignore[arg-type]
+    assert load_reference(CohortRef, tmp_path / "out") == first
+    made = make(tmp_path / "out", **change, force=True)  # type: ignore[arg-type]
+    assert made is not None
+    assert first is not None
+    assert made.digest != first.digest
+
+
+def test_an_output_of_an_earlier_version_of_the_stage_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out")
+    monkeypatch.setattr(CohortRef, "version", CohortRef.version + 1)
+    with pytest.raises(OutputExistsError, match="made from other inputs"):
+        make(tmp_path / "out")
+    assert make(tmp_path / "out", force=True) is not None
+
+
+def test_a_folder_with_files_of_someone_else_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("three years of work")
+    for force in (False, True):
+        with pytest.raises(OutputExistsError, match="no stage has written"):
+            make(tmp_path, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.docx"]
+
+
+def test_two_processes_cannot_write_to_one_directory(tmp_path: Path) -> None:
+    with (
+        open_stage(CohortRef, tmp_path / "out", inputs={"source": "a"}, settings=Chosen()),
+        pytest.raises(OutputExistsError, match="another process is writing"),
+    ):
+        make(tmp_path / "out")
+    assert make(tmp_path / "out") is not None
+
+
+def test_an_edited_content_file_or_reference_is_noticed(tmp_path: Path) -> None:
+    made = make(tmp_path / "out")
+    assert verify_reference(CohortRef, tmp_path / "out") == made
+    path = tmp_path / "out" / "reference.json"
+    body = json.loads(path.read_text())
+    path.write_text(json.dumps({**body, "files": {}}))
+    with pytest.raises(TamperedError, match=r"reference\.json was edited"):
+        verify_reference(CohortRef, tmp_path / "out")
+    path.write_text(json.dumps(body))
+    (tmp_path / "out" / "content.txt").write_text("other")
+    with pytest.raises(TamperedError, match=r"content\.txt differs"):
+        verify_reference(CohortRef, tmp_path / "out")
+
+
+def test_an_output_of_another_stage_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(DataError, match="not an output of the checkpoint stage"):
+        load_reference(CheckpointRef, tmp_path / "out")
+
+
+def test_outputs_are_private(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "out" / "reference.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_every_reference_has_a_stage_name_of_its_own_and_a_version() -> None:
+    kinds = [kind for kind in Reference.__subclasses__() if kind.__module__ == "pipeline.records"]
+    assert len({kind.stage for kind in kinds}) == len(kinds) == 6
+    assert all(kind.version >= 1 for kind in kinds)
+
+
+class _Point(Settings):
+    kind: ClassVar[str] = "point"
+    x: int
+
+
+def test_a_model_file_is_read_or_refused_by_field(tmp_path: Path) -> None:
+    path = tmp_path / "point.json"
+    path.write_text('{"x": 3}')
+    assert read_model(_Point, path, role="point", remedy="Draw it.") == _Point(x=3)
+    path.write_text('{"x": "three"}')
+    with pytest.raises(TamperedError, match=r"point\.json: x: .*got 'three'\)\. Draw it\."):
+        read_model(_Point, path, role="point", remedy="Draw it.", error=TamperedError)
+    path.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_model(_Point, path, role="point", remedy="Draw it.")
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        read_model(_Point, path, role="point", remedy="Draw it.")
