@@ -20,6 +20,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{value * 100:.{digits}f}{_SPACE}%".replace("-", "−")
 
 
+def whole_percent_below(value: float) -> str:
+    """Return a share as a whole percentage, rounded down, so that "or more" after it stays true."""
+    return percent(math.floor(value * 100 + 1e-9) / 100, 0)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals and a true minus sign."""
     if value is None or not math.isfinite(value):

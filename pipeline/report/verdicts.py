@@ -9,7 +9,7 @@ from pipeline.evaluation_report import Estimate, EvaluationReport
 from pipeline.privacy_report import PrivacyReport
 from pipeline.records import Policy, ReleaseRef, Verdict
 from pipeline.report.folder import NOT_MADE, RunFolder
-from pipeline.report.formats import percent, plural, sentence
+from pipeline.report.formats import percent, plural, sentence, whole_percent_below
 
 Tone = Literal["good", "warn", "bad", "none"]
 
@@ -165,10 +165,11 @@ def _labels(run: RunFolder) -> Headline:
     if not control_is_clear(run.evaluation):
         sentences.append("The control is not clearly lower, so this agreement says little.")
         return Headline(title, "Unclear", "warn", tuple(sentences))
+    headline = "All agree" if lowest == 1.0 else f"{whole_percent_below(lowest)} or more agree"
     if lowest < AGREEMENT_AIM:
         sentences.append(f"The aim is {percent(AGREEMENT_AIM, 0)} of every class.")
-        return Headline(title, f"{percent(lowest, 0)} or more agree", "warn", tuple(sentences))
-    return Headline(title, f"{percent(lowest, 0)} or more agree", "good", tuple(sentences))
+        return Headline(title, headline, "warn", tuple(sentences))
+    return Headline(title, headline, "good", tuple(sentences))
 
 
 def overall(shares: dict[str, Estimate]) -> float | None:
