@@ -9,7 +9,7 @@ QUIET  := PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 .PHONY: run test test-all lint format bench headline clean
 
 run: $(STAMP)  ## phantom cohort -> gated synthetic dataset -> report, under 8 minutes on 2 cores
-	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=500 --set sample.per_class=100 --set audit.embedding_steps=200 --set evaluate.seeds=2
+	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=450 --set sample.per_class=100 --set audit.embedding_steps=200 --set evaluate.seeds=2 --set evaluate.num_steps=400 --set "evaluate.ratios=[0.5, 1.0]"
 	$(QUIET) $(BIN)/phosphor verify $(RUN)/release
 
 test: $(STAMP) lint  ## lint, types and every test that takes less than half a minute
