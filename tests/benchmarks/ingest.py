@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ def measure() -> list[Row]:
         manifest_path.write_text(MANIFEST.format(folder=folder / "scans"))
         manifest = load_manifest(manifest_path)
         files = sorted(path for path in (folder / "scans").rglob("*") if path.is_file() and _is_dicom(path))
+        # Half a gigabyte was just written: let it reach the disk before anything is timed.
+        os.sync()
         _plain_loop(files)
         pairs = []
         for index in range(ROUNDS):
