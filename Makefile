@@ -30,7 +30,7 @@ format: $(STAMP)
 bench: $(STAMP)  ## speed and memory as ratios against peers measured in the same run; wants an idle machine
 	$(BIN)/python -m tests.benchmarks
 
-headline: $(STAMP)  ## three whole runs on PneumoniaMNIST (PHOSPHOR_DATA), 3 x 5 seeds, about 45 minutes
+headline: $(STAMP)  ## three whole runs on PneumoniaMNIST (PHOSPHOR_DATA), 3 x 5 seeds, about 50 minutes
 	$(QUIET) $(BIN)/python -m tests.benchmarks.headline
 
 clean:
