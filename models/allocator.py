@@ -26,7 +26,9 @@ def held_memory() -> Iterator[None]:
     if libc is None:
         yield
         return
-    libc.mallopt(_M_MMAP_THRESHOLD, _HELD)
+    if not libc.mallopt(_M_MMAP_THRESHOLD, _HELD):
+        # Older versions of glibc take no more; left alone, the next line would fix it at 128 KiB.
+        libc.mallopt(_M_MMAP_THRESHOLD, _DEFAULT_MAP)
     libc.mallopt(_M_TRIM_THRESHOLD, _HELD)
     libc.mallopt(_M_TOP_PAD, 64 * 2**20)
     try:

@@ -48,6 +48,25 @@ def test_the_memory_is_given_back_at_the_end() -> None:
     assert inside - resident() > 8 * BIG
 
 
+def test_a_glibc_that_refuses_so_large_a_threshold_gets_the_largest_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    largest, thresholds = 32 * 2**20, list[int]()
+
+    class Older:
+        def mallopt(self, parameter: int, value: int) -> int:
+            if parameter == -3 and value <= largest:
+                thresholds.append(value)
+            return int(parameter != -3 or value <= largest)
+
+        def malloc_trim(self, _pad: int) -> int:
+            return 1
+
+    monkeypatch.setattr("models.allocator._glibc", Older)
+    with held_memory():
+        assert thresholds == [largest]
+
+
 def test_it_does_nothing_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     class Other:
         def __getattr__(self, name: str) -> object:
