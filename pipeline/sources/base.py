@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DataError, ScanRefusedError
+from pipeline.errors import ScanRefusedError
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; a computed radiograph has about 10 million pixels."""
 
-MAX_FILE_BYTES = 512 * 2**20
-"""Largest file that is read into memory."""
-
 OWN_PATIENT = "\0own:"
 """Prefix of the stand-in patient id of a scan that is its own patient; no table can hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DicomOptions:
+    """How the DICOM files of a source are read.
+
+    Attributes:
+        frames: what to take of an image of several frames: `refuse`, `first`, `middle`, `each` (every frame
+            is a scan), or a frame's number, counted from 1.
+        window: which of several windows or VOI LUTs to show, counted from 0, or `none`: the stored range.
+        headless: read files without preamble or file meta information.
+        colour: a truly colourful image is refused (`refuse`) or shown by its luma (`grey`).
+    """
+
+    frames: str = "refuse"
+    window: str = "0"
+    headless: bool = False
+    colour: str = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +40,13 @@ class ReadRule:
 
     Attributes:
         kind: `dicom`, `nifti`, `images` or `medmnist`.
-        root: absolute folder, or the npz file. Identifying: never written or logged.
+        root: absolute path, or address of a server. Identifying: never written or logged.
         patient_tag: DICOM keyword of the patient id, empty if the patient is known otherwise.
         projection: what to take of a NIfTI volume.
         axis: along which axis of a volume in RAS+ orientation.
         prefix: tells equal file names of several sources apart; empty for the first source.
+        store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
+        dicom: how DICOM files are read.
     """
 
     kind: str
@@ -41,11 +55,13 @@ class ReadRule:
     projection: str = "none"
     axis: int = 1
     prefix: str = ""
+    store: str = "folder"
+    dicom: DicomOptions = DicomOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """A scan that can be read: light, picklable, without pixels.
+    """A scan (or a file of several) that can be read: light, picklable, without pixels.
 
     Attributes:
         rule: how scans of its source are read.
@@ -59,6 +75,9 @@ class ScanTask:
         refusal: why the scan cannot be used, known before it is read; empty if nothing is known.
         claimed: patient that a table names but the pixels do not confirm: counted in reports on published
             splits, never used for splitting.
+        stamp: text that changes when the file's content does; empty if nothing is known.
+        view: view position from a table, empty if unknown.
+        findings: 0 absent, 1 present or 2 uncertain, one byte for each finding of a multi-label manifest.
     """
 
     rule: ReadRule
@@ -71,6 +90,9 @@ class ScanTask:
     age_years: float | None = None
     refusal: str = ""
     claimed: str = ""
+    stamp: str = ""
+    view: str = ""
+    findings: bytes = b""
 
     @property
     def scan_name(self) -> str:
@@ -93,6 +115,7 @@ class Scan:
         sex: `F`, `M`, `O` or empty.
         age_years: age in years, or None.
         patient: the patient id read from the file, or None if the task already knows it.
+        frame: number of the frame, counted from 1, where each frame of a file is a scan.
     """
 
     pixels: npt.NDArray[np.generic]
@@ -105,6 +128,7 @@ class Scan:
     sex: str = ""
     age_years: float | None = None
     patient: str | None = None
+    frame: int | None = None
 
 
 def source_prefix(number: int) -> str:
@@ -136,71 +160,3 @@ def check_size(height: int, width: int) -> None:
         raise ScanRefusedError("no pixels")
     if height * width > MAX_PIXELS:
         raise ScanRefusedError("image too large")
-
-
-def read_bounded(root: str, name: str) -> bytes:
-    """Return the bytes of a file below `root`, read once.
-
-    Raises:
-        ScanRefusedError: no regular file there, it is too large, or a link leads out of the folder.
-    """
-    folder = Path(root)
-    path = folder / name
-    if path.is_symlink() or ".." in Path(name).parts:
-        _inside(path, folder)
-    try:
-        with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            if status.st_size > MAX_FILE_BYTES:
-                raise ScanRefusedError("file too large")
-            if status.st_size == 0:
-                raise ScanRefusedError("empty file")
-            return stream.read(status.st_size)
-    except FileNotFoundError as error:
-        raise ScanRefusedError("file missing") from error
-    except (OSError, ValueError) as error:
-        raise ScanRefusedError("file unreadable") from error
-
-
-def _inside(path: Path, folder: Path) -> None:
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:
-        raise ScanRefusedError("file unreadable") from error
-    if not inside:
-        raise ScanRefusedError("leads out of the source folder")
-
-
-def walk_files(root: Path, *, field: str) -> Iterator[tuple[str, int, int]]:
-    """Yield (relative name, bytes, mtime in ns) of all files below `root`, sorted; hidden ones are skipped.
-
-    Folders that are links are not entered, so a walk ends and stays inside.
-
-    Raises:
-        DataError: the folder is missing or cannot be read.
-    """
-    if not root.is_dir():
-        raise DataError(
-            "no such folder", field=field, value=str(root), remedy="Correct the path in the manifest."
-        )
-    try:
-        yield from _walk(str(root), "")
-    except PermissionError as error:
-        raise DataError(
-            "the folder, or one below it, cannot be read",
-            field=field,
-            value=str(root),
-            remedy="Give yourself read access (chmod u+rX) and run again.",
-        ) from error
-
-
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    for entry in found:
-        name = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, name + "/")
-        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-            status = entry.stat(follow_symlinks=False)
-            yield name, status.st_size, status.st_mtime_ns

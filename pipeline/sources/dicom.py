@@ -7,11 +7,13 @@ import hashlib
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import MAX_FILE_BYTES, Scan, ScanTask, check_size, read_bounded, sex_code
+from pipeline.sources.base import Scan, ScanTask, check_size, sex_code
 from pipeline.sources.dicom_pixels import Values, presentation
+from pipeline.sources.stores import MAX_FILE_BYTES
 
 _PIXEL_KEYWORDS = (
     "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames",
@@ -37,8 +39,8 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
-def read(task: ScanTask) -> Scan:
-    """Decode a single-frame grey DICOM image.
+def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
+    """Yield the one scan of a single-frame grey DICOM image.
 
     Applied in the order of the standard (PS3.3 C.11, PS3.4 N.2): Modality LUT or rescale, VOI LUT or window,
     then inversion for MONOCHROME1 or an INVERSE presentation shape.
@@ -47,7 +49,6 @@ def read(task: ScanTask) -> Scan:
         ScanRefusedError: not DICOM, no image, colour, several frames, too large, corrupt, or compressed in
             a way that no installed decoder reads.
     """
-    data = read_bounded(task.rule.root, task.name)
     digest = hashlib.sha256(data).hexdigest()
     with warnings.catch_warnings():
         # pydicom's warnings quote header values; the reasons of refusal say what matters.
@@ -62,10 +63,10 @@ def read(task: ScanTask) -> Scan:
         # pydicom raises many kinds on broken files (InvalidDicomError, AttributeError, struct.error, ...).
         except Exception as error:
             raise ScanRefusedError("corrupt DICOM file") from error
-    return Scan(pixels=pixels, value_range=None, sha256=digest, **found)
+    yield Scan(pixels=pixels, value_range=None, sha256=digest, **found)
 
 
-def read_patient(task: ScanTask) -> str | None:
+def read_patient(task: ScanTask, data: bytes) -> str | None:
     """Return the value of the manifest's patient tag, or None if it is absent or empty.
 
     Raises:
@@ -74,7 +75,7 @@ def read_patient(task: ScanTask) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            _, values = _parse(read_bounded(task.rule.root, task.name), task.rule.patient_tag)
+            _, values = _parse(data, task.rule.patient_tag)
             return _patient(values, task.rule.patient_tag) or None
         except ScanRefusedError:
             raise
@@ -190,7 +191,7 @@ def _attributes(values: Values, task: ScanTask) -> dict[str, Any]:
         "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
         "spacing_mm": spacing,
         "pixel_aspect": aspect * task.pixel_aspect,
-        "view": view if view in _VIEWS else "",
+        "view": task.view or (view if view in _VIEWS else ""),
         "sex": task.sex or sex_code(values.get("PatientSex", "")),
         "age_years": task.age_years if task.age_years is not None else age,
     }

@@ -6,12 +6,13 @@ import fnmatch
 import hashlib
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest.model import FolderRule, Manifest, NiftiSource
-from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, sex_code, source_prefix, walk_files
+from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, sex_code, source_prefix
+from pipeline.sources.stores import Entry, kind_of, open_store
 from pipeline.sources.tables import ScanTable
 
 NO_PATIENT = "patient unknown"
@@ -71,21 +72,30 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
         _check_keyword(tag, at)
     projection, axis = (source.projection, source.axis) if isinstance(source, NiftiSource) else ("none", 1)
     prefix = source_prefix(number)
-    rule = ReadRule(kind, str(root), patient_tag=tag, projection=projection, axis=axis, prefix=prefix)
+    rule = ReadRule(
+        kind,
+        str(root),
+        patient_tag=tag,
+        projection=projection,
+        axis=axis,
+        prefix=prefix,
+        store=kind_of(root, field=f"{at}.path"),
+    )
     included = [re.compile(_pattern(text)).fullmatch for text in source.include]
     listing = Listing(published=tuple(source.published_splits), has_patient_ids=source.patient is not None)
     seen: set[str] = set()
-    for name, size, changed in walk_files(root, field=f"{at}.path"):
-        if not any(match(name) for match in included):
+    for entry in open_store(rule).entries():
+        if not any(match(entry.name) for match in included):
             continue
-        state.update(f"{name}\0{size}\0{changed}\n".encode("utf-8", "surrogatepass"))
+        state.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode("utf-8", "surrogatepass"))
         if table is not None:
-            seen.add(name)
-        listing.tasks.append(_task(manifest, source, rule, _Row(table, name), patients))
+            seen.add(entry.name)
+        listing.tasks.append(
+            _task(manifest, source, rule, _Row(table, entry.name), patients=patients, entry=entry)
+        )
     for name in table.rows if table is not None else ():
         if name not in seen and any(match(name) for match in included):
-            missing = _task(manifest, source, rule, _Row(table, name), patients)
-            listing.tasks.append(replace(missing, refusal="file missing"))
+            listing.tasks.append(_task(manifest, source, rule, _Row(table, name), patients=patients))
     if not listing.tasks:
         raise DataError(
             "holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include."
@@ -95,7 +105,13 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
 
 
 def _task(
-    manifest: Manifest, source: FolderRule, rule: ReadRule, row: _Row, patients: ScanTable | None
+    manifest: Manifest,
+    source: FolderRule,
+    rule: ReadRule,
+    row: _Row,
+    *,
+    patients: ScanTable | None,
+    entry: Entry | None = None,
 ) -> ScanTask:
     name = row.name
     published = tuple(sys.intern(row.cell(column)) for column in source.published_splits.values())
@@ -130,7 +146,8 @@ def _task(
         pixel_aspect=aspect,
         sex=sex_code(row.cell(source.attributes.sex)),
         age_years=_number(row.cell(source.attributes.age), None),
-        refusal=refusal,
+        refusal=(entry.refusal if entry else "file missing") or refusal,
+        stamp=f"{entry.size}:{entry.stamp}" if entry else "",
     )
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import Scan, ScanTask, check_size, read_bounded
+from pipeline.sources.base import Scan, ScanTask, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 COLOUR_TOLERANCE = 8.0
 """Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
 
 
-def read(task: ScanTask) -> Scan:
-    """Decode an image file.
+def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
+    """Yield the one scan of an image file.
+
+    Args:
+        task: the scan.
+        data: the file's bytes.
 
     Raises:
         ScanRefusedError: not one of the formats, corrupt, too large, several frames, or colour.
     """
     from PIL import Image, UnidentifiedImageError
 
-    data = read_bounded(task.rule.root, task.name)
     digest = hashlib.sha256(data).hexdigest()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -40,7 +44,7 @@ def read(task: ScanTask) -> Scan:
     # Pillow raises many kinds on broken files (OSError, SyntaxError, ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("corrupt image") from error
-    return Scan(
+    yield Scan(
         pixels=pixels,
         value_range=value_range,
         sha256=digest,
@@ -48,6 +52,7 @@ def read(task: ScanTask) -> Scan:
         pixel_aspect=task.pixel_aspect,
         sex=task.sex,
         age_years=task.age_years,
+        view=task.view,
     )
 
 

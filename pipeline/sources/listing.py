@@ -98,7 +98,7 @@ def _list_medmnist(manifest: Manifest, source: MedmnistSource, number: int) -> L
     at = f"sources.{number}"
     path = archive_path(manifest, source, at)
     patients, claims, note = _archive_patients(manifest, source, path, at)
-    rule = ReadRule("medmnist", str(path), prefix=source_prefix(number))
+    rule = ReadRule("medmnist", str(path), prefix=source_prefix(number), store="npz")
     listing = Listing(published=(source.published_split,), has_patient_ids=patients is not None)
     keeps = manifest.split.keep_test == source.published_split
     unmatched = source.patient.unmatched if source.patient else "own"

@@ -6,27 +6,32 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import MAX_FILE_BYTES, MAX_PIXELS, Scan, ScanTask, check_size, read_bounded
+from pipeline.sources.base import MAX_PIXELS, Scan, ScanTask, check_size
+from pipeline.sources.stores import MAX_FILE_BYTES
 
 
-def read(task: ScanTask) -> Scan:
-    """Decode a NIfTI-1 or NIfTI-2 file, plain or gzipped.
+def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
+    """Yield the one scan of a NIfTI-1 or NIfTI-2 file, plain or gzipped.
 
     In RAS+ orientation the frontal image has row r, column c at `data[W-1-c, 0, H-1-r]`: the patient's
     right stands at the left of the image and the head at the top. Axial and sagittal slices follow the
     same rule with the axes that are left.
+
+    Args:
+        task: the scan.
+        data: the file's bytes.
 
     Raises:
         ScanRefusedError: not NIfTI, corrupt, too large, a volume without a projection, or 4D.
     """
     import nibabel
 
-    data = read_bounded(task.rule.root, task.name)
     digest = hashlib.sha256(data).hexdigest()
     try:
         if data[:2] == b"\x1f\x8b":
@@ -58,7 +63,7 @@ def read(task: ScanTask) -> Scan:
     check_size(*plane.shape)
     if not np.isfinite(plane).all():
         raise ScanRefusedError("pixel values are not finite")
-    return Scan(
+    yield Scan(
         pixels=plane,
         value_range=None,
         sha256=digest,
@@ -67,6 +72,7 @@ def read(task: ScanTask) -> Scan:
         pixel_aspect=aspect * task.pixel_aspect,
         sex=task.sex,
         age_years=task.age_years,
+        view=task.view,
     )
 
 

@@ -1,16 +1,20 @@
-"""Reads one scan of any kind: the function that worker processes call."""
+"""Reads the scans of one task of any kind: the function that worker processes call."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.base import Scan, ScanTask
+from pipeline.sources.stores import open_store
 
 
-def read_scan(task: ScanTask) -> Scan:
-    """Decode one scan.
+def read_scans(task: ScanTask) -> Iterator[Scan]:
+    """Yield the scans of a task: one, or one a frame where the manifest says so.
 
     Raises:
         ScanRefusedError: the scan cannot be used; the problem is a short reason without path or header value.
+        DataError: the store that holds it is gone.
     """
     if task.refusal:
         raise ScanRefusedError(task.refusal)
@@ -18,18 +22,26 @@ def read_scan(task: ScanTask) -> Scan:
     if kind == "medmnist":
         from pipeline.sources import medmnist
 
-        return medmnist.read(task)
+        yield medmnist.read(task)
+        return
+    data = open_store(task.rule).read(task.name)
     if kind == "images":
         from pipeline.sources import images
 
-        return images.read(task)
-    if kind == "nifti":
+        yield from images.read(task, data)
+    elif kind == "nifti":
         from pipeline.sources import nifti
 
-        return nifti.read(task)
-    from pipeline.sources import dicom
+        yield from nifti.read(task, data)
+    else:
+        from pipeline.sources import dicom
 
-    return dicom.read(task)
+        yield from dicom.read(task, data)
+
+
+def read_scan(task: ScanTask) -> Scan:
+    """Return the first scan of a task; raises as `read_scans` does."""
+    return next(read_scans(task))
 
 
 def read_patient(task: ScanTask) -> str | None:
@@ -42,4 +54,4 @@ def read_patient(task: ScanTask) -> str | None:
         return None
     from pipeline.sources import dicom
 
-    return dicom.read_patient(task)
+    return dicom.read_patient(task, open_store(task.rule).read(task.name))

@@ -1,0 +1,186 @@
+"""A tar archive: a plain one is read in place, a compressed one through an unpacked copy in the cache."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from pipeline.errors import DataError, ScanRefusedError
+from pipeline.sources.stores.base import (
+    LINK,
+    MAX_FILE_BYTES,
+    MAX_MEMBERS,
+    MAX_RATIO,
+    UNSAFE,
+    Entry,
+    is_hidden,
+    is_unsafe,
+)
+from pipeline.storage import atomic_path, cache_directory, free_bytes, make_private_directory
+
+_PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
+_BLOCK = 2**20
+_SLACK_BYTES = 64 * 2**20
+
+
+class TarStore:
+    """The members of a tar archive (plain, gzip, bzip2 or xz).
+
+    Links, devices and names that climb out are listed with their reason of refusal; of several members of
+    one name the last counts, as tar itself has it. A compressed archive cannot be read from its middle, so
+    it is unpacked once, still as one tar file, into the private cache; `drop_unpacked` removes that copy.
+
+    Raises:
+        DataError: not a tar archive, damaged, or a bomb.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as stream:
+                packed = stream.read(2) in _PACKED
+            self._path = _unpacked(path) if packed else path
+            self._members = _index(self._path)
+            self._handle = os.open(self._path, os.O_RDONLY)
+        except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError) as error:
+            raise DataError(
+                "not a readable tar archive, or cut short",
+                field="sources",
+                value=str(path),
+                remedy="Fetch or pack it again.",
+            ) from error
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None:
+            os.close(handle)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every member, sorted; a change of size or modification time changes its stamp."""
+        for name in sorted(self._members):
+            _, size, stamp, refusal = self._members[name]
+            yield Entry(name, size, stamp, refusal)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a member."""
+        if name not in self._members:
+            raise ScanRefusedError("file missing")
+        offset, size, _, refusal = self._members[name]
+        if refusal or size == 0:
+            raise ScanRefusedError(refusal or "empty file")
+        try:
+            data = os.pread(self._handle, size, offset)
+        except OSError as error:
+            raise ScanRefusedError("file unreadable") from error
+        if len(data) != size:
+            raise ScanRefusedError("archive member damaged")
+        return data
+
+
+def is_tar(path: Path) -> bool:
+    """Tell whether a file is a tar archive, compressed or not."""
+    try:
+        return tarfile.is_tarfile(path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError):
+        return False
+
+
+def unpacked_path(path: Path) -> Path:
+    """Return where the unpacked copy of a compressed archive lies in the cache."""
+    status = path.stat()
+    text = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    return cache_directory() / "unpacked" / f"{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}.tar"
+
+
+def _unpacked(path: Path) -> Path:
+    """Return the unpacked copy of a compressed archive, made if it is not there."""
+    from pipeline.progress import track
+
+    target = unpacked_path(path)
+    if target.is_file():
+        return target
+    make_private_directory(target.parent)
+    packed = path.stat().st_size
+    with path.open("rb") as raw:
+        done = 0
+        with (
+            track("unpack archive", max(packed // _BLOCK, 1), unit="MiB") as progress,
+            _plain(raw) as stream,
+            atomic_path(target, private=True) as temporary,
+            temporary.open("wb") as out,
+        ):
+            written = 0
+            while block := stream.read(_BLOCK):
+                written += len(block)
+                _check_growth(written, packed, target)
+                out.write(block)
+                now = raw.tell() // _BLOCK
+                progress.update(max(0, now - done))
+                done = max(done, now)
+    return target
+
+
+def _plain(raw: BinaryIO) -> IO[bytes]:
+    """Return the unpacked stream of a gzip, bzip2 or xz file."""
+    start = raw.read(2)
+    raw.seek(0)
+    if start == b"\x1f\x8b":
+        return gzip.open(raw, "rb")  # type: ignore[return-value]
+    return bz2.open(raw, "rb") if start == b"BZ" else lzma.open(raw, "rb")
+
+
+def _check_growth(written: int, packed: int, target: Path) -> None:
+    if written > MAX_RATIO * packed + _SLACK_BYTES:
+        raise DataError(
+            "the archive unpacks to more than an honest one can",
+            field="sources",
+            remedy="Unpack it with care and name the folder.",
+        )
+    if written % (256 * _BLOCK) < _BLOCK and free_bytes(target.parent) < 2**30:
+        raise DataError(
+            "too little space in the cache to unpack the archive",
+            field="sources",
+            remedy="Free space, set PHOSPHOR_CACHE to a larger disk, or unpack it and name the folder.",
+        )
+
+
+def _index(path: Path) -> dict[str, tuple[int, int, str, str]]:
+    """Return name -> (offset, size, stamp, reason of refusal) of every member that is not hidden."""
+    members: dict[str, tuple[int, int, str, str]] = {}
+    with path.open("rb") as raw:
+        for member in _headers(raw):
+            name = member.name.removeprefix("./")
+            if member.isdir() or is_hidden(name):
+                continue
+            if len(members) >= MAX_MEMBERS:
+                raise DataError("too many files in the archive", field="sources", remedy="Split the archive.")
+            members[name] = (
+                member.offset_data,
+                member.size,
+                str(member.mtime),
+                _refusal(member, name),
+            )
+    return members
+
+
+def _headers(raw: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """Yield the members' headers without keeping them: an archive may hold a million."""
+    with tarfile.open(fileobj=raw, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            yield member
+            archive.members = []  # type: ignore[attr-defined]
+
+
+def _refusal(member: tarfile.TarInfo, name: str) -> str:
+    if is_unsafe(name) or is_unsafe(member.name):
+        return UNSAFE
+    if not member.isreg() or member.issparse():
+        return LINK
+    return "file too large" if member.size > MAX_FILE_BYTES else ""
