@@ -33,8 +33,13 @@ RECORD_COLUMNS = (
     "sex",
     "age_band",
     "view",
+    "findings",
 )
 """Columns of `records.parquet`, one row a scan in the order of the pixel rows."""
+
+
+FINDINGS_NAME = "findings.npy"
+"""(N, K) uint8 beside `labels.npy` where scans have several labels: 0 absent, 1 present, 2 uncertain."""
 
 
 class CohortInfo(BaseModel):
@@ -52,7 +57,8 @@ class CohortInfo(BaseModel):
         patients: split -> patients.
         pixel_mean, pixel_std: over the train split, in model range [-1, 1].
         license, citation: from the manifest.
-        notes: findings of ingest worth showing to people (shared patients of published splits, ...).
+        findings: names of the columns of `findings.npy`, empty where each scan has one label.
+        notes: what ingest found that is worth showing to people (shared patients of published splits, ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +77,7 @@ class CohortInfo(BaseModel):
     pixel_std: float = Field(gt=0)
     license: str = ""
     citation: str = ""
+    findings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -131,6 +138,23 @@ class Cohort:
                 remedy="Ingest again.",
             )
         return table
+
+    def findings(self) -> npt.NDArray[np.uint8]:
+        """Return the findings of every scan: (N, K) uint8, 0 absent, 1 present, 2 uncertain; K may be 0."""
+        shape = (self.info.num_scans, len(self.info.findings))
+        if not self.info.findings:
+            return np.zeros(shape, dtype=np.uint8)
+        try:
+            states = np.load(self.folder / FINDINGS_NAME, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(
+                f"{FINDINGS_NAME} is missing or unreadable", field="cohort", remedy="Ingest again."
+            ) from error
+        if states.shape != shape or states.dtype != np.uint8:
+            raise DataError(
+                f"{FINDINGS_NAME} does not fit the cohort", field="cohort", remedy="Ingest again."
+            )
+        return states
 
     def derived_path(self, name: str) -> Path:
         """Return where something computed from this cohort alone may be cached (outside the digest)."""

@@ -59,6 +59,7 @@ class CohortRef(Reference):
     """A cohort made by `ingest`."""
 
     stage: ClassVar[str] = "cohort"
+    version: ClassVar[int] = 2
 
 
 class CheckpointRef(Reference):

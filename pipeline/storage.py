@@ -71,11 +71,17 @@ def make_private_directory(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`.
 
     The temporary name starts with a dot and ends in `.partial` plus the final suffix. On any error it is
     removed and an earlier `path` stays as it was.
+
+    Args:
+        path: the final path.
+        private: give it mode 0600.
+        durable: wait until the content is on the disk; without it a power failure (not a kill) may leave a
+            file cut short, so whoever reads it must be able to tell.
     """
     with storage_errors(path):
         handle, name = tempfile.mkstemp(
@@ -87,10 +93,12 @@ def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
         with storage_errors(path):
             yield temporary
             temporary.chmod(PRIVATE_FILE_MODE if private else 0o644)
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            if durable:
+                with temporary.open("rb+") as stream:
+                    os.fsync(stream.fileno())
             temporary.replace(path)
-            sync_directory(path.parent)
+            if durable:
+                sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

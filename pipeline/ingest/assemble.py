@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ingest.parts import Part, PartRow, read_part
+from pipeline.cohort import FINDINGS_NAME
+from pipeline.ingest.findings import Findings
+from pipeline.ingest.parts import PartRow, read_images
 from pipeline.ingest.quality import DUPLICATE
 from pipeline.ingest.splits import TRAIN
 from pipeline.ingest.survey import Overview
@@ -55,6 +57,7 @@ def write_cohort(
     overview: Overview,
     *,
     classes: tuple[str, ...],
+    findings: Findings,
     image_size: int,
     bit_depth: int,
 ) -> Written:
@@ -66,6 +69,7 @@ def write_cohort(
         num_parts: their number.
         overview: which scans are kept, and where.
         classes: class names.
+        findings: the findings of every scan, where the manifest has several labels a scan.
         image_size: side of the images.
         bit_depth: 8 or 16.
     """
@@ -78,8 +82,8 @@ def write_cohort(
         BlockTable(out / "rejected.parquet", rejected_schema(), ROWS_A_BLOCK),
     )
     with tables[0] as records, tables[1] as refused:
-        for at, (row, pixels) in enumerate(_rows(parts, num_parts)):
-            if not overview.kept[at]:
+        for at, (row, pixels) in enumerate(_rows(parts, num_parts, image_size, stored_dtype(bit_depth))):
+            if pixels is None or not overview.kept[at]:
                 reason = row.reason or overview.reasons[at]
                 rejected[reason] += 1
                 refused.add(sample_id=row.sample_id, reason=reason, source_format=row.source_format)
@@ -90,13 +94,20 @@ def write_cohort(
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
             role = AUDIT_ROLES[int(overview.split.audit[at])]
-            records.add(**_record(row, classes[int(overview.labels[at])], SPLITS[side], role))
+            records.add(
+                **_record(row, classes[int(overview.labels[at])], SPLITS[side], role),
+                findings=findings.told(at),
+            )
     kept = np.flatnonzero(overview.kept)
     sides, labels, patients = overview.split.side[kept], overview.labels[kept], overview.patients[kept]
     for name, codes in (("labels.npy", labels.astype(np.int32)), ("split.npy", sides.astype(np.uint8))):
         write_npy(out / name, codes, private=True)
+    files = [*shards.close(), "records.parquet", "rejected.parquet", "labels.npy", "split.npy"]
+    if findings.names:
+        write_npy(out / FINDINGS_NAME, findings.states[kept], private=True)
+        files.append(FINDINGS_NAME)
     return Written(
-        files=[*shards.close(), "records.parquet", "rejected.parquet", "labels.npy", "split.npy"],
+        files=files,
         counts={
             split: {name: int(((sides == code) & (labels == c)).sum()) for c, name in enumerate(classes)}
             for code, split in enumerate(SPLITS)
@@ -110,16 +121,11 @@ def write_cohort(
     )
 
 
-def _rows(folder: Path, num_parts: int) -> Iterator[tuple[PartRow, npt.NDArray[np.generic]]]:
+def _rows(
+    folder: Path, num_parts: int, image_size: int, dtype: np.dtype[Any]
+) -> Iterator[tuple[PartRow, npt.NDArray[np.generic] | None]]:
     for number in range(num_parts):
-        yield from _with_pixels(read_part(folder, number))
-
-
-def _with_pixels(part: Part) -> Iterator[tuple[PartRow, npt.NDArray[np.generic]]]:
-    position = 0
-    for row in part.rows:
-        yield row, part.pixels[min(position, len(part.pixels) - 1)] if not row.reason else part.pixels[:0]
-        position += not row.reason
+        yield from read_images(folder, number, image_size, dtype)
 
 
 def _record(row: PartRow, label: str, split: str, audit: str) -> dict[str, Any]:

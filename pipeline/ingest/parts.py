@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,7 @@ import numpy.typing as npt
 from pipeline.storage import atomic_path, make_private_directory
 
 FOLDER = "parts"
+_ROWS, _PIXELS = "rows.json", "pixels"
 
 
 @dataclass(slots=True)
@@ -20,9 +24,11 @@ class PartRow:
     """What is kept of one scan; a refused one has a `reason` and no pixels.
 
     No value here identifies a patient: ids are pseudonyms, `draw` is a digest that stays in the parts.
+    `scan` is the position of the scan's file in its chunk: a file of several frames gives several rows.
     """
 
     sample_id: str
+    scan: int = 0
     patient_id: str = ""
     draw: str = ""
     reason: str = ""
@@ -38,41 +44,74 @@ class PartRow:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Part:
-    """One chunk: `rows` in source order, `pixels` (n, 1, S, S) of those that were not refused."""
-
-    rows: list[PartRow]
-    pixels: npt.NDArray[np.generic] = field(repr=False)
+_NAMES = tuple(column.name for column in fields(PartRow))
 
 
 def part_path(folder: Path, number: int) -> Path:
     """Return where part `number` lies."""
-    return folder / f"part-{number:06d}.npz"
+    return folder / f"part-{number:06d}.zip"
 
 
-def write_part(folder: Path, number: int, part: Part) -> None:
-    """Store a part atomically."""
-    make_private_directory(folder)
-    # `asdict` would copy every value deeply, which takes longer than writing them.
-    names = [column.name for column in fields(PartRow)]
-    rows = [{name: getattr(row, name) for name in names} for row in part.rows]
-    text = json.dumps(rows, separators=(",", ":"))
-    with atomic_path(part_path(folder, number), private=True) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, pixels=part.pixels, rows=np.frombuffer(text.encode(), dtype=np.uint8))
+class PartWriter:
+    """Writes one part row by row, so that a file of any number of frames needs no more memory than one.
+
+    The part appears when the block ends without an error. It is not flushed to the disk: a part that a power
+    failure cuts short is found by its checksums and made again.
+
+    Args:
+        folder: where the parts lie.
+        number: number of the part.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder, self._number = folder, number
+        self._rows: list[dict[str, Any]] = []
+        self._stack = contextlib.ExitStack()
+        self._pixels: IO[bytes]
+
+    def __enter__(self) -> PartWriter:
+        make_private_directory(self._folder)
+        path = part_path(self._folder, self._number)
+        temporary = self._stack.enter_context(atomic_path(path, private=True, durable=False))
+        self._archive = self._stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
+        self._pixels = self._archive.open(_PIXELS, "w", force_zip64=True)
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        self._pixels.close()
+        if error[0] is None:
+            self._archive.writestr(_ROWS, json.dumps(self._rows, separators=(",", ":")))
+        return self._stack.__exit__(*error)
+
+    def add(self, row: PartRow, image: npt.NDArray[np.generic] | None = None) -> None:
+        """Append a row, with its stored image (S, S) unless it has a reason of refusal."""
+        # `asdict` would copy every value deeply, which takes longer than writing them.
+        self._rows.append({name: getattr(row, name) for name in _NAMES})
+        if image is not None:
+            self._pixels.write(np.ascontiguousarray(image).data)
 
 
-def read_part(folder: Path, number: int, *, pixels: bool = True) -> Part:
-    """Read a part back, with or without its pixels.
+def read_rows(folder: Path, number: int) -> list[PartRow]:
+    """Return the descriptions of a part, in source order.
 
     Raises:
-        OSError, ValueError, KeyError: the file is not a whole part.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is not a whole part.
     """
-    with np.load(part_path(folder, number), allow_pickle=False) as archive:
-        rows = [
-            PartRow(**{**row, "flags": tuple(row["flags"])}) for row in json.loads(archive["rows"].tobytes())
-        ]
-        return Part(rows, archive["pixels"] if pixels else np.empty((0,)))
+    with zipfile.ZipFile(part_path(folder, number)) as archive:
+        return _rows(archive)
+
+
+def read_images(
+    folder: Path, number: int, image_size: int, dtype: np.dtype[Any]
+) -> Iterator[tuple[PartRow, npt.NDArray[np.generic] | None]]:
+    """Yield each row of a part with its stored image (S, S), None for a refused one; one image in memory."""
+    length = image_size**2 * dtype.itemsize
+    with zipfile.ZipFile(part_path(folder, number)) as archive, archive.open(_PIXELS) as pixels:
+        for row in _rows(archive):
+            image = None
+            if not row.reason:
+                image = np.frombuffer(pixels.read(length), dtype=dtype).reshape(image_size, image_size)
+            yield row, image
 
 
 def finished_parts(folder: Path, sizes: list[int]) -> set[int]:
@@ -83,7 +122,9 @@ def finished_parts(folder: Path, sizes: list[int]) -> set[int]:
         if not path.is_file():
             continue
         try:
-            whole = len(read_part(folder, number, pixels=False).rows) == size
+            with zipfile.ZipFile(path) as archive:
+                rows = _rows(archive)
+                whole = {row.scan for row in rows} == set(range(size)) and archive.testzip() is None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             whole = False
         if whole:
@@ -91,3 +132,7 @@ def finished_parts(folder: Path, sizes: list[int]) -> set[int]:
         else:
             path.unlink()
     return done
+
+
+def _rows(archive: zipfile.ZipFile) -> list[PartRow]:
+    return [PartRow(**{**row, "flags": tuple(row["flags"])}) for row in json.loads(archive.read(_ROWS))]

@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
+from pipeline.ingest.journal import Journal, Reading, forget, readings
 from pipeline.ingest.parts import finished_parts
+from pipeline.ingest.processes import STALLED, end_stalled, examine, process_pool, work_in_process
 from pipeline.ingest.worker import WorkOrder, work
 from pipeline.progress import track
 from pipeline.sources.base import ScanTask
+from pipeline.storage import make_private_directory
 
 logger = logging.getLogger(__name__)
 
 POOL_PAYS_SECONDS = 3.0
-"""Work left (measured on the first chunks) below which starting worker processes costs more than it saves."""
+"""Work left (measured on the first scans) below which starting worker processes costs more than it saves."""
+
+PROBE_SECONDS = 0.3
+"""How long the first chunk is read in this process before that is judged."""
 
 _WINDOW = 2
+_FEWEST_CHUNKS, _SHORTEST_CHUNK = 16, 4
+_MOST_BREAKS = 3
+"""Times in a row that a pool may break without a scan to blame; then memory is short, or worse."""
+
+WATCH_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class _Chunks:
-    """All scans, cut into chunks of equal length."""
+@dataclass
+class _Work:
+    """The chunks of an ingest, and what is known of them.
 
+    Attributes:
+        order: what is the same for all chunks.
+        scans: all scans.
+        length: scans a chunk.
+        scan_seconds: longest time that one file may take.
+        todo: numbers of the chunks that are not finished.
+        bad: chunk -> position -> reason, of scans that killed or stalled their reader.
+    """
+
+    order: WorkOrder
     scans: list[ScanTask]
     length: int
+    scan_seconds: float
+    todo: list[int] = field(default_factory=list)
+    bad: dict[int, dict[int, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(range(0, len(self.scans), self.length))
@@ -40,102 +62,146 @@ class _Chunks:
         return self.scans[number * self.length : (number + 1) * self.length]
 
 
-def run_chunks(order: WorkOrder, tasks: list[ScanTask], chunk_scans: int, workers: int) -> int:
+def chunk_length(num_scans: int, chunk_scans: int) -> int:
+    """Return the scans of a chunk: the setting, or fewer for a short list so that all workers get some."""
+    return min(chunk_scans, max(_SHORTEST_CHUNK, -(-num_scans // _FEWEST_CHUNKS)))
+
+
+def run_chunks(
+    order: WorkOrder, tasks: list[ScanTask], *, length: int, workers: int, scan_seconds: float
+) -> int:
     """Store the part of every chunk; return the number of parts.
 
-    Finished parts of a killed run are kept. The first chunks are timed in this process: only where enough
-    work is left does a pool start. What a part holds does not depend on who made it.
+    Finished parts of a killed run are kept. The first scans are timed in this process: only where enough
+    work is left does a pool start. What a part holds does not depend on who made it. A file that kills its
+    reader (a decoder's own crash) or stalls it is found by the readers' journals, tried once more alone, and
+    refused by name; all others go on.
 
     Args:
         order: what is the same for all chunks.
         tasks: all scans.
-        chunk_scans: scans a chunk.
+        length: scans a chunk.
         workers: processes; 0 takes one for each core this process may use.
+        scan_seconds: longest time that one file may take.
 
     Raises:
-        DataError: a worker process died (out of memory, or a decoder crashed on a broken file).
+        DataError: worker processes die without a scan to blame (out of memory).
     """
-    chunks = _Chunks(tasks, chunk_scans)
-    sizes = [len(chunks.tasks(number)) for number in range(len(chunks))]
+    make_private_directory(order.folder)
+    plan = _Work(order, tasks, length, scan_seconds)
+    sizes = [len(plan.tasks(number)) for number in range(len(plan))]
     done = finished_parts(order.folder, sizes)
-    if done:
-        logger.info(
-            "ingest goes on: %d of %d scans were finished before", sum(sizes[n] for n in done), len(tasks)
-        )
-    todo = [number for number in range(len(chunks)) if number not in done]
-    count = workers or _cores()
-    with track("ingest", len(tasks), done=sum(sizes[n] for n in done), unit="scans") as progress:
+    plan.todo = [number for number in range(len(plan)) if number not in done]
+    _blame(plan)
+    finished = sum(sizes[n] for n in done)
+    if finished:
+        logger.info("ingest goes on: %d of %d scans were finished before", finished, len(tasks))
+    with track("ingest", len(tasks), done=finished, unit="scans") as progress:
         refused = 0
-        for size, bad in _results(order, chunks, todo, count):
+        for kept, bad in _results(plan, workers or _cores()):
             refused += bad
-            progress.update(size, refused=refused)
-    return len(chunks)
+            progress.update(kept + bad, refused=refused)
+    forget(order.folder)
+    return len(plan)
 
 
-def _results(order: WorkOrder, chunks: _Chunks, todo: list[int], workers: int) -> Iterator[tuple[int, int]]:
-    """Yield (scans, refused) of every chunk as it finishes."""
-    waiting = iter(todo)
-    left = len(todo)
-    while left:
-        number = next(waiting)
-        began = time.perf_counter()
-        kept, bad = work(order, number, chunks.tasks(number))
-        seconds = time.perf_counter() - began
-        left -= 1
-        yield kept + bad, bad
-        if workers > 1 and left > 1 and seconds * left > POOL_PAYS_SECONDS:
-            break
-    if left:
-        yield from _pooled(order, chunks, waiting, min(workers, left))
+def _results(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
+    """Yield (read, refused) of every chunk as it finishes."""
+    journal = Journal(plan.order.folder)
+    try:
+        while plan.todo:
+            number = plan.todo[0]
+            began = time.perf_counter()
+
+            def pool_pays(done: int, began: float = began) -> bool:
+                spent = time.perf_counter() - began
+                left = len(plan.todo) * plan.length - done
+                return workers > 1 and spent > PROBE_SECONDS and spent / done * left > POOL_PAYS_SECONDS
+
+            counts = work(
+                plan.order,
+                number,
+                plan.tasks(number),
+                journal=journal,
+                known_bad=plan.bad.get(number, {}),
+                give_up=pool_pays,
+            )
+            if counts is None:
+                break
+            plan.todo.remove(number)
+            yield counts
+    finally:
+        journal.close()
+    if plan.todo:
+        yield from _through_breaks(plan, workers)
 
 
-def _pooled(
-    order: WorkOrder,
-    chunks: _Chunks,
-    waiting: Iterator[int],
-    workers: int,
-) -> Iterator[tuple[int, int]]:
-    # A fresh interpreter each: forking a process that has torch's threads can dead-lock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        running: set[Future[tuple[int, int]]] = set()
+def _through_breaks(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
+    """Yield the results of pools, one after another until all is done."""
+    breaks = 0
+    while plan.todo:
+        before, bad = len(plan.todo), sum(map(len, plan.bad.values()))
         try:
-            for number in waiting:
-                running.add(pool.submit(work, order, number, chunks.tasks(number)))
-                if len(running) >= _WINDOW * workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (_counts(future) for future in finished)
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (_counts(future) for future in finished)
+            yield from _pooled(plan, min(workers, len(plan.todo)))
         except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died: not enough memory, or a decoder crashed on a broken file",
-                field="ingest",
-                remedy="Run again with --set ingest.workers=1, which goes on with what was finished.",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            blamed = sum(map(len, plan.bad.values())) > bad or _blame(plan)
+            breaks = 0 if blamed or len(plan.todo) < before else breaks + 1
+            workers = workers if blamed else max(1, workers // 2)
+            if breaks >= _MOST_BREAKS:
+                raise DataError(
+                    "worker processes die, and no scan is to blame: the memory may be too small",
+                    field="ingest",
+                    remedy="Run again with --set ingest.workers=1, which goes on with what was finished.",
+                ) from error
+
+
+def _pooled(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
+    forget(plan.order.folder)
+    waiting = iter(list(plan.todo))
+    with process_pool(workers) as pool:
+        running: dict[Future[tuple[int, int]], int] = {}
+        while True:
+            for number in waiting:
+                known = plan.bad.get(number, {})
+                task = pool.submit(work_in_process, plan.order, number, plan.tasks(number), known)
+                running[task] = number
+                if len(running) >= _WINDOW * workers:
+                    break
+            if not running:
+                return
+            ended, _ = wait(running, timeout=WATCH_SECONDS, return_when=FIRST_COMPLETED)
+            if not ended:
+                for stalled in end_stalled(plan.order.folder, plan.scan_seconds):
+                    _refuse(plan, stalled, STALLED)
+            for future in ended:
+                counts = future.result()
+                plan.todo.remove(running.pop(future))
+                yield counts
+
+
+def _blame(plan: _Work) -> bool:
+    """Note the scans that killed their readers, by the journals left behind; tell whether there are any."""
+    found = False
+    for left in readings(plan.order.folder):
+        if left.chunk not in plan.todo or left.position in plan.bad.get(left.chunk, {}):
+            continue
+        tasks = plan.tasks(left.chunk)
+        if left.position >= len(tasks):
+            continue
+        # Those that merely stood beside the culprit are read without harm.
+        reason = examine(tasks[left.position], plan.scan_seconds)
+        if reason:
+            _refuse(plan, left, reason)
+            found = True
+    forget(plan.order.folder)
+    return found
+
+
+def _refuse(plan: _Work, what: Reading, reason: str) -> None:
+    logger.warning("a scan %s; it is refused", reason)
+    plan.bad.setdefault(what.chunk, {})[what.position] = reason
 
 
 def _cores() -> int:
     """Cores this process may use; not every system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _counts(future: Future[tuple[int, int]]) -> tuple[int, int]:
-    kept, bad = future.result()
-    return kept + bad, bad
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed; it would wait for work for ever otherwise."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

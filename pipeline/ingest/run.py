@@ -15,8 +15,9 @@ from pipeline.cohort import CohortInfo
 from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
-from pipeline.ingest.parts import FOLDER, read_part
-from pipeline.ingest.pool import run_chunks
+from pipeline.ingest.findings import findings_of
+from pipeline.ingest.parts import FOLDER, read_rows
+from pipeline.ingest.pool import chunk_length, run_chunks
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.survey import Overview, survey
 from pipeline.ingest.worker import WorkOrder
@@ -25,6 +26,7 @@ from pipeline.manifest.rules import NAME_PATTERN
 from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import inputs_digest, list_scans
+from pipeline.sources.stores import drop_unpacked
 from pipeline.stage import open_stage
 from pipeline.storage import write_json
 
@@ -77,13 +79,22 @@ def _make(
         robust=settings.intensity == "robust",
         percentiles=settings.percentiles,
     )
-    num_parts = run_chunks(order, listing.tasks, settings.chunk_scans, settings.workers)
-    _check_refusals(order.folder, num_parts, settings.max_reject_share)
+    length = chunk_length(len(listing.tasks), settings.chunk_scans)
+    num_parts = run_chunks(
+        order,
+        listing.tasks,
+        length=length,
+        workers=settings.workers,
+        scan_seconds=settings.scan_seconds,
+    )
+    drop_unpacked({task.rule for task in listing.tasks})
+    origin = task_of_rows(order.folder, num_parts, length, settings.max_reject_share)
     classes = _classes(manifest, listing)
     codes = {name: code for code, name in enumerate(classes)}
-    labels = np.array([codes.get(task.label, -1) for task in listing.tasks], dtype=np.int64)
+    labels = np.array([codes.get(task.label, -1) for task in listing.tasks], dtype=np.int64)[origin]
+    findings = findings_of(listing.findings, listing.tasks, origin)
     published = {
-        name: [task.published[place] for task in listing.tasks]
+        name: [listing.tasks[number].published[place] for number in origin]
         for place, name in enumerate(listing.published)
     }
     kept_test = _kept_test(manifest, published, len(labels))
@@ -95,7 +106,7 @@ def _make(
         classes=classes,
         settings=settings,
         kept_test=kept_test,
-        claims=_claims(listing),
+        claims=_claims(listing, origin),
         keeps_test=manifest.split.keep_test is not None,
     )
     written = write_cohort(
@@ -104,6 +115,7 @@ def _make(
         num_parts,
         overview,
         classes=classes,
+        findings=findings,
         image_size=size,
         bit_depth=settings.bit_depth,
     )
@@ -124,6 +136,7 @@ def _make(
         pixel_std=written.pixel_std,
         license=manifest.license,
         citation=manifest.citation,
+        findings=findings.names,
         notes=tuple(notes),
     )
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
@@ -151,9 +164,17 @@ def _classes(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
     return found
 
 
-def _claims(listing: Listing) -> dict[int, str]:
+def _claims(listing: Listing, origin: npt.NDArray[np.int64]) -> dict[int, str]:
+    """Return row -> pseudonym of the patient that a table merely claims."""
     pseudonyms = Pseudonyms(load_key())
-    return {row: pseudonyms.patient(task.claimed) for row, task in enumerate(listing.tasks) if task.claimed}
+    claimed = {number: task.claimed for number, task in enumerate(listing.tasks) if task.claimed}
+    if not claimed:
+        return {}
+    return {
+        row: pseudonyms.patient(claimed[number])
+        for row, number in enumerate(origin.tolist())
+        if number in claimed
+    }
 
 
 def _kept_test(manifest: Manifest, published: dict[str, list[str]], count: int) -> npt.NDArray[np.bool_]:
@@ -171,15 +192,26 @@ def _kept_test(manifest: Manifest, published: dict[str, list[str]], count: int) 
     return kept
 
 
-def _check_refusals(folder: Path, num_parts: int, limit: float) -> None:
+def task_of_rows(folder: Path, num_parts: int, length: int, limit: float) -> npt.NDArray[np.int64]:
+    """Return the number of the task that each row came from, and stop where too many were refused.
+
+    Args:
+        folder: where the parts lie.
+        num_parts: their number.
+        length: scans a chunk.
+        limit: largest share of refused rows.
+
+    Raises:
+        DataError: more rows than that, or all, were refused.
+    """
+    origin: list[int] = []
     reasons: dict[str, int] = {}
-    total = 0
     for number in range(num_parts):
-        for row in read_part(folder, number, pixels=False).rows:
-            total += 1
+        for row in read_rows(folder, number):
+            origin.append(number * length + row.scan)
             if row.reason:
                 reasons[row.reason] = reasons.get(row.reason, 0) + 1
-    refused = sum(reasons.values())
+    refused, total = sum(reasons.values()), len(origin)
     if refused == total or refused > limit * total:
         ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
         told = ", ".join(f"{reason} ({count})" for reason, count in ranked)
@@ -188,6 +220,7 @@ def _check_refusals(folder: Path, num_parts: int, limit: float) -> None:
             field="sources",
             remedy="Correct the manifest or the files, or raise --set ingest.max_reject_share.",
         )
+    return np.array(origin, dtype=np.int64)
 
 
 def _notes(listing: Listing, overview: Overview, settings: IngestSettings) -> list[str]:

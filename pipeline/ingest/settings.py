@@ -41,6 +41,9 @@ class IngestSettings(Settings):
     chunk_scans: int = Field(
         128, ge=1, le=65536, description="Scans a unit of work, kept when a run is killed."
     )
+    scan_seconds: float = Field(
+        60.0, gt=0, description="Longest time that one file may take before it is refused as stalling."
+    )
     phantom_patients: int | None = Field(
         None,
         ge=1,
@@ -67,4 +70,6 @@ class IngestSettings(Settings):
 
     def content_settings(self) -> IngestSettings:
         """Return the settings with everything at its default that does not change the cohort's content."""
-        return self.model_copy(update={"workers": 0, "chunk_scans": 128, "private_map": None})
+        return self.model_copy(
+            update={"workers": 0, "chunk_scans": 128, "scan_seconds": 60.0, "private_map": None}
+        )

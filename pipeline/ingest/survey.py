@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.duplicates import Duplicates, find_duplicates, joined_patients, pattern_counts
-from pipeline.ingest.parts import read_part
+from pipeline.ingest.parts import read_rows
 from pipeline.ingest.published import SharedPatients, shared_patients
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.splits import AUDIT_NONE, Codes, Split, split_scans
@@ -149,7 +149,7 @@ def _gather(folder: Path, num_parts: int, num_scans: int) -> _Facts:
     numbers = facts.numbers
     at = 0
     for number in range(num_parts):
-        for row in read_part(folder, number, pixels=False).rows:
+        for row in read_rows(folder, number):
             if row.patient_id:
                 known = len(numbers)
                 code = numbers.setdefault(_short(row.patient_id), known)

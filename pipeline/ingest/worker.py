@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,11 +13,11 @@ import numpy as np
 from pipeline.errors import ScanRefusedError
 from pipeline.identity import Pseudonyms
 from pipeline.ingest.geometry import black_and_white, to_square
-from pipeline.ingest.parts import Part, PartRow, write_part
+from pipeline.ingest.journal import Journal
+from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.quality import flags_of
-from pipeline.pixels import stored_dtype
 from pipeline.sources.base import Scan, ScanTask, age_band
-from pipeline.sources.reading import read_scan
+from pipeline.sources.reading import read_scans
 
 NO_ID = "patient id missing"
 
@@ -48,28 +49,114 @@ class WorkOrder:
     percentiles: tuple[float, float]
 
 
-def work(order: WorkOrder, number: int, tasks: list[ScanTask]) -> tuple[int, int]:
-    """Read one chunk and store it as part `number`; return (scans read, scans refused)."""
-    pseudonyms = Pseudonyms(order.key)
-    shape = (len(tasks), 1, order.image_size, order.image_size)
-    pixels = np.zeros(shape, dtype=stored_dtype(order.bit_depth))
-    rows = []
-    kept = 0
-    for task in tasks:
-        row = PartRow(sample_id=pseudonyms.scan(task.scan_name), source_format=task.rule.kind)
+def work(
+    order: WorkOrder,
+    number: int,
+    tasks: list[ScanTask],
+    *,
+    journal: Journal,
+    known_bad: Mapping[int, str],
+    give_up: Callable[[int], bool] = lambda done: False,
+) -> tuple[int, int] | None:
+    """Read one chunk and store it as part `number`.
+
+    Args:
+        order: what is the same for all chunks.
+        number: number of the chunk.
+        tasks: its scans.
+        journal: where this process notes what it reads.
+        known_bad: position in the chunk -> reason of refusal, for scans that must not be opened again.
+        give_up: called with the number of scans done; True ends the work without a part.
+
+    Returns:
+        (files read, files refused), or None if it gave up.
+    """
+    reader = _Reader(order)
+    refused = 0
+    try:
+        with PartWriter(order.folder, number) as part:
+            for position, task in enumerate(tasks):
+                journal.reading(number, position)
+                if position in known_bad:
+                    problem: str | None = known_bad[position]
+                    part.add(reader.refused(task, position, known_bad[position]))
+                else:
+                    problem = reader.read(task, position, part)
+                refused += problem is not None
+                if give_up(position + 1):
+                    raise _GivenUpError
+    except _GivenUpError:
+        return None
+    finally:
+        journal.idle()
+    return len(tasks) - refused, refused
+
+
+class _GivenUpError(Exception):
+    """Leaves the part's block, so that what was begun is removed."""
+
+
+class _Reader:
+    """Reads tasks into rows of a part."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._order, self._pseudonyms = order, Pseudonyms(order.key)
+
+    def read(self, task: ScanTask, position: int, part: PartWriter) -> str | None:
+        """Add the task's scans to the part; return the reason if it, or the rest of it, was refused."""
         try:
-            scan = read_scan(task)
-            _describe(row, scan, task, pseudonyms, order)
-            pixels[kept, 0] = _square(scan, order)
-            row.pixel_hash = hashlib.blake2b(pixels[kept].tobytes(), digest_size=16).hexdigest()
-            row.flags = flags_of(pixels[kept, 0], scan.pixels.shape, scan.pixel_aspect)
-            kept += 1
+            for scan in read_scans(task):
+                name = task.scan_name if scan.frame is None else f"{task.scan_name}#{scan.frame}"
+                row = PartRow(self._pseudonyms.scan(name), position)
+                self._describe(row, scan, task)
+                image = self._square(scan)
+                row.pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+                row.flags = flags_of(image, scan.pixels.shape, scan.pixel_aspect)
+                part.add(row, image)
         except ScanRefusedError as error:
-            row.reason = error.problem
-            _known_patient(row, task, pseudonyms, order)
-        rows.append(row)
-    write_part(order.folder, number, Part(rows, pixels[:kept]))
-    return kept, len(tasks) - kept
+            part.add(self.refused(task, position, error.problem))
+            return error.problem
+        return None
+
+    def refused(self, task: ScanTask, position: int, reason: str) -> PartRow:
+        """Return the row of a scan that cannot be used."""
+        row = PartRow(
+            self._pseudonyms.scan(task.scan_name), position, reason=reason, source_format=task.rule.kind
+        )
+        if task.patient is not None:
+            self._set_patient(row, task.patient)
+        return row
+
+    def _square(self, scan: Scan) -> np.ndarray:
+        order = self._order
+        fixed = scan.value_range if not order.robust else None
+        limits = fixed if fixed is not None else black_and_white(scan.pixels, order.percentiles)
+        square = to_square(
+            scan.pixels,
+            order.image_size,
+            fit=order.fit,
+            pixel_aspect=scan.pixel_aspect,
+            black_white=limits,
+            bit_depth=order.bit_depth,
+        )
+        if square.min() == square.max():
+            raise ScanRefusedError("constant image")
+        return square
+
+    def _describe(self, row: PartRow, scan: Scan, task: ScanTask) -> None:
+        row.source_format = scan.source_format
+        row.source_sha256 = scan.sha256
+        row.height, row.width = (int(size) for size in scan.pixels.shape)
+        row.spacing_mm = scan.spacing_mm
+        row.view, row.sex, row.age_band = scan.view, scan.sex, age_band(scan.age_years)
+        patient = task.patient if task.patient is not None else scan.patient
+        if not patient:
+            raise ScanRefusedError(NO_ID)
+        self._set_patient(row, patient)
+
+    def _set_patient(self, row: PartRow, patient: str) -> None:
+        row.patient_id = self._pseudonyms.patient(patient)
+        row.draw = draw(self._order.split_seed, self._order.dataset, patient)
 
 
 def draw(split_seed: int, dataset: str, patient: str) -> str:
@@ -80,41 +167,3 @@ def draw(split_seed: int, dataset: str, patient: str) -> str:
     """
     text = f"{split_seed}\0{dataset}\0{patient}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(b"phosphor split\0" + text).hexdigest()[:12]
-
-
-def _square(scan: Scan, order: WorkOrder) -> np.ndarray:
-    fixed = scan.value_range if not order.robust else None
-    limits = fixed if fixed is not None else black_and_white(scan.pixels, order.percentiles)
-    square = to_square(
-        scan.pixels,
-        order.image_size,
-        fit=order.fit,
-        pixel_aspect=scan.pixel_aspect,
-        black_white=limits,
-        bit_depth=order.bit_depth,
-    )
-    if square.min() == square.max():
-        raise ScanRefusedError("constant image")
-    return square
-
-
-def _describe(row: PartRow, scan: Scan, task: ScanTask, pseudonyms: Pseudonyms, order: WorkOrder) -> None:
-    row.source_format = scan.source_format
-    row.source_sha256 = scan.sha256
-    row.height, row.width = (int(size) for size in scan.pixels.shape)
-    row.spacing_mm = scan.spacing_mm
-    row.view, row.sex, row.age_band = scan.view, scan.sex, age_band(scan.age_years)
-    patient = task.patient if task.patient is not None else scan.patient
-    if not patient:
-        raise ScanRefusedError(NO_ID)
-    _set_patient(row, patient, pseudonyms, order)
-
-
-def _known_patient(row: PartRow, task: ScanTask, pseudonyms: Pseudonyms, order: WorkOrder) -> None:
-    if task.patient is not None and not row.patient_id:
-        _set_patient(row, task.patient, pseudonyms, order)
-
-
-def _set_patient(row: PartRow, patient: str, pseudonyms: Pseudonyms, order: WorkOrder) -> None:
-    row.patient_id = pseudonyms.patient(patient)
-    row.draw = draw(order.split_seed, order.dataset, patient)

@@ -28,6 +28,7 @@ class Listing:
         published: names of the published splits, matching `ScanTask.published`.
         has_patient_ids: whether every source knows its patients.
         notes: findings worth showing.
+        findings: names of the findings, matching `ScanTask.findings`; empty where a scan has one label.
         fingerprint: digest over names, sizes and times of the files and the content of the tables.
     """
 
@@ -35,6 +36,7 @@ class Listing:
     published: tuple[str, ...] = ()
     has_patient_ids: bool = True
     notes: list[str] = field(default_factory=list)
+    findings: tuple[str, ...] = ()
     fingerprint: str = ""
 
 

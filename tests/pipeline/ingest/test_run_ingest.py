@@ -102,6 +102,7 @@ def test_one_process_and_a_pool_of_two_give_the_same_bytes(
 ) -> None:
     write_images(tmp_path)
     monkeypatch.setattr(pool, "POOL_PAYS_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "PROBE_SECONDS", 0.0)
     started = []
     real = pool._pooled
     monkeypatch.setattr(pool, "_pooled", lambda *args: started.append(1) or real(*args))
@@ -151,11 +152,11 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes_without_reading_twice(
     )
     child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ})
     parts = tmp_path / "c" / "parts"
-    while child.poll() is None and len(list(parts.glob("part-*.npz"))) < 5:
+    while child.poll() is None and len(list(parts.glob("part-*.zip"))) < 5:
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    kept = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.zip")}
     assert 5 <= len(kept) < 45
     damaged = max(kept)
     damaged.write_bytes(damaged.read_bytes()[:100])

@@ -1,0 +1,90 @@
+"""Worker processes: started afresh, ended with their parent, and ended when a file stalls them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from pipeline.ingest.journal import Journal, Reading, readings
+from pipeline.ingest.worker import WorkOrder, work
+from pipeline.sources.base import ScanTask
+from pipeline.sources.reading import read_scans
+
+CRASHED = "crashed its decoder"
+STALLED = "took too long to read"
+
+_START_SECONDS = 30.0
+"""What a fresh process may take to start, beside the time for the scan."""
+
+_journal: Journal | None = None
+
+
+@contextlib.contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start worker processes, and end them with the block."""
+    # A fresh interpreter each: forking a process that has torch's threads can dead-lock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def work_in_process(
+    order: WorkOrder, number: int, tasks: list[ScanTask], known_bad: Mapping[int, str]
+) -> tuple[int, int]:
+    """Do a chunk in a worker process, which keeps one journal for all its chunks."""
+    global _journal  # noqa: PLW0603 - a worker process has no other place that lasts
+    if _journal is None:
+        _journal = Journal(order.folder)
+    counts = work(order, number, tasks, journal=_journal, known_bad=known_bad)
+    assert counts is not None  # only the probe gives up
+    return counts
+
+
+def end_stalled(folder: Path, seconds: float) -> list[Reading]:
+    """Kill the workers that have been reading one file for longer than allowed; return what they read."""
+    stalled = [now for now in readings(folder) if now.seconds > seconds and now.pid != os.getpid()]
+    for now in stalled:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(now.pid, signal.SIGKILL)
+    return stalled
+
+
+def examine(task: ScanTask, seconds: float) -> str:
+    """Read one suspected file in a process of its own; return the reason to refuse it, or an empty text."""
+    process = multiprocessing.get_context("spawn").Process(target=_read_to_the_end, args=(task,), daemon=True)
+    process.start()
+    process.join(_START_SECONDS + seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return STALLED
+    return CRASHED if process.exitcode is not None and process.exitcode < 0 else ""
+
+
+def _read_to_the_end(task: ScanTask) -> None:
+    # Whatever Python can raise will be met again, and told, by the worker that reads the scan.
+    with contextlib.suppress(Exception):
+        for _ in read_scans(task):
+            pass
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent is killed; it would wait for work for ever otherwise."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
