@@ -95,13 +95,7 @@ def open_stage(
     Raises:
         OutputExistsError: the directory holds an output of other inputs, or files that are not ours.
     """
-    described = {
-        "stage": kind.stage,
-        "version": kind.version,
-        "inputs": dict(inputs),
-        "settings": settings.model_dump(mode="json"),
-        "seed": seed,
-    }
+    described = _described(kind, inputs, settings, seed)
     inputs_digest = digest_of(described)
     out = out.absolute()
     _refuse_foreign(kind, out, inputs_digest, force)
@@ -112,6 +106,25 @@ def open_stage(
             write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
         finished = load_reference(kind, out) if (out / REFERENCE_NAME).is_file() else None
         yield StageFolder(kind, out, inputs_digest, finished, resumed=earlier == inputs_digest)
+
+
+def digest_of_inputs(
+    kind: type[Reference], inputs: Mapping[str, str], settings: Settings, seed: int | None = None
+) -> str:
+    """Return the digest by which `open_stage` tells an output of these inputs."""
+    return digest_of(_described(kind, inputs, settings, seed))
+
+
+def _described(
+    kind: type[Reference], inputs: Mapping[str, str], settings: Settings, seed: int | None
+) -> dict[str, Any]:
+    return {
+        "stage": kind.stage,
+        "version": kind.version,
+        "inputs": dict(inputs),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
 
 
 def load_reference(kind: type[RefT], folder: Path) -> RefT:

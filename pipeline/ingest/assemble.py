@@ -15,6 +15,7 @@ from pipeline.cohort import FINDINGS_NAME
 from pipeline.ingest.findings import Findings
 from pipeline.ingest.parts import PartRow, read_images
 from pipeline.ingest.quality import DUPLICATE
+from pipeline.ingest.reads import ReadsWriter
 from pipeline.ingest.splits import TRAIN
 from pipeline.ingest.survey import Overview
 from pipeline.ingest.tables import BlockTable, record_schema, rejected_schema
@@ -58,6 +59,8 @@ def write_cohort(
     *,
     classes: tuple[str, ...],
     findings: Findings,
+    reads: ReadsWriter,
+    origin: npt.NDArray[np.int64],
     image_size: int,
     bit_depth: int,
 ) -> Written:
@@ -70,6 +73,8 @@ def write_cohort(
         overview: which scans are kept, and where.
         classes: class names.
         findings: the findings of every scan, where the manifest has several labels a scan.
+        reads: keeps what was read of each file, for the cohort that continues this one.
+        origin: (N,) number of the file that each row came from.
         image_size: side of the images.
         bit_depth: 8 or 16.
     """
@@ -81,9 +86,11 @@ def write_cohort(
         BlockTable(out / "records.parquet", record_schema(), ROWS_A_BLOCK),
         BlockTable(out / "rejected.parquet", rejected_schema(), ROWS_A_BLOCK),
     )
-    with tables[0] as records, tables[1] as refused:
+    with tables[0] as records, tables[1] as refused, reads:
         for at, (row, pixels) in enumerate(_rows(parts, num_parts, image_size, stored_dtype(bit_depth))):
-            if pixels is None or not overview.kept[at]:
+            kept_here = pixels is not None and bool(overview.kept[at])
+            reads.add(int(origin[at]), row, len(shards) if kept_here else None)
+            if pixels is None or not kept_here:
                 reason = row.reason or overview.reasons[at]
                 rejected[reason] += 1
                 refused.add(sample_id=row.sample_id, reason=reason, source_format=row.source_format)
@@ -168,6 +175,9 @@ class _ShardWriter:
             self._squares += float(np.square(values).sum())
         if self._held == len(self._buffer):
             self._flush()
+
+    def __len__(self) -> int:
+        return len(self._names) * len(self._buffer) + self._held
 
     def _flush(self) -> None:
         if self._held:

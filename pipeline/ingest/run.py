@@ -15,9 +15,11 @@ from pipeline.cohort import CohortInfo
 from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
+from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
 from pipeline.ingest.findings import findings_of
 from pipeline.ingest.parts import FOLDER, read_rows
 from pipeline.ingest.pool import chunk_length, run_chunks
+from pipeline.ingest.reads import ReadsWriter
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.survey import Overview, survey
 from pipeline.ingest.worker import WorkOrder
@@ -40,14 +42,16 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     check_map_path(settings.private_map, out)
     listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
     inputs, stable = ingest_inputs(manifest, settings, listing)
+    inputs["previous"], earlier = earlier_of(out, inputs, settings, force=force)
     with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:
         if stage.finished is not None:
             logger.info("cohort: reused, nothing has changed")
             reference = stage.finished
         else:
-            files, counts = _make(manifest, listing, stage.path, settings)
+            files, counts = _make(manifest, listing, stage.path, settings, earlier)
             reference = stage.finish(files, counts)
         shutil.rmtree(stage.path / FOLDER, ignore_errors=True)
+        drop_aside(out)
     if settings.private_map is not None:
         write_private_map(settings.private_map, listing.tasks)
     return reference
@@ -63,7 +67,7 @@ def ingest_inputs(
 
 
 def _make(
-    manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings
+    manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings, earlier: Earlier | None
 ) -> tuple[list[str], dict[str, int]]:
     from pipeline.ingest.report import write_quality_page
 
@@ -78,6 +82,7 @@ def _make(
         fit=manifest.geometry.fit,
         robust=settings.intensity == "robust",
         percentiles=settings.percentiles,
+        earlier=earlier.path if earlier is not None else None,
     )
     length = chunk_length(len(listing.tasks), settings.chunk_scans)
     num_parts = run_chunks(
@@ -116,6 +121,8 @@ def _make(
         overview,
         classes=classes,
         findings=findings,
+        reads=ReadsWriter(out, listing.tasks, order.tags(), order.key),
+        origin=origin,
         image_size=size,
         bit_depth=settings.bit_depth,
     )

@@ -50,6 +50,12 @@ class IngestSettings(Settings):
         le=10_000_000,
         description="Patients of a phantom source, instead of the manifest's number.",
     )
+    previous: Path | None = Field(
+        None,
+        description="An earlier cohort of the same dataset to continue: its patients keep their side of the "
+        "split, and files that have not changed are not read again. A cohort at --out that --force replaces "
+        "is continued without being named.",
+    )
     private_map: Path | None = Field(
         None,
         description="Where to write the table that resolves hashed ids to file names and patient ids; it "

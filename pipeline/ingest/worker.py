@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from pipeline.ingest.geometry import black_and_white, to_square
 from pipeline.ingest.journal import Journal
 from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.quality import flags_of
+from pipeline.ingest.reads import NAME as READS_NAME
+from pipeline.ingest.reads import EarlierReads, ReadTags
+from pipeline.records import CohortRef
 from pipeline.sources.base import Scan, ScanTask, age_band
 from pipeline.sources.reading import read_scans
 
@@ -36,6 +40,7 @@ class WorkOrder:
         fit: `pad` or `crop`.
         robust: take percentiles even where the format fixes black and white.
         percentiles: percentiles that become black and white.
+        earlier: an earlier cohort whose reads are taken over where nothing has changed.
     """
 
     folder: Path
@@ -47,6 +52,12 @@ class WorkOrder:
     fit: Literal["pad", "crop"]
     robust: bool
     percentiles: tuple[float, float]
+    earlier: Path | None = None
+
+    def tags(self) -> ReadTags:
+        """Return what names a file as it is read under this order."""
+        shaping = replace(self, folder=Path(), key=b"", earlier=None)
+        return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}")
 
 
 def work(
@@ -101,9 +112,16 @@ class _Reader:
 
     def __init__(self, order: WorkOrder) -> None:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
+        self._earlier = _earlier_reads(order)
 
     def read(self, task: ScanTask, position: int, part: PartWriter) -> str | None:
         """Add the task's scans to the part; return the reason if it, or the rest of it, was refused."""
+        known = self._earlier.rows(task) if self._earlier is not None else []
+        if known:
+            for row, image in known:
+                row.scan = position
+                part.add(row, image)
+            return next((row.reason for row, _ in known if row.reason), None)
         try:
             for scan in read_scans(task):
                 name = task.scan_name if scan.frame is None else f"{task.scan_name}#{scan.frame}"
@@ -157,6 +175,14 @@ class _Reader:
     def _set_patient(self, row: PartRow, patient: str) -> None:
         row.patient_id = self._pseudonyms.patient(patient)
         row.draw = draw(self._order.split_seed, self._order.dataset, patient)
+
+
+@functools.lru_cache(maxsize=1)
+def _earlier_reads(order: WorkOrder) -> EarlierReads | None:
+    """Return the earlier cohort's reads, opened once in each process; None if there are none."""
+    if order.earlier is None or not (order.earlier / READS_NAME).is_file():
+        return None
+    return EarlierReads(order.earlier, order.tags(), order.key)
 
 
 def draw(split_seed: int, dataset: str, patient: str) -> str:
