@@ -23,6 +23,24 @@ OWN_PATIENT = "\0own:"
 
 
 @dataclass(frozen=True, slots=True)
+class DicomOptions:
+    """How the DICOM files of a source are read.
+
+    Attributes:
+        frames: which of several frames: `refuse`, `first`, `middle`, `each`, or a number from 1 on.
+        window: which of several VOI LUTs and windows, from `0` on, or `none`: the stored range.
+        headless: whether to read files without preamble or file meta.
+        colour: colourful images: `refuse`, or `grey` for their luma; grey content in colour form is
+            always read.
+    """
+
+    frames: str = "refuse"
+    window: str = "0"
+    headless: bool = False
+    colour: str = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRule:
     """What all scans of one source share when they are read.
 
@@ -33,6 +51,7 @@ class ReadRule:
         projection: what to take of a NIfTI volume.
         axis: along which axis of a volume in RAS+ orientation.
         prefix: tells equal file names of several sources apart; empty for the first source.
+        dicom: how DICOM files are read.
     """
 
     kind: str
@@ -41,6 +60,7 @@ class ReadRule:
     projection: str = "none"
     axis: int = 1
     prefix: str = ""
+    dicom: DicomOptions = DicomOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +113,7 @@ class Scan:
         sex: `F`, `M`, `O` or empty.
         age_years: age in years, or None.
         patient: the patient id read from the file, or None if the task already knows it.
+        frame: number (from 1 on) of the frame if every frame of a file is read, or None.
     """
 
     pixels: npt.NDArray[np.generic]
@@ -105,6 +126,7 @@ class Scan:
     sex: str = ""
     age_years: float | None = None
     patient: str | None = None
+    frame: int | None = None
 
 
 def source_prefix(number: int) -> str:

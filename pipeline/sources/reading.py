@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import Scan, ScanTask
+from pipeline.sources.base import Scan, ScanTask, read_bounded
 
 
 def read_scan(task: ScanTask) -> Scan:
@@ -29,7 +29,7 @@ def read_scan(task: ScanTask) -> Scan:
         return nifti.read(task)
     from pipeline.sources import dicom
 
-    return dicom.read(task)
+    return next(dicom.read(task, read_bounded(task.rule.root, task.name)))
 
 
 def read_patient(task: ScanTask) -> str | None:
@@ -42,4 +42,4 @@ def read_patient(task: ScanTask) -> str | None:
         return None
     from pipeline.sources import dicom
 
-    return dicom.read_patient(task)
+    return dicom.read_patient(task, read_bounded(task.rule.root, task.name))
