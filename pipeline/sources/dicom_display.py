@@ -229,8 +229,7 @@ def _looked_up(stored: npt.NDArray[Any], chain: Chain, found: tuple[Any, Any]) -
     pixels = np.empty(stored.shape, dtype=np.uint16)
     for rows in row_blocks(stored):
         if table is not None:
-            places = np.clip(stored[rows].astype(np.int64), low, high) - low
-            np.take(table, places, out=pixels[rows])
+            np.take(table, stored[rows].astype(np.intp) - low, out=pixels[rows], mode="clip")
         else:
             pixels[rows], top = _words(chain, np.clip(stored[rows].astype(np.float64), low, high))
     return Shown(pixels, 0.0, top)
