@@ -1,0 +1,126 @@
+"""Compressed frames of a DICOM file (PS3.5 A.4): taken out of their fragments, checked before decoding."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from pipeline.errors import ScanRefusedError
+from pipeline.sources.dicom_header import Header
+from pipeline.sources.dicom_layout import Layout
+
+MAX_FRAGMENTS = 200_000
+"""Most fragments of one file that are looked at."""
+
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_START_OF_SCAN = 0xDA
+
+
+def encoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[bytes]:
+    """Yield the codestreams of the chosen frames, one at a time.
+
+    Raises:
+        ScanRefusedError: too many fragments, or fewer frames than chosen.
+    """
+    from pydicom.encaps import generate_frames, get_frame
+
+    _count_fragments(header)
+    buffer = io.BytesIO(header.pixels)
+    buffer.seek(header.start)
+    tables = header.values.get("ExtendedOffsetTable"), header.values.get("ExtendedOffsetTableLengths")
+    offsets = (tables[0], tables[1]) if tables[0] and tables[1] else None
+    if len(indices) == 1:
+        yield get_frame(buffer, indices[0], number_of_frames=layout.frames, extended_offsets=offsets)
+        return
+    frames = generate_frames(buffer, number_of_frames=layout.frames, extended_offsets=offsets)
+    found = 0
+    for frame in islice(frames, layout.frames):
+        found += 1
+        yield frame
+    if found < layout.frames:
+        raise ScanRefusedError("frames missing")
+
+
+def _count_fragments(header: Header) -> None:
+    data, position, end = header.pixels, header.start, header.start + header.length
+    if data[position : position + 4] != _ITEM:
+        raise ScanRefusedError("compressed pixels not in fragments")
+    for _ in range(MAX_FRAGMENTS):
+        if position + 8 > end or data[position : position + 4] != _ITEM:
+            return
+        position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
+    raise ScanRefusedError("too many fragments")
+
+
+def check_codestream(frame: bytes, layout: Layout) -> None:
+    """Refuse a JPEG, JPEG-LS or JPEG 2000 codestream of another size than the header says.
+
+    A decoder allocates what the codestream says, whatever its header was checked for.
+
+    Raises:
+        ScanRefusedError: another size, or no codestream at all.
+    """
+    try:
+        rows, columns, components = _jpeg_2000(frame) if _is_jpeg_2000(frame) else _jpeg(frame)
+    except (struct.error, IndexError) as error:
+        raise ScanRefusedError("compressed pixels truncated or corrupt") from error
+    if (rows, columns) != (layout.rows, layout.columns):
+        raise ScanRefusedError("compressed image of another size than the header says")
+    if components != layout.samples:
+        raise ScanRefusedError("compressed image of other samples than the header says")
+
+
+def _is_jpeg_2000(frame: bytes) -> bool:
+    return frame[:4] == b"\xff\x4f\xff\x51" or frame[4:8] == b"jP  "
+
+
+def _jpeg_2000(frame: bytes) -> tuple[int, int, int]:
+    """Return (rows, columns, components) from the SIZ marker (ISO/IEC 15444-1 A.5.1)."""
+    start = frame.index(b"\xff\x4f\xff\x51", 0, 4096) if frame[4:8] == b"jP  " else 0
+    right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+    (components,) = struct.unpack_from(">H", frame, start + 40)
+    return bottom - top, right - left, components
+
+
+def _segments(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Yield (marker, offset of its segment) of a JPEG codestream up to the first scan."""
+    if frame[:2] != b"\xff\xd8":
+        raise IndexError
+    position = 2
+    while True:
+        while frame[position] == 0xFF:
+            position += 1
+        marker = frame[position]
+        yield marker, position + 1
+        if marker == _START_OF_SCAN or frame[position - 1] != 0xFF:
+            return
+        position += 1 + int.from_bytes(frame[position + 1 : position + 3], "big")
+
+
+def _jpeg(frame: bytes) -> tuple[int, int, int]:
+    """Return (rows, columns, components) from the frame header (ISO/IEC 10918-1 B.2.2)."""
+    for marker, offset in _segments(frame):
+        if marker in _FRAME_MARKERS:
+            rows, columns, components = struct.unpack_from(">HHB", frame, offset + 3)
+            return rows, columns, components
+    raise IndexError
+
+
+def with_plain_scan(frame: bytes) -> bytes:
+    """Return a sequential JPEG codestream with the spectral selection that its process prescribes.
+
+    Some encoders of 12-bit images write 0 where a sequential scan must say 63 (ISO/IEC 10918-1, table B.3);
+    the decoder refuses that, although the coefficients are all there.
+    """
+    sequential = False
+    for marker, offset in _segments(frame):
+        sequential = sequential or marker in _SEQUENTIAL
+        if marker == _START_OF_SCAN and sequential:
+            place = offset + 3 + 2 * frame[offset + 2]
+            if frame[place : place + 2] != b"\0\x3f":
+                return frame[:place] + b"\0\x3f\0" + frame[place + 3 :]
+    return frame

@@ -1,0 +1,98 @@
+"""Parses a DICOM file by the allow-list: plainly where its encoding is plain, with pydicom otherwise."""
+
+from __future__ import annotations
+
+import zlib
+
+from pipeline.errors import ScanRefusedError
+from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, PIXEL_TAGS, Header, wanted
+from pipeline.sources.dicom_walk import Place, UnusualError, find_elements, values_of
+from pipeline.sources.stores import MAX_FILE_BYTES
+
+_SYNTAX, _CLASS = 0x00020010, 0x00020002
+_LAST_META, _LAST = 0x0002FFFF, 0x7FE00010
+
+
+def parse(data: bytes, patient_tag: str, *, headless: bool) -> Header:
+    """Parse a file by the allow-list.
+
+    Args:
+        data: the file's bytes.
+        patient_tag: keyword of one more attribute to take, or empty.
+        headless: whether files without preamble or file meta information are read.
+
+    Raises:
+        ScanRefusedError: not DICOM, headless although that is not asked for, or corrupt.
+    """
+    if data[128:132] == b"DICM":
+        try:
+            return plain_header(data, patient_tag)
+        except UnusualError:
+            pass
+    elif not _looks_headless(data):
+        raise ScanRefusedError("not a DICOM file")
+    elif not headless:
+        raise ScanRefusedError("no DICOM preamble; headless files are not asked for")
+    from pipeline.sources.dicom_tolerant import parse_with_pydicom
+
+    return parse_with_pydicom(data, patient_tag, headless=headless)
+
+
+def plain_header(data: bytes, patient_tag: str) -> Header:
+    """Return the header of a file with preamble, transfer syntax and a plain little-endian data set.
+
+    Raises:
+        UnusualError: it needs pydicom.
+        ScanRefusedError: deflated data that are corrupt or too large.
+    """
+    # File meta information (PS3.10, 7.1): explicit little endian, whatever follows.
+    try:
+        meta = find_elements(data, 132, implicit=False, last=_LAST_META)
+    except UnusualError:
+        if DEFLATED.encode() in data[132:2048]:
+            # pydicom would unpack it without a bound.
+            raise ScanRefusedError("corrupt DICOM file") from None
+        raise
+    syntax, storage = _text(data, meta, _SYNTAX), _text(data, meta, _CLASS)
+    if not syntax or syntax == BIG_ENDIAN:
+        raise UnusualError
+    last = next(reversed(meta.values()))
+    start = last.start + last.length
+    if syntax == DEFLATED:
+        data, start = inflate(data[start:]), 0
+    places = find_elements(data, start, implicit=syntax == IMPLICIT, last=_LAST)
+    header = Header(values_of(data, places, wanted(patient_tag)), syntax, storage)
+    for tag in places.keys() & PIXEL_TAGS.keys():
+        place = places[tag]
+        header.keyword, header.pixels, header.start = PIXEL_TAGS[tag], data, place.start
+        header.length = min(place.length, len(data) - place.start)
+        header.pixel_vr = place.vr.decode("ascii") or "OW"
+    return header
+
+
+def _text(data: bytes, places: dict[int, Place], tag: int) -> str:
+    place = places.get(tag)
+    if place is None:
+        return ""
+    return data[place.start : place.start + place.length].decode("ascii", "replace").strip(" \0")
+
+
+def inflate(data: bytes) -> bytes:
+    """Return a deflated data set (PS3.5 A.5) unpacked, unless it is larger than the largest file."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(data, MAX_FILE_BYTES)
+    except zlib.error as error:
+        raise ScanRefusedError("deflated data corrupt") from error
+    if unpacker.unconsumed_tail:
+        raise ScanRefusedError("file too large")
+    return unpacked
+
+
+def _looks_headless(data: bytes) -> bool:
+    """Tell whether bytes without preamble may start with a DICOM element of a low group (2 or 8)."""
+    if data[:4] == b"DICM":
+        return True
+    little = data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3:4] == b"\0"
+    big = data[:3] in {b"\x00\x02\x00", b"\x00\x08\x00"} and data[3:4] != b"\0"
+    return len(data) > 16 and (little or big)

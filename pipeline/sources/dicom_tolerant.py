@@ -1,0 +1,102 @@
+"""Parses DICOM files that are unusual or wrong, with pydicom, into the same header as the plain walk."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from pipeline.errors import ScanRefusedError
+from pipeline.sources.dicom_header import BIG_ENDIAN, EXPLICIT, IMPLICIT, PIXEL_TAGS, Header, quiet, wanted
+
+_DISPENSABLE = {
+    "Modality", "PatientSex", "PatientAge", "ImagerPixelSpacing", "ViewPosition", "PixelSpacing",
+    "PixelAspectRatio", "SOPClassUID", "PlanarConfiguration",
+}  # fmt: skip
+"""Attributes that may be unreadable without making the image so."""
+
+
+def parse_with_pydicom(data: bytes, patient_tag: str, *, headless: bool) -> Header:
+    """Parse with pydicom, which knows how to read much that is unusual or wrong.
+
+    Raises:
+        ScanRefusedError: corrupt, nested too deeply, or without transfer syntax unless `headless`.
+    """
+    import pydicom
+
+    chosen = wanted(patient_tag)
+    pixel_tags = [tag for tag in PIXEL_TAGS if tag not in chosen]
+    with quiet():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=[*chosen, *pixel_tags])
+            header = Header({}, *_syntax(dataset, headless))
+            for tag in [int(tag) for tag in list(dataset.keys())]:
+                if tag in PIXEL_TAGS:
+                    _set_pixels(header, dataset, tag)
+                elif tag in chosen:
+                    keyword, vr = chosen[tag]
+                    value = plain_value(dataset, tag, keyword, vr)
+                    if value:
+                        header.values[keyword] = value
+        except RecursionError as error:
+            raise ScanRefusedError("sequences nested too deeply") from error
+        except MemoryError as error:
+            raise ScanRefusedError("file too large") from error
+        except ScanRefusedError:
+            raise
+        # pydicom raises many kinds on broken files (InvalidDicomError, AttributeError, struct.error, ...).
+        except Exception as error:
+            raise ScanRefusedError("corrupt DICOM file") from error
+    return header
+
+
+def _syntax(dataset: Any, headless: bool) -> tuple[str, str]:
+    """Return the transfer syntax, found by the encoding if the file does not name it, and the SOP class."""
+    storage = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    named = str(dataset.file_meta.get("TransferSyntaxUID", "") or "").strip()
+    if named:
+        return named, storage
+    if not headless:
+        what = "transfer syntax" if len(dataset.file_meta) else "file meta information"
+        raise ScanRefusedError(f"no {what}; headless files are not asked for")
+    implicit, little = dataset.original_encoding
+    if not little:
+        return BIG_ENDIAN, storage
+    return IMPLICIT if implicit else EXPLICIT, storage
+
+
+def _set_pixels(header: Header, dataset: Any, tag: int) -> None:
+    element = dataset.get_item(tag)
+    value = element.value or b""
+    header.keyword, header.pixels, header.length = PIXEL_TAGS[tag], value, len(value)
+    header.pixel_vr = element.VR or "OW"
+    if getattr(element, "is_undefined_length", False) and header.syntax in {IMPLICIT, EXPLICIT, BIG_ENDIAN}:
+        raise ScanRefusedError("no transfer syntax")
+
+
+def plain_value(dataset: Any, tag: int, keyword: str, vr: str) -> Any:
+    """Return an element's value in the form of `Values`; None if it is unreadable and dispensable.
+
+    Raises:
+        ScanRefusedError: the image cannot be read without this value.
+    """
+    try:
+        value = dataset[tag].value
+    except RecursionError:
+        raise
+    except Exception as error:
+        if keyword in _DISPENSABLE:
+            return None
+        raise ScanRefusedError(f"{keyword} unreadable") from error
+    if vr in {"SQ", "OW", "OV"}:
+        return value
+    several = isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue"
+    parts = list(value) if several else [value]
+    try:
+        if vr in {"DS", "IS", "US", "US or SS"}:
+            number = float if vr == "DS" else int
+            return tuple(number(part) for part in parts if part not in (None, ""))
+    except (ValueError, TypeError, OverflowError) as error:
+        if keyword in _DISPENSABLE:
+            return None
+        raise ScanRefusedError(f"{keyword} unreadable") from error
+    return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
