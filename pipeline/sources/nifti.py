@@ -5,15 +5,27 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import MAX_PIXELS, Scan, ScanTask, check_size
+from pipeline.sources.base import Scan, ScanTask, check_size
 from pipeline.sources.stores import MAX_FILE_BYTES
+
+MAX_VOXELS = 2**28
+"""Largest volume that is read; a computed tomography of a chest has about 100 million voxels."""
+
+Scale = tuple[float | None, float | None]
+"""Slope and intercept; None where values are not scaled."""
+
+_LONGEST_HEADER = 540
+_BLOCK = 2**20
+_BLOCK_VOXELS = 2**22
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
@@ -34,22 +46,9 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
 
     digest = hashlib.sha256(data).hexdigest()
     try:
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as stream:
-                data = stream.read(MAX_FILE_BYTES + 1)
-            if len(data) > MAX_FILE_BYTES:
-                raise ScanRefusedError("file too large")
-        kind = nibabel.Nifti2Image if _is_nifti2(data) else nibabel.Nifti1Image
-        image = kind.from_bytes(data)
-        shape = tuple(int(size) for size in image.shape)
-        while len(shape) > 2 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) not in {2, 3}:
-            raise ScanRefusedError("not a 2D image or a volume")
-        if int(np.prod(shape)) > MAX_PIXELS:
-            raise ScanRefusedError("image too large")
-        volume = np.asarray(image.dataobj, dtype=np.float32).reshape((*shape, 1)[:3])
-        oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, image.affine))
+        unpacked, header = _unpacked(data)
+        volume, scale = _stored(unpacked, header), header.get_slope_inter()
+        oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, header.get_best_affine()))
         volume = np.asarray(oriented.dataobj)
         zooms = [float(size) for size in oriented.header.get_zooms()[:3]]
     except ScanRefusedError:
@@ -59,8 +58,9 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     # nibabel raises many kinds on broken headers (HeaderDataError, ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("not a NIfTI file") from error
-    plane, spacing, aspect = _plane(volume, zooms, task)
-    check_size(*plane.shape)
+    # What overflows is refused below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        plane, spacing, aspect = _plane(volume, scale, zooms, task)
     if not np.isfinite(plane).all():
         raise ScanRefusedError("pixel values are not finite")
     yield Scan(
@@ -76,24 +76,121 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     )
 
 
+def _unpacked(data: bytes) -> tuple[bytes | bytearray, Any]:
+    """Return a file's bytes, as far as its header says that an image lies in them, and its header."""
+    if data[:2] != b"\x1f\x8b":
+        header = _header(data[:_LONGEST_HEADER])
+        return data, header
+    with gzip.open(io.BytesIO(data)) as stream:
+        header = _header(stream.read(_LONGEST_HEADER))
+        # Room for the image alone is made: a few bytes may unpack to a thousand times as many.
+        room = bytearray(header.get_data_offset() + _size(header))
+        stream.seek(0)
+        filled, view = 0, memoryview(room)
+        while filled < len(room) and (count := stream.readinto(view[filled : filled + _BLOCK])):
+            filled += count
+        # The checksum stands at the end.
+        rest = MAX_FILE_BYTES - filled
+        while rest > 0 and (more := stream.read(_BLOCK)):
+            rest -= len(more)
+        if rest <= 0:
+            raise ScanRefusedError("file too large")
+    if filled < len(room):
+        raise ScanRefusedError("corrupt NIfTI file")
+    return room, header
+
+
+def _header(start: bytes) -> Any:
+    """Return the header that a file starts with, checked for what it says of the image's size.
+
+    Raises:
+        ScanRefusedError: too many voxels or dimensions, or values that are no real numbers.
+    """
+    import nibabel
+
+    kind = nibabel.Nifti2Header if _is_nifti2(start) else nibabel.Nifti1Header
+    header = kind(start[: kind.sizeof_hdr])
+    if len(_shape(header)) not in {2, 3}:
+        raise ScanRefusedError("not a 2D image or a volume")
+    if header.get_data_dtype().kind not in "iuf":
+        raise ScanRefusedError("unsupported pixel format")
+    if header.get_data_offset() < 0 or min(_shape(header)) < 1:
+        raise ScanRefusedError("no pixels")
+    if math.prod(_shape(header)) > MAX_VOXELS or header.get_data_offset() + _size(header) > MAX_FILE_BYTES:
+        raise ScanRefusedError("image too large")
+    return header
+
+
+def _shape(header: Any) -> tuple[int, ...]:
+    """Return the sizes of an image without trailing ones beyond the second."""
+    shape = tuple(int(size) for size in header.get_data_shape())
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _size(header: Any) -> int:
+    """Return the bytes of an image."""
+    return math.prod(_shape(header)) * int(header.get_data_dtype().itemsize)
+
+
+def _stored(data: bytes | bytearray, header: Any) -> npt.NDArray[Any]:
+    """Return a view of the stored values, (X, Y, Z)."""
+    shape = _shape(header)
+    start = header.get_data_offset()
+    if start + _size(header) > len(data):
+        raise ScanRefusedError("corrupt NIfTI file")
+    values = np.frombuffer(data, header.get_data_dtype(), math.prod(shape), start)
+    return values.reshape((*shape, 1)[:3], order="F")
+
+
+def _scaled(stored: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
+    slope, inter = scale
+    values = stored.astype(np.float32, order="C")
+    if slope is not None:
+        values *= np.float32(slope)
+        values += np.float32(inter or 0.0)
+    return values
+
+
+def _flattened(volume: npt.NDArray[Any], scale: Scale, axis: int, projection: str) -> npt.NDArray[np.float32]:
+    """Return the mean or maximum along an axis, a few slices at a time."""
+    slices = np.moveaxis(volume, axis, 0)
+    step = max(1, _BLOCK_VOXELS // max(1, slices[0].size))
+    total = np.zeros(slices.shape[1:], dtype=np.float64)
+    highest = np.full(slices.shape[1:], -np.inf, dtype=np.float32)
+    for start in range(0, len(slices), step):
+        block = _scaled(slices[start : start + step], scale)
+        if projection == "mean":
+            total += block.sum(axis=0, dtype=np.float64)
+        else:
+            np.maximum(highest, block.max(axis=0), out=highest)
+    return (total / len(slices)).astype(np.float32) if projection == "mean" else highest
+
+
 def _plane(
-    volume: npt.NDArray[np.float32], zooms: list[float], task: ScanTask
+    volume: npt.NDArray[Any], scale: Scale, zooms: list[float], task: ScanTask
 ) -> tuple[npt.NDArray[np.float32], float | None, float]:
     """Return the upright (H, W) image, its row spacing in mm, and the pixel aspect (width over height)."""
     thin = [axis for axis in range(3) if volume.shape[axis] == 1]
     axis = thin[0] if thin else task.rule.axis
-    if not thin and task.rule.projection == "none":
+    check_size(*(size for number, size in enumerate(volume.shape) if number != axis))
+    projection = "middle" if thin else task.rule.projection
+    if projection == "none":
         raise ScanRefusedError("a volume; the manifest names no projection")
-    if not thin and task.rule.projection == "mean":
-        flat = volume.mean(axis=axis, dtype=np.float64).astype(np.float32)
-    elif not thin and task.rule.projection == "max":
-        flat = volume.max(axis=axis)
+    if projection == "middle":
+        upright = _scaled(_upright(np.moveaxis(volume, axis, 0)[volume.shape[axis] // 2]), scale)
     else:
-        flat = np.take(volume, volume.shape[axis] // 2, axis=axis)
+        upright = np.ascontiguousarray(_upright(_flattened(volume, scale, axis, projection)))
     across, down = (zoom for number, zoom in enumerate(zooms) if number != axis)
     valid = np.isfinite([across, down]).all() and across > 0 and down > 0
     aspect = across / down if valid and 0.1 < across / down < 10 else 1.0
-    return np.ascontiguousarray(flat[::-1, ::-1].T), down if valid else None, aspect
+    return upright, down if valid else None, aspect
+
+
+def _upright(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of a plane with its first axis, in RAS+ orientation, across and its second upwards."""
+    return plane[::-1, ::-1].T
 
 
 def _is_nifti2(data: bytes) -> bool:
