@@ -119,7 +119,8 @@ def _spacing(values: Values) -> tuple[float | None, float]:
         if len(pair) == 2 and 0 < pair[0] < 100 and 0.1 < pair[1] / pair[0] < 10:
             return float(pair[0]), float(pair[1] / pair[0])
     ratio = values.get("PixelAspectRatio", ())
-    if len(ratio) == 2 and ratio[0] > 0 and 0.1 < ratio[1] / ratio[0] < 10:
+    # Whole numbers of any length: their quotient may be too large for a real one.
+    if len(ratio) == 2 and 0 < ratio[0] < 2**31 and 0 < ratio[1] < 2**31 and 0.1 < ratio[1] / ratio[0] < 10:
         return None, ratio[1] / ratio[0]
     return None, 1.0
 
@@ -128,6 +129,6 @@ def _years(text: str) -> float | None:
     """Return the years of a DICOM age string (PS3.5 AS: nnnD, nnnW, nnnM, nnnY)."""
     text = text.upper()
     per_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
-    if len(text) != 4 or not text[:3].isdigit() or text[3] not in per_year:
+    if len(text) != 4 or not (text.isascii() and text[:3].isdigit()) or text[3] not in per_year:
         return None
     return int(text[:3]) / per_year[text[3]]

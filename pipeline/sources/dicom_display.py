@@ -177,6 +177,8 @@ def _edges(chain: Chain, dtype: np.dtype[Any]) -> tuple[float, float] | None:
     if not isinstance(chain.voi, Window):
         return -np.inf, np.inf
     low, high = sorted((edge - chain.intercept) / chain.slope for edge in chain.voi.edges)
+    if not np.isfinite([low, high]).all():
+        raise ScanRefusedError("window or rescale not usable")
     if dtype.kind == "f":
         return low, high
     exact = low == round(low) and high == round(high)
@@ -237,6 +239,8 @@ def _looked_up(stored: npt.NDArray[Any], chain: Chain, found: tuple[Any, Any]) -
 
 def _words(chain: Chain, stored: Numbers) -> tuple[npt.NDArray[np.uint16], float]:
     levels, top = chain.levels(stored)
+    if not np.isfinite(levels).all():
+        raise ScanRefusedError("window or rescale not usable")
     if chain.inverted:
         levels = top - levels
     if top == 1.0:
