@@ -9,8 +9,11 @@ import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
 
-MAX_PIXELS = 100_000_000
-"""Largest image that is decoded; a computed radiograph has about 10 million pixels."""
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30.
+
+Decoders need up to 12 bytes a pixel beside the image: within this bound a reader stays below 1 GiB.
+"""
 
 OWN_PATIENT = "\0own:"
 """Prefix of the stand-in patient id of a scan that is its own patient; no table can hold it."""

@@ -10,6 +10,7 @@ from itertools import islice
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import Header
 from pipeline.sources.dicom_layout import Layout
+from pipeline.sources.images import MAX_SCANS
 
 MAX_FRAGMENTS = 200_000
 """Most fragments of one file that are looked at."""
@@ -18,6 +19,7 @@ _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _START_OF_SCAN = 0xDA
+_SCAN = b"\xff\xda"
 
 
 def encoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[bytes]:
@@ -70,6 +72,9 @@ def check_codestream(frame: bytes, layout: Layout) -> None:
         raise ScanRefusedError("compressed pixels truncated or corrupt") from error
     if (rows, columns) != (layout.rows, layout.columns):
         raise ScanRefusedError("compressed image of another size than the header says")
+    # Each scan of a progressive codestream goes over the whole image again, however short it is.
+    if frame.count(_SCAN) > MAX_SCANS and not _is_jpeg_2000(frame):
+        raise ScanRefusedError("too many scans")
     if components != layout.samples:
         raise ScanRefusedError("compressed image of other samples than the header says")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,9 @@ from pipeline.errors import ScanRefusedError
 from pipeline.sources.base import Scan, ScanTask, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF")
+MAX_SCANS = 100
+"""Most scans of a JPEG image; progressive ones have about ten."""
+
 COLOUR_TOLERANCE = 8.0
 """Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
 
@@ -33,8 +37,12 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(image.height, image.width)
-            if getattr(image, "n_frames", 1) != 1:
+            # Counting the frames would follow a chain of directories to its end, which takes quadratic time.
+            if getattr(image, "is_animated", False):
                 raise ScanRefusedError("several frames")
+            # Each scan of a progressive JPEG goes over the whole image again, however short it is.
+            if image.format == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+                raise ScanRefusedError("too many scans")
             pixels, value_range = _grey(image)
             kind = (image.format or "image").lower()
     except UnidentifiedImageError as error:
@@ -66,14 +74,27 @@ def _grey(image: object) -> tuple[npt.NDArray[np.generic], tuple[float, float] |
         if not np.isfinite(pixels).all():
             raise ScanRefusedError("pixel values are not finite")
         return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32), None
-    if mode in {"1", "LA", "P"}:
+    if mode in {"1", "LA"}:
+        return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
+    if mode == "P":
         return _grey(image.convert("RGB"))  # type: ignore[attr-defined]
     if mode in {"RGB", "RGBA"}:
-        rgb = np.asarray(image)[..., :3]
-        step = max(1, rgb.shape[0] // 128)
-        sample = rgb[::step, ::step].astype(np.int16)
-        if np.abs(sample - sample[..., 1:2]).mean() * 1.5 > COLOUR_TOLERANCE:
+        if _spread(image) > COLOUR_TOLERANCE:
             raise ScanRefusedError("colour image")
         # ITU-R BT.601 luma, as Pillow computes it, in whole numbers.
         return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
     raise ScanRefusedError("unsupported pixel format")
+
+
+def _spread(image: Any) -> float:
+    """Return the mean difference between the channels of a colour image, over a grid of its pixels.
+
+    Row by row, because an array of all its pixels would need two more copies of them.
+    """
+    step = max(1, image.height // 128)
+    total = count = 0
+    for row in range(0, image.height, step):
+        line = np.asarray(image.crop((0, row, image.width, row + 1)))[0, ::step, :3].astype(np.int16)
+        total += int(np.abs(line - line[:, 1:2]).sum())
+        count += line.size
+    return total / count * 1.5
