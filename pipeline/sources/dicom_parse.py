@@ -7,7 +7,9 @@ import zlib
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, PIXEL_TAGS, Header, wanted
 from pipeline.sources.dicom_walk import Place, UnusualError, find_elements, values_of
-from pipeline.sources.stores import MAX_FILE_BYTES
+
+MAX_INFLATED_BYTES = 192 * 2**20
+"""Largest deflated data set once unpacked: an image of `MAX_PIXELS` words and a header of 64 MB."""
 
 _SYNTAX, _CLASS = 0x00020010, 0x00020002
 _LAST_META, _LAST = 0x0002FFFF, 0x7FE00010
@@ -49,9 +51,6 @@ def plain_header(data: bytes, patient_tag: str) -> Header:
     try:
         meta = find_elements(data, 132, implicit=False, last=_LAST_META)
     except UnusualError:
-        if DEFLATED.encode() in data[132:2048]:
-            # pydicom would unpack it without a bound.
-            raise ScanRefusedError("corrupt DICOM file") from None
         raise
     syntax, storage = _text(data, meta, _SYNTAX), _text(data, meta, _CLASS)
     if not syntax or syntax == BIG_ENDIAN:
@@ -59,9 +58,25 @@ def plain_header(data: bytes, patient_tag: str) -> Header:
     last = next(reversed(meta.values()))
     start = last.start + last.length
     if syntax == DEFLATED:
-        data, start = inflate(data[start:]), 0
-    places = find_elements(data, start, implicit=syntax == IMPLICIT, last=_LAST)
-    header = Header(values_of(data, places, wanted(patient_tag)), syntax, storage)
+        return _deflated_header(inflate(data[start:]), patient_tag, storage)
+    return _plain(data, start, patient_tag, Header({}, syntax, storage))
+
+
+def _deflated_header(data: bytes, patient_tag: str, storage: str) -> Header:
+    """Return the header of a data set that has been unpacked."""
+    try:
+        return _plain(data, 0, patient_tag, Header({}, DEFLATED, storage))
+    except UnusualError:
+        from pipeline.sources.dicom_tolerant import parse_with_pydicom
+
+        header = parse_with_pydicom(data, patient_tag, headless=True)
+        header.syntax, header.storage = DEFLATED, storage
+        return header
+
+
+def _plain(data: bytes, start: int, patient_tag: str, header: Header) -> Header:
+    places = find_elements(data, start, implicit=header.syntax == IMPLICIT, last=_LAST)
+    header.values = values_of(data, places, wanted(patient_tag))
     for tag in places.keys() & PIXEL_TAGS.keys():
         place = places[tag]
         header.keyword, header.pixels, header.start = PIXEL_TAGS[tag], data, place.start
@@ -78,10 +93,10 @@ def _text(data: bytes, places: dict[int, Place], tag: int) -> str:
 
 
 def inflate(data: bytes) -> bytes:
-    """Return a deflated data set (PS3.5 A.5) unpacked, unless it is larger than the largest file."""
+    """Return a deflated data set (PS3.5 A.5) unpacked, unless it is too large."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        unpacked = unpacker.decompress(data, MAX_FILE_BYTES)
+        unpacked = unpacker.decompress(data, MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise ScanRefusedError("deflated data corrupt") from error
     if unpacker.unconsumed_tail:

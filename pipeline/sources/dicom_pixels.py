@@ -16,6 +16,13 @@ from pipeline.sources.dicom_layout import Layout
 Stored = npt.NDArray[Any]
 """(H, W) or (H, W, 3) integers, float32 or float64."""
 
+MAX_PACKING = 200
+"""Most values that a compressed byte may stand for: no radiograph comes near, and a decoder that is given a
+large size and next to no data works on it all the same."""
+
+_SMALL = 2**22
+"""Values that take no time worth a check."""
+
 _NATIVE = {IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN}
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
@@ -50,6 +57,11 @@ def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
     # pydicom and its decoders raise many kinds on broken pixels (ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("pixel data truncated or corrupt") from error
+    except BaseException as error:
+        # The RLE decoder is compiled from Rust, where a panic is no Exception.
+        if type(error).__name__ == "PanicException":
+            raise ScanRefusedError("pixel data truncated or corrupt") from error
+        raise
 
 
 def _native(header: Header, layout: Layout, index: int) -> Stored:
@@ -114,6 +126,8 @@ def _native_with_pydicom(header: Header, layout: Layout, index: int) -> Stored:
 def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tuple[Stored, str]:
     from pydicom.encaps import encapsulate
 
+    if len(frame) * MAX_PACKING + _SMALL < layout.rows * layout.columns * layout.samples:
+        raise ScanRefusedError("pixel data truncated or corrupt")
     if syntax != _RLE:
         check_codestream(frame, layout)
     if syntax == _EXTENDED or syntax in _RETIRED:

@@ -8,6 +8,12 @@ from typing import Any
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import BIG_ENDIAN, EXPLICIT, IMPLICIT, PIXEL_TAGS, Header, quiet, wanted
 
+MAX_READS = 500_000
+"""Most reads that the parser may do of one file; an element takes two or three."""
+
+MAX_ITEMS, MAX_SEQUENCE_BYTES = 100_000, 16 * 2**20
+"""Most items, and most bytes, of a sequence that is taken; an object of 10,000 frames has some 60,000."""
+
 _DISPENSABLE = {
     "Modality", "PatientSex", "PatientAge", "ImagerPixelSpacing", "ViewPosition", "PixelSpacing",
     "PixelAspectRatio", "SOPClassUID", "PlanarConfiguration",
@@ -27,7 +33,7 @@ def parse_with_pydicom(data: bytes, patient_tag: str, *, headless: bool) -> Head
     pixel_tags = [tag for tag in PIXEL_TAGS if tag not in chosen]
     with quiet():
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=[*chosen, *pixel_tags])
+            dataset = pydicom.dcmread(_Counted(data), force=True, specific_tags=[*chosen, *pixel_tags])
             header = Header({}, *_syntax(dataset, headless))
             for tag in [int(tag) for tag in list(dataset.keys())]:
                 if tag in PIXEL_TAGS:
@@ -47,6 +53,21 @@ def parse_with_pydicom(data: bytes, patient_tag: str, *, headless: bool) -> Head
         except Exception as error:
             raise ScanRefusedError("corrupt DICOM file") from error
     return header
+
+
+class _Counted(io.BytesIO):
+    """A file that gives up when too many elements are read: each is a few bytes, and an object in memory."""
+
+    _left = MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise ScanRefusedError("too many elements")
+        if size is None or size < 0:
+            # Only a deflated data set is read to its end, and unpacked without a bound.
+            raise ScanRefusedError("corrupt DICOM file")
+        return super().read(size)
 
 
 def _syntax(dataset: Any, headless: bool) -> tuple[str, str]:
@@ -73,12 +94,23 @@ def _set_pixels(header: Header, dataset: Any, tag: int) -> None:
         raise ScanRefusedError("no transfer syntax")
 
 
+def _check_sequence(element: Any) -> None:
+    """Refuse a sequence that is not taken apart yet if its items would fill the memory."""
+    value = element.value
+    if isinstance(value, bytes):
+        items = value.count(b"\xfe\xff\x00\xe0") + value.count(b"\xff\xfe\xe0\x00")
+        if items > MAX_ITEMS or len(value) > MAX_SEQUENCE_BYTES:
+            raise ScanRefusedError("too many elements")
+
+
 def plain_value(dataset: Any, tag: int, keyword: str, vr: str) -> Any:
     """Return an element's value in the form of `Values`; None if it is unreadable and dispensable.
 
     Raises:
         ScanRefusedError: the image cannot be read without this value.
     """
+    if vr == "SQ":
+        _check_sequence(dataset.get_item(tag))
     try:
         value = dataset[tag].value
     except RecursionError:
