@@ -19,6 +19,7 @@ _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _START_OF_SCAN = 0xDA
+_CODESTREAM = b"\xff\x4f\xff\x51"
 _SCAN = b"\xff\xda"
 
 
@@ -79,13 +80,21 @@ def check_codestream(frame: bytes, layout: Layout) -> None:
         raise ScanRefusedError("compressed image of other samples than the header says")
 
 
+def bare(frame: bytes) -> bytes:
+    """Return a JPEG 2000 codestream without the file format around it, which DICOM does not allow.
+
+    The boxes are not walked: one of length 0 would keep pydicom on its place for ever.
+    """
+    return frame[frame.index(_CODESTREAM) :] if frame[4:8] == b"jP  " else frame
+
+
 def _is_jpeg_2000(frame: bytes) -> bool:
-    return frame[:4] == b"\xff\x4f\xff\x51" or frame[4:8] == b"jP  "
+    return frame[:4] == _CODESTREAM or frame[4:8] == b"jP  "
 
 
 def _jpeg_2000(frame: bytes) -> tuple[int, int, int]:
     """Return (rows, columns, components) from the SIZ marker (ISO/IEC 15444-1 A.5.1)."""
-    start = frame.index(b"\xff\x4f\xff\x51", 0, 4096) if frame[4:8] == b"jP  " else 0
+    start = frame.index(_CODESTREAM, 0, 4096) if frame[4:8] == b"jP  " else 0
     right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
     (components,) = struct.unpack_from(">H", frame, start + 40)
     return bottom - top, right - left, components

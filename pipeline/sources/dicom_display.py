@@ -238,7 +238,8 @@ def _looked_up(stored: npt.NDArray[Any], chain: Chain, found: tuple[Any, Any]) -
 
 
 def _words(chain: Chain, stored: Numbers) -> tuple[npt.NDArray[np.uint16], float]:
-    levels, top = chain.levels(stored)
+    with np.errstate(over="ignore", invalid="ignore"):
+        levels, top = chain.levels(stored)
     if not np.isfinite(levels).all():
         raise ScanRefusedError("window or rescale not usable")
     if chain.inverted:

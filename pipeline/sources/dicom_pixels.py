@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicom_codestream import check_codestream, encoded_frames, with_plain_scan
+from pipeline.sources.dicom_codestream import bare, check_codestream, encoded_frames, with_plain_scan
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, quiet
 from pipeline.sources.dicom_layout import Layout
 
@@ -129,7 +129,7 @@ def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tupl
     if len(frame) * MAX_PACKING + _SMALL < layout.rows * layout.columns * layout.samples:
         raise ScanRefusedError("pixel data truncated or corrupt")
     if syntax != _RLE:
-        check_codestream(frame, layout)
+        check_codestream(frame := bare(frame), layout)
     if syntax == _EXTENDED or syntax in _RETIRED:
         frame = with_plain_scan(frame)
     try:

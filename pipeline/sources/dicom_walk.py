@@ -16,6 +16,9 @@ SHORT_VRS = frozenset(
 )  # a length of two bytes
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # a length of four bytes
 
+MAX_ELEMENTS = 500_000
+"""Most elements and items that are stepped over."""
+
 UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DEPTH = 32
@@ -61,7 +64,9 @@ def find_elements(data: bytes, start: int, *, implicit: bool, last: int) -> dict
     """
     found: dict[int, Place] = {}
     position, depth, earlier, end = start, 0, -1, len(data)
-    while position + 8 <= end:
+    for _ in range(MAX_ELEMENTS):
+        if position + 8 > end:
+            break
         group, element, vr, length = _HEAD(data, position)
         tag = group << 16 | element
         if not depth:
