@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,13 +36,13 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
 
     digest = hashlib.sha256(data).hexdigest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(image.height, image.width)
             # Counting the frames would follow a chain of directories to its end, which takes quadratic time.
             if getattr(image, "is_animated", False):
                 raise ScanRefusedError("several frames")
             # Each scan of a progressive JPEG goes over the whole image again, however short it is.
-            if image.format == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+            if image.format in {"JPEG", "MPO"} and data.count(b"\xff\xda") > MAX_SCANS:
                 raise ScanRefusedError("too many scans")
             pixels, value_range = _grey(image)
             kind = (image.format or "image").lower()

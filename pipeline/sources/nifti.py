@@ -76,7 +76,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     )
 
 
-def _unpacked(data: bytes) -> tuple[bytes | bytearray, Any]:
+def _unpacked(data: bytes) -> tuple[bytes | npt.NDArray[np.uint8], Any]:
     """Return a file's bytes, as far as its header says that an image lies in them, and its header."""
     if data[:2] != b"\x1f\x8b":
         header = _header(data[:_LONGEST_HEADER])
@@ -84,9 +84,9 @@ def _unpacked(data: bytes) -> tuple[bytes | bytearray, Any]:
     with gzip.open(io.BytesIO(data)) as stream:
         header = _header(stream.read(_LONGEST_HEADER))
         # Room for the image alone is made: a few bytes may unpack to a thousand times as many.
-        room = bytearray(header.get_data_offset() + _size(header))
+        room = np.empty(header.get_data_offset() + _size(header), dtype=np.uint8)
         stream.seek(0)
-        filled, view = 0, memoryview(room)
+        filled, view = 0, room.data
         while filled < len(room) and (count := stream.readinto(view[filled : filled + _BLOCK])):
             filled += count
         # The checksum stands at the end.
@@ -134,7 +134,7 @@ def _size(header: Any) -> int:
     return math.prod(_shape(header)) * int(header.get_data_dtype().itemsize)
 
 
-def _stored(data: bytes | bytearray, header: Any) -> npt.NDArray[Any]:
+def _stored(data: bytes | npt.NDArray[np.uint8], header: Any) -> npt.NDArray[Any]:
     """Return a view of the stored values, (X, Y, Z)."""
     shape = _shape(header)
     start = header.get_data_offset()
