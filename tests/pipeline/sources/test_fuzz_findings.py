@@ -1,0 +1,172 @@
+"""Defects that damaged files have shown, each by the smallest file that shows it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import struct
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+
+from pipeline.errors import ScanRefusedError
+from pipeline.sources import dicom, images, nifti
+from pipeline.sources.base import DicomOptions, ReadRule, Scan, ScanTask
+from tests.pipeline.sources.bombs_dicom import deflate_bomb, element_bomb
+from tests.pipeline.sources.dicoms import header, written
+from tests.pipeline.sources.fuzz_runner import peak_mib, reset_peak
+from tests.pipeline.sources.fuzz_seeds import dicom_seeds, jpeg_seeds, nifti_seeds, tiff_seeds
+from tests.pipeline.sources.mutations_dicom import agreed
+
+READERS = {"dicom": dicom, "images": images, "nifti": nifti}
+
+
+def read(kind: str, data: bytes) -> Scan:
+    rule = ReadRule(kind, "", projection="mean", dicom=DicomOptions("first", headless=True))
+    (scan,) = READERS[kind].read(ScanTask(rule, "scan"), data)
+    return scan
+
+
+def test_an_age_of_superscript_digits_is_no_age() -> None:
+    data = written(header()).replace(b"047Y", b"\xb2\xb2\xb2Y")
+    assert read("dicom", data).age_years is None
+
+
+def test_an_aspect_ratio_beyond_any_real_number_is_ignored() -> None:
+    made = written(header(PixelAspectRatio=["1111111111", "1"]))
+    length = struct.pack("<H", 402)
+    data = made.replace(b"IS\x0c\x001111111111\\1", b"IS" + length + b"9" * 400 + b"\\1")
+    assert read("dicom", data).pixel_aspect == 1.0
+
+
+def test_a_window_that_overflows_with_the_rescale_is_refused() -> None:
+    data = written(header(RescaleSlope="1e-32", WindowCenter=40, WindowWidth=400))
+    with pytest.raises(ScanRefusedError, match="window"):
+        read("dicom", data.replace(b"DS\x06\x001e-32 ", b"DS\x06\x001e-320"))
+
+
+def test_a_panic_of_the_run_length_decoder_is_a_refusal() -> None:
+    made = header(np.zeros((48, 40), np.uint16))
+    made.compress(RLELossless)
+    data = written(made)
+    # The last literal run of a segment claims more bytes than the image has.
+    frame = bytearray(data)
+    start = data.rfind(b"\xfe\xff\x00\xe0") + 8
+    for offset in struct.unpack_from("<2I", data, start + 4):
+        frame[start + offset : start + offset + 2] = b"\x7f\x01"
+    with pytest.raises(ScanRefusedError):
+        read("dicom", bytes(frame))
+
+
+def test_a_deflated_bomb_is_refused_within_bounds() -> None:
+    bomb = next(
+        data for number in range(99) if len(data := deflate_bomb(random.Random(number), b"")) > 2_000_000
+    )
+    reset_peak()
+    before = peak_mib()
+    with pytest.raises(ScanRefusedError, match="too large"):
+        read("dicom", bomb)
+    assert peak_mib() - before < 450
+
+
+def test_a_deflated_file_that_needs_the_tolerant_parser_is_read() -> None:
+    made = header(RescaleSlope=1, RescaleIntercept=0)
+    plain = read("dicom", written(made)).pixels
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    made.add_new(0x00081140, "SQ", [pydicom.Dataset()])
+    made.add_new(0x00283010, "SQ", [])
+    made.PatientName, made.StudyDescription = "Doe^Jane", "\xe9"
+    made.SpecificCharacterSet = "ISO_IR 100"
+    made.add_new(0x00283000, "SQ", [])
+    made["PixelAspectRatio"] = pydicom.DataElement(0x00280034, "IS", ["1", "1"])
+    made[0x00280030] = pydicom.DataElement(0x00280030, "LO", "0.2\\0.2")
+    assert np.array_equal(read("dicom", written(made)).pixels, plain)
+
+
+def test_millions_of_elements_are_refused() -> None:
+    reset_peak()
+    before = peak_mib()
+    with pytest.raises(ScanRefusedError, match="too many elements"):
+        read("dicom", element_bomb(random.Random(5), b""))
+    assert peak_mib() - before < 300
+
+
+def test_a_codestream_far_too_short_for_its_size_is_not_decoded() -> None:
+    for name in ("jpeg", "jpeg 2000", "rle"):
+        with pytest.raises(ScanRefusedError, match="truncated"):
+            read("dicom", agreed(dicom_seeds()[name], 8_000, 8_000))
+
+
+def test_a_box_of_length_zero_around_a_codestream_keeps_nobody() -> None:
+    name = Path(pydicom.__file__).parent / "data" / "test_files" / "GDCMJ2K_TextGBR.dcm"
+    data = name.read_bytes()
+    start = data.index(b"jP  ") - 4
+    damaged = data[: start + 12] + bytes(4) + data[start + 16 :]
+    rule = ReadRule("dicom", "", dicom=DicomOptions("first", colour="grey"))
+    (whole,) = dicom.read(ScanTask(rule, "scan"), data)
+    (scan,) = dicom.read(ScanTask(rule, "scan"), damaged)
+    assert np.array_equal(scan.pixels, whole.pixels)
+
+
+def test_a_long_chain_of_tiff_pages_is_not_followed() -> None:
+    data = tiff_seeds()["raw"]
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    link = start + 2 + 12 * count
+    begin = len(data)
+    chain = b"".join(struct.pack("<HI", 0, begin + 6 * (page + 1)) for page in range(200_000))
+    with pytest.raises(ScanRefusedError, match="several frames"):
+        read("images", data[:link] + struct.pack("<I", begin) + data[link + 4 :] + chain)
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
+    data = jpeg_seeds()["progressive grey"]
+    last = data.rfind(b"\xff\xda")
+    with pytest.raises(ScanRefusedError, match="too many scans"):
+        read("images", data[:last] + data[last:-2] * 300 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGB", "RGBA"])
+def test_grey_content_in_another_form_has_the_grey_values(mode: str) -> None:
+    grey = Image.fromarray(np.random.default_rng(2).integers(0, 256, (300, 200)).astype(np.uint8))
+    if mode == "1":
+        grey = grey.point(lambda value: 255 * (value > 127))
+    buffer = io.BytesIO()
+    grey.convert(mode).save(buffer, "PNG")
+    assert np.array_equal(read("images", buffer.getvalue()).pixels, np.asarray(grey))
+
+
+def test_a_gzip_bomb_behind_a_small_volume_is_refused_within_bounds() -> None:
+    plain = nifti_seeds()["volume"]
+    bomb = gzip.compress(plain, mtime=0) + gzip.compress(bytes(2**23), mtime=0) * 80
+    reset_peak()
+    before = peak_mib()
+    with pytest.raises(ScanRefusedError, match="too large"):
+        read("nifti", bomb)
+    assert peak_mib() - before < 100
+
+
+def test_a_header_that_promises_a_volume_takes_no_room_for_it() -> None:
+    head = nibabel.Nifti1Header()
+    head.set_data_shape((512, 512, 400))
+    head.set_data_dtype(np.int16)
+    head["magic"], head["vox_offset"] = b"n+1", 352
+    reset_peak()
+    before = peak_mib()
+    with pytest.raises(ScanRefusedError, match="corrupt"):
+        read("nifti", gzip.compress(head.binaryblock + bytes(2_000), mtime=0))
+    assert peak_mib() - before < 100
+
+
+@pytest.mark.parametrize("kind", ["complex64", "rgb"])
+def test_values_that_are_no_real_numbers_are_refused(kind: str) -> None:
+    colour = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    volume = np.zeros((4, 1, 4), dtype=colour if kind == "rgb" else kind)
+    with pytest.raises(ScanRefusedError, match="unsupported"):
+        read("nifti", nibabel.Nifti1Image(volume, np.eye(4)).to_bytes())
