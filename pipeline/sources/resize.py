@@ -8,6 +8,9 @@ import numpy.typing as npt
 Box = tuple[float, float, float, float]
 """(top, left, bottom, right) in source pixels, edges may lie between pixels."""
 
+_BLOCK_PIXELS = 2**22
+"""Source pixels that are summed at once."""
+
 
 def area_average(
     pixels: npt.NDArray[np.generic], height: int, width: int, box: Box | None = None
@@ -52,9 +55,15 @@ def _average_rows(
     part = (edges - whole)[:, None]
     border = pixels[whole].astype(np.float64)
     if np.all(np.diff(whole) >= 1):
-        # The last segment of reduceat runs to the end of the array, so the array ends where it must.
-        last = int(whole[-1])
-        sums = np.add.reduceat(pixels[:last], whole[:-1], axis=0, dtype=np.float64)
+        # reduceat makes float64 of all that it is given, so it is given some of the new rows at a time.
+        sums = np.empty((count, pixels.shape[1]))
+        group = max(1, _BLOCK_PIXELS * count // pixels.size)
+        for first in range(0, count, group):
+            begins = whole[first : first + group + 1]
+            block = pixels[begins[0] : begins[-1]]
+            np.add.reduceat(
+                block, begins[:-1] - begins[0], axis=0, dtype=np.float64, out=sums[first : first + group]
+            )
         sums += part[1:] * border[1:] - part[:-1] * border[:-1]
     else:
         # Enlarging: several edges fall into one row, where reduceat has no empty sums; small images only.
