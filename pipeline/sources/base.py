@@ -15,6 +15,9 @@ MAX_PIXELS = 64_000_000
 Decoders need up to 12 bytes a pixel beside the image: within this bound a reader stays below 1 GiB.
 """
 
+MAX_SIDE = 65_535
+"""Longest side of an image: the most that DICOM can tell."""
+
 OWN_PATIENT = "\0own:"
 """Prefix of the stand-in patient id of a scan that is its own patient; no table can hold it."""
 
@@ -154,12 +157,12 @@ def sex_code(text: object) -> str:
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse an image without pixels or with more than `MAX_PIXELS`.
+    """Refuse an image without pixels or with more than `MAX_PIXELS`, or one too long.
 
     Raises:
         ScanRefusedError: the size is out of bounds.
     """
     if height < 1 or width < 1:
         raise ScanRefusedError("no pixels")
-    if height * width > MAX_PIXELS:
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise ScanRefusedError("image too large")

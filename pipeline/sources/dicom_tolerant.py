@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import BIG_ENDIAN, EXPLICIT, IMPLICIT, PIXEL_TAGS, Header, quiet, wanted
 
-MAX_READS = 500_000
+MAX_READS = 300_000
 """Most reads that the parser may do of one file; an element takes two or three."""
 
 MAX_ITEMS, MAX_SEQUENCE_BYTES = 100_000, 16 * 2**20

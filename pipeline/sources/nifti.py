@@ -61,6 +61,8 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     # What overflows is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
         plane, spacing, aspect = _plane(volume, scale, zooms, task)
+    # What follows would hold the whole volume for as long as the scan is worked on.
+    del unpacked, volume, oriented, data
     if not np.isfinite(plane).all():
         raise ScanRefusedError("pixel values are not finite")
     yield Scan(

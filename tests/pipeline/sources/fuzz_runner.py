@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,8 +103,14 @@ def _run_until_death(numbers: list[int]) -> list[Outcome]:
         return found
 
 
-def read_case(number: int, folder: Path, started: object = None) -> Outcome:
-    """Make a case, read it the way a worker does, and say what became of it."""
+def read_case(number: int, folder: Path, started: Callable[[], object] = bool) -> Outcome:
+    """Make a case, read it the way a worker does, and say what became of it.
+
+    Args:
+        number: the case.
+        folder: where its file is put for a moment.
+        started: called as a reader begins.
+    """
     from pipeline.errors import ScanRefusedError
     from pipeline.ingest.geometry import black_and_white, to_square
     from pipeline.sources.base import ScanTask
@@ -120,12 +126,14 @@ def read_case(number: int, folder: Path, started: object = None) -> Outcome:
     family = made.family
     del made
     reset_peak()
-    if callable(started):
-        started()
+    started()
     began, count = time.perf_counter(), 0
     try:
         with contextlib.suppress(ScanRefusedError):
             read_patient(task)
+        # Ingest reads the patient and the scans apart: each has the whole time.
+        started()
+        began = time.perf_counter()
         for scan in read_scans(task):
             limits = scan.value_range or black_and_white(scan.pixels, (0.5, 99.5))
             to_square(

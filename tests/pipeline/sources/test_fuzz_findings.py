@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from pipeline.errors import ScanRefusedError
 from pipeline.sources import dicom, images, nifti
 from pipeline.sources.base import DicomOptions, ReadRule, Scan, ScanTask
+from pipeline.sources.resize import area_average
 from tests.pipeline.sources.bombs_dicom import deflate_bomb, element_bomb
 from tests.pipeline.sources.dicoms import header, written
 from tests.pipeline.sources.fuzz_runner import peak_mib, reset_peak
@@ -132,6 +133,13 @@ def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
         read("images", data[:last] + data[last:-2] * 300 + b"\xff\xd9")
 
 
+def test_an_image_of_a_few_endless_rows_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((2, 70_000), np.uint8)).save(buffer, "PNG")
+    with pytest.raises(ScanRefusedError, match="too large"):
+        read("images", buffer.getvalue())
+
+
 @pytest.mark.parametrize("mode", ["1", "LA", "P", "RGB", "RGBA"])
 def test_grey_content_in_another_form_has_the_grey_values(mode: str) -> None:
     grey = Image.fromarray(np.random.default_rng(2).integers(0, 256, (300, 200)).astype(np.uint8))
@@ -140,6 +148,14 @@ def test_grey_content_in_another_form_has_the_grey_values(mode: str) -> None:
     buffer = io.BytesIO()
     grey.convert(mode).save(buffer, "PNG")
     assert np.array_equal(read("images", buffer.getvalue()).pixels, np.asarray(grey))
+
+
+def test_resizing_a_large_image_needs_no_second_one() -> None:
+    pixels = np.ones((6_000, 5_000), np.uint8)
+    reset_peak()
+    before = peak_mib()
+    assert (area_average(pixels, 32, 32) == 1).all()
+    assert peak_mib() - before < 100
 
 
 def test_a_gzip_bomb_behind_a_small_volume_is_refused_within_bounds() -> None:
