@@ -43,14 +43,17 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         ScanRefusedError: not NIfTI, corrupt, too large, a volume without a projection, or 4D.
     """
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
 
     digest = hashlib.sha256(data).hexdigest()
     try:
-        unpacked, header = _unpacked(data)
-        volume, scale = _stored(unpacked, header), header.get_slope_inter()
-        oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, header.get_best_affine()))
-        volume = np.asarray(oriented.dataobj)
-        zooms = [float(size) for size in oriented.header.get_zooms()[:3]]
+        # nibabel tells what is odd in a header, with its values.
+        with LoggingOutputSuppressor(), np.errstate(divide="ignore", invalid="ignore"):
+            unpacked, header = _unpacked(data)
+            volume, scale = _stored(unpacked, header), header.get_slope_inter()
+            oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, header.get_best_affine()))
+            volume = np.asarray(oriented.dataobj)
+            zooms = [float(size) for size in oriented.header.get_zooms()[:3]]
     except ScanRefusedError:
         raise
     except (OSError, EOFError, zlib.error) as error:

@@ -186,3 +186,12 @@ def test_values_that_are_no_real_numbers_are_refused(kind: str) -> None:
     volume = np.zeros((4, 1, 4), dtype=colour if kind == "rgb" else kind)
     with pytest.raises(ScanRefusedError, match="unsupported"):
         read("nifti", nibabel.Nifti1Image(volume, np.eye(4)).to_bytes())
+
+
+def test_an_odd_header_is_not_told_on_the_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(nifti_seeds()["flat"])
+    struct.pack_into("<h", data, 70, 4176)
+    struct.pack_into("<f", data, 76, -7.0)
+    with pytest.raises(ScanRefusedError):
+        read("nifti", bytes(data))
+    assert capfd.readouterr().err == ""
