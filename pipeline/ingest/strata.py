@@ -87,9 +87,9 @@ def settle(
 
     Greedy. The move that brings most strata into their limits comes first; among equals the one that keeps
     the shares closest, then the smallest draw. Where no single move helps, `CHAINS_TRIED` chains of at most
-    `CHAIN_LENGTH` moves are tried. Every step taken lowers the violation, a whole number, so it ends; moves
-    that later ones made needless are taken back. Groups of the same strata in the same place differ by their
-    draws only: nothing else about them can decide, and neither can the order in which they are given.
+    `CHAIN_LENGTH` moves are tried. Every step taken lowers the violation, a whole number, so it ends. Groups of
+    the same strata in the same place differ by their draws only: nothing else about them can decide, and
+    neither can the order in which they are given.
 
     Args:
         place: (G,) place of each group, -1 for groups that do not count.
@@ -107,7 +107,6 @@ def settle(
     repair = _Repair(place.copy(), strata, draws, limits, movable=movable, open_places=open_places)
     while repair.falls():
         pass
-    repair.take_back(place)
     return repair.place
 
 
@@ -236,11 +235,3 @@ class _Repair:
         for entry, done in reversed(made):
             self._shift(entry, _Move(done.kind, done.to, done.source))
         return False
-
-    def take_back(self, drawn: Codes) -> None:
-        """Return groups to their drawn places where that harms nothing any more, by the order of draws."""
-        for (kind, to), held in sorted(self._stock.items()):
-            for entry in [entry for entry in held if drawn[entry[1]] != to]:
-                back = _Move(kind, to, int(drawn[entry[1]]))
-                if int(_patients(self._worth(back))) <= 0:
-                    self._shift(entry, back)

@@ -42,7 +42,7 @@ def test_fifteen_findings_some_of_three_patients_get_their_shares(count: int) ->
         missed += violation(made.side, labels, findings)
         drawn = drawn_sides(draws_of(count, seed=seed), DEFAULTS, draw_test=True)[0]
         assert violation(drawn, labels, findings) > 0
-    # With 60 patients 68 limits leave hardly any freedom: one of the twelve cohorts misses one by one patient.
+    # 68 limits leave 60 patients hardly any freedom: one of the twelve cohorts misses one by one patient.
     assert missed <= (1 if count == 60 else 0)
 
 
