@@ -87,8 +87,8 @@ def settle(
 
     Greedy. The move that brings most strata into their limits comes first; among equals the one that keeps
     the shares closest, then the smallest draw. Where no single move helps, `CHAINS_TRIED` chains of at most
-    `CHAIN_LENGTH` moves are tried. Every step taken lowers the violation, a whole number, so it ends. Groups of
-    the same strata in the same place differ by their draws only: nothing else about them can decide, and
+    `CHAIN_LENGTH` moves are tried. Every step taken lowers the violation, a whole number, so it ends. Groups
+    of the same strata in the same place differ by their draws only: nothing else about them can decide, and
     neither can the order in which they are given.
 
     Args:

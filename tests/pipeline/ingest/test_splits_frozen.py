@@ -163,7 +163,9 @@ def test_joining_depends_on_no_order_and_never_ties_two_places(seed: int) -> Non
     order = rng.permutation(scans)
     names = rng.permutation(45)
     turned = [Duplicates(names[found.group][order], found.size[order], 0, 0) for found in (exact, near)]
-    second = joined_patients(patients[order], turned, use, draws=draws, place=place)
+    number = rng.permutation(count)
+    was = np.argsort(number)
+    second = joined_patients(number[patients][order], turned, use, draws=draws[was], place=place[was])
     back = np.empty_like(second)
     back[order] = second
     assert ((first[:, None] == first[None]) == (back[:, None] == back[None])).all()

@@ -113,6 +113,20 @@ def test_an_image_that_two_known_patients_share_is_counted_and_moves_nobody(tmp_
     assert alone.split.side[0] == alone.split.side[1]
 
 
+def test_the_order_of_scans_changes_no_side_even_where_images_link_known_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    patients, images = rng.integers(0, 50, 80), rng.integers(0, 60, 80)
+    labels, known = patients % 2, {pseudonym(n): (n % 4, AUDIT_NONE) for n in range(0, 50, 5)}
+    first = Scans(tmp_path / "a", patients.tolist(), images.tolist()).survey(labels=labels, known=known)
+    order = rng.permutation(80)
+    turned = Scans(tmp_path / "b", patients[order].tolist(), images[order].tolist())
+    second = turned.survey(labels=labels[order], known=known)
+    assert first.crossing[0] > 0
+    assert first.crossing == second.crossing
+    assert (second.split.side == first.split.side[order]).all()
+    assert (second.split.audit == first.split.audit[order]).all()
+
+
 def test_near_duplicates_keep_patients_on_one_side(tmp_path: Path) -> None:
     near = np.arange(40)
     near[[3, 17, 29]] = 3
@@ -128,7 +142,7 @@ def test_near_duplicates_keep_patients_on_one_side(tmp_path: Path) -> None:
     assert "1 groups of near-duplicate images" in found.notes()
 
 
-def test_the_kept_test_part_drops_its_patients_its_images_and_those_alike_from_the_pool(
+def test_the_kept_test_part_drops_its_patients_images_and_those_alike_from_the_pool(
     tmp_path: Path,
 ) -> None:
     patients = [*range(38), 0, 50]
