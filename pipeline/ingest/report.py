@@ -39,6 +39,7 @@ def write_quality_page(out: Path, info: CohortInfo, written: Written, overview: 
         duplicates=overview.duplicates,
         duplicate_parts={name: n for name, n in overview.duplicate_parts.items() if name},
         duplicate_sides=overview.duplicate_sides,
+        crossing=overview.crossing[0],
         near_constant=written.flags.get(NEAR_CONSTANT, 0),
         rejected=sum(written.rejected.values()),
         sheets=_sheets(out, info, overview),

@@ -16,7 +16,7 @@ from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
 from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
-from pipeline.ingest.findings import findings_of
+from pipeline.ingest.findings import PRESENT, findings_of
 from pipeline.ingest.parts import FOLDER, read_rows
 from pipeline.ingest.pool import chunk_length, run_chunks
 from pipeline.ingest.reads import ReadsWriter
@@ -113,6 +113,8 @@ def _make(
         kept_test=kept_test,
         claims=_claims(listing, origin),
         keeps_test=manifest.split.keep_test is not None,
+        findings=findings.states == PRESENT,
+        known=earlier.known_sides(manifest.name, settings) if earlier is not None else {},
     )
     written = write_cohort(
         out,
@@ -234,18 +236,7 @@ def _notes(listing: Listing, overview: Overview, settings: IngestSettings) -> li
     notes = list(listing.notes)
     if not listing.has_patient_ids:
         notes.insert(0, "no patient ids: each image counts as its own patient, so a patient may cross splits")
-    for shared in overview.shared:
-        notes += shared.notes()
-    if overview.duplicates.num_groups:
-        where = ", ".join(f"{count} in {parts}" for parts, count in overview.duplicate_parts.items() if parts)
-        shown = f" ({where})" if where else ""
-        notes.append(f"{overview.duplicates.num_groups} groups of exact duplicate images{shown}")
-    if overview.duplicates.conflicting:
-        notes.append(f"{overview.duplicates.conflicting} groups of exact duplicates have different labels")
-    if overview.num_joined:
-        notes.append(f"{overview.num_joined} patients were kept on one side with another of equal images")
-    if overview.split.moved:
-        notes.append(f"{overview.split.moved} patients left their drawn split so that none lacks a class")
+    notes += overview.notes()
     if settings.holdout_share + settings.audit_share == 0:
         notes.append("no privacy holdout: the gate cannot measure anything")
     return notes
