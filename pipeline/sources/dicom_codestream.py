@@ -14,7 +14,7 @@ from pipeline.sources.dicom_layout import Layout
 MAX_FRAGMENTS = 200_000
 """Most fragments of one file that are looked at."""
 
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_ITEM = b"\xfe\xff\x00\xe0"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _START_OF_SCAN = 0xDA
@@ -43,6 +43,11 @@ def encoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
         yield frame
     if found < layout.frames:
         raise ScanRefusedError("frames missing")
+
+
+def alone(frame: bytes) -> bytes:
+    """Return encapsulated pixel data of this frame alone: an empty offset table and one fragment."""
+    return b"".join((_ITEM, bytes(4), _ITEM, struct.pack("<I", len(frame)), frame))
 
 
 def _count_fragments(header: Header) -> None:

@@ -15,12 +15,6 @@ from pipeline.errors import ScanRefusedError
 Values = dict[str, Any]
 """Keyword -> value: numbers as a tuple, text as one stripped string, sequences as a list of data sets."""
 
-PIXEL_TAGS: Mapping[int, str] = {
-    0x7FE00008: "FloatPixelData",
-    0x7FE00009: "DoubleFloatPixelData",
-    0x7FE00010: "PixelData",
-}
-
 # fmt: off
 WANTED: Mapping[int, tuple[str, str]] = {
     0x00080016: ("SOPClassUID", "UI"),
@@ -73,9 +67,15 @@ WANTED: Mapping[int, tuple[str, str]] = {
     0x52009230: ("PerFrameFunctionalGroupsSequence", "SQ"),
     0x7FE00001: ("ExtendedOffsetTable", "OV"),
     0x7FE00002: ("ExtendedOffsetTableLengths", "OV"),
+    0x7FE00008: ("FloatPixelData", "OF"),
+    0x7FE00009: ("DoubleFloatPixelData", "OD"),
+    0x7FE00010: ("PixelData", "OB or OW"),
 }
 # fmt: on
-"""All that is ever taken from a header, beside the manifest's patient tag; the rest is not even parsed."""
+"""Tag -> (keyword, value representation) of all that is ever taken from a header, beside the manifest's
+patient tag; the rest is not even parsed."""
+
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
