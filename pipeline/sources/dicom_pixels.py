@@ -120,6 +120,11 @@ def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tupl
         pixels, found = decoder.as_array(alone(frame), index=0, raw=True, **_options(layout, 1, "OB"))
     except RuntimeError as error:
         raise ScanRefusedError("compression cannot be decoded") from error
+    except BaseException as error:
+        # The RLE decoder, written in Rust, panics on runs that are too long: no `Exception`, and not public.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ScanRefusedError("compression cannot be decoded") from error
     return pixels, str(found["photometric_interpretation"])
 
 

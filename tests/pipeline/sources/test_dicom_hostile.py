@@ -91,6 +91,18 @@ def test_compressed_pixels_are_checked_before_they_are_decoded(data: bytes, reas
     assert reason in refusal(data)
 
 
+def test_a_run_beyond_the_image_does_not_end_the_process() -> None:
+    """The RLE decoder panics on it: an error that is no `Exception`."""
+    image = header(RAMP)
+    image.file_meta.TransferSyntaxUID = RLELossless
+    for runs in (b"\x81\x07", b"\xe8\x07", b"\x18" + bytes(25), b"\x7f" + bytes(128)):
+        segment = runs + bytes(len(runs) % 2)
+        offsets = struct.pack("<16I", 2, 64, 64 + len(segment), *[0] * 13)
+        image.PixelData = encapsulate([offsets + segment + segment])
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+        assert refusal(written(image)) == "compression cannot be decoded"
+
+
 def test_fragments_are_counted_before_they_are_followed() -> None:
     made = header(RAMP)
     made.file_meta.TransferSyntaxUID = RLELossless
