@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate_extended, generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -178,6 +179,16 @@ def test_frames_are_decoded_one_at_a_time_and_counted_before() -> None:
         read(header(NumberOfFrames=10_001), frames="each")
     with pytest.raises(ScanRefusedError, match="too many frames"):
         read(header(NumberOfFrames=9_000, Rows=1000, Columns=1000), frames="each")
+
+
+def test_an_extended_offset_table_leads_to_the_frames() -> None:
+    made = header(THREE)
+    made.compress(RLELossless)
+    frames = list(generate_frames(made.PixelData, number_of_frames=3))
+    made.PixelData, made.ExtendedOffsetTable, made.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    assert (read(made, frames="3").pixels == THREE[2]).all()
+    assert [int(scan.pixels[0, 0]) for scan in read_all(made, frames="each")] == [0, 1, 2]
 
 
 def test_functional_groups_of_a_frame_stand_over_the_shared_ones() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.pixels.processing import convert_color_space
-from pydicom.uid import RLELossless
+from pydicom.pixels.processing import apply_color_lut, convert_color_space
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from pipeline.errors import ScanRefusedError
 from pipeline.sources import dicom
@@ -233,3 +233,45 @@ def test_a_palette_is_applied_before_the_picture_is_judged() -> None:
     assert grey.value_range == (0.0, 65535.0)
     with pytest.raises(ScanRefusedError, match="colour image"):
         read(made(Red=ramp, Green=ramp, Blue=ramp[::-1]))
+
+
+def test_palettes_are_read_as_pydicom_reads_them() -> None:
+    """Discrete and linear segments, 8-bit tables, and a first index above 0."""
+    indices = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+    made = header(indices, BitsStored=8, HighBit=7, PhotometricInterpretation="PALETTE COLOR")
+    segments = np.array([0, 3, 9, 200, 4000, 1, 97, 65535, 1, 100, 300], dtype="<u2").tobytes()
+    for name in ("Red", "Green", "Blue"):
+        setattr(made, f"{name}PaletteColorLookupTableDescriptor", [200, 20, 16])
+        setattr(made, f"Segmented{name}PaletteColorLookupTableData", segments)
+    made.set_original_encoding(False, True, None)
+    assert (read(made).pixels == apply_color_lut(indices, made)[..., 0]).all()
+    for name in ("Red", "Green", "Blue"):
+        delattr(made, f"Segmented{name}PaletteColorLookupTableData")
+        setattr(made, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 8])
+        setattr(made, f"{name}PaletteColorLookupTableData", bytes(range(256)))
+    assert (read(made).pixels == apply_color_lut(indices, made)[..., 0].astype(np.uint16) * 257).all()
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [[1, 256, 9], [0, 0], [2, 1, 0, 0], [0, 3, 1, 2, 3, 1, 65535, 9], [0, 3, 1, 2, 3]],
+    ids=["a line from nowhere", "empty", "indirect", "too long", "too short"],
+)
+def test_absurd_palettes_are_refused(segments: list[int]) -> None:
+    made = header(RAMP.astype(np.uint8), BitsStored=8, HighBit=7, PhotometricInterpretation="PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        setattr(made, f"{name}PaletteColorLookupTableDescriptor", [256, 0, 16])
+        setattr(made, f"Segmented{name}PaletteColorLookupTableData", np.array(segments, "<u2").tobytes())
+    with pytest.raises(ScanRefusedError, match="palette missing or corrupt"):
+        read(made)
+
+
+def test_tables_of_a_big_endian_file_are_read_in_its_order() -> None:
+    entries = np.sqrt(np.linspace(0, 1, 4096)) * 65535
+    made = header(EVERY, VOILUTSequence=lut(0, entries))
+    expected = shown(made)
+    made.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    made.PixelData = EVERY.astype(">u2").tobytes()
+    made["PixelData"].VR = "OW"
+    made.VOILUTSequence[0].LUTData = entries.astype("<u2").astype(">u2").tobytes()
+    assert (shown(made) == expected).all()
