@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     MPEG2MPML,
     UID,
@@ -62,7 +63,8 @@ def compressed(frame: bytes, syntax: UID, **changes: Any) -> bytes:
 
 def jpeg(height: int, width: int, components: int = 1) -> bytes:
     frame = struct.pack(">HBHHB", 8 + 3 * components, 8, height, width, components)
-    return b"\xff\xd8\xff\xc0" + frame + b"\1\x11\0" * components + b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    scan = b"\xff\xda\0\x08\1\1\0\0\x3f\0"
+    return b"\xff\xd8\xff\xc0" + frame + b"\1\x11\0" * components + scan + b"\xff\xd9"
 
 
 def jpeg_2000(height: int, width: int) -> bytes:
@@ -79,6 +81,7 @@ def jpeg_2000(height: int, width: int) -> bytes:
         (compressed(jpeg(65_000, 65_000), JPEGBaseline8Bit), "another size"),
         (compressed(jpeg(4, 6, 3), JPEGBaseline8Bit), "other samples"),
         (compressed(jpeg(4, 6), JPEGBaseline8Bit), "compression cannot be decoded"),
+        (compressed(jpeg(4, 6)[:-2], JPEGBaseline8Bit), "pixel data truncated"),
         (compressed(jpeg(4, 6)[:9], JPEGBaseline8Bit), "compressed pixels truncated"),
         (compressed(b"\xff\xd8", JPEGBaseline8Bit), "compressed pixels truncated"),
         (compressed(jpeg_2000(2**31, 2**31), JPEG2000Lossless), "another size"),
@@ -89,6 +92,30 @@ def jpeg_2000(height: int, width: int) -> bytes:
 )  # fmt: skip
 def test_compressed_pixels_are_checked_before_they_are_decoded(data: bytes, reason: str) -> None:
     assert reason in refusal(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JPEGProcess1T", "JPEGProcess2_4", "JPEGProcess10_12", "JPEGProcess14T",
+        "JPEGLSLossless", "JPEG2000Lossless", "RLE",
+    ],
+)  # fmt: skip
+def test_a_truncated_codestream_is_refused_and_not_made_up(data_root: Path, name: str) -> None:
+    """Whole fragments, but the encoder stopped half way: libjpeg fills the rest with grey."""
+    (path,) = (data_root / "dicom_transfer_syntaxes").glob(f"CTImage.dcm_{name}*")
+    made = pydicom.dcmread(path)
+    (frame,) = generate_frames(made.PixelData, number_of_frames=1)
+    assert read(written(made))
+    for length in (len(frame) // 2, len(frame) - 2000):
+        made.PixelData = encapsulate([frame[: length // 2 * 2]])
+        assert refusal(written(made)) in {"pixel data truncated or corrupt", "compression cannot be decoded"}
+
+
+def test_a_file_that_ends_inside_a_fragment_is_refused() -> None:
+    made = header(EVERY)
+    made.compress(RLELossless)
+    assert refusal(written(made)[:-3000]) == "pixel data truncated or corrupt"
 
 
 def test_a_run_beyond_the_image_does_not_end_the_process() -> None:
@@ -213,10 +240,12 @@ def test_no_log_record_or_warning_of_pydicom_gets_out(
     caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
     broken = compressed(jpeg(4, 6), JPEGBaseline8Bit, PatientAge="not an age", PatientID="MRN-7" * 40)
+    others = [compressed(jpeg_2000(4, 6), JPEG2000Lossless), compressed(bytes(64), RLELossless)]
     caplog.clear()
     recwarn.clear()
     with caplog.at_level(logging.DEBUG):
-        refusal(broken)
+        for data in (broken, *others):
+            refusal(data)
         level = logging.getLogger("pydicom").level
     assert not caplog.records
     assert not recwarn.list
