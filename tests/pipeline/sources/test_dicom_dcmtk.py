@@ -172,8 +172,29 @@ def test_luma_is_dcmtks(tmp_path: Path, photometric: str) -> None:
     assert np.abs(rgb @ [0.299, 0.587, 0.114] - found)[inside].max() <= 1.5
 
 
-def _converted(path: Path) -> Path:
-    target = path.with_suffix(".png")
+IN_COLOUR = {
+    "SC_rgb_small_odd": "", "SC_rgb_small_odd_big_endian": "", "SC_rgb_small_odd_jpeg": "",
+    "SC_rgb_dcmtk_+eb+cr": "", "SC_rgb_jpeg_dcmtk": "", "SC_rgb_jpeg_app14_dcmd": "",
+    "SC_ybr_full_422_uncompressed": "", "SC_rgb_jls_lossy_sample": "dcmdjpls", "SC_rgb_rle": "dcmdrle",
+    "SC_rgb_rle_2frame": "dcmdrle", "examples_palette": "", "examples_rgb_color": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_COLOUR)
+def test_luma_of_real_colours_is_dcmtks(tmp_path: Path, name: str) -> None:
+    source = path = Path(pydicom.__file__).parent / "data" / "test_files" / f"{name}.dcm"
+    if IN_COLOUR[name]:
+        path = tmp_path / "plain.dcm"
+        subprocess.run([IN_COLOUR[name], "-q", str(source), str(path)], check=True, timeout=60)
+    with Image.open(_converted(path, tmp_path)) as image:
+        rgb = np.asarray(image.convert("RGB")).astype(np.float64)
+    found = shown(source.read_bytes(), colour="grey", frames="first")
+    # Where colours were stored as luma and chroma, DCMTK has rounded and clipped three channels on the way.
+    assert np.abs(rgb @ [0.299, 0.587, 0.114] - found).max() < 2
+
+
+def _converted(path: Path, folder: Path | None = None) -> Path:
+    target = (folder or path.parent) / "colour.png"
     subprocess.run(["dcmj2pnm", "-q", "+on", str(path), str(target)], check=True, timeout=60)
     return target
 
