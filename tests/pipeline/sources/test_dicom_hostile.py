@@ -6,6 +6,7 @@ import contextlib
 import logging
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
