@@ -47,7 +47,7 @@ def plain_header(data: bytes, patient_tag: str) -> Header:
     """
     # File meta information (PS3.10, 7.1): explicit little endian, whatever follows.
     try:
-        meta = find_elements(data, 132, implicit=False, last=_LAST_META)
+        meta, start = find_elements(data, 132, (_SYNTAX, _CLASS), implicit=False, last=_LAST_META)
     except UnusualError:
         if DEFLATED.encode() in data[132:2048]:
             # pydicom would unpack it without a bound.
@@ -56,15 +56,14 @@ def plain_header(data: bytes, patient_tag: str) -> Header:
     syntax, storage = _text(data, meta, _SYNTAX), _text(data, meta, _CLASS)
     if not syntax or syntax == BIG_ENDIAN:
         raise UnusualError
-    last = next(reversed(meta.values()))
-    start = last.start + last.length
     if syntax == DEFLATED:
         data, start = inflate(data[start:]), 0
-    places = find_elements(data, start, implicit=syntax == IMPLICIT, last=_LAST)
-    header = Header(values_of(data, places, wanted(patient_tag)), syntax, storage)
-    for tag in places.keys() & PIXEL_TAGS.keys():
+    chosen = wanted(patient_tag)
+    places, _ = find_elements(data, start, chosen, implicit=syntax == IMPLICIT, last=_LAST)
+    header = Header(values_of(data, places, chosen), syntax, storage)
+    for tag in places.keys() & PIXEL_TAGS:
         place = places[tag]
-        header.keyword, header.pixels, header.start = PIXEL_TAGS[tag], data, place.start
+        header.keyword, header.pixels, header.start = chosen[tag][0], data, place.start
         header.length = min(place.length, len(data) - place.start)
         header.pixel_vr = place.vr.decode("ascii") or "OW"
     return header

@@ -6,7 +6,16 @@ import io
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicom_header import BIG_ENDIAN, EXPLICIT, IMPLICIT, PIXEL_TAGS, Header, quiet, wanted
+from pipeline.sources.dicom_header import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    PIXEL_TAGS,
+    WANTED,
+    Header,
+    quiet,
+    wanted,
+)
 
 _DISPENSABLE = {
     "Modality", "PatientSex", "PatientAge", "ImagerPixelSpacing", "ViewPosition", "PixelSpacing",
@@ -24,10 +33,9 @@ def parse_with_pydicom(data: bytes, patient_tag: str, *, headless: bool) -> Head
     import pydicom
 
     chosen = wanted(patient_tag)
-    pixel_tags = [tag for tag in PIXEL_TAGS if tag not in chosen]
     with quiet():
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=[*chosen, *pixel_tags])
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=list(chosen))
             header = Header({}, *_syntax(dataset, headless))
             for tag in [int(tag) for tag in list(dataset.keys())]:
                 if tag in PIXEL_TAGS:
@@ -67,7 +75,7 @@ def _syntax(dataset: Any, headless: bool) -> tuple[str, str]:
 def _set_pixels(header: Header, dataset: Any, tag: int) -> None:
     element = dataset.get_item(tag)
     value = element.value or b""
-    header.keyword, header.pixels, header.length = PIXEL_TAGS[tag], value, len(value)
+    header.keyword, header.pixels, header.length = WANTED[tag][0], value, len(value)
     header.pixel_vr = element.VR or "OW"
     if getattr(element, "is_undefined_length", False) and header.syntax in {IMPLICIT, EXPLICIT, BIG_ENDIAN}:
         raise ScanRefusedError("no transfer syntax")
