@@ -22,6 +22,7 @@ _SMALLEST_STREAM = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PARQUET = b"PAR1"
 _TOO_LARGE = "expands beyond the limit"
+PIXEL_ROWS = "PNG image data"
 
 
 def archived_parts(data: bytes, budget: Budget) -> Iterator[Part]:
@@ -115,7 +116,7 @@ def _png(data: bytes, budget: Budget) -> Iterator[Part]:
         elif kind == b"IEND":
             break
     if image:
-        yield _inflate("PNG image data", memoryview(bytes(image)), budget)[0]
+        yield _inflate(PIXEL_ROWS, memoryview(bytes(image)), budget)[0]
     if data[position:]:
         yield Part("after the PNG's end", data[position:])
 

@@ -1,0 +1,84 @@
+"""Tells a value that stands somewhere from the same bytes there by chance: digests, decimals, words, noise.
+
+A run holds millions of digits that mean nothing: sha256 digests, decimal fractions, random UIDs. An eight
+digit date of birth occurs among them sooner or later, a four letter name occurs in any compressed image and
+within ordinary words. A hit on a short value therefore has to stand by itself; a long one always counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MAX_NUMBER = 14
+_MAX_SHORT = 7
+_DATE, _DATE_TIMES = 8, (12, 14)
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+_HEX_LETTERS = frozenset(b"abcdefABCDEF")
+_DIGITS = frozenset(b"0123456789")
+_DIGEST = 16
+_REACH = 64
+_UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
+_FRACTION = re.compile(rb"(?:^|[^0-9.])[0-9]{1,6}\.$")
+_CONTEXT = 16
+_TEXT_SHARE = 0.75
+_TEXT = frozenset([0, 9, 10, 13, *range(32, 127)])
+
+
+def counts_as_hit(data: bytes, start: int, end: int) -> bool:
+    """Tell whether `data[start:end]`, which equals a wanted pattern, is more than a coincidence.
+
+    - a number of at most 14 digits must not be part of a longer number, of a decimal fraction or of a run of
+      at least 16 hexadecimal digits; a date may open a date-time of 12 or 14 digits;
+    - a UID must not be part of a longer number (a longer UID that begins with it counts);
+    - a pattern under 8 bytes must be a word of its own, in the midst of text.
+
+    Patterns in UTF-16 and UTF-32 hold zero bytes and always count.
+    """
+    pattern = data[start:end]
+    if 0 in pattern:
+        return True
+    if len(pattern) <= _MAX_NUMBER and pattern.isdigit():
+        return _own_number(data, start, end)
+    if pattern[:1].isdigit() and _UID.fullmatch(pattern):
+        return not (data[start - 1 : start].isdigit() and start) and not data[end : end + 1].isdigit()
+    if len(pattern) <= _MAX_SHORT:
+        return _own_word(data, start, end) and _within_text(data, start, end)
+    return True
+
+
+def _own_number(data: bytes, start: int, end: int) -> bool:
+    if start and data[start - 1] in _DIGITS:
+        return False
+    left, right = max(start - _REACH, 0), min(end + _REACH, len(data))
+    stop = end
+    while stop < right and data[stop] in _DIGITS:
+        stop += 1
+    if stop > end and not (end - start == _DATE and stop - start in _DATE_TIMES):
+        return False
+    if _FRACTION.search(data[left:start]) and data[stop : stop + 1] != b".":
+        return False
+    first, last = start, stop
+    while first > left and data[first - 1] in _HEX:
+        first -= 1
+    while last < right and data[last] in _HEX:
+        last += 1
+    return last - first < _DIGEST or _HEX_LETTERS.isdisjoint(data[first:last])
+
+
+def _own_word(data: bytes, start: int, end: int) -> bool:
+    before, after = data[max(start - 1, 0) : start], data[end : end + 1]
+    opens = not before.isalnum() or not data[start : start + 1].isalnum()
+    return opens and (not after.isalnum() or not data[end - 1 : end].isalnum())
+
+
+def _within_text(data: bytes, start: int, end: int) -> bool:
+    around = data[max(start - _CONTEXT, 0) : start] + data[end : end + _CONTEXT]
+    if not around:
+        return True
+    readable = sum(byte in _TEXT for byte in around)
+    if readable < _TEXT_SHARE * len(around):
+        try:
+            around.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+    return True
