@@ -21,6 +21,7 @@ _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _FRACTION = re.compile(rb"(?:^|[^0-9.])[0-9]{1,6}\.$")
 _CONTEXT = 16
 _TEXT_SHARE = 0.75
+_MAX_LOST = 6
 _TEXT = frozenset([0, 9, 10, 13, *range(32, 127)])
 
 
@@ -72,13 +73,10 @@ def _own_word(data: bytes, start: int, end: int) -> bool:
 
 
 def _within_text(data: bytes, start: int, end: int) -> bool:
-    around = data[max(start - _CONTEXT, 0) : start] + data[end : end + _CONTEXT]
-    if not around:
+    around = data[max(start - _CONTEXT, 0) : start], data[end : end + _CONTEXT]
+    readable = sum(byte in _TEXT for side in around for byte in side)
+    if readable >= _TEXT_SHARE * sum(map(len, around)):
         return True
-    readable = sum(byte in _TEXT for byte in around)
-    if readable < _TEXT_SHARE * len(around):
-        try:
-            around.decode("utf-8")
-        except UnicodeDecodeError:
-            return False
-    return True
+    # UTF-8 beyond ASCII, of which each side may be cut within a character.
+    lost = sum(len(side) - len(side.decode("utf-8", "ignore").encode()) for side in around)
+    return lost <= _MAX_LOST
