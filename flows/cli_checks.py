@@ -22,7 +22,7 @@ def verify(
         typer.Option(
             "--against",
             metavar="SOURCE",
-            help="Manifest, or folder or archive of scans: nothing identifying of it may stand in the output.",
+            help="Manifest, folder or archive of scans: nothing identifying of it may stand in the output.",
             show_default=False,
         ),
     ] = None,

@@ -68,13 +68,8 @@ def image_pieces(data: bytes) -> Iterator[Piece]:
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
-            found: dict[str, Any] = {
-                f"image text {at}": value for at, value in enumerate(image.info.values())
-            }
-            if image.format == "PNG":
-                found |= {
-                    f"PNG text {at}": text for at, text in enumerate(getattr(image, "text", {}).values())
-                }
+            texts = [*image.info.values(), *getattr(image, "text", {}).values()]
+            found: dict[str, Any] = {f"image text {number}": text for number, text in enumerate(texts)}
             exif = image.getexif()
             for part in (exif, *(exif.get_ifd(number) for number in (0x8769, 0x8825, 0xA005))):
                 found |= {f"EXIF {number:#06x}": value for number, value in part.items()}
