@@ -23,7 +23,7 @@ class Leak:
 
     Attributes:
         attribute: where the values stood in the source, for example `PatientName`.
-        encoding: how they are encoded, for example `utf-16-le`.
+        encoding: how they are encoded, for example `utf-16`.
         inside: what was unpacked on the way, for example `gzip > base64`; `path` in a file's name.
         values: how many different values.
         files: files of the output that hold one, sorted; a name that itself holds a value is withheld.
@@ -109,7 +109,9 @@ class _Tally:
             where = f" (inside {finding.inside})" if finding.inside else ""
             self.unsearched.add((place, finding.detail + where))
             return
-        key = (values[finding.value_number].attribute, finding.detail, finding.inside)
+        # Text of ASCII in either byte order reads as the other one, a byte further on.
+        encoding = finding.detail.removesuffix("-le").removesuffix("-be")
+        key = (values[finding.value_number].attribute, encoding, finding.inside)
         if key not in self.values and len(self.values) >= _MAX_KINDS:
             return
         self.values.setdefault(key, set()).add(finding.value_number)

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.residual.limits import MAX_MEMBERS, Budget, Part
 
-_STREAM_MAGIC = np.array([0x1F8B, 0x7801, 0x785E, 0x789C, 0x78DA], dtype=np.uint16)
+_OPENS_STREAM = np.zeros(2**16, dtype=bool)
+_OPENS_STREAM[[0x1F8B, 0x7801, 0x785E, 0x789C, 0x78DA]] = True
 _GZIP_MAGIC = 0x1F
 _FEED_BYTES = 16 * 2**10
 _SMALLEST_STREAM = 8
@@ -173,7 +174,7 @@ def _stream_starts(data: bytes) -> list[int]:
     """Return where two bytes stand that may open a gzip or zlib stream, ascending."""
     codes = np.frombuffer(data, dtype=np.uint8)
     pairs = codes[:-1].astype(np.uint16) << 8 | codes[1:]
-    return np.flatnonzero(np.isin(pairs, _STREAM_MAGIC, kind="table")).tolist()
+    return np.flatnonzero(_OPENS_STREAM[pairs]).tolist()
 
 
 def _inflate(how: str, packed: memoryview, budget: Budget) -> tuple[Part, int]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+MIN_BYTES_WHEN_DECODED = 8
+"""Bytes that a pattern needs to count within what was taken for base64 or hexadecimal digits and undone."""
+
 _MAX_NUMBER = 14
 _MAX_SHORT = 7
 _DATE, _DATE_TIMES = 8, (12, 14)
@@ -16,6 +19,7 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _HEX_LETTERS = frozenset(b"abcdefABCDEF")
 _DIGITS = frozenset(b"0123456789")
 _DIGEST = 16
+_DIGEST_SHARE, _LETTERS = 0.75, 4
 _REACH = 64
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _FRACTION = re.compile(rb"(?:^|[^0-9.])[0-9]{1,6}\.$")
@@ -28,10 +32,11 @@ _TEXT = frozenset([0, 9, 10, 13, *range(32, 127)])
 def counts_as_hit(data: bytes, start: int, end: int) -> bool:
     """Tell whether `data[start:end]`, which equals a wanted pattern, is more than a coincidence.
 
-    - a number of at most 14 digits must not be part of a longer number, of a decimal fraction or of a run of
-      at least 16 hexadecimal digits; a date may open a date-time of 12 or 14 digits;
+    - a number of at most 14 digits must not be part of a longer number, of a decimal fraction, of a run of
+      at least 16 hexadecimal digits or of what is mostly such digits; a date may open a date-time of 12 or 14
+      digits;
     - a UID must not be part of a longer number (a longer UID that begins with it counts);
-    - a pattern under 8 bytes must be a word of its own, in the midst of text.
+    - a pattern under 8 bytes must be a word of its own, in the midst of text, and no part of a digest.
 
     Patterns in UTF-16 and UTF-32 hold zero bytes and always count.
     """
@@ -43,27 +48,36 @@ def counts_as_hit(data: bytes, start: int, end: int) -> bool:
     if pattern[:1].isdigit() and _UID.fullmatch(pattern):
         return not (data[start - 1 : start].isdigit() and start) and not data[end : end + 1].isdigit()
     if len(pattern) <= _MAX_SHORT:
-        return _own_word(data, start, end) and _within_text(data, start, end)
+        spelled = _HEX.issuperset(pattern) and _in_digest(data, start, end)
+        return not spelled and _own_word(data, start, end) and _within_text(data, start, end)
     return True
 
 
 def _own_number(data: bytes, start: int, end: int) -> bool:
     if start and data[start - 1] in _DIGITS:
         return False
-    left, right = max(start - _REACH, 0), min(end + _REACH, len(data))
-    stop = end
-    while stop < right and data[stop] in _DIGITS:
+    left, stop = max(start - _REACH, 0), end
+    while stop < min(end + _REACH, len(data)) and data[stop] in _DIGITS:
         stop += 1
     if stop > end and not (end - start == _DATE and stop - start in _DATE_TIMES):
         return False
     if _FRACTION.search(data[left:start]) and data[stop : stop + 1] != b".":
         return False
-    first, last = start, stop
-    while first > left and data[first - 1] in _HEX:
+    return not _in_digest(data, start, stop)
+
+
+def _in_digest(data: bytes, start: int, end: int) -> bool:
+    """Tell whether hexadecimal digits belong to a longer run of them, or to one that a compressor has cut."""
+    first, last = start, end
+    while first > max(start - _REACH, 0) and data[first - 1] in _HEX:
         first -= 1
-    while last < right and data[last] in _HEX:
+    while last < min(end + _REACH, len(data)) and data[last] in _HEX:
         last += 1
-    return last - first < _DIGEST or _HEX_LETTERS.isdisjoint(data[first:last])
+    if last - first >= _DIGEST and not _HEX_LETTERS.isdisjoint(data[first:last]):
+        return True
+    around = data[max(start - _CONTEXT, 0) : start] + data[end : end + _CONTEXT]
+    digits, letters = (sum(byte in kind for byte in around) for kind in (_HEX, _HEX_LETTERS))
+    return digits >= _DIGEST_SHARE * 2 * _CONTEXT and letters >= _LETTERS
 
 
 def _own_word(data: bytes, start: int, end: int) -> bool:

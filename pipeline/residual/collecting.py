@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.manifest import Manifest
 from pipeline.progress import track
-from pipeline.residual.dicom_values import dicom_pieces
+from pipeline.residual.dicom_values import dicom_pieces, looks_headless
 from pipeline.residual.file_values import image_pieces, name_of_file, nifti_pieces, table_pieces
 from pipeline.residual.harmless import Harmless
 from pipeline.residual.source_values import FILE_NAME, IDENTIFIER, Piece, SourceFacts, SourceValues
@@ -60,9 +60,7 @@ def _of_manifest(manifest: Manifest, phantom_patients: int | None) -> SourceValu
         for task in listing.tasks:
             _add_task(values, task, refused)
             progress.update(1)
-    for rule in {task.rule for task in listing.tasks}:
-        values.add(_place(rule))
-    _finish(values, listing.tasks, refused, len(listing.tasks))
+    _finish(values, {task.rule for task in listing.tasks}, refused, len(listing.tasks))
     return values
 
 
@@ -104,9 +102,7 @@ def _of_place(path: Path) -> SourceValues:
             values.add(name_of_file(name))
             _add_content(values, store.read, name, refused)
             progress.update(1)
-    values.add(_place(rule))
-    _finish(values, [], refused, len(names))
-    drop_unpacked({rule})
+    _finish(values, {rule}, refused, len(names))
     return values
 
 
@@ -132,8 +128,7 @@ def _kind(data: bytes, name: str) -> str:
         return "images"
     if lower.endswith((".csv", ".tsv")):
         return "table"
-    # Without preamble: an element of group 2 or 8 opens the file.
-    return "dicom" if data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3:4] == b"\0" else ""
+    return "dicom" if looks_headless(data) else ""
 
 
 def _said(body: object, key: str = "") -> Iterator[str]:
@@ -150,8 +145,8 @@ def _said(body: object, key: str = "") -> Iterator[str]:
         yield body
 
 
-def _finish(values: SourceValues, tasks: list[ScanTask], refused: Counter[str], files: int) -> None:
-    drop_unpacked({task.rule for task in tasks})
+def _finish(values: SourceValues, rules: set[ReadRule], refused: Counter[str], files: int) -> None:
+    drop_unpacked(rules)
     values.facts = SourceFacts(files, dict(refused.most_common()))
     if not len(values):
         values.close()
@@ -160,3 +155,5 @@ def _finish(values: SourceValues, tasks: list[ScanTask], refused: Counter[str], 
             field="--against",
             remedy="Name the manifest, or the folder, that holds the scans with their headers.",
         )
+    for rule in rules:
+        values.add(_place(rule))

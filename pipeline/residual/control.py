@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PhosphorError
+from pipeline.residual.chance import MIN_BYTES_WHEN_DECODED
 from pipeline.residual.scanning import FindingKind, ValueScan, walk
 from pipeline.residual.source_values import SourceValues, Value
 from pipeline.storage import make_private_directory, write_parquet
@@ -19,7 +20,6 @@ from pipeline.storage import make_private_directory, write_parquet
 CONTROL_VALUES = 32
 CONTROL_SEED = 0
 _LONGEST_NAME = 240
-_SHORTEST = 4
 _CANDIDATES = 8
 _GAP = "." * 32
 """Stands between values: what a value is next to must not decide whether it counts."""
@@ -80,10 +80,10 @@ def run_control(
 
 
 def _draw(source: SourceValues, num_values: int, seed: int) -> list[Value]:
-    """Draw values of at least 4 characters (shorter ones, beyond ASCII, are not looked for in UTF-16)."""
+    """Draw values of at least 8 characters: shorter ones are not looked for in every form."""
     total = len(source)
     numbers = random.Random(seed).sample(range(1, total + 1), min(_CANDIDATES * num_values, total))
-    fit = [value for value in source.pick(numbers) if len(value.text) >= _SHORTEST]
+    fit = [value for value in source.pick(numbers) if len(value.text) >= MIN_BYTES_WHEN_DECODED]
     return fit[:num_values]
 
 

@@ -65,6 +65,8 @@ def dicom_pieces(data: bytes) -> Iterator[Piece]:
     """
     import pydicom
 
+    if data[128:132] != b"DICM" and not looks_headless(data):
+        raise ScanRefusedError("not a DICOM file")
     _refuse_inflation(data)
     with warnings.catch_warnings():
         # pydicom's warnings quote header values.
@@ -81,6 +83,11 @@ def dicom_pieces(data: bytes) -> Iterator[Piece]:
         # pydicom raises many kinds on broken files (InvalidDicomError, AttributeError, struct.error, ...).
         except Exception as error:
             raise ScanRefusedError("corrupt DICOM file") from error
+
+
+def looks_headless(data: bytes) -> bool:
+    """Tell whether bytes without preamble open with an element of group 2 or 8."""
+    return len(data) > 16 and data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3] == 0
 
 
 def _pieces(dataset: Dataset, depth: int, budget: list[int]) -> Iterator[Piece]:

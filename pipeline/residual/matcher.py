@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,13 @@ class Matcher:
     and Manber's multi-pattern search, vectorised.
 
     Args:
-        patterns: byte strings of at least 4 bytes, each with the owners that are returned on a hit.
+        patterns: byte strings of at least 4 bytes, each with the owners that are returned on a hit; kept as
+            it is, not copied.
         accept: asked about every occurrence; without it each one counts.
     """
 
-    def __init__(self, patterns: Mapping[bytes, Iterable[int]], accept: Accept | None = None) -> None:
-        self._owners = {pattern: tuple(owners) for pattern, owners in patterns.items()}
+    def __init__(self, patterns: Mapping[bytes, Collection[int]], accept: Accept | None = None) -> None:
+        self._owners = patterns
         self._accept = accept
         self._longest = max(map(len, self._owners), default=0)
         if min(map(len, self._owners), default=4) < 4:

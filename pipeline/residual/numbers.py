@@ -15,7 +15,8 @@ MIN_LENGTH_IN_NUMBERS = 16
 """Characters that a value needs to count within an array of numbers.
 
 Neighbouring pixels differ by little, so a dark corner of a radiograph (values 48 to 57) is a text of digits
-and a brighter one a text of letters: over a thousand million pixels any date and any name turns up.
+and a brighter one a text of letters: over a thousand million pixels any date and any name turns up. Escapes
+(base64 and the like) are not undone there; compressed streams within are searched as anywhere.
 """
 
 _NPY = b"\x93NUMPY"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pipeline.residual.archives import PIXEL_ROWS, archived_parts, is_packed
-from pipeline.residual.chance import counts_as_hit
-from pipeline.residual.escapes import unescaped_parts
+from pipeline.residual.chance import MIN_BYTES_WHEN_DECODED, counts_as_hit
+from pipeline.residual.escapes import ENCODED, unescaped_parts
 from pipeline.residual.limits import MAX_DEPTH, MAX_FILE_BYTES, MAX_TEXT_DEPTH, Budget
 from pipeline.residual.matcher import Matcher
 from pipeline.residual.numbers import MIN_LENGTH_IN_NUMBERS, reads_as_text, split_numbers
@@ -96,20 +95,18 @@ class ValueScan:
     """
 
     def __init__(self, values: Mapping[int, tuple[str, ...]]) -> None:
-        exact: dict[bytes, list[int]] = defaultdict(list)
-        folded: dict[bytes, list[int]] = defaultdict(list)
-        self._encoding: dict[bytes, str] = {}
-        self._length: dict[int, int] = {}
+        exact: dict[bytes, tuple[int, ...]] = {}
+        folded: dict[bytes, tuple[int, ...]] = {}
+        self._values = values
         for number, texts in values.items():
-            self._length[number] = min(map(len, texts))
+            owner = (number,)
             for text in texts:
-                for pattern, encoding in spellings(text).items():
+                for pattern in spellings(text):
                     lower = pattern.lower()
                     # What is found exactly is found folded, so one of the two searches is enough.
                     group, key = (folded, lower) if len(lower) >= MIN_FOLDED_LENGTH else (exact, pattern)
-                    if number not in group[key]:
-                        group[key].append(number)
-                    self._encoding.setdefault(key, encoding)
+                    others = group.get(key)
+                    group[key] = owner if others is None or others == owner else (*others, number)
         self._exact, self._folded = Matcher(exact, counts_as_hit), Matcher(folded, counts_as_hit)
         self._budget = Budget()  # renewed for every file
 
@@ -122,6 +119,10 @@ class ValueScan:
         for finding in self._search_content(folder / name, name):
             found.setdefault((finding.value_number, finding.inside, finding.kind), finding)
         return list(found.values())
+
+    def _encoding_of(self, number: int, pattern: bytes) -> str:
+        forms = (form for text in self._values[number] for form in spellings(text).items())
+        return next((encoding for form, encoding in forms if pattern in {form, form.lower()}), "")
 
     def _search_content(self, path: Path, name: str) -> Iterator[Finding]:
         try:
@@ -161,9 +162,12 @@ class ValueScan:
         inside = " > ".join(trail)
         hits = self._folded.find(data.lower())
         hits |= self._exact.find(data)
+        decoded = any(how in ENCODED for how in trail)
         for number, pattern in sorted(hits.items()):
-            if not numbers or self._length[number] >= MIN_LENGTH_IN_NUMBERS:
-                yield Finding(FindingKind.FOUND, number, name, inside, self._encoding[pattern])
+            if numbers and min(map(len, self._values[number])) < MIN_LENGTH_IN_NUMBERS:
+                continue
+            if not decoded or len(pattern) >= MIN_BYTES_WHEN_DECODED:
+                yield Finding(FindingKind.FOUND, number, name, inside, self._encoding_of(number, pattern))
         if depth >= MAX_DEPTH and is_packed(data):
             yield Finding(FindingKind.NOT_SEARCHED, file=name, inside=inside, detail="nested too deep")
         for part in archived_parts(data, self._budget) if depth < MAX_DEPTH else ():
@@ -185,12 +189,10 @@ class ValueScan:
             yield Finding(
                 FindingKind.NOT_SEARCHED, file=name, inside=inside, detail="one file unpacks to too much"
             )
-        elif text_depth < MAX_TEXT_DEPTH:
+        elif text_depth < MAX_TEXT_DEPTH and not numbers:
             for part in unescaped_parts(data):
                 self._budget.spend(len(part.data))
-                yield from self._search(
-                    part.data, name, (*trail, part.how), depth + 1, text_depth + 1, numbers=numbers
-                )
+                yield from self._search(part.data, name, (*trail, part.how), depth + 1, text_depth + 1)
 
 
 def walk(folder: Path) -> Iterator[str]:
