@@ -17,6 +17,9 @@ ENCODED = frozenset({_BASE64, _HEX})
 """Ways of packing that any text can be taken for: undoing them mostly gives noise."""
 
 _LONG_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{64,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*")
+_SHORTEST_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{10,}")
+"""Ten characters hold the inside of the eight bytes that a value needs to count when it is decoded."""
+
 _HEX_RUN = re.compile(rb"[0-9A-Fa-f]{8,}(?:\r?\n[0-9A-Fa-f]{2,})*")
 _LONG_RUN = 256
 _NEIGHBOURHOOD = 512
@@ -108,6 +111,8 @@ def _base64_parts(data: bytes) -> Iterator[Part]:
             body = run[: len(run) - 1] if len(run) % 4 == 1 else run
             yield Part(_BASE64, binascii.a2b_base64(body + b"=" * (-len(body) % 4)))
     joined = data.replace(b"\n", b"").replace(b"\r", b"") + b"\0" * 7
+    if _SHORTEST_BASE64.search(joined) is None:
+        return
     sextets = _SEXTETS[np.frombuffer(joined, dtype=np.uint8)]
     for offset in range(4):
         count = (len(sextets) - offset) // 4

@@ -61,8 +61,8 @@ def scan_for_values(
     Each value is looked for as UTF-8, Latin-1, UTF-16 and UTF-32 in any case, within base64 (every
     alignment), hexadecimal, HTML, URL and JSON escapes, and inside gzip, zlib, bzip2, xz, zstd, zip, tar, PNG
     chunks and decoded Parquet columns, nested. Links are not followed; their targets are searched as text.
-    Short values count only where they stand by themselves (`chance.py`), and values under 16 characters do
-    not count within arrays of numbers (`numbers.py`).
+    Short values count only where they stand by themselves, and under 8 bytes not in base64 and hexadecimal
+    (`chance.py`); values under 16 characters do not count within arrays of numbers (`numbers.py`).
 
     Args:
         folder: the folder to search.
