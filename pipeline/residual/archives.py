@@ -43,6 +43,11 @@ def is_packed(data: bytes) -> bool:
     return _opener(data) is not None or data.startswith(b"\x1f\x8b\x08")
 
 
+def is_taken_apart(data: bytes) -> bool:
+    """Return whether `data` is of a packed format whose texts all come out as parts: PNG, Parquet, zip."""
+    return _opener(data) in {_png, _parquet, _zip}
+
+
 def _opener(data: bytes) -> Callable[[bytes, Budget], Iterator[Part]] | None:
     if data.startswith(_PNG):
         return _png
@@ -63,7 +68,8 @@ def _zip(data: bytes, budget: Budget) -> Iterator[Part]:
         if len(members) > MAX_MEMBERS:
             yield Part("zip", b"", "too many members")
         for member in members[:MAX_MEMBERS]:
-            yield Part("zip member name", member.filename.encode("utf-8", "surrogatepass"))
+            name = member.filename.encode("utf-8", "surrogatepass")
+            yield Part("zip member name", b"\0".join([name, member.comment, archive.comment]))
             try:
                 with archive.open(member) as stream:
                     yield _read("zip member", stream, member.compress_size, budget)
@@ -112,10 +118,10 @@ def _png(data: bytes, budget: Budget) -> Iterator[Part]:
         position += 12 + length
         if kind == b"IDAT":
             image += body
-        elif kind in (b"zTXt", b"iTXt", b"iCCP"):
-            yield from _embedded_streams(body, budget)
         elif kind == b"IEND":
             break
+        elif kind not in (b"IHDR", b"PLTE"):
+            yield Part("PNG chunk", kind + b"\0" + body)
     if image:
         yield _inflate(PIXEL_ROWS, memoryview(bytes(image)), budget)[0]
     if data[position:]:
@@ -136,6 +142,8 @@ def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
     if size > budget.limit(len(data)):
         yield Part("Parquet", b"", _TOO_LARGE)
         return
+    about = [str(source.schema_arrow).encode(), *(source.metadata.metadata or {}).values()]
+    yield Part("Parquet schema", b"\0".join(about))
     for batch in source.iter_batches(batch_size=4096):
         content = b"\0".join(_column_text(column) for column in batch.columns)
         budget.spend(len(content))

@@ -10,7 +10,11 @@ from __future__ import annotations
 import re
 
 MIN_BYTES_WHEN_DECODED = 8
-"""Bytes that a pattern needs to count within what was taken for base64 or hexadecimal digits and undone."""
+"""Bytes that a pattern needs to count where escapes were undone that any noise may seem to hold: base64 and
+hexadecimal digits always, the others outside of text."""
+
+MIN_BYTES_WHEN_COMPRESSED = 9
+"""Bytes that a pattern needs to count in the raw bytes of a compressed file that is taken apart as well."""
 
 _MAX_NUMBER = 14
 _MAX_SHORT = 7

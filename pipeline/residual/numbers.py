@@ -50,7 +50,9 @@ def reads_as_text(data: bytes) -> bool:
     codes = np.frombuffer(data, dtype=np.uint8)
     if not len(codes):
         return True
-    return bool(_PRINTABLE[codes].mean() >= _TEXT_SHARE and np.count_nonzero(codes) >= len(codes) / 8)
+    if _PRINTABLE[codes].mean() < _TEXT_SHARE:
+        return False
+    return bool(np.count_nonzero(codes) >= len(codes) / 8)
 
 
 def _span(data: bytes) -> tuple[int, int] | None:

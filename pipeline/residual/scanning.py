@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.residual.archives import PIXEL_ROWS, archived_parts, is_packed
-from pipeline.residual.chance import MIN_BYTES_WHEN_DECODED, counts_as_hit
+from pipeline.residual.archives import PIXEL_ROWS, archived_parts, is_packed, is_taken_apart
+from pipeline.residual.chance import (
+    MIN_BYTES_WHEN_COMPRESSED,
+    MIN_BYTES_WHEN_DECODED,
+    counts_as_hit,
+)
 from pipeline.residual.escapes import ENCODED, unescaped_parts
 from pipeline.residual.limits import MAX_DEPTH, MAX_FILE_BYTES, MAX_TEXT_DEPTH, Budget
 from pipeline.residual.matcher import Matcher
@@ -61,8 +65,8 @@ def scan_for_values(
     Each value is looked for as UTF-8, Latin-1, UTF-16 and UTF-32 in any case, within base64 (every
     alignment), hexadecimal, HTML, URL and JSON escapes, and inside gzip, zlib, bzip2, xz, zstd, zip, tar, PNG
     chunks and decoded Parquet columns, nested. Links are not followed; their targets are searched as text.
-    Short values count only where they stand by themselves, and under 8 bytes not in base64 and hexadecimal
-    (`chance.py`); values under 16 characters do not count within arrays of numbers (`numbers.py`).
+    Short values count only where they stand by themselves, and very short ones not in base64, hexadecimal
+    and noise (`chance.py`); values under 16 characters do not count within arrays of numbers (`numbers.py`).
 
     Args:
         folder: the folder to search.
@@ -158,15 +162,18 @@ class ValueScan:
         text_depth: int,
         *,
         numbers: bool = False,
+        least: int = 0,
     ) -> Iterator[Finding]:
         inside = " > ".join(trail)
+        inherited = least
         hits = self._folded.find(data.lower())
         hits |= self._exact.find(data)
-        decoded = any(how in ENCODED for how in trail)
+        if is_taken_apart(data):
+            least = MIN_BYTES_WHEN_COMPRESSED
         for number, pattern in sorted(hits.items()):
             if numbers and min(map(len, self._values[number])) < MIN_LENGTH_IN_NUMBERS:
                 continue
-            if not decoded or len(pattern) >= MIN_BYTES_WHEN_DECODED:
+            if len(pattern) >= least:
                 yield Finding(FindingKind.FOUND, number, name, inside, self._encoding_of(number, pattern))
         if depth >= MAX_DEPTH and is_packed(data):
             yield Finding(FindingKind.NOT_SEARCHED, file=name, inside=inside, detail="nested too deep")
@@ -190,9 +197,18 @@ class ValueScan:
                 FindingKind.NOT_SEARCHED, file=name, inside=inside, detail="one file unpacks to too much"
             )
         elif text_depth < MAX_TEXT_DEPTH and not numbers:
+            noise = text_depth == 0 and not reads_as_text(data)
             for part in unescaped_parts(data):
                 self._budget.spend(len(part.data))
-                yield from self._search(part.data, name, (*trail, part.how), depth + 1, text_depth + 1)
+                vague = noise or part.how in ENCODED
+                yield from self._search(
+                    part.data,
+                    name,
+                    (*trail, part.how),
+                    depth + 1,
+                    text_depth + 1,
+                    least=MIN_BYTES_WHEN_DECODED if vague else inherited,
+                )
 
 
 def walk(folder: Path) -> Iterator[str]:

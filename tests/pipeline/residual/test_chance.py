@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, PngImagePlugin
 from safetensors.numpy import save
 
 from pipeline.residual import FindingKind, scan_for_values
@@ -102,3 +103,25 @@ def test_what_follows_the_end_of_an_array_or_stands_before_it_is_searched_in_ful
     (tmp_path / "a.npy").write_bytes(buffer.getvalue() + b" Marka was here ")
     (tmp_path / "b.safetensors").write_bytes(save({"w": smooth_image()}, metadata={"by": "482913"}))
     assert numbers_found(tmp_path, [WORD, NUMBER]) == {0, 1}
+
+
+def test_short_values_are_found_in_text_with_escapes_and_in_plain_chunks_of_images(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"name": "Müller", "note": "x" * 40}))
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "by Marka on 20210904")
+    Image.fromarray(smooth_image()).save(tmp_path / "b.png", pnginfo=info)
+    table = pd.DataFrame({"a": ["Marka", "x"]}).rename(columns={"a": "482913"})
+    table.to_parquet(tmp_path / "c.parquet")
+    assert numbers_found(tmp_path, ["Müller", WORD, DAY, NUMBER]) == {0, 1, 2, 3}
+
+
+def test_compressed_noise_spells_no_short_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    names = ["".join(rng.choice(letters, rng.integers(4, 7))).title() for _ in range(20_000)]
+    for number in range(8):
+        noise = rng.integers(0, 256, (256, 256), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    digests = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(20_000)]
+    pd.DataFrame({"digest": digests}).to_parquet(tmp_path / "d.parquet")
+    assert numbers_found(tmp_path, names) == set()
