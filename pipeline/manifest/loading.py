@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import model, rules
 from pipeline.manifest.model import Manifest
+from pipeline.manifest.rules import Rule
 from pipeline.sources.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
@@ -123,7 +123,8 @@ def _short(value: object) -> object:
 
 def _known_keys() -> list[str]:
     parts: list[type[BaseModel]] = [PhantomSettings]
-    for module in (model, rules):
-        found = [part for part in vars(module).values() if isinstance(part, type)]
-        parts += [part for part in found if issubclass(part, rules.Rule)]
+    todo: list[type[Rule]] = [Rule]
+    while todo:
+        parts.append(todo[-1])
+        todo += todo.pop().__subclasses__()
     return sorted({name for part in parts for name in part.model_fields})
