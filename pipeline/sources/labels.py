@@ -115,7 +115,8 @@ class Labeller:
             return "", b"", NOT_LISTED
         states = {name: PRESENT for name in names if name and name != self.rule.none}
         # An ignored finding is one nevertheless: only a cell that says so makes such a scan one without any.
-        return self._chooser.choose(states, says_none=self._explicit and self.rule.none in names)
+        said = self._explicit and self.rule.none in names
+        return self._chooser.choose(states, says_none=said, others="" in names)
 
 
 class ClassChooser:
@@ -136,12 +137,13 @@ class ClassChooser:
         self._order = tuple(name for name in order if name in self._findings)
         self._kept: dict[bytes, bytes] = {}
 
-    def choose(self, states: Mapping[str, int], *, says_none: bool) -> Verdict:
+    def choose(self, states: Mapping[str, int], *, says_none: bool, others: bool = False) -> Verdict:
         """Return class, findings and reason of refusal.
 
         Args:
             states: state of each finding; one that is not named is absent.
             says_none: whether the scan is one without any finding, should none of the classes be present.
+            others: whether it has findings that the manifest ignores.
         """
         packed = bytes(states.get(name, ABSENT) for name in self._findings)
         # Few combinations recur, so a million scans share a few thousand objects.
@@ -154,7 +156,7 @@ class ClassChooser:
         unsure = any(states.get(name) == UNCERTAIN for name in self._order)
         if says_none and self._none is not None and not unsure:
             return self._none, packed, ""
-        if PRESENT in packed and not unsure:
+        if (others or PRESENT in packed) and not unsure:
             return "", packed, NOT_A_CLASS
         return "", packed, ONLY_UNCERTAIN if UNCERTAIN in packed else NO_LABEL
 
