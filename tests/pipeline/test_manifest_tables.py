@@ -1,4 +1,4 @@
-"""Tables beside the scans: every format, every kind of damage by name, joins, and several rows of one scan."""
+"""Tables beside the scans: every format, every kind of damage by name, joins, several rows of one scan."""
 
 from __future__ import annotations
 

@@ -193,8 +193,10 @@ def mimic(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     scan(11000003, 51000004, observed(Edema="-1.0"), "train")
     tree.image("files/p10/p10000001/s50000001/nobody-knows-this.jpg")
     metadata.append(("gone", 11000004, 51000005, "CHEST", "PA", 1, 1, 1, 1))
-    names = ("dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows",
-             "Columns", "StudyDate", "StudyTime")  # fmt: skip
+    names = (
+        "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows",
+        "Columns", "StudyDate", "StudyTime",
+    )  # fmt: skip
     tree.table("mimic-cxr-2.0.0-metadata.csv.gz", names, metadata)
     tree.table("mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), splits)
     tree.table("mimic-cxr-2.0.0-chexpert.csv.gz", ("subject_id", "study_id", *OBSERVATIONS), labels)
@@ -230,8 +232,9 @@ def padchest(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
 
     def scan(patient: str, labels: str, view: str = "PA", photometric: str = "MONOCHROME2") -> str:
         name = f"2168401113669640{len(rows):08d}_00-{len(rows):03d}-001.png"
-        rows.append((name, len(rows) % 2, 20140101, f"study{len(rows)}", patient, 1950, "F", "", view, photometric,
-                     "Sin cambios, =1+1, \"comillas\"\nsegunda línea", labels))  # fmt: skip
+        report = 'Sin cambios, =1+1, "comillas"\nsegunda línea'
+        study = (name, len(rows) % 2, 20140101, f"study{len(rows)}")
+        rows.append((*study, patient, 1950, "F", "", view, photometric, report, labels))
         return tree.image(f"{len(rows) % 2}/{name}", depth=16)
 
     shown = load_manifest(MANIFESTS / "padchest.yaml").sources[0].label.values  # type: ignore[union-attr]
@@ -246,8 +249,10 @@ def padchest(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     scan("left-out", "['normal']", "L")
     scan("left-out", "['normal']", "PA", "MONOCHROME1")
     scan("lying", "['normal']", "AP_horizontal")
-    names = ("ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
-             "ViewPosition_DICOM", "Projection", "PhotometricInterpretation_DICOM", "Report", "Labels")  # fmt: skip
+    names = (
+        "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
+        "ViewPosition_DICOM", "Projection", "PhotometricInterpretation_DICOM", "Report", "Labels",
+    )  # fmt: skip
     tree.table("PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", names, rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PADCHEST", str(tree.folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,10 @@ class Tree:
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Write a CSV table, gzipped if its name ends so."""
         path = self._path(name)
-        opened = gzip.open(path, "wt", newline="") if name.endswith(".gz") else path.open("w", newline="")
-        with opened as stream:
-            csv.writer(stream).writerows([columns, *rows])
+        content = io.StringIO(newline="")
+        csv.writer(content).writerows([columns, *rows])
+        data = content.getvalue().encode()
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
 
     def lines(self, name: str, lines: Iterable[str]) -> None:
         """Write a text file with one name a line."""
