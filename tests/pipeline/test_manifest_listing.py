@@ -47,8 +47,8 @@ def test_what_is_not_selected_is_left_out_and_counted(tmp_path: Path) -> None:
     files(tmp_path, "a.png", "b.png", "c.png", "d.png")
     rows = "a.png,PA,x\nb.png,L,x\nc.png,AP,x\nc.png,L,x\n"
     (tmp_path / "t.csv").write_text("file,view,label\n" + rows)
-    text = "    table: {path: t.csv, repeated: agree}\n    select: {view: [PA, AP]}\n    label: {column: label}\n"
-    listing = listed(tmp_path, text)
+    text = "    table: {path: t.csv, repeated: agree}\n    label: {column: label}\n"
+    listing = listed(tmp_path, text + "    select: {view: [PA, AP]}\n")
     assert {name: task.refusal for name, task in by_name(listing).items()} == {
         "a.png": "",
         "c.png": "rows of the table disagree",
@@ -125,7 +125,8 @@ def test_findings_of_several_sources_must_be_the_same(tmp_path: Path) -> None:
 def test_an_archive_is_listed_as_a_folder_is(tmp_path: Path) -> None:
     files(tmp_path, "p1/a.png", "p2/b.png")
     (tmp_path / "t.csv").write_text("file,label\na.png,x\nb.png,y\n")
-    text = "    table: {path: t.csv, match: name}\n    label: {column: label}\n    patient: {pattern: '^(p[0-9])'}\n"
+    text = "    table: {path: t.csv, match: name}\n    label: {column: label}\n"
+    text += "    patient: {pattern: '^(p[0-9])'}\n"
     plain = listed(tmp_path, text)
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         for name in ("p1/a.png", "p2/b.png"):
