@@ -33,7 +33,9 @@ Prefixes = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], 
 class TableFile(Rule):
     """A table with a header: CSV, gzipped CSV (`.gz`) or Parquet (`.parquet`)."""
 
-    path: PathText = Field(description="The file; its name tells its format.")
+    path: PathText | Annotated[tuple[PathText, ...], Field(min_length=1, max_length=64)] = Field(
+        description="The file, or several with the same columns; their names tell the format."
+    )
     encoding: Annotated[str, Field(max_length=32), AfterValidator(_known_encoding)] = Field(
         "utf-8", description="Character set of a CSV table, such as utf-8, latin-1 or cp1252."
     )
@@ -48,6 +50,11 @@ class TableFile(Rule):
     strip_prefix: Prefixes = Field(
         (), description="Taken off the file column where it starts so, such as the name of the set's folder."
     )
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files in order."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class Join(TableFile):

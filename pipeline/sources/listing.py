@@ -125,6 +125,7 @@ def _list_medmnist(
         has_patient_ids=patients is not None,
     )
     verdict = _verdicts(source, manifest)
+    content = sha256_file(path)
     keeps = manifest.split.keep_test == source.published_split
     unmatched = source.patient.unmatched if source.patient else "own"
     unknown = 0
@@ -152,6 +153,7 @@ def _list_medmnist(
                 refusal=refusal,
                 claimed=claims.get(name, ""),
                 findings=findings,
+                stamp=content,
             )
         )
     if note:
@@ -161,7 +163,7 @@ def _list_medmnist(
             f"{unknown} of {len(listing.tasks)} images do not agree with the patient table's: patient unknown"
         )
     listing.fingerprint = digest_of(
-        [sha256_file(path), digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
+        [content, digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
     )
     return listing
 

@@ -54,10 +54,11 @@ def _open(
     pooled: set[str],
     state: hashlib._Hash,
 ) -> ScanTable:
-    path = manifest.resolve(rule.path, f"{at}.path")
-    _hash_table(path, state)
+    paths = [manifest.resolve(path, f"{at}.path") for path in rule.paths]
+    for path in paths:
+        _hash_table(path, state)
     return ScanTable(
-        path,
+        paths,
         keys,
         columns,
         field=at,

@@ -6,6 +6,7 @@ import csv
 import difflib
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ MAX_CELL = 10_000
 
 MAX_LINE = 4 * 2**20
 """Longest line of a CSV, in characters: a file without line ends must not be read as one."""
+
+MAX_BATCH_BYTES = 256 * 2**20
+"""Most bytes of the different texts in a batch of rows of a Parquet column."""
 
 _BATCH = 16_384
 
@@ -115,16 +119,17 @@ def _parquet(path: Path, columns: Sequence[tuple[str, ...]], field: str) -> Iter
         with pq.ParquetFile(path) as table:
             header = table.schema_arrow.names
             where = places(header, columns, field)
+            names = [header[position] for position in where]
+            _check_plain([table.schema_arrow.field(position) for position in where], field)
+        # As dictionaries, texts that repeat stay one text: a small file cannot fill the memory with them.
+        with pq.ParquetFile(path, read_dictionary=sorted(set(names))) as table:
             meta = table.metadata
             unpacked = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
             if meta.num_rows > MAX_ROWS or unpacked > MAX_TABLE_BYTES:
                 raise _too_large(field)
-            _check_plain([table.schema_arrow.field(position) for position in where], field)
-            names = [header[position] for position in where]
             number = 1
             for batch in table.iter_batches(_BATCH, columns=sorted(set(names))):
-                cells = [[_text(value) for value in batch.column(name).to_pylist()] for name in names]
-                for row in zip(*cells, strict=True):
+                for row in zip(*(_texts(batch.column(name), field) for name in names), strict=True):
                     number += 1
                     yield number, list(row)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -169,8 +174,19 @@ def _check_plain(fields: Sequence[Any], field: str) -> None:
             )
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _texts(column: Any, field: str) -> list[str]:
+    import pyarrow as pa
+
+    if not isinstance(column, pa.DictionaryArray):
+        return ["" if value is None or _is_nan(value) else str(value) for value in column.to_pylist()]
+    if column.dictionary.nbytes > MAX_BATCH_BYTES:
+        raise _too_large(field)
+    values = [value if isinstance(value, str) else str(value) for value in column.dictionary.to_pylist()]
+    return ["" if place is None else values[place] for place in column.indices.to_pylist()]
 
 
 def _checked(cell: str, number: int, field: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import DataError
-from pipeline.sources.table_files import read_table
+from pipeline.sources.table_files import MAX_ROWS, read_table
 
 CONFLICT = "\0"
 """Cell of a column in which the rows of one scan disagree; no table can hold it."""
@@ -30,7 +31,7 @@ class ScanTable:
     Values are interned, because a column such as a split has few different ones.
 
     Args:
-        path: a CSV file, gzipped or not, or a Parquet file.
+        path: a CSV file, gzipped or not, or a Parquet file; or several with the same columns.
         keys: the columns that name a row; their texts are joined by `between`.
         columns: the columns to keep, or for each the spellings its name may have (the first names it).
         field: manifest key that named the table, for messages.
@@ -48,7 +49,7 @@ class ScanTable:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Sequence[Path],
         keys: Sequence[str],
         columns: Sequence[str | tuple[str, ...]],
         *,
@@ -69,7 +70,20 @@ class ScanTable:
         self._places = {name: place for place, name in enumerate(self.columns)}
         found = [(key,) for key in keys] + list(wanted.values())
         doubled: dict[str, list[Row]] = {}
-        for number, cells in read_table(path, found, field=field, encoding=encoding, delimiter=delimiter):
+        paths = [path] if isinstance(path, Path) else path
+        reads = [
+            read_table(
+                each,
+                found,
+                field=field if len(paths) == 1 else f"{field}.path.{number}",
+                encoding=encoding,
+                delimiter=delimiter,
+            )
+            for number, each in enumerate(paths)
+        ]
+        for number, cells in itertools.chain.from_iterable(reads):
+            if len(self.rows) > MAX_ROWS:
+                raise DataError("the tables are too large", field=field, remedy="Split the cohort.")
             key = _stripped(between.join(cells[: len(keys)]), strip_prefix)
             row = tuple(map(sys.intern, cells[len(keys) :]))
             first = self.rows.setdefault(key, row)

@@ -108,6 +108,31 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: 
     assert caught.value.exit_code in {2, 3}
 
 
+def test_a_small_parquet_file_cannot_fill_the_memory_with_one_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    label = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 10**6]))
+    files = pa.array([str(number) for number in range(20_000)])
+    pq.write_table(pa.table({"file": files, "label": label}), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 2**20  # as texts the column has 20 GB
+    with pytest.raises(DataError, match="line 2 has a cell that is too long"):
+        ScanTable(tmp_path / "t.parquet", ("file",), ("label",), field="table")
+
+
+def test_several_files_make_one_table_and_a_mistake_names_the_file(tmp_path: Path) -> None:
+    for name, content in (("a.csv", "file,label\na,x\n"), ("b.csv", "label,file\ny,b\n")):
+        (tmp_path / name).write_text(content)
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert ScanTable(paths, ("file",), ("label",), field="table").rows == {"a": ("x",), "b": ("y",)}
+    (tmp_path / "b.csv").write_text("file,label\na,x\n")
+    with pytest.raises(DataError, match="earlier line"):
+        ScanTable(paths, ("file",), ("label",), field="table")
+    (tmp_path / "b.csv").write_text("file,label\na\n")
+    with pytest.raises(DataError, match=r"table\.path\.1: line 2 has too few cells"):
+        ScanTable(paths, ("file",), ("label",), field="table")
+
+
 def test_a_nested_parquet_column_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"file": ["a"], "label": [["x", "y"]]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match="'label' does not hold plain values"):

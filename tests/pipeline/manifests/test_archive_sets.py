@@ -12,9 +12,11 @@ import pytest
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.manifest import load_manifest
 from pipeline.manifest.medmnist_rules import MedmnistSource
+from pipeline.manifest.rules import ImageCheck, PatientRule
 from pipeline.sources.base import ReadRule, ScanTask
 from pipeline.sources.listing import list_scans
 from pipeline.sources.medmnist import RowStream, load_labels, rows
+from pipeline.sources.patients import patient_of_rows
 from pipeline.sources.reading import read_scan
 from tests.pipeline.manifests.trees import MANIFESTS, Ingested, ingest_set
 
@@ -89,6 +91,29 @@ def test_the_listing_reads_the_file_of_the_size_that_is_wanted(
     for wanted, size in ((28, 28), (64, 64)):
         task = list_scans(manifest, image_size=wanted).tasks[1]
         assert read_scan(task).pixels.shape == (size, size)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(32, 64), (64, 32), (32, 32)])
+def test_patients_are_believed_only_where_the_images_agree_whichever_is_larger(
+    tmp_path: Path, ours: int, theirs: int
+) -> None:
+    def scaled(stack: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+        return stack.repeat(size // 16, axis=1).repeat(size // 16, axis=2)
+
+    known = images(300, 16)
+    other = known.copy()
+    other[7] = images(1, 16, 5)
+    labels = np.zeros((300, 1), np.uint8)
+    np.savez_compressed(tmp_path / "ours.npz", train_images=scaled(known, ours), train_labels=labels)
+    np.savez_compressed(tmp_path / "theirs.npz", train_images=scaled(other, theirs), train_labels=labels)
+    (tmp_path / "t.csv").write_text("split,index,who\n" + "".join(f"train,{n},p{n}\n" for n in range(299)))
+    check = ImageCheck(path="theirs.npz")
+    rule = PatientRule(table="t.csv", keys=("split", "index"), column="who", verify_images=check, prefix="x-")
+    archives = [tmp_path / "ours.npz", tmp_path / "theirs.npz"]
+    confirmed, claimed = patient_of_rows(rule, tmp_path / "t.csv", *archives)
+    assert claimed == {"train/7": "x-p7"}
+    assert len(confirmed) == 298
+    assert confirmed["train/298"] == "x-p298"
 
 
 @pytest.mark.parametrize("compressed", [True, False])
