@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -34,6 +35,8 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     from PIL import Image, UnidentifiedImageError
 
+    # Its debug log quotes the values of tags, such as an image's description.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     digest = hashlib.sha256(data).hexdigest()
     try:
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError, ManifestError
+from pipeline.errors import DataError, ManifestError, PhosphorError
 
 MAX_TABLE_BYTES = 2 * 2**30
 """Largest table, once it is unpacked."""
@@ -112,7 +112,6 @@ def _lines(stream: io.TextIOWrapper, field: str) -> Iterator[str]:
 
 
 def _parquet(path: Path, columns: Sequence[tuple[str, ...]], field: str) -> Iterator[Line]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -132,7 +131,10 @@ def _parquet(path: Path, columns: Sequence[tuple[str, ...]], field: str) -> Iter
                 for row in zip(*(_texts(batch.column(name), field) for name in names), strict=True):
                     number += 1
                     yield number, list(row)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except PhosphorError:
+        raise
+    # pyarrow raises many kinds on broken files (ArrowInvalid, OSError, IndexError, UnicodeDecodeError, ...).
+    except Exception as error:
         raise DataError("not a readable Parquet table", field=field, remedy="Write it again.") from error
 
 

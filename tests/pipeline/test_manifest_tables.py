@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import random
 from pathlib import Path
 
 import pandas as pd
@@ -106,6 +108,22 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: 
     with pytest.raises(PhosphorError) as caught:
         table(tmp_path / name, content)
     assert caught.value.exit_code in {2, 3}
+
+
+def test_no_damage_of_a_table_raises_anything_but_a_named_error(tmp_path: Path) -> None:
+    draws = random.Random(4)
+    rows = {"file": [f"a{number}" for number in range(40)], "label": ["x", "y"] * 20}
+    pd.DataFrame(rows).to_parquet(tmp_path / "whole.parquet")
+    pd.DataFrame(rows).to_csv(tmp_path / "whole.csv", index=False)
+    packed = gzip.compress((tmp_path / "whole.csv").read_bytes(), mtime=0)
+    wholes = {name: (tmp_path / f"whole.{name}").read_bytes() for name in ("csv", "parquet")}
+    for name, whole in {**wholes, "csv.gz": packed}.items():
+        for _ in range(150):
+            broken = bytearray(whole)
+            for _ in range(draws.choice([1, 2, 8])):
+                broken[draws.randrange(len(broken))] = draws.randrange(256)
+            with contextlib.suppress(PhosphorError):
+                table(tmp_path / f"t.{name}", bytes(broken), repeated="agree")
 
 
 def test_a_small_parquet_file_cannot_fill_the_memory_with_one_text(tmp_path: Path) -> None:

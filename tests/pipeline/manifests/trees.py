@@ -46,7 +46,7 @@ class Tree:
 
     def dicom(self, name: str, **attributes: Any) -> str:
         """Write a DICOM CR image with a PatientID of its own unless one is given, and return its name."""
-        from tests.pipeline.sources.test_dicom import header
+        from tests.pipeline.sources.dicoms import header
 
         made = header(picture(self._count + 1, 12), **{"PatientID": f"MRN-{self._count}", **attributes})
         made.save_as(self._path(name), enforce_file_format=True)

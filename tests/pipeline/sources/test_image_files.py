@@ -157,3 +157,12 @@ def test_a_tiff_whose_directory_follows_itself_is_read_and_ends(tmp_path: Path) 
     content[-4:] = content[4:8]
     path.write_bytes(content)
     assert (read(tmp_path, "a.tif", "images").pixels == SIXTEEN).all()
+
+
+def test_no_value_of_a_tag_is_logged_or_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(EIGHT).save(tmp_path / "a.tif", description="Doe^Jane")
+    with caplog.at_level("DEBUG"):
+        scan = read(tmp_path, "a.tif", "images")
+    assert "Doe" not in caplog.text + repr(scan) + "".join(capfd.readouterr())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import struct
 from pathlib import Path
@@ -132,6 +133,22 @@ def test_a_hostile_header_is_refused_by_a_short_reason(tmp_path: Path, damage: s
     with pytest.raises(ScanRefusedError) as caught:
         read(tmp_path, "a.nii", "nifti")
     assert len(caught.value.problem) < 60
+
+
+def test_no_byte_of_an_odd_header_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "a.nii", as_ras(UPRIGHT))
+    content = bytearray(path.read_bytes())
+    content[344:348] = b"Doe^"
+    content[76:80] = struct.pack("<f", -3)
+    path.write_bytes(content)
+    with caplog.at_level("DEBUG"):
+        for _ in range(2):
+            with contextlib.suppress(ScanRefusedError):
+                read(tmp_path, "a.nii", "nifti")
+    assert not [record for record in caplog.records if record.name.startswith("nibabel")]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_gzip_bomb_is_refused_before_it_is_unpacked(
