@@ -34,13 +34,9 @@ _COLOUR = (
 )
 
 
-class FolderRule(Rule):
-    """What all folders of files have in common."""
+class ScanRules(Rule):
+    """What all places of files have in common: which are read, and what is known of each."""
 
-    path: PathText = Field(
-        description="The folder, zip or tar archive (or a DICOMDIR, for DICOM); relative to the manifest, "
-        "${VARIABLE} is expanded."
-    )
     include: tuple[str, ...] = Field(
         ("**/*",), min_length=1, max_length=16, description="Patterns of the files below `path` to read."
     )
@@ -90,10 +86,18 @@ class FolderRule(Rule):
         }
 
 
-class DicomSource(FolderRule):
-    """A folder of DICOM files."""
+class FolderRule(ScanRules):
+    """What all folders of files have in common."""
 
-    kind: Literal["dicom"]
+    path: PathText = Field(
+        description="The folder, zip or tar archive (or a DICOMDIR, for DICOM); relative to the manifest, "
+        "${VARIABLE} is expanded."
+    )
+
+
+class DicomReading(Rule):
+    """How DICOM files are read, wherever they lie."""
+
     frames: Literal["refuse", "first", "middle", "each"] | Annotated[int, Field(ge=1, le=100_000)] = Field(
         "refuse",
         description="What to take of an image of several frames: refuse it, its first or middle frame, each "
@@ -105,6 +109,12 @@ class DicomSource(FolderRule):
     )
     headless: bool = Field(False, description="Read files without preamble or file meta information.")
     colour: Colour = Field("refuse", description=_COLOUR)
+
+
+class DicomSource(FolderRule, DicomReading):
+    """A folder of DICOM files."""
+
+    kind: Literal["dicom"]
 
 
 class NiftiSource(FolderRule):
@@ -241,12 +251,12 @@ def published_names(source: Rule) -> tuple[str, ...]:
     """Return the names of the published splits that a source declares."""
     if isinstance(source, MedmnistSource):
         return (source.published_split,)
-    return tuple(source.published_splits) if isinstance(source, FolderRule) else ()
+    return tuple(source.published_splits) if isinstance(source, ScanRules) else ()
 
 
 def source_findings(source: Rule) -> tuple[str, ...]:
     """Return the names of the findings that a source may give a scan; empty where it gives one label."""
-    if isinstance(source, FolderRule):
+    if isinstance(source, ScanRules):
         return source.label.findings
     return source.findings if isinstance(source, MedmnistSource) else ()
 

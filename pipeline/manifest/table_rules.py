@@ -91,3 +91,10 @@ class TableRule(TableFile):
         "its extension. A row that fits several files is refused.",
     )
     joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables that add columns, in order.")
+
+    @model_validator(mode="after")
+    def _new_columns(self) -> Self:
+        names = [name for join in self.joins for name in join.named()]
+        if len(set(names)) != len(names):
+            raise ValueError("joins: two of them give the same column")
+        return self

@@ -9,18 +9,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pipeline.errors import DataError, ManifestError
-from pipeline.manifest.model import DicomSource, FolderRule, ImageSource, Manifest, NiftiSource
+from pipeline.errors import DataError
+from pipeline.manifest.model import FolderRule, Manifest, ScanRules
 from pipeline.manifest.table_rules import Match
 from pipeline.sources.attributes import Attributes, number_of
-from pipeline.sources.base import OWN_PATIENT, DicomOptions, ReadRule, ScanTask, source_prefix
+from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
 from pipeline.sources.labels import Labeller
 from pipeline.sources.published import PublishedParts
+from pipeline.sources.read_rules import read_rule
 from pipeline.sources.rows import ScanRow, file_key
 from pipeline.sources.source_tables import load_patients, load_table
-from pipeline.sources.stores import Entry, kind_of, open_store
+from pipeline.sources.stores import Entry, open_store
 from pipeline.sources.tables import CONFLICT, DISAGREE, ScanTable
 
 NO_PATIENT = "patient unknown"
@@ -66,18 +66,17 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
         DataError: the folder, archive, a table or a list cannot be read.
     """
     at = f"sources.{number}"
-    root = manifest.resolve(source.path, f"{at}.path")
-    rule = _read_rule(source, kind, number, root, at)
+    rule = read_rule(manifest, source, kind, number)
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
         raise DataError(
-            "holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include."
+            "holds no file to read", field=f"{at}.path", value=rule.root, remedy="Correct path or include."
         )
     return listing
 
 
 def list_entries(
-    manifest: Manifest, source: FolderRule, rule: ReadRule, number: int, entries: Iterable[Entry]
+    manifest: Manifest, source: ScanRules, rule: ReadRule, number: int, entries: Iterable[Entry]
 ) -> Listing:
     """Turn the entries of a store into tasks by the rules of a source; see `list_folder`.
 
@@ -120,7 +119,7 @@ class _TaskMaker:
         left_out: scans that `select` does not want.
     """
 
-    def __init__(self, manifest: Manifest, source: FolderRule, rule: ReadRule, at: str) -> None:
+    def __init__(self, manifest: Manifest, source: ScanRules, rule: ReadRule, at: str) -> None:
         self.state = hashlib.sha256()
         self.match: Match = source.table.match if source.table else "path"
         self.left_out = 0
@@ -219,7 +218,7 @@ class _TaskMaker:
         return found, ""
 
 
-def _patient_finder(source: FolderRule, patients: ScanTable | None) -> Callable[[ScanRow], str]:
+def _patient_finder(source: ScanRules, patients: ScanTable | None) -> Callable[[ScanRow], str]:
     rule = source.patient
     if rule is None:
         return lambda row: ""
@@ -234,45 +233,6 @@ def _patient_finder(source: FolderRule, patients: ScanTable | None) -> Callable[
 
         return found
     return lambda row: row.cell(rule.column) or ""
-
-
-def _read_rule(source: FolderRule, kind: str, number: int, root: Path, at: str) -> ReadRule:
-    options: dict[str, object] = {}
-    if isinstance(source, DicomSource):
-        options["dicom"] = DicomOptions(
-            frames=str(source.frames),
-            window=str(source.window),
-            headless=source.headless,
-            colour=source.colour,
-        )
-    elif isinstance(source, NiftiSource):
-        options.update(projection=source.projection, axis=source.axis, window=source.window)
-    elif isinstance(source, ImageSource):
-        options["colour"] = source.colour
-    tag = source.patient.tag if source.patient and source.patient.tag else ""
-    if tag:
-        _check_keyword(tag, at)
-    store = kind_of(root, field=f"{at}.path")
-    return ReadRule(
-        kind,
-        str(root),
-        patient_tag=tag,
-        prefix=source_prefix(number),
-        store=store,
-        **options,  # type: ignore[arg-type]
-    )
-
-
-def _check_keyword(tag: str, at: str) -> None:
-    from pydicom.datadict import tag_for_keyword
-
-    if tag_for_keyword(tag) is None:
-        raise ManifestError(
-            "not a DICOM keyword",
-            field=f"{at}.patient.tag",
-            value=tag,
-            remedy="Use a keyword such as PatientID.",
-        )
 
 
 def _matcher(include: Iterable[str]) -> Callable[[str], bool]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipeline.manifest.model import FolderRule, Manifest
+from pipeline.manifest.model import Manifest, ScanRules
 from pipeline.manifest.table_rules import Join, TableRule
 from pipeline.sources.tables import SEVERAL, ScanTable
 
 
-def load_table(manifest: Manifest, source: FolderRule, at: str, state: hashlib._Hash) -> ScanTable | None:
+def load_table(manifest: Manifest, source: ScanRules, at: str, state: hashlib._Hash) -> ScanTable | None:
     """Return the source's table with its joins, or None if it has none.
 
     Args:
@@ -71,7 +71,7 @@ def _open(
     )
 
 
-def load_patients(manifest: Manifest, source: FolderRule, at: str, state: hashlib._Hash) -> ScanTable | None:
+def load_patients(manifest: Manifest, source: ScanRules, at: str, state: hashlib._Hash) -> ScanTable | None:
     """Return the separate table of patients, or None if there is none; see `load_table`."""
     rule = source.patient
     if rule is None or rule.table is None:

@@ -196,6 +196,7 @@ def test_a_label_rule_that_says_nothing_or_too_much_is_refused(rule: dict[str, A
         (TableRule, {"path": "t.csv", "encoding": "no-such"}, "text encoding"),
         (TableRule, {"path": "t.csv", "delimiter": ";;"}, "at most 1"),
         (TableRule, {"path": "t.csv", "delimiter": '"'}, "pattern"),
+        (TableRule, {"path": "t", "joins": [{"path": "u", "columns": ["a"]}] * 2}, "give the same column"),
         (Join, {"path": "t", "keys": {"a": "b"}, "file_column": "c", "columns": ["d"]}, "give keys, or"),
     ],
 )
