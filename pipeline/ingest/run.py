@@ -40,7 +40,7 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     from pipeline.ingest.private_map import check_map_path, write_private_map
 
     check_map_path(settings.private_map, out)
-    listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
+    listing = list_scans(manifest, phantom_patients=settings.phantom_patients, image_size=settings.image_size)
     inputs, stable = ingest_inputs(manifest, settings, listing)
     inputs["previous"], earlier = earlier_of(out, inputs, settings, force=force)
     with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:

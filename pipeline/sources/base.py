@@ -47,6 +47,8 @@ class ReadRule:
         prefix: tells equal file names of several sources apart; empty for the first source.
         store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
         dicom: how DICOM files are read.
+        window: values of a NIfTI image that become black and white, or None: robust percentiles.
+        colour: a truly colourful PNG, JPEG or TIFF is refused (`refuse`) or shown by its luma (`grey`).
     """
 
     kind: str
@@ -57,6 +59,8 @@ class ReadRule:
     prefix: str = ""
     store: str = "folder"
     dicom: DicomOptions = DicomOptions()
+    window: tuple[float, float] | None = None
+    colour: str = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

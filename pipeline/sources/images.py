@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,9 @@ from pipeline.errors import ScanRefusedError
 from pipeline.sources.base import Scan, ScanTask, check_size
 
 FORMATS = ("PNG", "JPEG", "TIFF")
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+"""TIFF 6.0, PhotometricInterpretation; Pillow undoes it for 8 bits only."""
+
 COLOUR_TOLERANCE = 8.0
 """Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
 
@@ -29,16 +35,23 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     from PIL import Image, UnidentifiedImageError
 
+    # Its debug log quotes the values of tags, such as an image's description.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     digest = hashlib.sha256(data).hexdigest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.height, image.width)
-            if getattr(image, "n_frames", 1) != 1:
-                raise ScanRefusedError("several frames")
-            pixels, value_range = _grey(image)
-            kind = (image.format or "image").lower()
+        with warnings.catch_warnings():
+            # Pillow warns of large images and odd tags; our own bound decides, and warnings may quote tags.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_size(image.height, image.width)
+                if getattr(image, "n_frames", 1) != 1:
+                    raise ScanRefusedError("several frames")
+                pixels, value_range = _grey(image, luma=task.rule.colour == "grey")
+                kind = (image.format or "image").lower()
     except UnidentifiedImageError as error:
         raise ScanRefusedError("not a PNG, JPEG or TIFF image") from error
+    except Image.DecompressionBombError as error:
+        raise ScanRefusedError("image too large") from error
     except ScanRefusedError:
         raise
     # Pillow raises many kinds on broken files (OSError, SyntaxError, ValueError, struct.error, ...).
@@ -56,24 +69,28 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     )
 
 
-def _grey(image: object) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
+def _grey(image: Any, *, luma: bool) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
     """Return grey pixels and the values of black and white, None where they are not fixed by the format."""
-    mode: str = image.mode  # type: ignore[attr-defined]
+    mode: str = image.mode
     if mode == "L":
         return np.asarray(image), (0.0, 255.0)
     if mode in {"I;16", "I;16B", "I;16L", "I", "F"}:
         pixels = np.asarray(image)
         if not np.isfinite(pixels).all():
             raise ScanRefusedError("pixel values are not finite")
-        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32), None
-    if mode in {"1", "LA", "P"}:
-        return _grey(image.convert("RGB"))  # type: ignore[attr-defined]
+        whole = pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
+        pixels = pixels.astype(np.uint16 if whole else np.float32)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            pixels = np.iinfo(np.uint16).max - pixels if whole else -pixels
+        return pixels, None
+    if mode in {"1", "LA", "P", "PA"}:
+        return _grey(image.convert("RGB"), luma=luma)
     if mode in {"RGB", "RGBA"}:
         rgb = np.asarray(image)[..., :3]
         step = max(1, rgb.shape[0] // 128)
         sample = rgb[::step, ::step].astype(np.int16)
-        if np.abs(sample - sample[..., 1:2]).mean() * 1.5 > COLOUR_TOLERANCE:
+        if not luma and np.abs(sample - sample[..., 1:2]).mean() * 1.5 > COLOUR_TOLERANCE:
             raise ScanRefusedError("colour image")
         # ITU-R BT.601 luma, as Pillow computes it, in whole numbers.
-        return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
+        return np.asarray(image.convert("L")), (0.0, 255.0)
     raise ScanRefusedError("unsupported pixel format")

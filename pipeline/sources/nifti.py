@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Iterator
 
@@ -32,6 +33,8 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     import nibabel
 
+    # Its own log quotes the bytes of odd headers.
+    nibabel.imageglobals.logger.disabled = True
     digest = hashlib.sha256(data).hexdigest()
     try:
         if data[:2] == b"\x1f\x8b":
@@ -46,7 +49,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
             shape = shape[:-1]
         if len(shape) not in {2, 3}:
             raise ScanRefusedError("not a 2D image or a volume")
-        if int(np.prod(shape)) > MAX_PIXELS:
+        if math.prod(shape) > MAX_PIXELS:
             raise ScanRefusedError("image too large")
         volume = np.asarray(image.dataobj, dtype=np.float32).reshape((*shape, 1)[:3])
         oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, image.affine))
@@ -65,7 +68,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         raise ScanRefusedError("pixel values are not finite")
     yield Scan(
         pixels=plane,
-        value_range=None,
+        value_range=task.rule.window,
         sha256=digest,
         source_format="nifti",
         spacing_mm=spacing,
@@ -80,6 +83,8 @@ def _plane(
     volume: npt.NDArray[np.float32], zooms: list[float], task: ScanTask
 ) -> tuple[npt.NDArray[np.float32], float | None, float]:
     """Return the upright (H, W) image, its row spacing in mm, and the pixel aspect (width over height)."""
+    if task.rule.window is not None:
+        volume = np.clip(volume, *task.rule.window)
     thin = [axis for axis in range(3) if volume.shape[axis] == 1]
     axis = thin[0] if thin else task.rule.axis
     if not thin and task.rule.projection == "none":
