@@ -17,6 +17,7 @@ from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
 from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
 from pipeline.ingest.findings import PRESENT, findings_of
+from pipeline.ingest.looks import compare_images
 from pipeline.ingest.parts import FOLDER, read_rows
 from pipeline.ingest.pool import chunk_length, run_chunks
 from pipeline.ingest.reads import ReadsWriter
@@ -25,6 +26,7 @@ from pipeline.ingest.survey import Overview, survey
 from pipeline.ingest.worker import WorkOrder
 from pipeline.manifest import Manifest
 from pipeline.manifest.rules import NAME_PATTERN
+from pipeline.pixels import stored_dtype
 from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import inputs_digest, list_scans
@@ -82,6 +84,10 @@ def _make(
         fit=manifest.geometry.fit,
         robust=settings.intensity == "robust",
         percentiles=settings.percentiles,
+        burned_in_text=settings.burned_in_text,
+        modalities=manifest.expect.modalities if manifest.expect is not None else (),
+        views=manifest.expect.views if manifest.expect is not None else (),
+        refuse_unexpected=settings.unexpected == "quarantine",
         earlier=earlier.path if earlier is not None else None,
     )
     length = chunk_length(len(listing.tasks), settings.chunk_scans)
@@ -103,6 +109,16 @@ def _make(
         for place, name in enumerate(listing.published)
     }
     kept_test = _kept_test(manifest, published, len(labels))
+    looks = compare_images(
+        order.folder,
+        num_parts,
+        labels,
+        len(classes),
+        settings,
+        parts=next(iter(published.values()), [""] * len(labels)),
+        image_size=size,
+        dtype=stored_dtype(settings.bit_depth),
+    )
     overview = survey(
         order.folder,
         num_parts,
@@ -115,12 +131,15 @@ def _make(
         keeps_test=manifest.split.keep_test is not None,
         findings=findings.states == PRESENT,
         known=earlier.known_sides(manifest.name, settings) if earlier is not None else {},
+        alike=looks.alike if looks.near is not None else None,
+        join_alike=settings.near_duplicates == "join",
     )
     written = write_cohort(
         out,
         order.folder,
         num_parts,
         overview,
+        looks,
         classes=classes,
         findings=findings,
         reads=ReadsWriter(out, listing.tasks, order.tags(), order.key),
@@ -128,7 +147,7 @@ def _make(
         image_size=size,
         bit_depth=settings.bit_depth,
     )
-    notes = _notes(listing, overview, settings)
+    notes = [*_notes(listing, overview, settings), *looks.notes()]
     for note in notes:
         logger.warning("%s", note)
     info = CohortInfo(
@@ -149,7 +168,7 @@ def _make(
         notes=tuple(notes),
     )
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
-    write_quality_page(out, info, written, overview)
+    write_quality_page(out, info, written, overview, looks)
     _log_summary(info, written)
     rejected = sum(written.rejected.values())
     counts = {"scans": info.num_scans, "patients": info.num_patients, "rejected": rejected}

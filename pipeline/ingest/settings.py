@@ -55,6 +55,21 @@ class IngestSettings(Settings):
     scan_seconds: float = Field(
         60.0, gt=0, description="Longest time that one file may take before it is refused as stalling."
     )
+    near_duplicates: Literal["off", "flag", "join"] = Field(
+        "join",
+        description="Near-duplicates (re-encoded, resized, brightened, slightly cropped copies): not looked "
+        "for, flagged and told, or also kept on one side of the split.",
+    )
+    burned_in_text: Literal["off", "flag", "mask", "quarantine"] = Field(
+        "flag",
+        description="Text near the border: not looked for, flagged, painted over before resizing, or the "
+        "scan is refused.",
+    )
+    unexpected: Literal["flag", "quarantine"] = Field(
+        "flag",
+        description="A modality or view that the manifest's `expect` does not name: flagged, or the scan is "
+        "refused.",
+    )
     phantom_patients: int | None = Field(
         None,
         ge=1,

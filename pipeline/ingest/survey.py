@@ -111,6 +111,7 @@ def survey(
     findings: Bools | None = None,
     known: Known | None = None,
     alike: Duplicates | None = None,
+    join_alike: bool = True,
 ) -> Overview:
     """Read the parts' descriptions and decide which scan is kept, and on which side.
 
@@ -131,6 +132,7 @@ def survey(
         findings: (N, K) findings of each scan beside its class, to stratify by.
         known: side and audit role of the patients of an earlier cohort, which stay.
         alike: groups of scans that look alike, over all scans; exact duplicates may be among them.
+        join_alike: keep scans that look alike on one side; they are only counted otherwise.
 
     Raises:
         DataError: a class is too small to split, or `settings.strict` refuses a published split.
@@ -146,10 +148,11 @@ def survey(
         refuse_leaks(shared)
 
     test, num_kept_known = _kept_test(usable & kept_test, facts)
-    for row, reason in _leaks_into_test(usable, test, facts.patients, exact, near).items():
+    joined = near if join_alike else None
+    for row, reason in _leaks_into_test(usable, test, facts.patients, exact, joined).items():
         reasons[row], usable[row] = reason, False
     rows = np.flatnonzero(usable)
-    groups = _groups(rows, test, facts, [exact] if near is None else [exact, near])
+    groups = _groups(rows, test, facts, [exact] if joined is None else [exact, joined])
     split = _split(
         rows,
         groups,
@@ -178,7 +181,7 @@ def survey(
         alike=near,
         crossing=(
             crossing_groups(exact, split.side),
-            crossing_groups(near, split.side) if near is not None else 0,
+            crossing_groups(joined, split.side) if joined is not None else 0,
         ),
         num_known=int((facts.known_side[present] >= 0).sum()),
         num_kept_known=num_kept_known,

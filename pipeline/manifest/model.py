@@ -15,6 +15,7 @@ from pipeline.manifest.rules import (
     AspectRule,
     AttributeRule,
     Column,
+    ExpectRule,
     GeometryRule,
     Name,
     PathText,
@@ -193,6 +194,10 @@ class Manifest(Rule):
     sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Where the scans are.")
     geometry: GeometryRule = Field(
         default_factory=GeometryRule, description="How a scan becomes a square image."
+    )
+    expect: ExpectRule | None = Field(
+        None,
+        description="Modalities and views to expect; others are flagged, or refused if settings say so.",
     )
     split: SplitRule = Field(default_factory=SplitRule, description="What is kept of a published split.")
 

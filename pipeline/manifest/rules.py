@@ -145,3 +145,19 @@ class SplitRule(Rule):
 
     keep_test: Name | None = Field(None, description="Published split whose test part stays the test split.")
     test_part: str = Field("test", max_length=64, description="Name of its test part.")
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
+
+
+class ExpectRule(Rule):
+    """What the scans should be, by header or table; what is not named there is not judged."""
+
+    modalities: tuple[Word, ...] = Field((), max_length=16, description="DICOM modalities, e.g. CR, DX.")
+    views: tuple[Word, ...] = Field((), max_length=16, description="View positions, e.g. PA, AP.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.modalities and not self.views:
+            raise ValueError("give modalities, views, or both")
+        return self
