@@ -20,7 +20,7 @@ CELL_SCANS = 32_768
 PROBES = 8
 """Cells in which a scan looks for partners."""
 
-_BLOCK = 1024
+_BLOCK = 512
 _HELD = 65_536
 
 Pairs = npt.NDArray[np.int64]

@@ -19,7 +19,7 @@ UNLIKE_SCORE = 4.0
 
 _KEPT_SHARE = 0.9
 _ROUNDS = 4
-_BLOCK = 4096
+_BLOCK = 1024
 
 
 def inverted(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
@@ -60,7 +60,8 @@ def unlike_the_rest(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
     judged = np.flatnonzero(signatures.any(axis=1))
     if len(judged) < MIN_SCANS_OUTLIERS:
         return flags
-    middle = np.median(signatures[judged], axis=0)
+    # Column by column, as the median of all at once would copy everything to eight times the size.
+    middle = np.array([np.median(signatures[judged, column]) for column in range(length)])
     distance = _distances(signatures, judged, middle, np.eye(length))
     shrink = min(1.0, 0.05 + 20.0 / len(judged))
     for _ in range(_ROUNDS):
