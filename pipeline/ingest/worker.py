@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import ScanRefusedError
 from pipeline.identity import Pseudonyms
-from pipeline.ingest.burned_in import find_text, paint_over
+from pipeline.ingest.burned_in import find_text
 from pipeline.ingest.geometry import black_and_white, to_square
 from pipeline.ingest.journal import Journal
 from pipeline.ingest.parts import PartRow, PartWriter
@@ -21,6 +21,7 @@ from pipeline.ingest.quality import CLIPPED, TEXT, TEXT_MASKED, flags_of, is_cli
 from pipeline.ingest.reads import NAME as READS_NAME
 from pipeline.ingest.reads import EarlierReads, ReadTags
 from pipeline.ingest.signatures import signatures, thumbnail
+from pipeline.ingest.text_boxes import paint_over
 from pipeline.records import CohortRef
 from pipeline.sources.base import Scan, ScanTask, age_band
 from pipeline.sources.reading import read_scans

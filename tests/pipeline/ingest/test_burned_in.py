@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ingest.burned_in import find_text, paint_over
+from pipeline.ingest.burned_in import find_text
+from pipeline.ingest.text_boxes import paint_over
 from tests.pipeline.ingest.planted import jpeg, radiographs, with_text
 
 RANGE = (0.0, 255.0)
