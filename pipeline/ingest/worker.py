@@ -24,7 +24,7 @@ from pipeline.ingest.signatures import signatures, thumbnail
 from pipeline.ingest.text_boxes import paint_over
 from pipeline.records import CohortRef
 from pipeline.sources.base import Scan, ScanTask, age_band
-from pipeline.sources.reading import read_scans
+from pipeline.sources.reading import is_remote, read_scans
 
 NO_ID = "patient id missing"
 BURNED_IN = "burned-in text at the border"
@@ -99,12 +99,17 @@ def work(
     try:
         with PartWriter(order.folder, number) as part:
             for position, task in enumerate(tasks):
-                journal.reading(number, position)
+
+                def fetched(position: int = position) -> None:
+                    journal.reading(number, position)
+
+                # Waiting for a server is no stall of the scan: the store has a patience of its own.
+                journal.idle() if is_remote(task) else fetched()
                 if position in known_bad:
                     problem: str | None = known_bad[position]
                     part.add(reader.refused(task, position, known_bad[position]))
                 else:
-                    problem = reader.read(task, position, part)
+                    problem = reader.read(task, position, part, fetched)
                 refused += problem is not None
                 if give_up(position + 1):
                     raise _GivenUpError
@@ -126,7 +131,9 @@ class _Reader:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
         self._earlier = _earlier_reads(order)
 
-    def read(self, task: ScanTask, position: int, part: PartWriter) -> str | None:
+    def read(
+        self, task: ScanTask, position: int, part: PartWriter, fetched: Callable[[], None]
+    ) -> str | None:
         """Add the task's scans to the part; return the reason if it, or the rest of it, was refused."""
         known = self._earlier.rows(task) if self._earlier is not None else []
         if known:
@@ -135,7 +142,7 @@ class _Reader:
                 part.add(row, image)
             return next((row.reason for row, _ in known if row.reason), None)
         try:
-            for scan in read_scans(task):
+            for scan in read_scans(task, fetched):
                 name = task.scan_name if scan.frame is None else f"{task.scan_name}#{scan.frame}"
                 row = PartRow(self._pseudonyms.scan(name), position)
                 self._describe(row, scan, task)

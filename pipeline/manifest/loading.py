@@ -17,7 +17,9 @@ from pipeline.manifest.rules import Rule
 from pipeline.sources.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
-_KINDS = ("dicom", "nifti", "images", "medmnist", "phantom")
+_KINDS = ("dicom", "nifti", "images", "dicomweb", "medmnist", "phantom")
+_MAY_BE_SECRET = {"url", "user", "password", "token"}
+"""Keys whose wrong values are not shown: somebody may have written the secret itself."""
 _SEE = "See data_manifests/README.md."
 
 _OTHER_FORM = {"string_type", "int_type", "literal_error", "tuple_type", "model_type", "dict_type"}
@@ -118,6 +120,10 @@ def _explained(error: ValidationError) -> ManifestError:
         known = parts[-1] in _known_keys() and parts[-1] not in missing
         remedy = f"Did you mean {near[0]!r}?" if near and not known else f"It has no place here. {_SEE}"
         return ManifestError("unknown key", field=field, remedy=remedy)
+    if _MAY_BE_SECRET & set(parts):
+        value, hint = None, "Write the name of an environment variable, as ${NAME}."
+        if "url" not in parts and entry["type"] == "string_pattern_mismatch":
+            return ManifestError("a secret itself must not stand here", field=field, remedy=hint)
     if entry["type"] == "missing":
         return ManifestError("the key is missing", field=field, remedy=f"Add it. {_SEE}")
     if entry["type"] in {"union_tag_invalid", "union_tag_not_found"}:

@@ -25,6 +25,7 @@ from pipeline.manifest.rules import (
     Text,
 )
 from pipeline.manifest.table_rules import TableRule
+from pipeline.manifest.web_rules import HOW_REACHED, ServerRule
 from pipeline.sources.phantom.settings import PhantomSettings
 from pipeline.storage import digest_of
 
@@ -118,6 +119,12 @@ class DicomSource(FolderRule, DicomReading):
     kind: Literal["dicom"]
 
 
+class DicomWebSource(ScanRules, DicomReading, ServerRule):
+    """The DICOM instances of a server; a file's name is `study/series/instance`, three UIDs."""
+
+    kind: Literal["dicomweb"]
+
+
 class NiftiSource(FolderRule):
     """A folder of NIfTI files (.nii, .nii.gz)."""
 
@@ -167,7 +174,8 @@ class PhantomSource(Rule):
 
 
 Source = Annotated[
-    DicomSource | NiftiSource | ImageSource | MedmnistSource | PhantomSource, Field(discriminator="kind")
+    DicomSource | NiftiSource | ImageSource | DicomWebSource | MedmnistSource | PhantomSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -248,8 +256,12 @@ class Manifest(Rule):
         return path if not missing and path.exists() else None
 
     def digest(self) -> str:
-        """Return the sha256 (hex) of the manifest's content; where it lies does not matter."""
-        return digest_of(self.model_dump(mode="json"))
+        """Return the sha256 (hex) of the manifest's content.
+
+        Where it lies does not matter, nor how a server is reached: instance UIDs are the same everywhere.
+        """
+        servers = {at: HOW_REACHED for at, one in enumerate(self.sources) if isinstance(one, ServerRule)}
+        return digest_of(self.model_dump(mode="json", exclude={"sources": servers} if servers else None))
 
 
 def published_names(source: Rule) -> tuple[str, ...]:

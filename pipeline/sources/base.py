@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
+from pipeline.sources.dicomweb_access import WebAccess
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; a computed radiograph has about 10 million pixels."""
@@ -47,6 +48,7 @@ class ReadRule:
         prefix: tells equal file names of several sources apart; empty for the first source.
         store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
         dicom: how DICOM files are read.
+        web: how a `dicomweb` store is asked; names of variables, no secrets.
         window: values of a NIfTI image that become black and white, or None: robust percentiles.
         colour: a truly colourful PNG, JPEG or TIFF is refused (`refuse`) or shown by its luma (`grey`).
     """
@@ -59,6 +61,7 @@ class ReadRule:
     prefix: str = ""
     store: str = "folder"
     dicom: DicomOptions = DicomOptions()
+    web: WebAccess | None = None
     window: tuple[float, float] | None = None
     colour: str = "refuse"
 

@@ -11,6 +11,7 @@ from pipeline.errors import DataError, ManifestError
 from pipeline.manifest.medmnist_rules import MedmnistSource
 from pipeline.manifest.model import (
     DicomSource,
+    DicomWebSource,
     FolderRule,
     ImageSource,
     Manifest,
@@ -52,6 +53,10 @@ def list_scans(
             parts.append(list_phantom(manifest, source, number, phantom_patients))
         elif isinstance(source, MedmnistSource):
             parts.append(_list_medmnist(manifest, source, number, image_size))
+        elif isinstance(source, DicomWebSource):
+            from pipeline.sources.dicomweb_source import list_server
+
+            parts.append(list_server(manifest, source, number))
         elif isinstance(source, FolderRule):
             parts.append(list_folder(manifest, source, _KINDS[type(source)], number))
     return merge(parts)
