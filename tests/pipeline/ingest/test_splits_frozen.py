@@ -59,7 +59,7 @@ def test_a_known_patient_never_moves_whatever_the_tolerance(
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10_000), st.integers(20, 80), st.integers(1, 200))
+@given(st.integers(0, 10_000), st.integers(20, 80), st.integers(3, 200))
 def test_patients_who_arrive_change_nobody_and_still_get_their_shares(
     seed: int, count: int, arriving: int
 ) -> None:
