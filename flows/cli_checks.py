@@ -10,22 +10,76 @@ import typer
 
 from flows.cli_frame import emit, reported
 
+EXIT_FOUND = 3
+
 
 def verify(
-    release: Annotated[Path, typer.Argument(help="Release directory.", show_default=False)],
+    release: Annotated[
+        Path, typer.Argument(help="Release directory; with --against, any output.", show_default=False)
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="SOURCE",
+            help="Manifest, folder or archive of scans: nothing identifying of it may stand in the output.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Check a release: nothing missing, extra or changed.
 
-    Every checksum, the tables, the synthetic marks and the gate's verdict.
+    Every checksum, the tables, the synthetic marks and the gate's verdict. With --against also: no name, id,
+    date, UID or text of the source's headers, tables and file names stands in any byte of it. RELEASE may
+    then be any output (cohort, checkpoint, candidates, audit, evaluation) or a whole run.
 
     \b
     Example:
       phosphor verify runs/demo/release
+      phosphor verify runs/demo --against my_scans.yaml
     """
     with reported():
         from pipeline.release import verify_release
 
-        emit(verify_release(release))
+        if against is None:
+            emit(verify_release(release))
+            return
+        _verify_against(release, against)
+
+
+def _verify_against(output: Path, against: Path) -> None:
+    """Search an output for the values of its source; the messages name attribute and file, never a value."""
+    from pipeline.errors import UsageError
+    from pipeline.manifest import load_manifest
+    from pipeline.release import verify_release
+    from pipeline.residual.against import verify_against
+    from pipeline.residual.collecting import collect_values
+    from pipeline.stage import REFERENCE_NAME
+    from pipeline.storage import read_json
+
+    if not against.exists():
+        raise UsageError(
+            "no such file or folder", field="--against", remedy="Name a manifest, or a folder of scans."
+        )
+    released = None
+    if (output / REFERENCE_NAME).is_file():
+        recorded = read_json(output / REFERENCE_NAME, role="output")
+        if isinstance(recorded, dict) and recorded.get("stage") == "release":
+            released = verify_release(output).model_dump(mode="json")
+    source = load_manifest(against) if against.suffix.lower() in {".yaml", ".yml"} else against
+    with collect_values(source) as values:
+        report = verify_against(output, values)
+    for reason, count in report.source.not_read.items():
+        sys.stderr.write(f"source: {count} files gave no values ({reason})\n")
+    for reason, count in report.left_out.items():
+        sys.stderr.write(f"left out: {count} texts ({reason})\n")
+    for leak in report.leaks:
+        sys.stderr.write(leak.sentence() + "\n")
+    for file, reason in report.not_searched:
+        sys.stderr.write(f"not searched: {file} ({reason})\n")
+    emit({"stage": "verify", "path": str(output), "release": released, "against": report.body()})
+    if not report.clean:
+        raise typer.Exit(EXIT_FOUND)
 
 
 def validate(

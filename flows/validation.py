@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
 from pipeline.manifest import Manifest
-from pipeline.manifest.model import MedmnistSource, PhantomSource
+from pipeline.manifest.medmnist_rules import MedmnistSource
+from pipeline.manifest.model import PhantomSource
 
 
 @dataclass
@@ -41,10 +42,11 @@ def reachable_data(manifest: Manifest) -> Reachable:
                 f"sources.{number}: phantom of {settings.num_patients} patients, made when ingested"
             )
             listed = False
-        elif isinstance(source, MedmnistSource) and not (source.path and manifest.present(source.path)):
-            where = source.download.url if source.download else "nowhere"
+        elif isinstance(source, MedmnistSource) and not _local(manifest, source):
+            download = source.chosen(None)[1]
+            where = download.url if download else "nowhere"
             found.lines.append(f"sources.{number}: not on this machine; ingest fetches it from {where}")
-            listed = listed and source.download is None
+            listed = listed and download is None
         else:
             found.lines.append(f"sources.{number}: {source.kind}")
     if not listed:
@@ -61,3 +63,9 @@ def reachable_data(manifest: Manifest) -> Reachable:
     if not listing.has_patient_ids:
         found.lines.append("no patient ids: each image counts as its own patient, and the gate cannot PASS")
     return found
+
+
+def _local(manifest: Manifest, source: MedmnistSource) -> bool:
+    """Tell whether the smallest size of an archive is on this machine."""
+    path = source.chosen(None)[0]
+    return path is not None and manifest.present(path) is not None

@@ -10,7 +10,8 @@ from pipeline.cohort import CohortInfo
 from pipeline.errors import DataError
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import Manifest
-from pipeline.manifest.model import MedmnistSource, PhantomSource
+from pipeline.manifest.medmnist_rules import MedmnistSource
+from pipeline.manifest.model import PhantomSource
 from pipeline.recipe import Recipe
 
 MEBIBYTE = 2**20
@@ -96,7 +97,7 @@ def foresee_ingest(manifest: Manifest, settings: IngestSettings) -> tuple[Worklo
             seconds += _spread(count * read, cores)
             num_scans += count
             classes |= {name for name, weight in phantom.class_weights.items() if weight > 0}
-        elif isinstance(source, MedmnistSource) and not (source.path and manifest.present(source.path)):
+        elif isinstance(source, MedmnistSource) and not _local(manifest, source, settings.image_size):
             raise DataError(
                 "the data is not on this machine yet, so its size is unknown",
                 field=f"sources ({source.kind})",
@@ -202,7 +203,7 @@ def _listed(manifest: Manifest, settings: IngestSettings, cores: int) -> tuple[i
     """Return (scans, scans of the published test part, classes, seconds) of sources that are there."""
     from pipeline.sources.listing import list_scans
 
-    listing = list_scans(manifest)
+    listing = list_scans(manifest, image_size=settings.image_size)
     usable = [task for task in listing.tasks if not task.refusal]
     if not usable:
         raise DataError("no usable scan is listed", field="sources", remedy="Check path and labels.")
@@ -213,6 +214,11 @@ def _listed(manifest: Manifest, settings: IngestSettings, cores: int) -> tuple[i
         position is not None and task.published[position] == manifest.split.test_part for task in usable
     )
     return len(usable), num_test, {task.label for task in usable}, _spread(len(usable) * each, cores)
+
+
+def _local(manifest: Manifest, source: MedmnistSource, image_size: int) -> bool:
+    path = source.chosen(image_size)[0]
+    return path is not None and manifest.present(path) is not None
 
 
 def _spread(seconds: float, cores: int) -> float:

@@ -1,15 +1,21 @@
-"""Keyed pseudonyms: patients and files appear in outputs and logs only as an HMAC."""
+"""Keyed pseudonyms: patients and files appear in outputs and logs only as an HMAC.
+
+Another key gives other pseudonyms and nothing else: neither splits nor seeds nor pixels depend on it. So a
+key is rotated by naming a new one and ingesting anew; an output that was made with another key is refused.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.storage import atomic_path, make_private_directory
+from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
 KEY_BYTES = 32
 KEY_VARIABLE = "PHOSPHOR_KEY"
@@ -27,9 +33,7 @@ def load_key() -> bytes:
         return _decode(named, KEY_VARIABLE)
     path = key_path()
     if not path.exists():
-        make_private_directory(path.parent)
-        with atomic_path(path, private=True) as temporary:
-            temporary.write_text(secrets.token_hex(KEY_BYTES), encoding="ascii")
+        _make_key(path)
     if path.stat().st_mode & 0o077:
         raise UsageError(
             "other users can read the pseudonym key",
@@ -64,13 +68,29 @@ class Pseudonyms:
         """Return the pseudonym of a source path or row name, `s-` and 16 hex digits."""
         return "s-" + self._tag("scan", path)
 
-    def fraction(self, purpose: str, text: str) -> float:
-        """Return a number in [0, 1) that depends on key, purpose and text only: a stable draw by patient."""
-        return int(self._tag(purpose, text), 16) / 2.0**64
-
     def _tag(self, kind: str, text: str) -> str:
         message = kind.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
+
+
+def _make_key(path: Path) -> None:
+    """Make the key file, unless another process makes it first: a link never replaces what is there.
+
+    The file appears whole, as it is written aside and then linked to its name.
+    """
+    make_private_directory(path.parent)
+    with storage_errors(path):
+        handle, aside = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as stream:
+                stream.write(secrets.token_hex(KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+        sync_directory(path.parent)
 
 
 def _decode(text: str, field: str) -> bytes:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.cohort import FINDINGS_NAME
 from pipeline.ingest.findings import Findings
+from pipeline.ingest.looks import Looks
 from pipeline.ingest.parts import PartRow, read_images
 from pipeline.ingest.quality import DUPLICATE
 from pipeline.ingest.reads import ReadsWriter
@@ -25,6 +26,8 @@ from pipeline.storage import write_npy
 
 SHARD_BYTES = 8 * 2**20
 ROWS_A_BLOCK = 1024
+EXAMPLES = 12
+"""Records of a flag that the quality page shows."""
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Written:
         pixel_mean, pixel_std: over the train split, in [-1, 1].
         rejected: reason -> scans, most frequent first.
         flags: quality flag -> records.
+        examples: quality flag -> positions of its first records.
     """
 
     files: list[str]
@@ -49,6 +53,7 @@ class Written:
     pixel_std: float
     rejected: dict[str, int]
     flags: dict[str, int]
+    examples: dict[str, list[int]]
 
 
 def write_cohort(
@@ -56,6 +61,7 @@ def write_cohort(
     parts: Path,
     num_parts: int,
     overview: Overview,
+    looks: Looks,
     *,
     classes: tuple[str, ...],
     findings: Findings,
@@ -71,6 +77,7 @@ def write_cohort(
         parts: where the finished parts lie.
         num_parts: their number.
         overview: which scans are kept, and where.
+        looks: flags that comparing the images has given.
         classes: class names.
         findings: the findings of every scan, where the manifest has several labels a scan.
         reads: keeps what was read of each file, for the cohort that continues this one.
@@ -82,6 +89,7 @@ def write_cohort(
         stale.unlink()
     shards = _ShardWriter(out, image_size, bit_depth)
     flags, rejected = Counter[str](), Counter[str]()
+    examples: dict[str, list[int]] = {}
     tables = (
         BlockTable(out / "records.parquet", record_schema(), ROWS_A_BLOCK),
         BlockTable(out / "rejected.parquet", rejected_schema(), ROWS_A_BLOCK),
@@ -95,8 +103,12 @@ def write_cohort(
                 rejected[reason] += 1
                 refused.add(sample_id=row.sample_id, reason=reason, source_format=row.source_format)
                 continue
-            if overview.duplicates.size[at] > 1:
-                row.flags = (*row.flags, DUPLICATE)
+            duplicate = (DUPLICATE,) if overview.duplicates.size[at] > 1 else ()
+            row.flags = (*row.flags, *duplicate, *looks.flags.get(at, ()))
+            for flag in row.flags:
+                note = examples.setdefault(flag, [])
+                if len(note) < EXAMPLES:
+                    note.append(len(shards))
             flags.update(row.flags)
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
@@ -125,6 +137,7 @@ def write_cohort(
         pixel_std=shards.std,
         rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
         flags=dict(sorted(flags.items())),
+        examples=examples,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,7 @@ class PartRow:
 
     No value here identifies a patient: ids are pseudonyms, `draw` is a digest that stays in the parts.
     `scan` is the position of the scan's file in its chunk: a file of several frames gives several rows.
+    `signature` tells the image's coarse structure, in hex (`pipeline.ingest.signatures`).
     """
 
     sample_id: str
@@ -41,6 +42,7 @@ class PartRow:
     sex: str = ""
     age_band: str = ""
     pixel_hash: str = ""
+    signature: str = ""
     flags: tuple[str, ...] = ()
 
 
@@ -112,6 +114,17 @@ def read_images(
             if not row.reason:
                 image = np.frombuffer(pixels.read(length), dtype=dtype).reshape(image_size, image_size)
             yield row, image
+
+
+def images_at(
+    folder: Path, number: int, positions: Sequence[int], image_size: int, dtype: np.dtype[Any]
+) -> Iterator[npt.NDArray[np.generic]]:
+    """Yield stored images (S, S) of a part by their rising positions among its images, without its rows."""
+    length = image_size**2 * dtype.itemsize
+    with zipfile.ZipFile(part_path(folder, number)) as archive, archive.open(_PIXELS) as pixels:
+        for position in positions:
+            pixels.seek(position * length)
+            yield np.frombuffer(pixels.read(length), dtype=dtype).reshape(image_size, image_size)
 
 
 def finished_parts(folder: Path, sizes: list[int]) -> set[int]:

@@ -7,14 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from pipeline.ingest.journal import Journal, Reading, readings
 from pipeline.ingest.worker import WorkOrder, work
 from pipeline.sources.base import ScanTask
-from pipeline.sources.reading import read_scans
+from pipeline.sources.reading import is_remote, read_scans
 
 CRASHED = "crashed its decoder"
 STALLED = "took too long to read"
@@ -60,8 +60,13 @@ def end_stalled(folder: Path, seconds: float) -> list[Reading]:
 
 def examine(task: ScanTask, seconds: float) -> str:
     """Read one suspected file in a process of its own; return the reason to refuse it, or an empty text."""
-    process = multiprocessing.get_context("spawn").Process(target=_read_to_the_end, args=(task,), daemon=True)
+    context = multiprocessing.get_context("spawn")
+    fetched = context.Event()
+    process = context.Process(target=_read_to_the_end, args=(task, fetched.set), daemon=True)
     process.start()
+    # The time of waiting for a server does not count: an outage must not refuse the scan.
+    while is_remote(task) and process.is_alive() and not fetched.wait(1.0):
+        pass
     process.join(_START_SECONDS + seconds)
     if process.is_alive():
         process.kill()
@@ -70,10 +75,10 @@ def examine(task: ScanTask, seconds: float) -> str:
     return CRASHED if process.exitcode is not None and process.exitcode < 0 else ""
 
 
-def _read_to_the_end(task: ScanTask) -> None:
+def _read_to_the_end(task: ScanTask, fetched: Callable[[], None]) -> None:
     # Whatever Python can raise will be met again, and told, by the worker that reads the scan.
     with contextlib.suppress(Exception):
-        for _ in read_scans(task):
+        for _ in read_scans(task, fetched):
             pass
 
 

@@ -16,7 +16,8 @@ from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
 from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
-from pipeline.ingest.findings import findings_of
+from pipeline.ingest.findings import PRESENT, findings_of
+from pipeline.ingest.looks import compare_images
 from pipeline.ingest.parts import FOLDER, read_rows
 from pipeline.ingest.pool import chunk_length, run_chunks
 from pipeline.ingest.reads import ReadsWriter
@@ -25,6 +26,7 @@ from pipeline.ingest.survey import Overview, survey
 from pipeline.ingest.worker import WorkOrder
 from pipeline.manifest import Manifest
 from pipeline.manifest.rules import NAME_PATTERN
+from pipeline.pixels import stored_dtype
 from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import inputs_digest, list_scans
@@ -40,7 +42,7 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     from pipeline.ingest.private_map import check_map_path, write_private_map
 
     check_map_path(settings.private_map, out)
-    listing = list_scans(manifest, phantom_patients=settings.phantom_patients)
+    listing = list_scans(manifest, phantom_patients=settings.phantom_patients, image_size=settings.image_size)
     inputs, stable = ingest_inputs(manifest, settings, listing)
     inputs["previous"], earlier = earlier_of(out, inputs, settings, force=force)
     with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:
@@ -82,6 +84,10 @@ def _make(
         fit=manifest.geometry.fit,
         robust=settings.intensity == "robust",
         percentiles=settings.percentiles,
+        burned_in_text=settings.burned_in_text,
+        modalities=manifest.expect.modalities if manifest.expect is not None else (),
+        views=manifest.expect.views if manifest.expect is not None else (),
+        refuse_unexpected=settings.unexpected == "quarantine",
         earlier=earlier.path if earlier is not None else None,
     )
     length = chunk_length(len(listing.tasks), settings.chunk_scans)
@@ -103,6 +109,16 @@ def _make(
         for place, name in enumerate(listing.published)
     }
     kept_test = _kept_test(manifest, published, len(labels))
+    looks = compare_images(
+        order.folder,
+        num_parts,
+        labels,
+        len(classes),
+        settings,
+        parts=next(iter(published.values()), [""] * len(labels)),
+        image_size=size,
+        dtype=stored_dtype(settings.bit_depth),
+    )
     overview = survey(
         order.folder,
         num_parts,
@@ -113,12 +129,17 @@ def _make(
         kept_test=kept_test,
         claims=_claims(listing, origin),
         keeps_test=manifest.split.keep_test is not None,
+        findings=findings.states == PRESENT,
+        known=earlier.known_sides(manifest.name, settings) if earlier is not None else {},
+        alike=looks.alike if looks.near is not None else None,
+        join_alike=settings.near_duplicates == "join",
     )
     written = write_cohort(
         out,
         order.folder,
         num_parts,
         overview,
+        looks,
         classes=classes,
         findings=findings,
         reads=ReadsWriter(out, listing.tasks, order.tags(), order.key),
@@ -126,7 +147,7 @@ def _make(
         image_size=size,
         bit_depth=settings.bit_depth,
     )
-    notes = _notes(listing, overview, settings)
+    notes = [*_notes(listing, overview, settings), *looks.notes()]
     for note in notes:
         logger.warning("%s", note)
     info = CohortInfo(
@@ -147,7 +168,7 @@ def _make(
         notes=tuple(notes),
     )
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
-    write_quality_page(out, info, written, overview)
+    write_quality_page(out, info, written, overview, looks)
     _log_summary(info, written)
     rejected = sum(written.rejected.values())
     counts = {"scans": info.num_scans, "patients": info.num_patients, "rejected": rejected}
@@ -234,18 +255,7 @@ def _notes(listing: Listing, overview: Overview, settings: IngestSettings) -> li
     notes = list(listing.notes)
     if not listing.has_patient_ids:
         notes.insert(0, "no patient ids: each image counts as its own patient, so a patient may cross splits")
-    for shared in overview.shared:
-        notes += shared.notes()
-    if overview.duplicates.num_groups:
-        where = ", ".join(f"{count} in {parts}" for parts, count in overview.duplicate_parts.items() if parts)
-        shown = f" ({where})" if where else ""
-        notes.append(f"{overview.duplicates.num_groups} groups of exact duplicate images{shown}")
-    if overview.duplicates.conflicting:
-        notes.append(f"{overview.duplicates.conflicting} groups of exact duplicates have different labels")
-    if overview.num_joined:
-        notes.append(f"{overview.num_joined} patients were kept on one side with another of equal images")
-    if overview.split.moved:
-        notes.append(f"{overview.split.moved} patients left their drawn split so that none lacks a class")
+    notes += overview.notes()
     if settings.holdout_share + settings.audit_share == 0:
         notes.append("no privacy holdout: the gate cannot measure anything")
     return notes

@@ -34,6 +34,17 @@ class IngestSettings(Settings):
     audit_share: float = Field(
         0.1, ge=0, lt=1, description="Share that a coin flip sends into train (in) or into the holdout (out)."
     )
+    stratify_tolerance: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="How far the number of patients of a class or finding in a split may lie from its share, "
+        "as a part of that share (always by one patient); 1 only keeps any split from lacking a class.",
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse data whose published split shares patients or images between its parts.",
+    )
     max_reject_share: float = Field(0.5, ge=0, le=1, description="Largest share of refused scans.")
     workers: int = Field(
         0, ge=0, le=1024, description="Processes; 0 takes one a core. Never changes the result."
@@ -43,6 +54,21 @@ class IngestSettings(Settings):
     )
     scan_seconds: float = Field(
         60.0, gt=0, description="Longest time that one file may take before it is refused as stalling."
+    )
+    near_duplicates: Literal["off", "flag", "join"] = Field(
+        "join",
+        description="Near-duplicates (re-encoded, resized, brightened, slightly cropped copies): not looked "
+        "for, flagged and told, or also kept on one side of the split.",
+    )
+    burned_in_text: Literal["off", "flag", "mask", "quarantine"] = Field(
+        "flag",
+        description="Text near the border: not looked for, flagged, painted over before resizing, or the "
+        "scan is refused.",
+    )
+    unexpected: Literal["flag", "quarantine"] = Field(
+        "flag",
+        description="A modality or view that the manifest's `expect` does not name: flagged, or the scan is "
+        "refused.",
     )
     phantom_patients: int | None = Field(
         None,

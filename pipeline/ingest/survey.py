@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.ingest.duplicates import Duplicates, find_duplicates, joined_patients, pattern_counts
-from pipeline.ingest.parts import read_rows
-from pipeline.ingest.published import SharedPatients, shared_patients
+from pipeline.ingest.duplicates import (
+    Duplicates,
+    beyond_exact,
+    crossing_groups,
+    find_duplicates,
+    joined_patients,
+    pattern_counts,
+    spread,
+)
+from pipeline.ingest.facts import Facts, Known, gather
+from pipeline.ingest.published import PublishedSplit, check_published, refuse_leaks
 from pipeline.ingest.settings import IngestSettings
-from pipeline.ingest.splits import AUDIT_NONE, Codes, Split, split_scans
+from pipeline.ingest.splits import AUDIT_NONE, TEST, Split, split_scans
+from pipeline.ingest.strata import Bools, Codes
 from pipeline.records import SPLITS
 
 IN_TEST = "patient stands in the kept test split"
 TEST_DUPLICATE = "exact duplicate of a test scan"
+TEST_ALIKE = "near-duplicate of a test scan"
 MAPPED_LABEL = "label not among the classes"
 
 
@@ -32,38 +42,59 @@ class Overview:
         duplicates: exact duplicates among all readable scans.
         duplicate_parts: duplicate groups by published part, before anything was dropped.
         duplicate_sides: duplicate groups by split, among records.
-        shared: patients shared by parts of the published splits.
+        shared: what parts of the published splits share.
         patients: (N,) patient number, -1 unknown.
-        num_joined: patients that had to stay together because of exact duplicates.
+        num_joined: patients that had to stay together because of equal or alike images.
+        alike: near-duplicates that are not exact ones; None if none were looked for.
+        crossing: groups of equal and of alike images that stand on two sides, because patients of both had
+            theirs before.
+        num_known: patients of an earlier cohort among the records.
+        num_kept_known: patients of the kept test part that stay on another side, theirs of before.
     """
 
-    kept: npt.NDArray[np.bool_]
+    kept: Bools
     reasons: dict[int, str]
     labels: Codes
     split: Split
     duplicates: Duplicates
     duplicate_parts: dict[str, int]
     duplicate_sides: dict[str, int]
-    shared: list[SharedPatients]
+    shared: list[PublishedSplit]
     patients: Codes
     num_joined: int
+    alike: Duplicates | None = None
+    crossing: tuple[int, int] = (0, 0)
+    num_known: int = 0
+    num_kept_known: int = 0
 
-
-@dataclass
-class _Facts:
-    readable: npt.NDArray[np.bool_]
-    patients: Codes
-    hashes: npt.NDArray[np.void]
-    draws: list[str] = field(default_factory=list)
-    numbers: dict[bytes, int] = field(default_factory=dict)
-
-    def with_claims(self, claims: dict[int, str]) -> Codes:
-        """Return the patient numbers with claimed patients put in."""
-        patients = self.patients.copy()
-        extra = dict(self.numbers) if claims else {}
-        for row, pseudonym in claims.items():
-            patients[row] = extra.setdefault(_short(pseudonym), len(extra))
-        return patients
+    def notes(self) -> list[str]:
+        """Return what a reader of the cohort should know of its split, one sentence each, without ids."""
+        notes = [note for shared in self.shared for note in shared.notes()]
+        found = self.duplicates
+        if found.num_groups:
+            where = ", ".join(f"{count} in {parts}" for parts, count in self.duplicate_parts.items() if parts)
+            notes.append(
+                f"{found.num_groups} groups of exact duplicate images{f' ({where})' if where else ''}"
+            )
+        if found.conflicting:
+            notes.append(f"{found.conflicting} groups of exact duplicates have different labels")
+        if self.alike is not None and self.alike.num_groups:
+            notes.append(f"{self.alike.num_groups} groups of near-duplicate images")
+        counted = {
+            "patients were kept on one side with another of equal or alike images": self.num_joined,
+            "patients of an earlier cohort keep their split and audit role": self.num_known,
+            "patients of the kept test part stay in another split, theirs in the earlier cohort": (
+                self.num_kept_known
+            ),
+            "images stand on two sides because both patients had theirs before": self.crossing[0],
+            "groups of near-duplicates stand on two sides because both patients had theirs before": (
+                self.crossing[1]
+            ),
+            "patients left their drawn place so that each class and finding keeps its share": (
+                self.split.moved
+            ),
+        }
+        return notes + [f"{count} {text}" for text, count in counted.items() if count]
 
 
 def survey(
@@ -74,11 +105,19 @@ def survey(
     published: dict[str, list[str]],
     classes: tuple[str, ...],
     settings: IngestSettings,
-    kept_test: npt.NDArray[np.bool_],
+    kept_test: Bools,
     claims: dict[int, str],
     keeps_test: bool,
+    findings: Bools | None = None,
+    known: Known | None = None,
+    alike: Duplicates | None = None,
+    join_alike: bool = True,
 ) -> Overview:
     """Read the parts' descriptions and decide which scan is kept, and on which side.
+
+    A scan that shares its patient or image with a kept test part leaves the pool. The published part decides
+    only for patients without a place of before: one that stood elsewhere in the earlier cohort stays there,
+    with all its scans, for moving it would put a patient into test whom a model may have seen.
 
     Args:
         folder: where the parts lie.
@@ -90,29 +129,114 @@ def survey(
         kept_test: (N,) True for scans of the published test part that is kept.
         claims: scan number -> patient pseudonym that a table merely claims, for the published splits' report.
         keeps_test: whether there is such a part.
+        findings: (N, K) findings of each scan beside its class, to stratify by.
+        known: side and audit role of the patients of an earlier cohort, which stay.
+        alike: groups of scans that look alike, over all scans; exact duplicates may be among them.
+        join_alike: keep scans that look alike on one side; they are only counted otherwise.
+
+    Raises:
+        DataError: a class is too small to split, or `settings.strict` refuses a published split.
     """
-    facts = _gather(folder, num_parts, len(labels))
+    facts = gather(folder, num_parts, len(labels), known or {})
     reasons = {int(row): MAPPED_LABEL for row in np.flatnonzero(facts.readable & (labels < 0))}
     usable = facts.readable & (labels >= 0)
-    found = find_duplicates(facts.hashes[usable], labels[usable])
-    group = np.full(len(labels), -1, dtype=np.int64)
-    size = np.zeros(len(labels), dtype=np.int64)
-    group[usable], size[usable] = found.group, found.size
-    duplicates = Duplicates(group, size, found.num_groups, found.conflicting)
-    first = next(iter(published.values()), [""] * len(labels))
-    duplicate_parts = pattern_counts(duplicates, first)
+    exact = spread(find_duplicates(facts.hashes[usable], labels[usable]), usable)
+    near = beyond_exact(alike, exact, labels, usable) if alike is not None else None
+    claimed = facts.with_claims(claims)
+    shared = [check_published(name, parts, claimed, exact, near) for name, parts in published.items()]
+    if settings.strict:
+        refuse_leaks(shared)
 
-    test = usable & kept_test
-    test_patients = np.isin(facts.patients, np.unique(facts.patients[test]))
-    test_pixels = np.isin(group, np.unique(group[test]))
-    for row in np.flatnonzero(usable & ~test & (test_patients | test_pixels)).tolist():
-        reasons[row] = IN_TEST if test_patients[row] else TEST_DUPLICATE
-        usable[row] = False
-
+    test, num_kept_known = _kept_test(usable & kept_test, facts)
+    joined = near if join_alike else None
+    for row, reason in _leaks_into_test(usable, test, facts.patients, exact, joined).items():
+        reasons[row], usable[row] = reason, False
     rows = np.flatnonzero(usable)
-    pool_only = Duplicates(group[rows], np.where(test[rows], 1, size[rows]), 0, 0)
-    groups = joined_patients(facts.patients[rows], pool_only, np.ones(len(rows), dtype=bool))
-    draws = _group_draws(groups, facts.patients[rows], facts.draws)
+    groups = _groups(rows, test, facts, [exact] if joined is None else [exact, joined])
+    split = _split(
+        rows,
+        groups,
+        facts,
+        labels,
+        findings,
+        test=test,
+        classes=classes,
+        settings=settings,
+        keeps_test=keeps_test,
+    )
+    kept_groups = Duplicates(exact.group, np.where(usable, exact.size, 0), 0, 0)
+    sides = [SPLITS[code] if code >= 0 else "" for code in split.side]
+    present = np.unique(facts.patients[rows])
+    return Overview(
+        kept=usable,
+        reasons=reasons,
+        labels=labels,
+        split=split,
+        duplicates=exact,
+        duplicate_parts=pattern_counts(exact, next(iter(published.values()), [""] * len(labels))),
+        duplicate_sides=pattern_counts(kept_groups, sides),
+        shared=shared,
+        patients=facts.patients,
+        num_joined=len(present) - (int(groups.max(initial=-1)) + 1),
+        alike=near,
+        crossing=(
+            crossing_groups(exact, split.side),
+            crossing_groups(joined, split.side) if joined is not None else 0,
+        ),
+        num_known=int((facts.known_side[present] >= 0).sum()),
+        num_kept_known=num_kept_known,
+    )
+
+
+def _kept_test(test: Bools, facts: Facts) -> tuple[Bools, int]:
+    """Return the rows of the test part without patients that stood elsewhere before, and their number."""
+    elsewhere = np.zeros_like(test)
+    side = facts.known_side[facts.patients[test]]
+    elsewhere[test] = (side >= 0) & (side != TEST)
+    return test & ~elsewhere, len(np.unique(facts.patients[elsewhere]))
+
+
+def _leaks_into_test(
+    usable: Bools, test: Bools, patients: Codes, exact: Duplicates, near: Duplicates | None
+) -> dict[int, str]:
+    """Return scan number -> reason for scans of the pool that share something with the kept test part."""
+    reasons: dict[int, str] = {}
+    checks = [(patients, IN_TEST), (exact.group, TEST_DUPLICATE)]
+    checks += [(near.group, TEST_ALIKE)] if near is not None else []
+    for codes, reason in checks:
+        there = np.unique(codes[test & (codes >= 0)])
+        for row in np.flatnonzero(usable & ~test & np.isin(codes, there)).tolist():
+            reasons.setdefault(row, reason)
+    return reasons
+
+
+def _groups(rows: Codes, test: Bools, facts: Facts, groupings: Sequence[Duplicates]) -> Codes:
+    among = [Duplicates(found.group[rows], found.size[rows], 0, 0) for found in groupings]
+    place = np.where(facts.known_side < 0, -1, facts.known_side * len(SPLITS) + facts.known_audit)
+    return joined_patients(facts.patients[rows], among, ~test[rows], draws=facts.draws, place=place)
+
+
+def _split(
+    rows: Codes,
+    groups: Codes,
+    facts: Facts,
+    labels: Codes,
+    findings: Bools | None,
+    *,
+    test: Bools,
+    classes: tuple[str, ...],
+    settings: IngestSettings,
+    keeps_test: bool,
+) -> Split:
+    """Split the kept rows and spread the result over all."""
+    patients = facts.patients[rows]
+    num_groups = int(groups.max(initial=-1)) + 1
+    # A group takes the smallest draw of its patients, whatever their order, and the place that one had.
+    draws = np.full(num_groups, np.iinfo(np.int64).max)
+    np.minimum.at(draws, groups, facts.draws[patients])
+    known = np.full((2, num_groups), -1, dtype=np.int64)
+    for codes, of_patients in zip(known, (facts.known_side, facts.known_audit), strict=True):
+        np.maximum.at(codes, groups, of_patients[patients])
     split = split_scans(
         groups,
         draws,
@@ -121,56 +245,10 @@ def survey(
         classes=classes,
         settings=settings,
         keeps_test=keeps_test,
+        findings=None if findings is None else findings[rows],
+        known=(known[0], known[1]),
     )
     side = np.full(len(labels), -1, dtype=np.int64)
     audit = np.full(len(labels), AUDIT_NONE, dtype=np.int64)
     side[rows], audit[rows] = split.side, split.audit
-    kept_groups = Duplicates(group, np.where(usable, size, 0), 0, 0)
-    return Overview(
-        kept=usable,
-        reasons=reasons,
-        labels=labels,
-        split=Split(side, audit, split.moved),
-        duplicates=duplicates,
-        duplicate_parts=duplicate_parts,
-        duplicate_sides=pattern_counts(kept_groups, [SPLITS[code] if code >= 0 else "" for code in side]),
-        shared=[shared_patients(name, parts, facts.with_claims(claims)) for name, parts in published.items()],
-        patients=facts.patients,
-        num_joined=len(np.unique(facts.patients[rows])) - len(draws),
-    )
-
-
-def _gather(folder: Path, num_parts: int, num_scans: int) -> _Facts:
-    facts = _Facts(
-        readable=np.zeros(num_scans, dtype=bool),
-        patients=np.full(num_scans, -1, dtype=np.int64),
-        hashes=np.zeros(num_scans, dtype="V16"),
-    )
-    numbers = facts.numbers
-    at = 0
-    for number in range(num_parts):
-        for row in read_rows(folder, number):
-            if row.patient_id:
-                known = len(numbers)
-                code = numbers.setdefault(_short(row.patient_id), known)
-                if code == known:
-                    facts.draws.append(row.draw)
-                facts.patients[at] = code
-            if not row.reason:
-                facts.readable[at] = True
-                facts.hashes[at] = np.void(bytes.fromhex(row.pixel_hash))
-            at += 1
-    return facts
-
-
-def _short(pseudonym: str) -> bytes:
-    """The eight bytes that a patient pseudonym shows in hex: a quarter of the memory of its text."""
-    return bytes.fromhex(pseudonym[2:])
-
-
-def _group_draws(groups: Codes, patients: Codes, draws: list[str]) -> list[str]:
-    """A group takes the smallest draw of its patients, whatever their order."""
-    best: list[str] = ["g"] * (int(groups.max(initial=-1)) + 1)
-    for group, patient in np.unique(np.stack([groups, patients], axis=1), axis=0).tolist():
-        best[group] = min(best[group], draws[patient])
-    return best
+    return Split(side, audit, split.moved)

@@ -86,3 +86,22 @@ def _column(values: list[Any], kind: Any) -> Any:
         )
     numbers = np.array([0 if value is None else value for value in values], dtype=kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(numbers)])
+
+
+def read_ids(path: Path, positions: list[int]) -> list[str]:
+    """Return the sample ids of records by their positions, one row group in memory at a time.
+
+    Args:
+        path: `records.parquet`.
+        positions: rows, in any order.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    ends = np.cumsum([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)])
+    found: dict[int, str] = {}
+    for group in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
+        start = int(ends[group - 1]) if group else 0
+        column = file.read_row_group(group, columns=["sample_id"]).column(0)
+        found |= {p: column[p - start].as_py() for p in positions if start <= p < ends[group]}
+    return [found[position] for position in positions]

@@ -13,17 +13,21 @@ import numpy as np
 
 from pipeline.errors import ScanRefusedError
 from pipeline.identity import Pseudonyms
+from pipeline.ingest.burned_in import find_text
 from pipeline.ingest.geometry import black_and_white, to_square
 from pipeline.ingest.journal import Journal
 from pipeline.ingest.parts import PartRow, PartWriter
-from pipeline.ingest.quality import flags_of
+from pipeline.ingest.quality import CLIPPED, TEXT, TEXT_MASKED, flags_of, is_clipped, unexpected
 from pipeline.ingest.reads import NAME as READS_NAME
 from pipeline.ingest.reads import EarlierReads, ReadTags
+from pipeline.ingest.signatures import signatures, thumbnail
+from pipeline.ingest.text_boxes import paint_over
 from pipeline.records import CohortRef
 from pipeline.sources.base import Scan, ScanTask, age_band
-from pipeline.sources.reading import read_scans
+from pipeline.sources.reading import is_remote, read_scans
 
 NO_ID = "patient id missing"
+BURNED_IN = "burned-in text at the border"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class WorkOrder:
         fit: `pad` or `crop`.
         robust: take percentiles even where the format fixes black and white.
         percentiles: percentiles that become black and white.
+        burned_in_text: what to do about text near the border, as in the settings.
+        modalities: expected DICOM modalities; none given, all are.
+        views: expected views; none given, all are.
+        refuse_unexpected: refuse scans of other modalities or views instead of flagging them.
         earlier: an earlier cohort whose reads are taken over where nothing has changed.
     """
 
@@ -52,6 +60,10 @@ class WorkOrder:
     fit: Literal["pad", "crop"]
     robust: bool
     percentiles: tuple[float, float]
+    burned_in_text: Literal["off", "flag", "mask", "quarantine"] = "off"
+    modalities: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    refuse_unexpected: bool = False
     earlier: Path | None = None
 
     def tags(self) -> ReadTags:
@@ -87,12 +99,17 @@ def work(
     try:
         with PartWriter(order.folder, number) as part:
             for position, task in enumerate(tasks):
-                journal.reading(number, position)
+
+                def fetched(position: int = position) -> None:
+                    journal.reading(number, position)
+
+                # Waiting for a server is no stall of the scan: the store has a patience of its own.
+                journal.idle() if is_remote(task) else fetched()
                 if position in known_bad:
                     problem: str | None = known_bad[position]
                     part.add(reader.refused(task, position, known_bad[position]))
                 else:
-                    problem = reader.read(task, position, part)
+                    problem = reader.read(task, position, part, fetched)
                 refused += problem is not None
                 if give_up(position + 1):
                     raise _GivenUpError
@@ -114,7 +131,9 @@ class _Reader:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
         self._earlier = _earlier_reads(order)
 
-    def read(self, task: ScanTask, position: int, part: PartWriter) -> str | None:
+    def read(
+        self, task: ScanTask, position: int, part: PartWriter, fetched: Callable[[], None]
+    ) -> str | None:
         """Add the task's scans to the part; return the reason if it, or the rest of it, was refused."""
         known = self._earlier.rows(task) if self._earlier is not None else []
         if known:
@@ -123,13 +142,14 @@ class _Reader:
                 part.add(row, image)
             return next((row.reason for row, _ in known if row.reason), None)
         try:
-            for scan in read_scans(task):
+            for scan in read_scans(task, fetched):
                 name = task.scan_name if scan.frame is None else f"{task.scan_name}#{scan.frame}"
                 row = PartRow(self._pseudonyms.scan(name), position)
                 self._describe(row, scan, task)
-                image = self._square(scan)
+                image, flags = self._square(scan)
                 row.pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-                row.flags = flags_of(image, scan.pixels.shape, scan.pixel_aspect)
+                row.signature = signatures(thumbnail(image)[None])[0].tobytes().hex()
+                row.flags = (*flags_of(image, scan.pixels.shape, scan.pixel_aspect), *row.flags, *flags)
                 part.add(row, image)
         except ScanRefusedError as error:
             part.add(self.refused(task, position, error.problem))
@@ -145,12 +165,23 @@ class _Reader:
             self._set_patient(row, task.patient)
         return row
 
-    def _square(self, scan: Scan) -> np.ndarray:
+    def _square(self, scan: Scan) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return the stored image, and the flags that only the full-size pixels tell."""
         order = self._order
         fixed = scan.value_range if not order.robust else None
         limits = fixed if fixed is not None else black_and_white(scan.pixels, order.percentiles)
+        flags = (CLIPPED,) if is_clipped(scan.pixels, scan.value_range) else ()
+        pixels = scan.pixels
+        if order.burned_in_text != "off" and (text := find_text(pixels, limits)):
+            if order.burned_in_text == "quarantine":
+                raise ScanRefusedError(BURNED_IN)
+            flags = (*flags, TEXT_MASKED if order.burned_in_text == "mask" else TEXT)
+            if order.burned_in_text == "mask":
+                pixels = paint_over(pixels, text)
+                # White letters would have moved the percentiles.
+                limits = fixed if fixed is not None else black_and_white(pixels, order.percentiles)
         square = to_square(
-            scan.pixels,
+            pixels,
             order.image_size,
             fit=order.fit,
             pixel_aspect=scan.pixel_aspect,
@@ -159,7 +190,7 @@ class _Reader:
         )
         if square.min() == square.max():
             raise ScanRefusedError("constant image")
-        return square
+        return square, flags
 
     def _describe(self, row: PartRow, scan: Scan, task: ScanTask) -> None:
         row.source_format = scan.source_format
@@ -171,6 +202,9 @@ class _Reader:
         if not patient:
             raise ScanRefusedError(NO_ID)
         self._set_patient(row, patient)
+        row.flags = unexpected(scan.source_format, scan.view, self._order.modalities, self._order.views)
+        if row.flags and self._order.refuse_unexpected:
+            raise ScanRefusedError(row.flags[0].replace("_", " "))
 
     def _set_patient(self, row: PartRow, patient: str) -> None:
         row.patient_id = self._pseudonyms.patient(patient)

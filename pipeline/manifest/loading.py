@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import model, rules
 from pipeline.manifest.model import Manifest
+from pipeline.manifest.rules import Rule
 from pipeline.sources.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
-_KINDS = ("dicom", "nifti", "images", "medmnist", "phantom")
+_KINDS = ("dicom", "nifti", "images", "dicomweb", "medmnist", "phantom")
+_MAY_BE_SECRET = {"url", "user", "password", "token"}
+"""Keys whose wrong values are not shown: somebody may have written the secret itself."""
 _SEE = "See data_manifests/README.md."
+
+_OTHER_FORM = {"string_type", "int_type", "literal_error", "tuple_type", "model_type", "dict_type"}
+_UNION_MEMBER = re.compile(
+    r"(constrained-\w+|str|int|[A-Z]\w*(Rule|Column)|(literal|tuple|dict|function-\w+)\[.*)$"
+)
+"""Names that pydantic puts between keys where a value may have several forms; they stand in no file."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,9 +102,11 @@ def _parse(text: str, name: str) -> Any:
 
 def _explained(error: ValidationError) -> ManifestError:
     # A misspelt key is reported twice, as unknown and as missing: the former says more.
+    # Where a key may be a text or a mapping, a mapping's own mistake says more than that it is no text.
     found = error.errors()
-    entry = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    parts = [str(part) for part in entry["loc"]]
+    order = {"extra_forbidden": 0, "value_error": 1, "missing": 2}
+    entry = min(found, key=lambda one: order.get(one["type"], 4 if one["type"] in _OTHER_FORM else 3))
+    parts = [str(part) for part in entry["loc"] if not _UNION_MEMBER.match(str(part))]
     if parts[:1] == ["sources"] and len(parts) > 2 and parts[2] in _KINDS:
         del parts[2]  # pydantic's name of the union member, which stands in no file
     field, problem, value = ".".join(parts), entry["msg"].rstrip("."), entry.get("input")
@@ -106,8 +117,13 @@ def _explained(error: ValidationError) -> ManifestError:
             for keys in (missing, _known_keys())
             for name in difflib.get_close_matches(parts[-1], keys, n=1)
         ]
-        remedy = f"Did you mean {near[0]!r}?" if near else f"Remove it. {_SEE}"
+        known = parts[-1] in _known_keys() and parts[-1] not in missing
+        remedy = f"Did you mean {near[0]!r}?" if near and not known else f"It has no place here. {_SEE}"
         return ManifestError("unknown key", field=field, remedy=remedy)
+    if _MAY_BE_SECRET & set(parts):
+        value, hint = None, "Write the name of an environment variable, as ${NAME}."
+        if "url" not in parts and entry["type"] == "string_pattern_mismatch":
+            return ManifestError("a secret itself must not stand here", field=field, remedy=hint)
     if entry["type"] == "missing":
         return ManifestError("the key is missing", field=field, remedy=f"Add it. {_SEE}")
     if entry["type"] in {"union_tag_invalid", "union_tag_not_found"}:
@@ -123,7 +139,8 @@ def _short(value: object) -> object:
 
 def _known_keys() -> list[str]:
     parts: list[type[BaseModel]] = [PhantomSettings]
-    for module in (model, rules):
-        found = [part for part in vars(module).values() if isinstance(part, type)]
-        parts += [part for part in found if issubclass(part, rules.Rule)]
+    todo: list[type[Rule]] = [Rule]
+    while todo:
+        parts.append(todo[-1])
+        todo += todo.pop().__subclasses__()
     return sorted({name for part in parts for name in part.model_fields})

@@ -5,40 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from pipeline.errors import ManifestError
+from pipeline.manifest.label_rules import LabelRule, PublishedRule
+from pipeline.manifest.medmnist_rules import MedmnistSource
 from pipeline.manifest.paths import expand_path
 from pipeline.manifest.rules import (
     AspectRule,
     AttributeRule,
     Column,
+    ExpectRule,
     GeometryRule,
-    LabelRule,
     Name,
     PathText,
     PatientRule,
     Rule,
     SplitRule,
-    TableRule,
     Text,
 )
+from pipeline.manifest.table_rules import TableRule
+from pipeline.manifest.web_rules import HOW_REACHED, ServerRule
 from pipeline.sources.phantom.settings import PhantomSettings
 from pipeline.storage import digest_of
 
+Cell = Annotated[str, Field(max_length=200)]
+Colour = Literal["refuse", "grey"]
+_COLOUR = (
+    "A truly colourful image is refused, or shown by its brightness; grey in colour form is always read."
+)
 
-class FolderRule(Rule):
-    """What all folders of files have in common."""
 
-    path: PathText = Field(description="The folder; relative to the manifest, ${VARIABLE} is expanded.")
+class ScanRules(Rule):
+    """What all places of files have in common: which are read, and what is known of each."""
+
     include: tuple[str, ...] = Field(
         ("**/*",), min_length=1, max_length=16, description="Patterns of the files below `path` to read."
     )
     table: TableRule | None = Field(None, description="A table with one row a file.")
     label: LabelRule = Field(description="Where the label stands.")
     patient: PatientRule | None = Field(None, description="How the patient is known; without it, nobody is.")
-    published_splits: dict[Name, Column] = Field(
-        default_factory=dict, description="Name of a published split -> column of the table with its parts."
+    select: dict[Column, Annotated[tuple[Cell, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="Column of the table -> values that are wanted, such as the frontal views; "
+        "every other scan is left out, and counted in a note.",
+    )
+    published_splits: dict[Name, Column | PublishedRule] = Field(
+        default_factory=dict,
+        description="Name of a published split -> column of the table with its parts, or where they stand.",
     )
     attributes: AttributeRule = Field(
         default_factory=AttributeRule, description="Columns kept as attributes."
@@ -47,19 +61,68 @@ class FolderRule(Rule):
 
     @model_validator(mode="after")
     def _columns_need_a_table(self) -> Self:
-        named = [self.label.column, self.attributes.sex, self.attributes.age]
-        named += [self.patient.column if self.patient and not self.patient.table else None]
-        named += [self.pixel_aspect.column if self.pixel_aspect else None, *self.published_splits.values()]
-        wanted = [name for name in named if name is not None]
+        wanted = self.table_columns()
         if wanted and self.table is None:
-            raise ValueError(f"column {wanted[0]!r} needs a table")
+            raise ValueError(f"column {wanted[0][0]!r} needs a table")
+        if self.table is not None:
+            pooled = {table.repeated for table in (self.table, *self.table.joins)} - {"refuse", "agree"}
+            if "any" in pooled and not self.label.multiple:
+                raise ValueError("repeated: any needs a label of several findings")
         return self
 
+    def table_columns(self) -> list[tuple[str, ...]]:
+        """Return every column of the table that is used, each with the spellings its name may have."""
+        named = [*self.label.table_columns, *self.select]
+        named += (
+            [self.patient.column] if self.patient and self.patient.column and not self.patient.table else []
+        )
+        named += [self.pixel_aspect.column] if self.pixel_aspect else []
+        named += [rule.column for rule in self.published().values() if rule.column]
+        return [(name,) for name in named] + [rule.spellings for rule in self.attributes.columns().values()]
 
-class DicomSource(FolderRule):
+    def published(self) -> dict[str, PublishedRule]:
+        """Return the published splits, each as a rule."""
+        return {
+            name: rule if isinstance(rule, PublishedRule) else PublishedRule(column=rule)
+            for name, rule in self.published_splits.items()
+        }
+
+
+class FolderRule(ScanRules):
+    """What all folders of files have in common."""
+
+    path: PathText = Field(
+        description="The folder, zip or tar archive (or a DICOMDIR, for DICOM); relative to the manifest, "
+        "${VARIABLE} is expanded."
+    )
+
+
+class DicomReading(Rule):
+    """How DICOM files are read, wherever they lie."""
+
+    frames: Literal["refuse", "first", "middle", "each"] | Annotated[int, Field(ge=1, le=100_000)] = Field(
+        "refuse",
+        description="What to take of an image of several frames: refuse it, its first or middle frame, each "
+        "frame as a scan, or the frame of that number (1 the first).",
+    )
+    window: Literal["none"] | Annotated[int, Field(ge=0, le=100)] = Field(
+        0,
+        description="Which of several windows or VOI LUTs to show (0 the first), or none: the stored range.",
+    )
+    headless: bool = Field(False, description="Read files without preamble or file meta information.")
+    colour: Colour = Field("refuse", description=_COLOUR)
+
+
+class DicomSource(FolderRule, DicomReading):
     """A folder of DICOM files."""
 
     kind: Literal["dicom"]
+
+
+class DicomWebSource(ScanRules, DicomReading, ServerRule):
+    """The DICOM instances of a server; a file's name is `study/series/instance`, three UIDs."""
+
+    kind: Literal["dicomweb"]
 
 
 class NiftiSource(FolderRule):
@@ -73,11 +136,18 @@ class NiftiSource(FolderRule):
     axis: int = Field(
         1, ge=0, le=2, description="Axis of a volume in RAS+ orientation: 1 gives a frontal view."
     )
+    window: tuple[float, float] | None = Field(
+        None,
+        description="Values that become black and white, such as Hounsfield units of a CT; what lies beyond "
+        "is cut off before a projection.",
+    )
 
     @model_validator(mode="after")
     def _no_tag(self) -> Self:
         if self.patient and self.patient.tag:
             raise ValueError("patient.tag belongs to DICOM sources; use column, pattern or table")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window must be two rising numbers")
         return self
 
 
@@ -85,46 +155,12 @@ class ImageSource(FolderRule):
     """A folder of PNG, JPEG or TIFF files (8 or 16 bit, grey)."""
 
     kind: Literal["images"]
+    colour: Colour = Field("refuse", description=_COLOUR)
 
     @model_validator(mode="after")
     def _no_tag(self) -> Self:
         if self.patient and self.patient.tag:
             raise ValueError("patient.tag belongs to DICOM sources; use column, pattern or table")
-        return self
-
-
-class Download(Rule):
-    """Where a file may be fetched from, and the digest it must have."""
-
-    url: Annotated[str, Field(pattern=r"^https?://", max_length=500)] = Field(description="Address.")
-    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Published md5 of the file.")
-
-
-class MedmnistSource(Rule):
-    """One npz file in MedMNIST layout: `{train,val,test}_images` and `_labels`, or `images` and `labels`."""
-
-    kind: Literal["medmnist"]
-    path: PathText | None = Field(None, description="A local npz file, taken where it is present.")
-    download: Download | None = Field(
-        None, description="Fetched into the cache where no local file is named."
-    )
-    labels: dict[str, Name] = Field(min_length=1, description="Label number -> class name.")
-    published_split: Name = Field("medmnist", description="Name under which its parts are reported.")
-    patient: PatientRule | None = Field(None, description="Only a separate table is possible.")
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
-
-    @model_validator(mode="after")
-    def _places(self) -> Self:
-        if self.path is None and self.download is None:
-            raise ValueError("give path, download, or both")
-        if self.patient is not None and (
-            self.patient.table is None or set(self.patient.keys) != {"split", "index"}
-        ):
-            raise ValueError("patient needs a table with keys [split, index] here")
         return self
 
 
@@ -138,7 +174,8 @@ class PhantomSource(Rule):
 
 
 Source = Annotated[
-    DicomSource | NiftiSource | ImageSource | MedmnistSource | PhantomSource, Field(discriminator="kind")
+    DicomSource | NiftiSource | ImageSource | DicomWebSource | MedmnistSource | PhantomSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -153,6 +190,9 @@ class Manifest(Rule):
     description: Text = Field("", description="What it is, for people.")
     license: Text = Field("", description="Licence of the scans.")
     citation: Text = Field("", description="What to cite.")
+    access: Text = Field(
+        "", description="How to get the scans: where, and what registration or agreement it takes."
+    )
     classes: tuple[Name, ...] | None = Field(
         None,
         min_length=1,
@@ -162,6 +202,10 @@ class Manifest(Rule):
     sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Where the scans are.")
     geometry: GeometryRule = Field(
         default_factory=GeometryRule, description="How a scan becomes a square image."
+    )
+    expect: ExpectRule | None = Field(
+        None,
+        description="Modalities and views to expect; others are flagged, or refused if settings say so.",
     )
     split: SplitRule = Field(default_factory=SplitRule, description="What is kept of a published split.")
 
@@ -176,7 +220,14 @@ class Manifest(Rule):
             raise ValueError(
                 f"split.keep_test: {self.split.keep_test!r} is not a published split of a source"
             )
+        if len({source_findings(source) for source in self.sources}) > 1:
+            raise ValueError("sources: all must name the same findings in the same order")
         return self
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The names of the findings of a multi-label manifest, in order; else empty."""
+        return source_findings(self.sources[0])
 
     def located(self, folder: Path) -> Self:
         """Return this manifest with relative paths taken from `folder`."""
@@ -205,15 +256,26 @@ class Manifest(Rule):
         return path if not missing and path.exists() else None
 
     def digest(self) -> str:
-        """Return the sha256 (hex) of the manifest's content; where it lies does not matter."""
-        return digest_of(self.model_dump(mode="json"))
+        """Return the sha256 (hex) of the manifest's content.
+
+        Where it lies does not matter, nor how a server is reached: instance UIDs are the same everywhere.
+        """
+        servers = {at: HOW_REACHED for at, one in enumerate(self.sources) if isinstance(one, ServerRule)}
+        return digest_of(self.model_dump(mode="json", exclude={"sources": servers} if servers else None))
 
 
 def published_names(source: Rule) -> tuple[str, ...]:
     """Return the names of the published splits that a source declares."""
     if isinstance(source, MedmnistSource):
         return (source.published_split,)
-    return tuple(source.published_splits) if isinstance(source, FolderRule) else ()
+    return tuple(source.published_splits) if isinstance(source, ScanRules) else ()
+
+
+def source_findings(source: Rule) -> tuple[str, ...]:
+    """Return the names of the findings that a source may give a scan; empty where it gives one label."""
+    if isinstance(source, ScanRules):
+        return source.label.findings
+    return source.findings if isinstance(source, MedmnistSource) else ()
 
 
 def manifest_schema() -> dict[str, Any]:

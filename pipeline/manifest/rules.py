@@ -1,11 +1,11 @@
-"""The rules a manifest may give: labels, patients, tables, geometry and the kept test split."""
+"""The rules a manifest may give on patients, attributes, geometry and the kept test split."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names that end up in file names: letters, digits, dot, hyphen, underscore; at most 64."""
@@ -16,28 +16,24 @@ PathText = Annotated[str, Field(min_length=1, max_length=1000)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+def _with_a_group(text: str) -> str:
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    if groups < 1:
+        raise ValueError("needs one group in parentheses that holds what is wanted")
+    return text
+
+
+Pattern = Annotated[str, Field(max_length=300), AfterValidator(_with_a_group)]
+"""A regular expression whose first group is what is wanted."""
+
+
 class Rule(BaseModel):
     """Base of all manifest parts: frozen, closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LabelRule(Rule):
-    """Where the label of a scan stands; exactly one of `column` and `folder`."""
-
-    column: Column | None = Field(None, description="Column of the table that holds the label.")
-    folder: int | None = Field(
-        None, description="Which folder of the relative path is the label: 0 the first, -1 the last."
-    )
-    values: dict[str, Name] | None = Field(
-        None, description="Found value -> class name; a scan with a value not listed here is refused."
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.column is None) == (self.folder is None):
-            raise ValueError("give exactly one of column, folder")
-        return self
 
 
 class ImageCheck(Rule):
@@ -54,8 +50,12 @@ class PatientRule(Rule):
 
     tag: Name | None = Field(None, description="DICOM keyword, for example PatientID.")
     column: Column | None = Field(None, description="Column of the source's table, or of `table`.")
-    pattern: Annotated[str, Field(max_length=300)] | None = Field(
+    pattern: Pattern | None = Field(
         None, description="Regular expression searched in the relative path; its first group is the patient."
+    )
+    prefix: Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f]*$")] = Field(
+        "",
+        description="Put before every patient of the source, to keep equal numbers of several sources apart.",
     )
     table: PathText | None = Field(None, description="A separate CSV table with one row a scan.")
     keys: tuple[Column, ...] = Field(
@@ -69,18 +69,6 @@ class PatientRule(Rule):
     )
     optional: bool = Field(False, description="Go on without patients (and say so) where `table` is absent.")
 
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                groups = re.compile(value).groups
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-            if groups < 1:
-                raise ValueError("needs one group in parentheses that holds the patient")
-        return value
-
     @model_validator(mode="after")
     def _one(self) -> Self:
         if self.table is not None:
@@ -90,27 +78,9 @@ class PatientRule(Rule):
             raise ValueError("give exactly one of tag, column, pattern, table")
         elif self.keys or self.verify_images or self.optional:
             raise ValueError("keys, verify_images and optional belong to a patient table")
+        if self.prefix and self.tag:
+            raise ValueError("prefix belongs to column, pattern or table")
         return self
-
-
-class Join(Rule):
-    """Columns taken over from another table, matched by the file column."""
-
-    path: PathText = Field(description="A CSV table.")
-    file_column: Column = Field("file", description="Its column with the relative file name.")
-    columns: dict[Column, Column] = Field(
-        min_length=1, description="New column name -> column of this table."
-    )
-
-
-class TableRule(Rule):
-    """A CSV table (UTF-8, with a header) with one row a scan."""
-
-    path: PathText = Field(description="The CSV file.")
-    file_column: Column = Field(
-        "file", description="Column with the file name relative to the source's path."
-    )
-    joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables joined by file name.")
 
 
 class AspectRule(Rule):
@@ -122,11 +92,41 @@ class AspectRule(Rule):
     )
 
 
+class AttributeColumn(Rule):
+    """A column whose spelling or values differ from the plain ones."""
+
+    column: Column | Annotated[tuple[Column, ...], Field(min_length=1, max_length=8)] = Field(
+        description="The column, or several spellings of its name of which the table has one."
+    )
+    values: dict[str, Annotated[str, Field(max_length=32)]] = Field(
+        default_factory=dict, description="Found value -> value that it stands for; others stay as found."
+    )
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The names that the column may have."""
+        return (self.column,) if isinstance(self.column, str) else self.column
+
+
 class AttributeRule(Rule):
     """Optional columns that are kept, coarsened, in the record table."""
 
-    sex: Column | None = Field(None, description="Column with F, M or O.")
-    age: Column | None = Field(None, description="Column with the age in years; kept as a ten-year band.")
+    sex: Column | AttributeColumn | None = Field(None, description="Column with F, M or O (or words).")
+    age: Column | AttributeColumn | None = Field(
+        None, description="Column with the age in years (or as DICOM has it, 058Y); kept as a ten-year band."
+    )
+    view: Column | AttributeColumn | None = Field(
+        None, description="Column with the view position: AP, PA, LL, RL, LATERAL and the like."
+    )
+
+    def columns(self) -> dict[str, AttributeColumn]:
+        """Return attribute -> where it stands, of those that are given."""
+        given = {"sex": self.sex, "age": self.age, "view": self.view}
+        return {
+            name: rule if isinstance(rule, AttributeColumn) else AttributeColumn(column=rule)
+            for name, rule in given.items()
+            if rule is not None
+        }
 
 
 class GeometryRule(Rule):
@@ -145,3 +145,19 @@ class SplitRule(Rule):
 
     keep_test: Name | None = Field(None, description="Published split whose test part stays the test split.")
     test_part: str = Field("test", max_length=64, description="Name of its test part.")
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
+
+
+class ExpectRule(Rule):
+    """What the scans should be, by header or table; what is not named there is not judged."""
+
+    modalities: tuple[Word, ...] = Field((), max_length=16, description="DICOM modalities, e.g. CR, DX.")
+    views: tuple[Word, ...] = Field((), max_length=16, description="View positions, e.g. PA, AP.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.modalities and not self.views:
+            raise ValueError("give modalities, views, or both")
+        return self

@@ -15,13 +15,15 @@ import numpy as np
 
 from pipeline.residual.limits import MAX_MEMBERS, Budget, Part
 
-_STREAM_MAGIC = np.array([0x1F8B, 0x7801, 0x785E, 0x789C, 0x78DA], dtype=np.uint16)
+_OPENS_STREAM = np.zeros(2**16, dtype=bool)
+_OPENS_STREAM[[0x1F8B, 0x7801, 0x785E, 0x789C, 0x78DA]] = True
 _GZIP_MAGIC = 0x1F
 _FEED_BYTES = 16 * 2**10
 _SMALLEST_STREAM = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PARQUET = b"PAR1"
 _TOO_LARGE = "expands beyond the limit"
+PIXEL_ROWS = "PNG image data"
 
 
 def archived_parts(data: bytes, budget: Budget) -> Iterator[Part]:
@@ -39,6 +41,11 @@ def archived_parts(data: bytes, budget: Budget) -> Iterator[Part]:
 def is_packed(data: bytes) -> bool:
     """Return whether `data` is an archive or compressed stream from its first byte on."""
     return _opener(data) is not None or data.startswith(b"\x1f\x8b\x08")
+
+
+def is_taken_apart(data: bytes) -> bool:
+    """Return whether `data` is of a packed format whose texts all come out as parts: PNG, Parquet, zip."""
+    return _opener(data) in {_png, _parquet, _zip}
 
 
 def _opener(data: bytes) -> Callable[[bytes, Budget], Iterator[Part]] | None:
@@ -61,7 +68,8 @@ def _zip(data: bytes, budget: Budget) -> Iterator[Part]:
         if len(members) > MAX_MEMBERS:
             yield Part("zip", b"", "too many members")
         for member in members[:MAX_MEMBERS]:
-            yield Part("zip member name", member.filename.encode("utf-8", "surrogatepass"))
+            name = member.filename.encode("utf-8", "surrogatepass")
+            yield Part("zip member name", b"\0".join([name, member.comment, archive.comment]))
             try:
                 with archive.open(member) as stream:
                     yield _read("zip member", stream, member.compress_size, budget)
@@ -110,12 +118,12 @@ def _png(data: bytes, budget: Budget) -> Iterator[Part]:
         position += 12 + length
         if kind == b"IDAT":
             image += body
-        elif kind in (b"zTXt", b"iTXt", b"iCCP"):
-            yield from _embedded_streams(body, budget)
         elif kind == b"IEND":
             break
+        elif kind not in (b"IHDR", b"PLTE"):
+            yield Part("PNG chunk", kind + b"\0" + body)
     if image:
-        yield _inflate("PNG image data", memoryview(bytes(image)), budget)[0]
+        yield _inflate(PIXEL_ROWS, memoryview(bytes(image)), budget)[0]
     if data[position:]:
         yield Part("after the PNG's end", data[position:])
 
@@ -134,6 +142,8 @@ def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
     if size > budget.limit(len(data)):
         yield Part("Parquet", b"", _TOO_LARGE)
         return
+    about = [str(source.schema_arrow).encode(), *(source.metadata.metadata or {}).values()]
+    yield Part("Parquet schema", b"\0".join(about))
     for batch in source.iter_batches(batch_size=4096):
         content = b"\0".join(_column_text(column) for column in batch.columns)
         budget.spend(len(content))
@@ -172,7 +182,7 @@ def _stream_starts(data: bytes) -> list[int]:
     """Return where two bytes stand that may open a gzip or zlib stream, ascending."""
     codes = np.frombuffer(data, dtype=np.uint8)
     pairs = codes[:-1].astype(np.uint16) << 8 | codes[1:]
-    return np.flatnonzero(np.isin(pairs, _STREAM_MAGIC, kind="table")).tolist()
+    return np.flatnonzero(_OPENS_STREAM[pairs]).tolist()
 
 
 def _inflate(how: str, packed: memoryview, budget: Budget) -> tuple[Part, int]:

@@ -12,7 +12,14 @@ import numpy as np
 
 from pipeline.residual.limits import Part
 
+_BASE64, _HEX = "base64", "hexadecimal"
+ENCODED = frozenset({_BASE64, _HEX})
+"""Ways of packing that any text can be taken for: undoing them mostly gives noise."""
+
 _LONG_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{64,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*")
+_SHORTEST_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{10,}")
+"""Ten characters hold the inside of the eight bytes that a value needs to count when it is decoded."""
+
 _HEX_RUN = re.compile(rb"[0-9A-Fa-f]{8,}(?:\r?\n[0-9A-Fa-f]{2,})*")
 _LONG_RUN = 256
 _NEIGHBOURHOOD = 512
@@ -62,7 +69,9 @@ def textual(data: bytes) -> bytes:
     text = _PRINTABLE[codes]
     if text.all():
         return data
-    edges = np.flatnonzero(np.diff(text.view(np.int8), prepend=0, append=0))
+    padded = np.zeros(len(text) + 2, dtype=bool)
+    padded[1:-1] = text
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
     lengths = edges[1::2] - edges[::2]
     text[text] = np.repeat(lengths >= _SHORTEST_TEXT, lengths)
     controls = ~(_PRINTABLE[codes] | (codes >= 0x80))
@@ -100,14 +109,16 @@ def _base64_parts(data: bytes) -> Iterator[Part]:
         run = match.group().replace(b"\n", b"").replace(b"\r", b"").translate(_BREAKS)
         if len(run) >= _LONG_RUN:
             body = run[: len(run) - 1] if len(run) % 4 == 1 else run
-            yield Part("base64", binascii.a2b_base64(body + b"=" * (-len(body) % 4)))
+            yield Part(_BASE64, binascii.a2b_base64(body + b"=" * (-len(body) % 4)))
     joined = data.replace(b"\n", b"").replace(b"\r", b"") + b"\0" * 7
+    if _SHORTEST_BASE64.search(joined) is None:
+        return
     sextets = _SEXTETS[np.frombuffer(joined, dtype=np.uint8)]
     for offset in range(4):
         count = (len(sextets) - offset) // 4
         first, second, third, fourth = sextets[offset : offset + 4 * count].reshape(count, 4).T
         decoded = (first << 2 | second >> 4, second << 4 | third >> 2, third << 6 | fourth)
-        yield Part("base64", np.stack(decoded, axis=1).tobytes())
+        yield Part(_BASE64, np.stack(decoded, axis=1).tobytes())
 
 
 def _hex_parts(data: bytes) -> Iterator[Part]:
@@ -120,9 +131,9 @@ def _hex_parts(data: bytes) -> Iterator[Part]:
             if len(run) < _LONG_RUN:
                 short.append(decoded)
             else:
-                yield Part("hexadecimal", decoded)
+                yield Part(_HEX, decoded)
     if short:
-        yield Part("hexadecimal", b"\0\0".join(short))
+        yield Part(_HEX, b"\0\0".join(short))
 
 
 def _from_html(match: re.Match[bytes]) -> bytes:

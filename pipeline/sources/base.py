@@ -8,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
+from pipeline.sources.dicomweb_access import WebAccess
 
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30.
-
-Decoders need up to 12 bytes a pixel beside the image: within this bound a reader stays below 1 GiB.
-"""
+MAX_PIXELS = 100_000_000
+"""Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30."""
 
 MAX_SIDE = 65_535
 """Longest side of an image: the most that DICOM can tell."""
@@ -53,6 +51,9 @@ class ReadRule:
         prefix: tells equal file names of several sources apart; empty for the first source.
         store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
         dicom: how DICOM files are read.
+        web: how a `dicomweb` store is asked; names of variables, no secrets.
+        window: values of a NIfTI image that become black and white, or None: robust percentiles.
+        colour: a truly colourful PNG, JPEG or TIFF is refused (`refuse`) or shown by its luma (`grey`).
     """
 
     kind: str
@@ -63,6 +64,9 @@ class ReadRule:
     prefix: str = ""
     store: str = "folder"
     dicom: DicomOptions = DicomOptions()
+    web: WebAccess | None = None
+    window: tuple[float, float] | None = None
+    colour: str = "refuse"
 
 
 @dataclass(frozen=True, slots=True)

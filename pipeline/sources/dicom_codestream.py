@@ -15,19 +15,21 @@ from pipeline.sources.images import MAX_SCANS
 MAX_FRAGMENTS = 200_000
 """Most fragments of one file that are looked at."""
 
-_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_ITEM = b"\xfe\xff\x00\xe0"
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _START_OF_SCAN = 0xDA
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _SCAN = b"\xff\xda"
+_END_OF_IMAGE = b"\xff\xd9"
+_TRAILING = 1024
 
 
 def encoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[bytes]:
     """Yield the codestreams of the chosen frames, one at a time.
 
     Raises:
-        ScanRefusedError: too many fragments, or fewer frames than chosen.
+        ScanRefusedError: too many fragments, a truncated one, or fewer frames than chosen.
     """
     from pydicom.encaps import generate_frames, get_frame
 
@@ -48,11 +50,18 @@ def encoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
         raise ScanRefusedError("frames missing")
 
 
+def alone(frame: bytes) -> bytes:
+    """Return encapsulated pixel data of this frame alone: an empty offset table and one fragment."""
+    return b"".join((_ITEM, bytes(4), _ITEM, struct.pack("<I", len(frame)), frame))
+
+
 def _count_fragments(header: Header) -> None:
     data, position, end = header.pixels, header.start, header.start + header.length
     if data[position : position + 4] != _ITEM:
         raise ScanRefusedError("compressed pixels not in fragments")
     for _ in range(MAX_FRAGMENTS):
+        if position > end:
+            raise ScanRefusedError("pixel data truncated or corrupt")
         if position + 8 > end or data[position : position + 4] != _ITEM:
             return
         position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
@@ -60,12 +69,13 @@ def _count_fragments(header: Header) -> None:
 
 
 def check_codestream(frame: bytes, layout: Layout) -> None:
-    """Refuse a JPEG, JPEG-LS or JPEG 2000 codestream of another size than the header says.
+    """Refuse a JPEG, JPEG-LS or JPEG 2000 codestream that is truncated, or not of the header's size.
 
-    A decoder allocates what the codestream says, whatever its header was checked for.
+    A decoder allocates what the codestream says, whatever its header was checked for; and that of JPEG and
+    JPEG-LS makes up what is missing at the end, without a word.
 
     Raises:
-        ScanRefusedError: another size, or no codestream at all.
+        ScanRefusedError: truncated, another size, or no codestream at all.
     """
     try:
         rows, columns, components = _jpeg_2000(frame) if _is_jpeg_2000(frame) else _jpeg(frame)
@@ -76,6 +86,8 @@ def check_codestream(frame: bytes, layout: Layout) -> None:
     # Each scan of a progressive codestream goes over the whole image again, however short it is.
     if frame.count(_SCAN) > MAX_SCANS and not _is_jpeg_2000(frame):
         raise ScanRefusedError("too many scans")
+    if not _is_jpeg_2000(frame) and frame.rfind(_END_OF_IMAGE, max(0, len(frame) - _TRAILING)) < 0:
+        raise ScanRefusedError("pixel data truncated or corrupt")
     if components != layout.samples:
         raise ScanRefusedError("compressed image of other samples than the header says")
 

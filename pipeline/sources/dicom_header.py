@@ -15,12 +15,6 @@ from pipeline.errors import ScanRefusedError
 Values = dict[str, Any]
 """Keyword -> value: numbers as a tuple, text as one stripped string, sequences as a list of data sets."""
 
-PIXEL_TAGS: Mapping[int, str] = {
-    0x7FE00008: "FloatPixelData",
-    0x7FE00009: "DoubleFloatPixelData",
-    0x7FE00010: "PixelData",
-}
-
 # fmt: off
 WANTED: Mapping[int, tuple[str, str]] = {
     0x00080016: ("SOPClassUID", "UI"),
@@ -73,9 +67,15 @@ WANTED: Mapping[int, tuple[str, str]] = {
     0x52009230: ("PerFrameFunctionalGroupsSequence", "SQ"),
     0x7FE00001: ("ExtendedOffsetTable", "OV"),
     0x7FE00002: ("ExtendedOffsetTableLengths", "OV"),
+    0x7FE00008: ("FloatPixelData", "OF"),
+    0x7FE00009: ("DoubleFloatPixelData", "OD"),
+    0x7FE00010: ("PixelData", "OB or OW"),
 }
 # fmt: on
-"""All that is ever taken from a header, beside the manifest's patient tag; the rest is not even parsed."""
+"""Tag -> (keyword, value representation) of all that is ever taken from a header, beside the manifest's
+patient tag; the rest is not even parsed."""
+
+PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -141,13 +141,15 @@ def wanted(patient_tag: str) -> dict[int, tuple[str, str]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings and log records away: they quote header values."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Keep warnings and log records of pydicom and its decoders away: they quote header values."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -73,7 +73,7 @@ def lut_of(item: Any, *, signed: bool, little: bool) -> Lut:
         count = count & 0xFFFF or 0x10000
         if signed and first > 0x7FFF:
             first -= 0x10000
-        entries = _entries(item.LUTData, count, little)
+        entries = lut_entries(item.LUTData, count, little=little)
     # pydicom raises many kinds on broken attributes (AttributeError, ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("lookup table missing or corrupt") from error
@@ -84,8 +84,12 @@ def lut_of(item: Any, *, signed: bool, little: bool) -> Lut:
     return Lut(first, entries.astype(np.float64), float((1 << bits) - 1))
 
 
-def _entries(data: Any, count: int, little: bool) -> npt.NDArray[np.integer]:
-    """Return the entries, whether they are words, bytes, or bytes packed into words."""
+def lut_entries(data: Any, count: int, *, little: bool) -> npt.NDArray[np.integer]:
+    """Return the entries of a table, whether they are words, bytes, or bytes packed into words.
+
+    Raises:
+        ValueError: another number of entries.
+    """
     if not isinstance(data, bytes):
         words = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
         if len(words) == count:

@@ -8,8 +8,8 @@ from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, PIXEL_TAGS, Header, wanted
 from pipeline.sources.dicom_walk import Place, UnusualError, find_elements, values_of
 
-MAX_INFLATED_BYTES = 192 * 2**20
-"""Largest deflated data set once unpacked: an image of `MAX_PIXELS` words and a header of 64 MB."""
+MAX_INFLATED_BYTES = 256 * 2**20
+"""Largest deflated data set once unpacked: an image of `MAX_PIXELS` words and a header."""
 
 _SYNTAX, _CLASS = 0x00020010, 0x00020002
 _LAST_META, _LAST = 0x0002FFFF, 0x7FE00010
@@ -49,14 +49,14 @@ def plain_header(data: bytes, patient_tag: str) -> Header:
     """
     # File meta information (PS3.10, 7.1): explicit little endian, whatever follows.
     try:
-        meta = find_elements(data, 132, implicit=False, last=_LAST_META)
+        meta, start = find_elements(data, 132, (_SYNTAX, _CLASS), implicit=False, last=_LAST_META)
     except UnusualError:
+        if DEFLATED.encode() in data[132:2048]:
+            raise ScanRefusedError("corrupt DICOM file") from None
         raise
     syntax, storage = _text(data, meta, _SYNTAX), _text(data, meta, _CLASS)
     if not syntax or syntax == BIG_ENDIAN:
         raise UnusualError
-    last = next(reversed(meta.values()))
-    start = last.start + last.length
     if syntax == DEFLATED:
         return _deflated_header(inflate(data[start:]), patient_tag, storage)
     return _plain(data, start, patient_tag, Header({}, syntax, storage))
@@ -75,11 +75,12 @@ def _deflated_header(data: bytes, patient_tag: str, storage: str) -> Header:
 
 
 def _plain(data: bytes, start: int, patient_tag: str, header: Header) -> Header:
-    places = find_elements(data, start, implicit=header.syntax == IMPLICIT, last=_LAST)
-    header.values = values_of(data, places, wanted(patient_tag))
-    for tag in places.keys() & PIXEL_TAGS.keys():
+    chosen = wanted(patient_tag)
+    places, _ = find_elements(data, start, chosen, implicit=header.syntax == IMPLICIT, last=_LAST)
+    header.values = values_of(data, places, chosen)
+    for tag in places.keys() & PIXEL_TAGS:
         place = places[tag]
-        header.keyword, header.pixels, header.start = PIXEL_TAGS[tag], data, place.start
+        header.keyword, header.pixels, header.start = chosen[tag][0], data, place.start
         header.length = min(place.length, len(data) - place.start)
         header.pixel_vr = place.vr.decode("ascii") or "OW"
     return header
@@ -92,11 +93,11 @@ def _text(data: bytes, places: dict[int, Place], tag: int) -> str:
     return data[place.start : place.start + place.length].decode("ascii", "replace").strip(" \0")
 
 
-def inflate(data: bytes) -> bytes:
+def inflate(data: bytes, limit: int = 0) -> bytes:
     """Return a deflated data set (PS3.5 A.5) unpacked, unless it is too large."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        unpacked = unpacker.decompress(data, MAX_INFLATED_BYTES)
+        unpacked = unpacker.decompress(data, limit or MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise ScanRefusedError("deflated data corrupt") from error
     if unpacker.unconsumed_tail:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicom_codestream import bare, check_codestream, encoded_frames, with_plain_scan
+from pipeline.sources.dicom_codestream import alone, bare, check_codestream, encoded_frames, with_plain_scan
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, quiet
 from pipeline.sources.dicom_layout import Layout
 
@@ -57,11 +57,6 @@ def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
     # pydicom and its decoders raise many kinds on broken pixels (ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("pixel data truncated or corrupt") from error
-    except BaseException as error:
-        # The RLE decoder is compiled from Rust, where a panic is no Exception.
-        if type(error).__name__ == "PanicException":
-            raise ScanRefusedError("pixel data truncated or corrupt") from error
-        raise
 
 
 def _native(header: Header, layout: Layout, index: int) -> Stored:
@@ -124,8 +119,6 @@ def _native_with_pydicom(header: Header, layout: Layout, index: int) -> Stored:
 
 
 def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tuple[Stored, str]:
-    from pydicom.encaps import encapsulate
-
     if len(frame) * MAX_PACKING + _SMALL < layout.rows * layout.columns * layout.samples:
         raise ScanRefusedError("pixel data truncated or corrupt")
     if syntax != _RLE:
@@ -133,10 +126,13 @@ def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tupl
     if syntax == _EXTENDED or syntax in _RETIRED:
         frame = with_plain_scan(frame)
     try:
-        pixels, found = decoder.as_array(
-            encapsulate([frame], has_bot=False), index=0, raw=True, **_options(layout, 1, "OB")
-        )
+        pixels, found = decoder.as_array(alone(frame), index=0, raw=True, **_options(layout, 1, "OB"))
     except RuntimeError as error:
+        raise ScanRefusedError("compression cannot be decoded") from error
+    except BaseException as error:
+        # The RLE decoder, written in Rust, panics on runs that are too long: no `Exception`, and not public.
+        if type(error).__name__ != "PanicException":
+            raise
         raise ScanRefusedError("compression cannot be decoded") from error
     return pixels, str(found["photometric_interpretation"])
 

@@ -6,13 +6,25 @@ import io
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicom_header import BIG_ENDIAN, EXPLICIT, IMPLICIT, PIXEL_TAGS, Header, quiet, wanted
+from pipeline.sources.dicom_header import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    PIXEL_TAGS,
+    WANTED,
+    Header,
+    quiet,
+    wanted,
+)
 
 MAX_READS = 300_000
 """Most reads that the parser may do of one file; an element takes two or three."""
 
 MAX_ITEMS, MAX_SEQUENCE_BYTES = 100_000, 16 * 2**20
 """Most items, and most bytes, of a sequence that is taken; an object of 10,000 frames has some 60,000."""
+
+MAX_UNCOUNTED_BYTES = 4 * 2**20
+"""Largest deflated data set that pydicom unpacks itself: one without a plain file meta information."""
 
 _DISPENSABLE = {
     "Modality", "PatientSex", "PatientAge", "ImagerPixelSpacing", "ViewPosition", "PixelSpacing",
@@ -30,10 +42,9 @@ def parse_with_pydicom(data: bytes, patient_tag: str, *, headless: bool) -> Head
     import pydicom
 
     chosen = wanted(patient_tag)
-    pixel_tags = [tag for tag in PIXEL_TAGS if tag not in chosen]
     with quiet():
         try:
-            dataset = pydicom.dcmread(_Counted(data), force=True, specific_tags=[*chosen, *pixel_tags])
+            dataset = pydicom.dcmread(_Counted(data), force=True, specific_tags=list(chosen))
             header = Header({}, *_syntax(dataset, headless))
             for tag in [int(tag) for tag in list(dataset.keys())]:
                 if tag in PIXEL_TAGS:
@@ -65,8 +76,12 @@ class _Counted(io.BytesIO):
         if self._left < 0:
             raise ScanRefusedError("too many elements")
         if size is None or size < 0:
-            # Only a deflated data set is read to its end, and unpacked without a bound.
-            raise ScanRefusedError("corrupt DICOM file")
+            # Only a deflated data set is read to its end: pydicom unpacks it, and parses it uncounted.
+            from pipeline.sources.dicom_parse import inflate
+
+            rest = super().read()
+            inflate(rest, MAX_UNCOUNTED_BYTES)
+            return rest
         return super().read(size)
 
 
@@ -88,7 +103,7 @@ def _syntax(dataset: Any, headless: bool) -> tuple[str, str]:
 def _set_pixels(header: Header, dataset: Any, tag: int) -> None:
     element = dataset.get_item(tag)
     value = element.value or b""
-    header.keyword, header.pixels, header.length = PIXEL_TAGS[tag], value, len(value)
+    header.keyword, header.pixels, header.length = WANTED[tag][0], value, len(value)
     header.pixel_vr = element.VR or "OW"
     if getattr(element, "is_undefined_length", False) and header.syntax in {IMPLICIT, EXPLICIT, BIG_ENDIAN}:
         raise ScanRefusedError("no transfer syntax")

@@ -8,7 +8,7 @@ ASCII) ends the walk with an error: then pydicom reads the file. Layout: PS3.5, 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 SHORT_VRS = frozenset(
@@ -48,14 +48,17 @@ class UnusualError(Exception):
     """The data set is not as plain as the walk needs it; pydicom may still read it."""
 
 
-def find_elements(data: bytes, start: int, *, implicit: bool, last: int) -> dict[int, Place]:  # noqa: PLR0912
-    """Return the places of all top-level elements by tag, up to the pixel data.
+def find_elements(  # noqa: PLR0912
+    data: bytes, start: int, wanted: Container[int], *, implicit: bool, last: int
+) -> tuple[dict[int, Place], int]:
+    """Return tag -> place of the wanted top-level elements up to the pixel data, and where the walk ended.
 
     One flat loop, because a call an element would take longer than all else that is done with it.
 
     Args:
         data: little-endian bytes.
         start: offset of the first element.
+        wanted: tags to return.
         implicit: whether value representations are left out.
         last: stop before the first element whose tag is above this.
 
@@ -71,7 +74,7 @@ def find_elements(data: bytes, start: int, *, implicit: bool, last: int) -> dict
         tag = group << 16 | element
         if not depth:
             if tag > last:
-                return found
+                return found, position
             if tag <= earlier:
                 raise UnusualError
             earlier = tag
@@ -86,10 +89,10 @@ def find_elements(data: bytes, start: int, *, implicit: bool, last: int) -> dict
             body = position + 12
         elif vr not in SHORT_VRS:
             raise UnusualError
-        if not depth:
+        if not depth and tag in wanted:
             found[tag] = Place(vr, body, length)
             if tag in _PIXELS:
-                return found
+                return found, body
         position = body + length
         if length == UNDEFINED:
             # A sequence or an item that ends with a delimiter: go down into it, keeping nothing.
@@ -100,7 +103,7 @@ def find_elements(data: bytes, start: int, *, implicit: bool, last: int) -> dict
             depth -= 1
     if position != end or depth:
         raise UnusualError
-    return found
+    return found, position
 
 
 def values_of(
@@ -111,7 +114,7 @@ def values_of(
     Args:
         data: the bytes that the places point into.
         places: tag -> place.
-        wanted: tag -> (keyword, value representation by the dictionary).
+        wanted: tag -> (keyword, value representation by the dictionary), of all places.
 
     Raises:
         UnusualError: a value is not what its value representation says, or not plain.
@@ -119,9 +122,8 @@ def values_of(
     values: dict[str, Any] = {}
     kind = places.get(_REPRESENTATION)
     signed = kind is not None and data[kind.start : kind.start + 1] == b"\1"
-    for tag in places.keys() & wanted.keys():
-        place = places[tag]
-        if place.length:
+    for tag, place in places.items():
+        if place.length and tag not in _PIXELS:
             keyword, vr = wanted[tag]
             value = _convert(data, place, vr, signed)
             if value:

@@ -1,4 +1,4 @@
-"""Which scans a folder holds, with label, patient and published split of each, before any is read."""
+"""Which scans a source of files holds: label, patient, published split of each, before any is read."""
 
 from __future__ import annotations
 
@@ -6,17 +6,29 @@ import fnmatch
 import hashlib
 import re
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.manifest.model import FolderRule, Manifest, NiftiSource
-from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, sex_code, source_prefix
-from pipeline.sources.stores import Entry, kind_of, open_store
-from pipeline.sources.tables import ScanTable
+from pipeline.manifest.model import FolderRule, Manifest, ScanRules
+from pipeline.manifest.table_rules import Match
+from pipeline.sources.attributes import Attributes, number_of
+from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
+from pipeline.sources.labels import Labeller
+from pipeline.sources.published import PublishedParts
+from pipeline.sources.read_rules import read_rule
+from pipeline.sources.rows import ScanRow, file_key
+from pipeline.sources.source_tables import load_patients, load_table
+from pipeline.sources.stores import Entry, open_store
+from pipeline.sources.tables import CONFLICT, DISAGREE, ScanTable
 
 NO_PATIENT = "patient unknown"
 """Reason of refusal of a scan whose patient cannot be told: a wrong patient split would be a leak."""
+
+NOT_IN_TABLE = "not in the table"
+SEVERAL_FILES = "a row of the table fits several files"
+NO_FILE = "file missing"
 
 
 @dataclass
@@ -40,208 +52,192 @@ class Listing:
     fingerprint: str = ""
 
 
-class _Row:
-    """One file's cells, empty where the table has no such row or column."""
-
-    def __init__(self, table: ScanTable | None, name: str) -> None:
-        self._table, self.name = table, name
-        self.known = table is None or name in table.rows
-
-    def cell(self, column: str | None) -> str:
-        return self._table.cell(self.name, column) if self._table is not None and column else ""
-
-
 def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) -> Listing:
-    """List the files of a DICOM, NIfTI or image folder as tasks, in sorted order of their names.
+    """List the files of a DICOM, NIfTI or image source as tasks, in sorted order of their names.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
-        source: the folder's rules.
+        source: the source's rules.
         kind: `dicom`, `nifti` or `images`.
         number: position of the source in the manifest.
 
     Raises:
         ManifestError: a variable is not set, a column is missing.
-        DataError: the folder or a table cannot be read.
+        DataError: the folder, archive, a table or a list cannot be read.
     """
     at = f"sources.{number}"
-    root = manifest.resolve(source.path, f"{at}.path")
-    state = hashlib.sha256()
-    table = _load_table(manifest, source, at, state)
-    patients = _load_patients(manifest, source, at, state)
-    tag = source.patient.tag if source.patient and source.patient.tag else ""
-    if tag:
-        _check_keyword(tag, at)
-    projection, axis = (source.projection, source.axis) if isinstance(source, NiftiSource) else ("none", 1)
-    prefix = source_prefix(number)
-    rule = ReadRule(
-        kind,
-        str(root),
-        patient_tag=tag,
-        projection=projection,
-        axis=axis,
-        prefix=prefix,
-        store=kind_of(root, field=f"{at}.path"),
-    )
-    included = [re.compile(_pattern(text)).fullmatch for text in source.include]
-    listing = Listing(published=tuple(source.published_splits), has_patient_ids=source.patient is not None)
-    seen: set[str] = set()
-    for entry in open_store(rule).entries():
-        if not any(match(entry.name) for match in included):
-            continue
-        state.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode("utf-8", "surrogatepass"))
-        if table is not None:
-            seen.add(entry.name)
-        listing.tasks.append(
-            _task(manifest, source, rule, _Row(table, entry.name), patients=patients, entry=entry)
-        )
-    for name in table.rows if table is not None else ():
-        if name not in seen and any(match(name) for match in included):
-            listing.tasks.append(_task(manifest, source, rule, _Row(table, name), patients=patients))
+    rule = read_rule(manifest, source, kind, number)
+    listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
         raise DataError(
-            "holds no file to read", field=f"{at}.path", value=str(root), remedy="Correct path or include."
+            "holds no file to read", field=f"{at}.path", value=rule.root, remedy="Correct path or include."
         )
-    listing.fingerprint = state.hexdigest()
     return listing
 
 
-def _task(
-    manifest: Manifest,
-    source: FolderRule,
-    rule: ReadRule,
-    row: _Row,
-    *,
-    patients: ScanTable | None,
-    entry: Entry | None = None,
-) -> ScanTask:
-    name = row.name
-    published = tuple(sys.intern(row.cell(column)) for column in source.published_splits.values())
-    label, refusal = _label(source, name, row)
-    if not row.known:
-        refusal = "not in the table"
-    patient: str | None = OWN_PATIENT + rule.prefix + name
-    if source.patient is not None:
-        patient = _patient(source, name, row, patients)
-        if patient is None and not source.patient.tag:
-            kept = manifest.split.keep_test
-            place = tuple(source.published_splits).index(kept) if kept in source.published_splits else -1
-            in_test = place >= 0 and published[place] == manifest.split.test_part
-            lenient = source.patient.unmatched == "own" or (
-                source.patient.unmatched == "own_in_test" and in_test
-            )
-            patient = OWN_PATIENT + rule.prefix + name if lenient else None
-            refusal = refusal or ("" if lenient else NO_PATIENT)
-    aspect = 1.0
-    if source.pixel_aspect is not None:
-        found = _number(row.cell(source.pixel_aspect.column), source.pixel_aspect.missing)
-        if found is None or not 0.1 < found < 10:
-            refusal = refusal or "pixel aspect unknown or absurd"
-        else:
-            aspect = found
-    return ScanTask(
-        rule=rule,
-        name=name,
-        label=label,
-        patient=patient,
-        published=published,
-        pixel_aspect=aspect,
-        sex=sex_code(row.cell(source.attributes.sex)),
-        age_years=_number(row.cell(source.attributes.age), None),
-        refusal=(entry.refusal if entry else "file missing") or refusal,
-        stamp=f"{entry.size}:{entry.stamp}" if entry else "",
+def list_entries(
+    manifest: Manifest, source: ScanRules, rule: ReadRule, number: int, entries: Iterable[Entry]
+) -> Listing:
+    """Turn the entries of a store into tasks by the rules of a source; see `list_folder`.
+
+    Args:
+        manifest: the manifest, for its paths and the kept test split.
+        source: the source's rules.
+        rule: how its scans are read.
+        number: position of the source in the manifest.
+        entries: the store's files, sorted by name.
+    """
+    maker = _TaskMaker(manifest, source, rule, f"sources.{number}")
+    included = _matcher(source.include)
+    listing = Listing(
+        published=tuple(source.published_splits),
+        findings=source.label.findings,
+        has_patient_ids=source.patient is not None,
     )
+    wanted: Iterable[Entry] = (entry for entry in entries if included(entry.name))
+    if maker.match != "path":
+        wanted = maker.count_keys(wanted)
+    for entry in wanted:
+        maker.state.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode("utf-8", "surrogatepass"))
+        listing.tasks += filter(None, [maker.task(entry.name, entry)])
+    for key in maker.keys_without_file():
+        if maker.match != "path" or included(key):
+            listing.tasks += filter(None, [maker.task(key, None)])
+    if maker.left_out:
+        columns = ", ".join(source.select)
+        listing.notes.append(f"{maker.left_out} scans are left out by the manifest's selection ({columns})")
+    listing.fingerprint = maker.state.hexdigest()
+    return listing
 
 
-def _label(source: FolderRule, name: str, row: _Row) -> tuple[str, str]:
-    """Return (class name, reason of refusal); one of them is empty."""
-    if source.label.column is not None:
-        found = row.cell(source.label.column)
-    else:
-        folders = name.split("/")[:-1]
-        position = source.label.folder or 0
-        found = folders[position] if -len(folders) <= position < len(folders) else ""
-    if not found:
-        return "", "no label"
-    if source.label.values is not None:
-        found = source.label.values.get(found, "")
-        return (sys.intern(found), "") if found else ("", "label not listed in the manifest")
-    return sys.intern(found), ""
+class _TaskMaker:
+    """Makes the tasks of one source from names and its tables.
 
+    Attributes:
+        state: digest over all that the tasks depend on.
+        match: how the table's file column meets a name.
+        left_out: scans that `select` does not want.
+    """
 
-def _patient(source: FolderRule, name: str, row: _Row, patients: ScanTable | None) -> str | None:
-    rule = source.patient
-    if rule is None or rule.tag:
-        return None
-    if patients is not None:
-        found = patients.cell(name, rule.column or "")
-    elif rule.pattern is not None:
-        match = re.search(rule.pattern, name)
-        found = (match.group(1) or "") if match else ""
-    else:
-        found = row.cell(rule.column)
-    return sys.intern(found) if found else None
+    def __init__(self, manifest: Manifest, source: ScanRules, rule: ReadRule, at: str) -> None:
+        self.state = hashlib.sha256()
+        self.match: Match = source.table.match if source.table else "path"
+        self.left_out = 0
+        self._source, self._rule, self._at = source, rule, at
+        self._table = load_table(manifest, source, at, self.state)
+        self._patients = load_patients(manifest, source, at, self.state)
+        self._published = PublishedParts(manifest, source.published(), at, self.state)
+        self._labeller = Labeller(source.label, manifest.classes)
+        self._attributes = Attributes(source.attributes.columns())
+        self._find_patient = _patient_finder(source, self._patients)
+        self._seen: set[str] = set()
+        self._several: set[str] = set()
+        kept = manifest.split.keep_test
+        self._test_place = (
+            tuple(source.published_splits).index(kept) if kept in source.published_splits else -1
+        )
+        self._test_part = manifest.split.test_part
 
+    def count_keys(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return the entries, once it is known which rows of the table fit several of them."""
+        found = list(entries)
+        counts = Counter(file_key(entry.name, self.match) for entry in found)
+        self._several = {key for key, count in counts.items() if count > 1}
+        return found
 
-def _load_table(manifest: Manifest, source: FolderRule, at: str, state: hashlib._Hash) -> ScanTable | None:
-    rule = source.table
-    if rule is None:
-        return None
-    wanted = [
-        source.label.column,
-        source.attributes.sex,
-        source.attributes.age,
-        *source.published_splits.values(),
-    ]
-    wanted += [source.pixel_aspect.column if source.pixel_aspect else None]
-    wanted += [source.patient.column if source.patient and not source.patient.table else None]
-    joined = {name for join in rule.joins for name in join.columns}
-    own = [name for name in wanted if name is not None and name not in joined]
-    path = manifest.resolve(rule.path, f"{at}.table.path")
-    table = ScanTable(path, (rule.file_column,), own, field=f"{at}.table")
-    _hash_table(path, state)
-    for join in rule.joins:
-        path = manifest.resolve(join.path, f"{at}.table.joins")
-        other = ScanTable(path, (join.file_column,), tuple(join.columns.values()), field=f"{at}.table.joins")
-        _hash_table(path, state)
-        table.join(other, tuple(join.columns))
-    return table
+    def keys_without_file(self) -> list[str]:
+        """Return the keys of the table's rows for which no file was seen."""
+        return [key for key in self._table.rows if key not in self._seen] if self._table else []
 
-
-def _load_patients(manifest: Manifest, source: FolderRule, at: str, state: hashlib._Hash) -> ScanTable | None:
-    rule = source.patient
-    if rule is None or rule.table is None:
-        return None
-    path = manifest.resolve(rule.table, f"{at}.patient.table")
-    _hash_table(path, state)
-    return ScanTable(path, rule.keys, (rule.column or "",), field=f"{at}.patient.table")
-
-
-def _hash_table(path: Path, state: hashlib._Hash) -> None:
-    if path.is_file():
-        with path.open("rb") as stream:
-            state.update(hashlib.file_digest(stream, "sha256").digest())
-
-
-def _check_keyword(tag: str, at: str) -> None:
-    from pydicom.datadict import tag_for_keyword
-
-    from pipeline.errors import ManifestError
-
-    if tag_for_keyword(tag) is None:
-        raise ManifestError(
-            "not a DICOM keyword",
-            field=f"{at}.patient.tag",
-            value=tag,
-            remedy="Use a keyword such as PatientID.",
+    def task(self, name: str, entry: Entry | None) -> ScanTask | None:
+        """Return the task of a file (or of a row without file), or None if it is not selected."""
+        key = file_key(name, self.match) if entry else name
+        if self._table is not None:
+            self._seen.add(key)
+        row = ScanRow(self._table, name, key)
+        refusals = [entry.refusal if entry else NO_FILE]
+        refusals.append("" if row.known else NOT_IN_TABLE)
+        refusals.append(SEVERAL_FILES if key in self._several and self._table is not None else "")
+        if row.known and not self._selected(row, refusals):
+            self.left_out += 1
+            return None
+        label, findings, why = self._labeller(row)
+        published, unsplit = self._published(row)
+        patient, unknown = self._patient(row, published)
+        aspect, squeezed = self._aspect(row)
+        sex, age, view = self._attributes(row)
+        return ScanTask(
+            rule=self._rule,
+            name=name,
+            label=label,
+            patient=patient,
+            published=published,
+            pixel_aspect=aspect,
+            sex=sex,
+            age_years=age,
+            refusal=next(filter(None, [*refusals, why, unsplit, unknown, squeezed]), ""),
+            stamp=f"{entry.size}:{entry.stamp}" if entry else "",
+            view=view,
+            findings=findings,
         )
 
+    def _selected(self, row: ScanRow, refusals: list[str]) -> bool:
+        for column, values in self._source.select.items():
+            cell = row.cell(column)
+            if cell == CONFLICT:
+                refusals.append(DISAGREE)
+            elif cell not in values:
+                return False
+        return True
 
-def _number(text: str, default: float | None) -> float | None:
-    try:
-        return float(text) if text else default
-    except ValueError:
-        return default
+    def _patient(self, row: ScanRow, published: tuple[str, ...]) -> tuple[str | None, str]:
+        rule = self._source.patient
+        own = OWN_PATIENT + self._rule.prefix + row.name
+        if rule is None:
+            return own, ""
+        if rule.tag:
+            return None, ""
+        found = self._find_patient(row)
+        if found == CONFLICT:
+            return None, DISAGREE
+        if found:
+            return sys.intern(rule.prefix + found), ""
+        in_test = self._test_place >= 0 and published[self._test_place] == self._test_part
+        lenient = rule.unmatched == "own" or (rule.unmatched == "own_in_test" and in_test)
+        return (own, "") if lenient else (None, NO_PATIENT)
+
+    def _aspect(self, row: ScanRow) -> tuple[float, str]:
+        rule = self._source.pixel_aspect
+        if rule is None:
+            return 1.0, ""
+        if row.cell(rule.column) == CONFLICT:
+            return 1.0, DISAGREE
+        found = number_of(row.text(rule.column), rule.missing)
+        if found is None or not 0.1 < found < 10:
+            return 1.0, "pixel aspect unknown or absurd"
+        return found, ""
+
+
+def _patient_finder(source: ScanRules, patients: ScanTable | None) -> Callable[[ScanRow], str]:
+    rule = source.patient
+    if rule is None:
+        return lambda row: ""
+    if patients is not None:
+        return lambda row: patients.cell(row.name, rule.column or "") or ""
+    if rule.pattern is not None:
+        pattern = re.compile(rule.pattern)
+
+        def found(row: ScanRow) -> str:
+            match = pattern.search(row.name)
+            return (match.group(1) or "") if match else ""
+
+        return found
+    return lambda row: row.cell(rule.column) or ""
+
+
+def _matcher(include: Iterable[str]) -> Callable[[str], bool]:
+    matches = [re.compile(_pattern(text)).fullmatch for text in include]
+    return lambda name: any(match(name) for match in matches)
 
 
 def _pattern(text: str) -> str:

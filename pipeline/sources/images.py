@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,11 @@ from pipeline.sources.base import Scan, ScanTask, check_size
 FORMATS = ("PNG", "JPEG", "TIFF")
 MAX_SCANS = 100
 """Most scans of a JPEG image; progressive ones have about ten."""
+MAX_WIDE_PIXELS = 60_000_000
+"""Largest image that takes over six bytes a pixel to decode: of 32 bits, or a progressive JPEG."""
+
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+"""TIFF 6.0, PhotometricInterpretation; Pillow undoes it for 8 bits only."""
 
 COLOUR_TOLERANCE = 8.0
 """Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
@@ -34,20 +40,30 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     from PIL import Image, UnidentifiedImageError
 
+    # Its debug log quotes the values of tags, such as an image's description.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     digest = hashlib.sha256(data).hexdigest()
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(image.height, image.width)
-            # Counting the frames would follow a chain of directories to its end, which takes quadratic time.
-            if getattr(image, "is_animated", False):
-                raise ScanRefusedError("several frames")
-            # Each scan of a progressive JPEG goes over the whole image again, however short it is.
-            if image.format in {"JPEG", "MPO"} and data.count(b"\xff\xda") > MAX_SCANS:
-                raise ScanRefusedError("too many scans")
-            pixels, value_range = _grey(image)
-            kind = (image.format or "image").lower()
+        with warnings.catch_warnings():
+            # Pillow warns of large images and odd tags; our own bound decides, and warnings may quote tags.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                check_size(image.height, image.width)
+                # Counting the frames would follow a chain of directories to its end: quadratic time.
+                if getattr(image, "is_animated", False):
+                    raise ScanRefusedError("several frames")
+                # Each scan of a progressive JPEG goes over the whole image again, however short it is.
+                if image.format in {"JPEG", "MPO"} and data.count(b"\xff\xda") > MAX_SCANS:
+                    raise ScanRefusedError("too many scans")
+                wide = image.mode in {"I", "F"} or "progressive" in image.info
+                if wide and image.height * image.width > MAX_WIDE_PIXELS:
+                    raise ScanRefusedError("image too large")
+                pixels, value_range = _grey(image, luma=task.rule.colour == "grey")
+                kind = (image.format or "image").lower()
     except UnidentifiedImageError as error:
         raise ScanRefusedError("not a PNG, JPEG or TIFF image") from error
+    except Image.DecompressionBombError as error:
+        raise ScanRefusedError("image too large") from error
     except ScanRefusedError:
         raise
     # Pillow raises many kinds on broken files (OSError, SyntaxError, ValueError, struct.error, ...).
@@ -65,25 +81,29 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     )
 
 
-def _grey(image: object) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
+def _grey(image: Any, *, luma: bool) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
     """Return grey pixels and the values of black and white, None where they are not fixed by the format."""
-    mode: str = image.mode  # type: ignore[attr-defined]
+    mode: str = image.mode
     if mode == "L":
         return np.asarray(image), (0.0, 255.0)
     if mode in {"I;16", "I;16B", "I;16L", "I", "F"}:
         pixels = np.asarray(image)
         if not np.isfinite(pixels).all():
             raise ScanRefusedError("pixel values are not finite")
-        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.float32), None
+        whole = pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
+        pixels = pixels.astype(np.uint16 if whole else np.float32)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            pixels = np.iinfo(np.uint16).max - pixels if whole else -pixels
+        return pixels, None
     if mode in {"1", "LA"}:
-        return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
-    if mode == "P":
-        return _grey(image.convert("RGB"))  # type: ignore[attr-defined]
+        return np.asarray(image.convert("L")), (0.0, 255.0)
+    if mode in {"P", "PA"}:
+        return _grey(image.convert("RGB"), luma=luma)
     if mode in {"RGB", "RGBA"}:
-        if _spread(image) > COLOUR_TOLERANCE:
+        if not luma and _spread(image) > COLOUR_TOLERANCE:
             raise ScanRefusedError("colour image")
         # ITU-R BT.601 luma, as Pillow computes it, in whole numbers.
-        return np.asarray(image.convert("L")), (0.0, 255.0)  # type: ignore[attr-defined]
+        return np.asarray(image.convert("L")), (0.0, 255.0)
     raise ScanRefusedError("unsupported pixel format")
 
 

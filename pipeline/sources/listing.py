@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import DataError, ManifestError
+from pipeline.manifest.medmnist_rules import MedmnistSource
 from pipeline.manifest.model import (
     DicomSource,
+    DicomWebSource,
     FolderRule,
     ImageSource,
     Manifest,
-    MedmnistSource,
     NiftiSource,
     PhantomSource,
 )
@@ -21,22 +22,29 @@ from pipeline.manifest.rules import PatientRule
 from pipeline.sources import medmnist
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, source_prefix
 from pipeline.sources.folders import NO_PATIENT, Listing, list_folder
+from pipeline.sources.labels import ABSENT, NOT_LISTED, PRESENT, ClassChooser, Verdict
 from pipeline.storage import digest_of, sha256_file
 
 _KINDS = {DicomSource: "dicom", NiftiSource: "nifti", ImageSource: "images"}
 
 
-def list_scans(manifest: Manifest, *, phantom_patients: int | None = None) -> Listing:
+def list_scans(
+    manifest: Manifest, *, phantom_patients: int | None = None, image_size: int | None = None
+) -> Listing:
     """List every scan that the manifest's sources hold; downloads and makes what has to be there first.
 
     Args:
         manifest: a loaded manifest.
         phantom_patients: number of patients of a phantom source, instead of the manifest's.
+        image_size: side of the cohort's images, which chooses among the sizes of an archive; without it the
+            smallest is listed.
 
     Raises:
         ManifestError: a path has a variable that is not set, or a table lacks a column.
         DataError: a folder, table or archive is missing or unreadable.
     """
+    if image_size is not None and manifest.geometry.native_size is not None:
+        image_size = min(image_size, manifest.geometry.native_size)
     parts: list[Listing] = []
     for number, source in enumerate(manifest.sources):
         if isinstance(source, PhantomSource):
@@ -44,7 +52,11 @@ def list_scans(manifest: Manifest, *, phantom_patients: int | None = None) -> Li
 
             parts.append(list_phantom(manifest, source, number, phantom_patients))
         elif isinstance(source, MedmnistSource):
-            parts.append(_list_medmnist(manifest, source, number))
+            parts.append(_list_medmnist(manifest, source, number, image_size))
+        elif isinstance(source, DicomWebSource):
+            from pipeline.sources.dicomweb_source import list_server
+
+            parts.append(list_server(manifest, source, number))
         elif isinstance(source, FolderRule):
             parts.append(list_folder(manifest, source, _KINDS[type(source)], number))
     return merge(parts)
@@ -56,7 +68,11 @@ def merge(parts: Iterable[Listing]) -> Listing:
     if len(parts) == 1:
         return parts[0]
     names = tuple(dict.fromkeys(name for part in parts for name in part.published))
-    whole = Listing(published=names, has_patient_ids=all(part.has_patient_ids for part in parts))
+    whole = Listing(
+        published=names,
+        findings=parts[0].findings,
+        has_patient_ids=all(part.has_patient_ids for part in parts),
+    )
     for part in parts:
         whole.notes += part.notes
         if part.published == names:
@@ -69,44 +85,59 @@ def merge(parts: Iterable[Listing]) -> Listing:
     return whole
 
 
-def archive_path(manifest: Manifest, source: MedmnistSource, at: str) -> Path:
+def archive_path(manifest: Manifest, source: MedmnistSource, at: str, image_size: int | None = None) -> Path:
     """Return the archive's local path: the one named if present, else the downloaded one.
+
+    Args:
+        manifest: the manifest, for its paths.
+        source: the archive's rules.
+        at: manifest key of the source, for messages.
+        image_size: side of the cohort's images, which chooses among several sizes.
 
     Raises:
         DataError: it is not there and no download is declared, or the download fails.
     """
-    if source.path is not None:
-        found = manifest.present(source.path)
+    text, download = source.chosen(image_size)
+    if text is not None:
+        found = manifest.present(text)
         if found is not None:
             return found
-        if source.download is None:
-            missing = manifest.resolve(source.path, f"{at}.path")
+        if download is None:
+            missing = manifest.resolve(text, f"{at}.path")
             raise DataError(
                 "no such file",
                 field=f"{at}.path",
                 value=str(missing),
                 remedy="Correct the path in the manifest.",
             )
-    if source.download is None:
+    if download is None:
         raise ManifestError("neither path nor download is given", field=at, remedy="Give one of them.")
     from pipeline.sources.download import fetch
 
-    return fetch(source.download.url, source.download.md5, f"{manifest.name}.npz")
+    return fetch(download.url, download.md5, f"{manifest.name}.npz")
 
 
-def _list_medmnist(manifest: Manifest, source: MedmnistSource, number: int) -> Listing:
+def _list_medmnist(
+    manifest: Manifest, source: MedmnistSource, number: int, image_size: int | None
+) -> Listing:
     at = f"sources.{number}"
-    path = archive_path(manifest, source, at)
+    path = archive_path(manifest, source, at, image_size)
     patients, claims, note = _archive_patients(manifest, source, path, at)
     rule = ReadRule("medmnist", str(path), prefix=source_prefix(number), store="npz")
-    listing = Listing(published=(source.published_split,), has_patient_ids=patients is not None)
+    listing = Listing(
+        published=(source.published_split,),
+        findings=source.findings,
+        has_patient_ids=patients is not None,
+    )
+    verdict = _verdicts(source, manifest)
+    content = sha256_file(path)
     keeps = manifest.split.keep_test == source.published_split
     unmatched = source.patient.unmatched if source.patient else "own"
     unknown = 0
-    for part, row, found in medmnist.rows(path):
+    published = {part: (part,) for part in medmnist.parts_of(path)}
+    for part, row, found in medmnist.rows(path, num_findings=len(source.findings)):
         name = f"{part}/{row}"
-        label = source.labels.get(found, "")
-        refusal = "" if label else "label not listed in the manifest"
+        label, findings, refusal = verdict(found)
         patient: str | None = OWN_PATIENT + rule.prefix + name
         if patients is not None:
             patient = patients.get(name)
@@ -123,9 +154,11 @@ def _list_medmnist(manifest: Manifest, source: MedmnistSource, number: int) -> L
                 name=name,
                 label=label,
                 patient=patient,
-                published=(part,),
+                published=published[part],
                 refusal=refusal,
                 claimed=claims.get(name, ""),
+                findings=findings,
+                stamp=content,
             )
         )
     if note:
@@ -135,9 +168,25 @@ def _list_medmnist(manifest: Manifest, source: MedmnistSource, number: int) -> L
             f"{unknown} of {len(listing.tasks)} images do not agree with the patient table's: patient unknown"
         )
     listing.fingerprint = digest_of(
-        [sha256_file(path), digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
+        [content, digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
     )
     return listing
+
+
+def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tuple[int, ...]], Verdict]:
+    """Return what gives a row's class, findings and reason of refusal for its label."""
+    names = source.findings
+    chooser = ClassChooser(names, source.none, manifest.classes, several=source.several)
+
+    def verdict(found: str | tuple[int, ...]) -> Verdict:
+        if isinstance(found, str):
+            label = source.labels.get(found, "")
+            return label, b"", "" if label else NOT_LISTED
+        if not set(found) <= {ABSENT, PRESENT}:
+            return "", b"", NOT_LISTED
+        return chooser.choose(dict(zip(names, found, strict=True)), says_none=not any(found))
+
+    return verdict
 
 
 def _archive_patients(

@@ -8,7 +8,7 @@ import io
 import math
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,23 @@ from pipeline.sources.stores import MAX_FILE_BYTES
 MAX_VOXELS = 2**28
 """Largest volume that is read; a computed tomography of a chest has about 100 million voxels."""
 
-Scale = tuple[float | None, float | None]
-"""Slope and intercept; None where values are not scaled."""
-
 _LONGEST_HEADER = 540
 _BLOCK = 2**20
 _BLOCK_VOXELS = 2**22
+
+
+class Scale(NamedTuple):
+    """How stored values become those that are shown.
+
+    Attributes:
+        slope: None where values are not scaled.
+        inter: what is added.
+        window: the values that become black and white, or None.
+    """
+
+    slope: float | None
+    inter: float | None
+    window: tuple[float, float] | None
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
@@ -43,14 +54,16 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         ScanRefusedError: not NIfTI, corrupt, too large, a volume without a projection, or 4D.
     """
     import nibabel
-    from nibabel.imageglobals import LoggingOutputSuppressor
 
+    # Its own log quotes the bytes of odd headers.
+    nibabel.imageglobals.logger.disabled = True
     digest = hashlib.sha256(data).hexdigest()
     try:
-        # nibabel tells what is odd in a header, with its values.
-        with LoggingOutputSuppressor(), np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             unpacked, header = _unpacked(data)
-            volume, scale = _stored(unpacked, header), header.get_slope_inter()
+            volume = _stored(unpacked, header)
+            slope, inter = header.get_slope_inter()
+            scale = Scale(slope, inter, task.rule.window)
             oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, header.get_best_affine()))
             volume = np.asarray(oriented.dataobj)
             zooms = [float(size) for size in oriented.header.get_zooms()[:3]]
@@ -70,7 +83,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         raise ScanRefusedError("pixel values are not finite")
     yield Scan(
         pixels=plane,
-        value_range=None,
+        value_range=task.rule.window,
         sha256=digest,
         source_format="nifti",
         spacing_mm=spacing,
@@ -150,12 +163,11 @@ def _stored(data: bytes | npt.NDArray[np.uint8], header: Any) -> npt.NDArray[Any
 
 
 def _scaled(stored: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
-    slope, inter = scale
     values = stored.astype(np.float32, order="C")
-    if slope is not None:
-        values *= np.float32(slope)
-        values += np.float32(inter or 0.0)
-    return values
+    if scale.slope is not None:
+        values *= np.float32(scale.slope)
+        values += np.float32(scale.inter or 0.0)
+    return values if scale.window is None else np.clip(values, *scale.window, out=values)
 
 
 def _flattened(volume: npt.NDArray[Any], scale: Scale, axis: int, projection: str) -> npt.NDArray[np.float32]:

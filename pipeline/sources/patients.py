@@ -31,16 +31,14 @@ def patient_of_rows(
         DataError: the table or the archive for the check cannot be used.
     """
     found = ScanTable(table, ("split", "index"), (rule.column or "",), field="patient.table")
-    patients = {key: row[0] for key, row in found.rows.items() if row[0]}
+    patients = {key: rule.prefix + row[0] for key, row in found.rows.items() if row[0]}
     if check is None or rule.verify_images is None:
         return patients, {}
     agreeing: set[str] = set()
     for part in medmnist.parts_of(archive):
         if part not in medmnist.parts_of(check):
             continue
-        agreement = correlations(
-            medmnist.load_part(str(archive), part, "images"), medmnist.load_part(str(check), part, "images")
-        )
+        agreement = _agreement(medmnist.RowStream(archive, part), medmnist.RowStream(check, part))
         good = np.flatnonzero(agreement >= rule.verify_images.min_correlation)
         agreeing.update(f"{part}/{row}" for row in good.tolist())
     if not agreeing:
@@ -53,6 +51,17 @@ def patient_of_rows(
     return confirmed, {key: patient for key, patient in patients.items() if key not in agreeing}
 
 
+def _agreement(ours: medmnist.RowStream, theirs: medmnist.RowStream) -> npt.NDArray[np.float64]:
+    """Return the correlation of every row with the other archive's, 0 for rows that only we have."""
+    out = np.zeros(ours.shape[0])
+    start = 0
+    for images, references in zip(ours.blocks(_BLOCK), theirs.blocks(_BLOCK), strict=False):
+        count = min(len(images), len(references))
+        out[start : start + count] = correlations(images[:count], references[:count])
+        start += count
+    return out
+
+
 def correlations(
     images: npt.NDArray[np.generic], references: npt.NDArray[np.generic]
 ) -> npt.NDArray[np.float64]:
@@ -60,20 +69,19 @@ def correlations(
 
     Args:
         images: (N, H, W).
-        references: (M, R, S), at least as large as the images; area-averaged to (H, W).
+        references: (N, R, S); the larger of the two is area-averaged to the smaller.
 
     Returns:
-        (N,) in [-1, 1]; 0 where a reference is missing or an image is constant.
+        (N,) in [-1, 1]; 0 where an image is constant.
     """
-    out = np.zeros(len(images))
-    height, width = images.shape[1:]
-    for start in range(0, min(len(images), len(references)), _BLOCK):
-        stop = min(start + _BLOCK, len(images), len(references))
-        ours = images[start:stop].astype(np.float64).reshape(stop - start, -1)
-        theirs = np.stack([area_average(image, height, width).ravel() for image in references[start:stop]])
-        ours -= ours.mean(axis=1, keepdims=True)
-        theirs -= theirs.mean(axis=1, keepdims=True)
-        scale = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
-        product = (ours * theirs).sum(axis=1)
-        out[start:stop] = np.divide(product, scale, out=np.zeros(stop - start), where=scale > 0)
-    return out
+    height = min(images.shape[1], references.shape[1])
+    width = min(images.shape[2], references.shape[2])
+    ours, theirs = (
+        np.stack([area_average(image, height, width).ravel() for image in stack])
+        for stack in (images, references)
+    )
+    ours -= ours.mean(axis=1, keepdims=True)
+    theirs -= theirs.mean(axis=1, keepdims=True)
+    scale = np.sqrt((ours**2).sum(axis=1) * (theirs**2).sum(axis=1))
+    product = (ours * theirs).sum(axis=1)
+    return np.divide(product, scale, out=np.zeros(len(images)), where=scale > 0)

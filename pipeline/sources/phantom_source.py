@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.manifest.label_rules import LabelRule
 from pipeline.manifest.model import DicomSource, Manifest, NiftiSource, PhantomSource
-from pipeline.manifest.rules import AttributeRule, LabelRule, PatientRule, TableRule
+from pipeline.manifest.rules import AttributeRule, PatientRule
+from pipeline.manifest.table_rules import TableRule
 from pipeline.sources.folders import Listing, list_folder
 from pipeline.sources.phantom.settings import PhantomSettings, plan_patient
 from pipeline.storage import cache_directory, make_private_directory

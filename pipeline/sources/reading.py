@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.base import Scan, ScanTask
 from pipeline.sources.stores import open_store
 
 
-def read_scans(task: ScanTask) -> Iterator[Scan]:
+def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> Iterator[Scan]:
     """Yield the scans of a task: one, or one a frame where the manifest says so.
+
+    Args:
+        task: what to read.
+        fetched: called once the bytes are there and decoding begins.
 
     Raises:
         ScanRefusedError: the scan cannot be used; the problem is a short reason without path or header value.
@@ -25,6 +29,7 @@ def read_scans(task: ScanTask) -> Iterator[Scan]:
         yield medmnist.read(task)
         return
     data = open_store(task.rule).read(task.name)
+    fetched()
     if kind == "images":
         from pipeline.sources import images
 
@@ -37,6 +42,11 @@ def read_scans(task: ScanTask) -> Iterator[Scan]:
         from pipeline.sources import dicom
 
         yield from dicom.read(task, data)
+
+
+def is_remote(task: ScanTask) -> bool:
+    """Tell whether the task's bytes come from a server, for which it may have to wait."""
+    return task.rule.store == "dicomweb"
 
 
 def read_scan(task: ScanTask) -> Scan:

@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.manifest import load_manifest
 from pipeline.residual import FindingKind, problems, scan_for_values
+from pipeline.residual.against import verify_against
+from pipeline.residual.collecting import collect_values
 from pipeline.sources.phantom import planted_values
 from pipeline.sources.phantom_source import phantom_folder, phantom_settings
 from tests.flows.conftest import PHANTOM, sets, spawn
@@ -45,6 +47,15 @@ def test_no_planted_value_is_in_anything_a_run_writes(everything: Path, source: 
     assert (everything / "out" / "release" / "metadata.parquet").is_file()
     assert list((everything / "prefect").rglob("*.db"))
     assert problems(scan_for_values(everything, values)) == []
+
+
+def test_no_value_collected_from_the_source_is_in_anything_a_run_writes(
+    everything: Path, source: Path
+) -> None:
+    with collect_values(source) as values:
+        report = verify_against(everything, values)
+    assert report.clean, [leak.sentence() for leak in report.leaks] + list(report.not_searched)
+    assert sum(report.searched.values()) > 2000
 
 
 def test_the_same_scanner_finds_every_value_in_a_control_that_keeps_headers(

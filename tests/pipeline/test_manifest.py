@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import load_manifest
+from pipeline.manifest.label_rules import CellRule, LabelRule, PublishedRule
+from pipeline.manifest.medmnist_rules import MedmnistSource
+from pipeline.manifest.model import DicomSource, ImageSource, NiftiSource
 from pipeline.manifest.paths import expand_path
+from pipeline.manifest.rules import AttributeRule, GeometryRule, PatientRule, SplitRule
 from pipeline.manifest.schema import schema_text
+from pipeline.manifest.table_rules import Join, TableRule
 
 FOLDER = Path(__file__).resolve().parents[2] / "data_manifests"
 GOOD = """
@@ -29,12 +35,37 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["phantom", "pneumoniamnist", "kermany_cxr"])
-def test_a_shipped_manifest_loads_and_names_licence_and_citation(name: str) -> None:
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_manifest_loads_and_names_licence_citation_and_access(name: str) -> None:
     manifest = load_manifest(FOLDER / f"{name}.yaml")
     assert manifest.name == name
     assert manifest.license
     assert manifest.citation
+    assert manifest.description
+    assert manifest.access or name == "phantom"
+    assert manifest.classes
+    assert len(manifest.classes) > 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_readme_tells_of_each_shipped_manifest_and_of_its_variable(name: str) -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if line.startswith(f"| `{name}.yaml`"))
+    for variable in set(
+        re.findall(r"\$\{([A-Z0-9_]+)\}", (FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    ):
+        assert variable == "PHOSPHOR_DATA" or f"`{variable}`" in line
+
+
+def test_the_readme_explains_every_key_of_the_rules() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    rules = [TableRule, Join, LabelRule, CellRule, PublishedRule, PatientRule, AttributeRule, MedmnistSource]
+    for rule in [*rules, DicomSource, NiftiSource, ImageSource, GeometryRule, SplitRule]:
+        for key in rule.model_fields:
+            assert re.search(rf"\b{key}\b", readme), f"{rule.__name__}.{key}"
 
 
 def test_the_schema_file_is_the_models_schema() -> None:
@@ -56,6 +87,29 @@ def test_the_schema_file_is_the_models_schema() -> None:
         (('"(p[0-9]+)_"', '"p"'), "pattern", "one group"),
         (('{pattern: "(p[0-9]+)_"}', "{tag: PatientID}"), "", "belongs to DICOM"),
         (("name: small", "name: small\nsplit: {keep_test: kaggle}"), "", "not a published split"),
+        (("{folder: 0}", "{folder: 0, vlues: {a: b}}"), "vlues", "Did you mean 'values'"),
+        (("    path: scans\n", "    path: scans\n    select: {view: [PA]}\n"), "", "needs a table"),
+        (("    path: scans\n", "    path: scans\n    frames: each\n"), "frames", "It has no place here"),
+        (
+            ("{folder: 0}", "{value: a}\n    published_splits: {own: {folder: 0, vale: b}}"),
+            "published_splits.own.vale",
+            "Did you mean 'value'",
+        ),
+        (
+            ("{folder: 0}", "{value: a}\n    published_splits: {own: {folder: 0, value: b}}"),
+            "published_splits.own",
+            "exactly one of column, lists",
+        ),
+        (
+            ("{folder: 0}", "{value: a}\n    attributes: {sex: {colum: b}}"),
+            "attributes.sex.colum",
+            "Did you mean 'column'",
+        ),
+        (
+            ("{folder: 0}", "{column: a}\n    table: {path: t.csv, repeated: any}"),
+            "",
+            "several findings",
+        ),
         (("name: small", "name: small\nname: again"), "name", "Keep one"),
         (("name: small", "name: &a small\ncitation: *a"), "manifest", "Write the value out"),
         (("name: small", "name: [small"), "m.yaml", "line"),

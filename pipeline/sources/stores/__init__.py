@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
+from pipeline.sources.dicomweb_access import WebAccess
 from pipeline.sources.stores.base import MAX_FILE_BYTES, Entry, Store
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def kind_of(path: Path, *, field: str) -> str:
 
 def open_store(rule: ReadRule) -> Store:
     """Return the store of a source, opened once in each process and anew when the archive has changed."""
+    if rule.store == "dicomweb":
+        return _served(rule.root, rule.web or WebAccess())
     stamp = 0
     if rule.store in {"zip", "tar", "dicomdir"}:
         try:
@@ -72,6 +75,13 @@ def open_store(rule: ReadRule) -> Store:
             ) from error
         stamp = hash((status.st_size, status.st_mtime_ns))
     return _opened(rule.store, rule.root, stamp)
+
+
+@functools.lru_cache(maxsize=16)
+def _served(url: str, access: WebAccess) -> Store:
+    from pipeline.sources.dicomweb import DicomWebStore
+
+    return DicomWebStore(url, access)
 
 
 @functools.lru_cache(maxsize=16)

@@ -48,7 +48,7 @@ class TarStore:
                 packed = stream.read(2) in _PACKED
             self._path = _unpacked(path) if packed else path
             self._members = _index(self._path)
-            self._handle = os.open(self._path, os.O_RDONLY)
+            self._stream = self._path.open("rb")
         except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise DataError(
                 "not a readable tar archive, or cut short",
@@ -56,11 +56,6 @@ class TarStore:
                 value=str(path),
                 remedy="Fetch or pack it again.",
             ) from error
-
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle is not None:
-            os.close(handle)
 
     def entries(self) -> Iterator[Entry]:
         """Yield every member, sorted; a change of size or modification time changes its stamp."""
@@ -76,7 +71,7 @@ class TarStore:
         if refusal or size == 0:
             raise ScanRefusedError(refusal or "empty file")
         try:
-            data = os.pread(self._handle, size, offset)
+            data = os.pread(self._stream.fileno(), size, offset)
         except OSError as error:
             raise ScanRefusedError("file unreadable") from error
         if len(data) != size:

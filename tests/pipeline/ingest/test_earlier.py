@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.ingest.reads import _sealed
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.worker import draw
 from pipeline.residual import problems, scan_for_values
+from pipeline.sources.base import Scan, ScanTask
 from tests.cohorts import draw as drawn_image
 from tests.pipeline.ingest.scans import manifest_of, write_images
 
@@ -29,7 +31,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are opened from now on."""
     opened: list[str] = []
     real = worker.read_scans
-    monkeypatch.setattr(worker, "read_scans", lambda task: opened.append(task.name) or real(task))
+
+    def counted(task: ScanTask, *more: Callable[[], None]) -> Iterator[Scan]:
+        opened.append(task.name)
+        return real(task, *more)
+
+    monkeypatch.setattr(worker, "read_scans", counted)
     return opened
 
 

@@ -1,8 +1,6 @@
-"""The split: by patient, stable when patients arrive, usable when the cohort is tiny."""
+"""The split: by patient, of the drawn shares, usable when the cohort is tiny, the same for every user."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,37 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.ingest.duplicates import Duplicates, find_duplicates, joined_patients, pattern_counts
-from pipeline.ingest.published import shared_patients
-from pipeline.ingest.settings import IngestSettings
-from pipeline.ingest.splits import (
-    AUDIT_IN,
-    AUDIT_OUT,
-    HOLDOUT,
-    TEST,
-    TRAIN,
-    VAL,
-    Split,
-    drawn_side,
-    split_scans,
-)
+from pipeline.ingest.splits import AUDIT_IN, AUDIT_NONE, AUDIT_OUT, HOLDOUT, TEST, TRAIN, VAL, drawn_sides
 from pipeline.ingest.worker import draw
-
-SETTINGS = IngestSettings()
-
-
-def split(groups: list[int], labels: list[int], *, seed: int = 0, kept: list[bool] | None = None) -> Split:
-    keeps = kept is not None
-    draws = [draw(seed, "d", str(group)) for group in range(max(groups) + 1)]
-    return split_scans(
-        np.array(groups),
-        draws,
-        np.array(labels),
-        kept_test=np.array(kept if kept is not None else [False] * len(groups)),
-        classes=("a", "b"),
-        settings=SETTINGS,
-        keeps_test=keeps,
-    )
+from tests.pipeline.ingest.cohorts_to_split import DEFAULTS, draws_of, split
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,7 +23,7 @@ def test_no_patient_stands_on_two_sides_and_audit_roles_fit_their_side(
     scans += [(31, 0), (32, 0), (33, 1), (34, 1)]
     order = {group: number for number, group in enumerate(dict.fromkeys(g for g, _ in scans))}
     groups = np.array([order[group] for group, _ in scans])
-    made = split(groups.tolist(), [label for _, label in scans], seed=seed)
+    made = split(groups, np.array([label for _, label in scans]), seed=seed)
     for group in range(len(order)):
         assert len(set(made.side[groups == group])) == 1
         assert len(set(made.audit[groups == group])) == 1
@@ -61,26 +31,18 @@ def test_no_patient_stands_on_two_sides_and_audit_roles_fit_their_side(
     assert set(made.side[made.audit == AUDIT_OUT]) <= {HOLDOUT}
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.integers(0, 1000), st.integers(1, 300))
-def test_a_patient_keeps_its_side_when_others_arrive(seed: int, arriving: int) -> None:
-    before = split([*range(300)], [g % 2 for g in range(300)], seed=seed)
-    after = split([*range(300 + arriving)], [g % 2 for g in range(300 + arriving)], seed=seed)
-    assert before.moved == after.moved == 0
-    assert (after.side[:300] == before.side).all()
-    assert (after.audit[:300] == before.audit).all()
+def test_the_drawn_shares_are_kept_and_the_coin_is_fair() -> None:
+    side, audit = drawn_sides(draws_of(20_000, seed=1), DEFAULTS, draw_test=True)
 
+    def share(wanted: int, role: int) -> float:
+        return float(((side == wanted) & (audit == role)).mean())
 
-def test_the_shares_are_kept_and_the_coin_is_fair() -> None:
-    sides = [drawn_side(draw(1, "d", str(p)), SETTINGS, draw_test=True) for p in range(20_000)]
-    share = {key: count / 20_000 for key, count in Counter(sides).items()}
-    assert share[TEST, 0] == pytest.approx(0.15, abs=0.01)
-    assert share[VAL, 0] == pytest.approx(0.10, abs=0.01)
-    assert share[HOLDOUT, 0] == pytest.approx(0.10, abs=0.01)
-    assert share[TRAIN, AUDIT_IN] == pytest.approx(0.05, abs=0.006)
-    assert share[HOLDOUT, AUDIT_OUT] == pytest.approx(0.05, abs=0.006)
-    kept = {drawn_side(draw(1, "d", str(p)), SETTINGS, draw_test=False)[0] for p in range(2_000)}
-    assert TEST not in kept
+    assert share(TEST, AUDIT_NONE) == pytest.approx(0.15, abs=0.01)
+    assert share(VAL, AUDIT_NONE) == pytest.approx(0.10, abs=0.01)
+    assert share(HOLDOUT, AUDIT_NONE) == pytest.approx(0.10, abs=0.01)
+    assert share(TRAIN, AUDIT_IN) == pytest.approx(0.05, abs=0.006)
+    assert share(HOLDOUT, AUDIT_OUT) == pytest.approx(0.05, abs=0.006)
+    assert TEST not in drawn_sides(draws_of(2_000), DEFAULTS, draw_test=False)[0]
 
 
 def test_seed_and_dataset_give_other_draws_and_the_key_has_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,52 +55,83 @@ def test_seed_and_dataset_give_other_draws_and_the_key_has_no_part(monkeypatch: 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(4, 9), st.integers(4, 9), st.integers(0, 500))
 def test_a_tiny_cohort_has_every_class_in_every_split(first: int, second: int, seed: int) -> None:
-    labels = [0] * first + [1] * second
-    made = split([*range(len(labels))], labels, seed=seed)
+    labels = np.array([0] * first + [1] * second)
+    made = split(np.arange(len(labels)), labels, seed=seed)
     for label in (0, 1):
-        assert set(made.side[np.array(labels) == label]) == {TRAIN, VAL, TEST, HOLDOUT}
+        assert set(made.side[labels == label]) == {TRAIN, VAL, TEST, HOLDOUT}
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(2, 3), st.integers(0, 300))
-def test_with_too_few_patients_train_and_test_come_first(count: int, seed: int) -> None:
-    made = split([*range(count + 20)], [0] * count + [1] * 20, seed=seed)
-    sides = set(made.side[:count])
-    assert {TRAIN, TEST} <= sides
+@given(st.integers(2, 3), st.integers(0, 300), st.sampled_from([0.0, 0.1, 1.0]))
+def test_with_too_few_patients_train_and_test_come_first_and_none_is_an_audit_member(
+    count: int, seed: int, tolerance: float
+) -> None:
+    labels = np.array([0] * count + [1] * 20)
+    made = split(np.arange(count + 20), labels, seed=seed, stratify_tolerance=tolerance)
+    assert set(made.side[:count]) == set([TRAIN, TEST, HOLDOUT][:count])
+    assert (made.audit[:count] == AUDIT_NONE).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 300))
+def test_24_patients_have_a_holdout_of_their_share(seed: int) -> None:
+    labels = np.arange(24) % 2
+    made = split(np.arange(24), labels, seed=seed)
+    for label in (0, 1):
+        held = int(((made.side == HOLDOUT) & (labels == label)).sum())
+        assert abs(held - 0.15 * 12) <= 1
+        assert 1 <= int(((made.audit != AUDIT_NONE) & (labels == label)).sum()) <= 2
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 60), st.integers(0, 300))
+def test_patients_who_all_have_both_classes_are_split_like_one_class(count: int, seed: int) -> None:
+    groups = np.repeat(np.arange(count), 2)
+    made = split(groups, np.tile([0, 1], count), seed=seed)
+    assert set(made.side) == {TRAIN, VAL, TEST, HOLDOUT}
+    assert (made.side[::2] == made.side[1::2]).all()
+
+
+def test_patients_weigh_alike_however_many_scans_they_have() -> None:
+    counts = np.where(np.arange(200) % 20 == 0, 100, 1)
+    groups = np.repeat(np.arange(200), counts)
+    many = split(groups, (groups // 2) % 2)
+    one = split(np.arange(200), (np.arange(200) // 2) % 2)
+    first = np.unique(groups, return_index=True)[1]
+    assert (many.side[first] == one.side).all()
+    assert (many.audit[first] == one.audit).all()
+    assert many.moved == one.moved
 
 
 def test_a_kept_test_part_stays_and_nothing_else_joins_it() -> None:
-    kept = [True] * 5 + [False] * 60
-    made = split([*range(65)], [n % 2 for n in range(65)], kept=kept)
-    assert (made.side == TEST).tolist() == kept
+    kept = np.arange(65) < 5
+    made = split(np.arange(65), np.arange(65) % 2, kept=kept)
+    assert ((made.side == TEST) == kept).all()
+    for label in (0, 1):
+        pool = ~kept & (np.arange(65) % 2 == label)
+        assert abs(int((made.side[pool] == HOLDOUT).sum()) - 0.15 * 30) <= 1
+
+
+@pytest.mark.parametrize("count", [12, 200])
+def test_a_share_of_nought_gives_an_empty_split_but_for_the_test_that_evaluation_needs(count: int) -> None:
+    labels = np.arange(count) % 2
+    nought = {"val_share": 0.0, "test_share": 0.0, "holdout_share": 0.0, "audit_share": 0.0}
+    made = split(np.arange(count), labels, **nought)
+    assert set(made.side) == {TRAIN, TEST}
+    assert int((made.side == TEST).sum()) == 2
+    assert (made.audit == AUDIT_NONE).all()
+    held = split(np.arange(count), labels, val_share=0.0, holdout_share=0.0)
+    assert VAL not in held.side
+    assert HOLDOUT in held.side
+    no_audit = split(np.arange(count), labels, audit_share=0.0)
+    assert (no_audit.audit == AUDIT_NONE).all()
+    assert HOLDOUT in no_audit.side
 
 
 @pytest.mark.parametrize("labels", [[0, *[1] * 9], [1] * 10, [0, 0, *[1] * 8]])
 def test_a_class_with_one_image_or_one_patient_is_named(labels: list[int]) -> None:
     groups = [0, 0, *range(1, 9)] if labels[:2] == [0, 0] else [*range(10)]
     with pytest.raises(DataError, match="class a") as caught:
-        split(groups, labels)
+        split(np.array(groups), np.array(labels))
     assert "leave it out" in str(caught.value)
     assert caught.value.exit_code == 3
-
-
-def test_exact_duplicates_join_their_patients_and_are_counted_by_part() -> None:
-    hashes = np.array([b"a", b"b", b"a", b"c", b"c", b"d"], dtype="S16").view("V16")
-    labels = np.array([0, 0, 1, 1, 1, 0])
-    found = find_duplicates(hashes, labels)
-    assert (found.num_groups, found.conflicting) == (2, 1)
-    assert pattern_counts(found, ["train", "train", "val", "test", "test", "val"]) == {
-        "test": 1,
-        "train-val": 1,
-    }
-    groups = joined_patients(np.array([0, 1, 2, 3, 4, 1]), found, np.ones(6, dtype=bool))
-    assert groups.tolist() == [0, 1, 0, 2, 2, 1]
-    alone = Duplicates(found.group, np.ones(6, dtype=np.int64), 0, 0)
-    assert len(set(joined_patients(np.array([0, 1, 2, 3, 4, 1]), alone, np.ones(6, dtype=bool)))) == 5
-
-
-def test_shared_patients_are_counted_by_pair_and_unknown_ones_are_not() -> None:
-    parts = ["train", "train", "val", "val", "test", ""]
-    shared = shared_patients("official", parts, np.array([0, 1, 1, -1, 0, 1]))
-    assert shared.pairs == {("train", "val"): 1, ("train", "test"): 1, ("val", "test"): 0}
-    assert "official: 1 patients stand in both train and val" in shared.notes()[0]

@@ -13,7 +13,7 @@ from tests.pipeline.sources.mutations_dicom import agreed, syntax_element
 
 def agree_on_huge_size(rng: random.Random, data: bytes) -> bytes:
     """Give header and codestream the largest size that is decoded."""
-    return agreed(data, *rng.choice(((8_000, 8_000), (65_535, 976), (1_000, 64_000))))
+    return agreed(data, *rng.choice(((10_000, 10_000), (65_535, 1_525), (1_600, 62_500))))
 
 
 def deflate_bomb(rng: random.Random, data: bytes) -> bytes:
@@ -25,14 +25,14 @@ def deflate_bomb(rng: random.Random, data: bytes) -> bytes:
 def _deflated(megabytes: int) -> bytes:
     if megabytes:
         return _large_file("1.2.840.10008.1.2.1.99", _packed([bytes(2**20)] * megabytes))
-    pixels = b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", 2 * 8_000 * 8_000) + b"\1"
-    image = [_largest_layout() + pixels, *[bytes(16_000)] * 7_999, bytes(15_999)]
+    pixels = b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", 2 * 10_000 * 10_000) + b"\1"
+    image = [_largest_layout() + pixels, *[bytes(20_000)] * 9_999, bytes(19_999)]
     return _large_file("1.2.840.10008.1.2.1.99", _packed(image))
 
 
 def rle_bomb(rng: random.Random, data: bytes) -> bytes:
     """Return a run-length encoded file of the largest image, from 2 MB."""
-    segment = b"\x81\1" + b"\x81\0" * (8_000 * 8_000 // 128 - 1)
+    segment = b"\x81\1" + b"\x81\0" * (10_000 * 10_000 // 128 - 1)
     frame = struct.pack("<16I", 2, 64, 64 + len(segment), *[0] * 13) + segment * 2
     empty, end = b"\xfe\xff\x00\xe0\0\0\0\0", b"\xfe\xff\xdd\xe0\0\0\0\0"
     pixels = b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + empty + empty[:4] + struct.pack("<I", len(frame))
@@ -49,7 +49,7 @@ def _large_file(uid: str, body: bytes) -> bytes:
 
 
 def _largest_layout() -> bytes:
-    words = {0x02: 1, 0x10: 8_000, 0x11: 8_000, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 0}
+    words = {0x02: 1, 0x10: 10_000, 0x11: 10_000, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 0}
     grey = b"\x28\x00\x04\x00CS" + struct.pack("<H", 12) + b"MONOCHROME2 "
     elements = {
         number: b"\x28\x00" + struct.pack("<H", number) + b"US" + struct.pack("<HH", 2, word)

@@ -10,7 +10,7 @@ import zlib
 from tests.pipeline.sources.mutations import LENGTHS, Mutation
 
 Chunks = list[tuple[bytes, bytes]]
-_SIZES = (0, 1, 2, 13, 7_999, 8_000, 8_001, 65_500, 100_000, 2**31 - 1, 2**31, 2**32 - 1)
+_SIZES = (0, 1, 2, 13, 9_999, 10_000, 10_001, 65_500, 100_000, 2**31 - 1, 2**31, 2**32 - 1)
 _START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,7 +43,7 @@ def png_header(rng: random.Random, data: bytes) -> bytes:
 def png_huge(rng: random.Random, data: bytes) -> bytes:
     """Return a header of 100,000 x 100,000 or of the largest size that is decoded, over few data."""
     (kind, body), *others = _chunks(data)
-    side = rng.choice((100_000, 8_000, 8_000))
+    side = rng.choice((100_000, 10_000, 10_000))
     return _png([(kind, struct.pack(">II", side, side) + body[8:]), *others])
 
 
@@ -111,7 +111,7 @@ def png_bomb(rng: random.Random, data: bytes) -> bytes:
 def png_valid_bomb(rng: random.Random, data: bytes) -> bytes:
     """Return a whole picture of the largest size, black, from few bytes."""
     depth, colour, width = rng.choice(((8, 0, 1), (16, 0, 2), (8, 2, 3), (8, 6, 4), (16, 2, 6), (8, 4, 2)))
-    side = 8_000
+    side = 10_000
     packer = zlib.compressobj(1)
     row = bytes(1 + side * width)
     body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -142,7 +142,7 @@ def jpeg_frame(rng: random.Random, data: bytes) -> bytes:
         how = rng.randrange(4)
         if how == 0:
             struct.pack_into(
-                ">HH", damaged, at + 3, *(rng.choice((0, 1, 8_000, 8_000, 65_500, 65_535)) for _ in "ab")
+                ">HH", damaged, at + 3, *(rng.choice((0, 1, 10_000, 10_000, 65_500, 65_535)) for _ in "ab")
             )
         elif how == 1:
             damaged[at - 1] = rng.randrange(0xC0, 0xD0)
@@ -158,7 +158,7 @@ def jpeg_huge(rng: random.Random, data: bytes) -> bytes:
     damaged = bytearray(data)
     for marker, at in _markers(data):
         if marker in range(0xC0, 0xC3):
-            struct.pack_into(">HH", damaged, at + 3, 8_000, 8_000)
+            struct.pack_into(">HH", damaged, at + 3, 10_000, 10_000)
             damaged[at - 1] = rng.choice((0xC0, 0xC2, marker))
     scans = bytes(damaged)
     return jpeg_scans(rng, scans) if rng.random() < 0.5 else scans
@@ -240,7 +240,7 @@ def tiff_entry(rng: random.Random, data: bytes) -> bytes:
         elif how == 2:
             number = rng.choice((0, 2, 70_000, *LENGTHS))
         else:
-            value = rng.choice((*range(9), 8_000, 32_773, 32_946, 34_712, 50_000, *LENGTHS))
+            value = rng.choice((*range(9), 10_000, 32_773, 32_946, 34_712, 50_000, *LENGTHS))
         _ENTRY.pack_into(damaged, at, tag, kind, number, value)
     return bytes(damaged)
 
@@ -252,7 +252,7 @@ def tiff_size(rng: random.Random, data: bytes) -> bytes:
     for place in range(max(0, count)):
         tag, _, number, value = _ENTRY.unpack_from(damaged, start + 2 + 12 * place)
         if tag in {256, 257, 278}:
-            value = rng.choice((0, 1, 8_000, 8_000, 8_000, 100_000, 2**32 - 1))
+            value = rng.choice((0, 1, 10_000, 10_000, 10_000, 100_000, 2**32 - 1))
             _ENTRY.pack_into(damaged, start + 2 + 12 * place, tag, 4, number, value)
     return bytes(damaged)
 

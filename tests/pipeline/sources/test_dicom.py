@@ -9,13 +9,21 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate_extended, generate_frames
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from pipeline.errors import ScanRefusedError
 from pipeline.sources import dicom
 from pipeline.sources.base import DicomOptions, ReadRule, Scan, ScanTask
-from tests.pipeline.sources.dicoms import RAMP, header, written
+from tests.pipeline.sources.dicoms import EVERY, RAMP, header, written
 
 
 def task(tag: str = "PatientID", **options: Any) -> ScanTask:
@@ -85,17 +93,19 @@ def test_padding_becomes_the_darkest_image_value() -> None:
     assert shown[1, 0] == shown.max()
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless]
+)
 def test_every_lossless_syntax_gives_the_same_pixels(syntax: UID) -> None:
-    made = header()
-    if syntax == RLELossless:
-        made.compress(RLELossless)
+    made = header(EVERY)
+    if syntax in {RLELossless, JPEG2000Lossless}:
+        made.compress(syntax)
     else:
         made.file_meta.TransferSyntaxUID = syntax
     if syntax == ExplicitVRBigEndian:
-        made.PixelData = RAMP.astype(">u2").tobytes()
+        made.PixelData = EVERY.astype(">u2").tobytes()
         made["PixelData"].VR = "OW"
-    assert (read(made).pixels == RAMP).all()
+    assert (read(made).pixels == EVERY).all()
 
 
 def test_a_file_without_preamble_and_meta_is_read_where_that_is_asked_for() -> None:
@@ -170,14 +180,25 @@ def test_frames_that_the_rule_does_not_choose_are_refused(frames: str, reason: s
 def test_frames_are_decoded_one_at_a_time_and_counted_before() -> None:
     made = header(THREE)
     made.compress(RLELossless)
-    scans = dicom.read(task(frames="each"), written(made)[:-40])
-    assert (next(scans).pixels == RAMP).all()
-    with pytest.raises(ScanRefusedError):
-        list(scans)
+    made.NumberOfFrames = 4
+    scans = dicom.read(task(frames="each"), written(made))
+    assert [(next(scans).pixels == frame).all() for frame in THREE] == [True] * 3
+    with pytest.raises(ScanRefusedError, match="frames missing"):
+        next(scans)
     with pytest.raises(ScanRefusedError, match="too many frames"):
         read(header(NumberOfFrames=10_001), frames="each")
     with pytest.raises(ScanRefusedError, match="too many frames"):
         read(header(NumberOfFrames=9_000, Rows=1000, Columns=1000), frames="each")
+
+
+def test_an_extended_offset_table_leads_to_the_frames() -> None:
+    made = header(THREE)
+    made.compress(RLELossless)
+    frames = list(generate_frames(made.PixelData, number_of_frames=3))
+    made.PixelData, made.ExtendedOffsetTable, made.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    made["PixelData"].VR, made["PixelData"].is_undefined_length = "OB", True
+    assert (read(made, frames="3").pixels == THREE[2]).all()
+    assert [int(scan.pixels[0, 0]) for scan in read_all(made, frames="each")] == [0, 1, 2]
 
 
 def test_functional_groups_of_a_frame_stand_over_the_shared_ones() -> None:

@@ -73,7 +73,7 @@ def test_a_deflated_bomb_is_refused_within_bounds() -> None:
     before = peak_mib()
     with pytest.raises(ScanRefusedError, match="too large"):
         read("dicom", bomb)
-    assert peak_mib() - before < 450
+    assert peak_mib() - before < 600
 
 
 def test_a_deflated_file_that_needs_the_tolerant_parser_is_read() -> None:

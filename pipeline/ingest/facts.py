@@ -1,0 +1,88 @@
+"""What the parts say of all scans, in small arrays: who is readable, whose it is, what it looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.ingest.parts import read_rows
+from pipeline.ingest.strata import Bools, Codes
+
+Known = Mapping[str, tuple[int, int]]
+"""Patient pseudonym (`p-` and 16 hex digits) -> (position in `SPLITS`, position in `AUDIT_ROLES`)."""
+
+
+@dataclass
+class Facts:
+    """One entry a scan or a patient.
+
+    Attributes:
+        readable: (N,) True for scans that were read.
+        patients: (N,) patient number, -1 unknown.
+        hashes: (N,) hash of the stored pixels.
+        draws: (P,) draw of each patient.
+        known_side, known_audit: (P,) place in an earlier cohort, -1 without.
+        numbers: pseudonym -> patient number.
+    """
+
+    readable: Bools
+    patients: Codes
+    hashes: npt.NDArray[np.void]
+    draws: Codes
+    known_side: Codes
+    known_audit: Codes
+    numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def with_claims(self, claims: dict[int, str]) -> Codes:
+        """Return the patient numbers with claimed patients put in."""
+        patients = self.patients.copy()
+        extra = dict(self.numbers) if claims else {}
+        for row, pseudonym in claims.items():
+            patients[row] = extra.setdefault(_short(pseudonym), len(extra))
+        return patients
+
+
+def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
+    """Read the descriptions of all parts, one part in memory at a time.
+
+    Args:
+        folder: where the parts lie.
+        num_parts: their number.
+        num_scans: rows in all of them.
+        known: places of patients in an earlier cohort.
+    """
+    facts = Facts(
+        readable=np.zeros(num_scans, dtype=bool),
+        patients=np.full(num_scans, -1, dtype=np.int64),
+        hashes=np.zeros(num_scans, dtype="V16"),
+        draws=np.zeros(num_scans, dtype=np.int64),
+        known_side=np.full(num_scans, -1, dtype=np.int64),
+        known_audit=np.full(num_scans, -1, dtype=np.int64),
+    )
+    numbers = facts.numbers
+    at = 0
+    for number in range(num_parts):
+        for row in read_rows(folder, number):
+            if row.patient_id:
+                fresh = len(numbers)
+                code = numbers.setdefault(_short(row.patient_id), fresh)
+                if code == fresh:
+                    facts.draws[code] = int(row.draw, 16)
+                    facts.known_side[code], facts.known_audit[code] = known.get(row.patient_id, (-1, -1))
+                facts.patients[at] = code
+            if not row.reason:
+                facts.readable[at] = True
+                facts.hashes[at] = np.void(bytes.fromhex(row.pixel_hash))
+            at += 1
+    for name in ("draws", "known_side", "known_audit"):
+        setattr(facts, name, getattr(facts, name)[: len(numbers)])
+    return facts
+
+
+def _short(pseudonym: str) -> bytes:
+    """The eight bytes that a patient pseudonym shows in hex: a quarter of the memory of its text."""
+    return bytes.fromhex(pseudonym[2:])

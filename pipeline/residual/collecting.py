@@ -1,0 +1,159 @@
+"""Collects the identifying values of a source: all files of a manifest, or all files below a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError, ScanRefusedError
+from pipeline.manifest import Manifest
+from pipeline.progress import track
+from pipeline.residual.dicom_values import dicom_pieces, looks_headless
+from pipeline.residual.file_values import image_pieces, name_of_file, nifti_pieces, table_pieces
+from pipeline.residual.harmless import Harmless
+from pipeline.residual.source_values import FILE_NAME, IDENTIFIER, Piece, SourceFacts, SourceValues
+from pipeline.residual.texts import text_pieces
+from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
+from pipeline.sources.stores import drop_unpacked, kind_of, open_store
+
+_PLACES = {"path", "table", "pattern", "url", "md5", "verify_images"}
+"""Keys of a manifest whose text is a place or a rule, not something that is said of the data set."""
+
+_MAX_LABELS = 1000
+_MAX_SHORT_ROOT = 12
+_ROWS = "medmnist"
+_READERS = {"dicom": dicom_pieces, "nifti": nifti_pieces, "images": image_pieces, "table": table_pieces}
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+
+
+def collect_values(source: Manifest | Path, *, phantom_patients: int | None = None) -> SourceValues:
+    """Read every file of a source and return its identifying values.
+
+    Args:
+        source: a loaded manifest (all its sources are read, archives and servers too), or a folder, an
+            archive or a DICOMDIR of scans.
+        phantom_patients: number of patients of a phantom source, instead of the manifest's.
+
+    Returns:
+        The values; the caller closes them.
+
+    Raises:
+        ManifestError: a path has a variable that is not set, or a table lacks a column.
+        DataError: a folder, table or archive is missing, or holds more values than can be searched.
+    """
+    if isinstance(source, Manifest):
+        return _of_manifest(source, phantom_patients)
+    return _of_place(source)
+
+
+def _of_manifest(manifest: Manifest, phantom_patients: int | None) -> SourceValues:
+    from pipeline.sources.listing import list_scans
+
+    listing = list_scans(manifest, phantom_patients=phantom_patients)
+    labels = {task.label for task in listing.tasks if task.label}
+    said = list(_said(manifest.model_dump(mode="json")))
+    values = SourceValues(Harmless([*said, *(labels if len(labels) <= _MAX_LABELS else ())]))
+    refused: Counter[str] = Counter()
+    with track("collect values", len(listing.tasks), unit="files") as progress:
+        for task in listing.tasks:
+            _add_task(values, task, refused)
+            progress.update(1)
+    _finish(values, {task.rule for task in listing.tasks}, refused, len(listing.tasks))
+    return values
+
+
+def _add_task(values: SourceValues, task: ScanTask, refused: Counter[str]) -> None:
+    values.add(_patients(task))
+    if task.rule.kind == _ROWS:
+        return
+    values.add(name_of_file(task.name))
+    reader = _READERS.get(task.rule.kind)
+    if reader is None:
+        return
+    try:
+        values.add(reader(open_store(task.rule).read(task.name)))
+    except ScanRefusedError as error:
+        refused[error.problem] += 1
+
+
+def _patients(task: ScanTask) -> Iterator[Piece]:
+    for patient in (task.patient, task.claimed):
+        if patient and not patient.startswith(OWN_PATIENT):
+            yield from text_pieces("patient of the manifest", patient, IDENTIFIER)
+
+
+def _place(rule: ReadRule) -> Iterator[Piece]:
+    if rule.kind != _ROWS and len(rule.root) >= _MAX_SHORT_ROOT:
+        yield Piece("place of the source", FILE_NAME, rule.root)
+
+
+def _of_place(path: Path) -> SourceValues:
+    """Read all files below a folder, or in an archive, each by what its content says it is."""
+    path = path.absolute()
+    rule = ReadRule("dicom", str(path), store=kind_of(path, field="--against"))
+    store = open_store(rule)
+    names = [entry.name for entry in store.entries()]
+    values = SourceValues(Harmless())
+    refused: Counter[str] = Counter()
+    with track("collect values", len(names), unit="files") as progress:
+        for name in names:
+            values.add(name_of_file(name))
+            _add_content(values, store.read, name, refused)
+            progress.update(1)
+    _finish(values, {rule}, refused, len(names))
+    return values
+
+
+def _add_content(values: SourceValues, read: Any, name: str, refused: Counter[str]) -> None:
+    try:
+        data: bytes = read(name)
+        kind = _kind(data, name)
+        if kind:
+            values.add(_READERS[kind](data))
+        else:
+            refused["neither DICOM, NIfTI, image nor table"] += 1
+    except ScanRefusedError as error:
+        refused[error.problem] += 1
+
+
+def _kind(data: bytes, name: str) -> str:
+    if data[128:132] == b"DICM":
+        return "dicom"
+    lower = name.lower()
+    if lower.endswith((".nii", ".nii.gz")):
+        return "nifti"
+    if data.startswith(_IMAGE_MAGIC):
+        return "images"
+    if lower.endswith((".csv", ".tsv")):
+        return "table"
+    return "dicom" if looks_headless(data) else ""
+
+
+def _said(body: object, key: str = "") -> Iterator[str]:
+    """Yield the texts by which a manifest describes the data set: names, classes, columns, licence."""
+    if isinstance(body, dict):
+        for name, inner in body.items():
+            if name not in _PLACES or isinstance(inner, dict):
+                yield str(name)
+                yield from _said(inner, str(name))
+    elif isinstance(body, list):
+        for inner in body:
+            yield from _said(inner, key)
+    elif isinstance(body, str) and key not in _PLACES:
+        yield body
+
+
+def _finish(values: SourceValues, rules: set[ReadRule], refused: Counter[str], files: int) -> None:
+    drop_unpacked(rules)
+    values.facts = SourceFacts(files, dict(refused.most_common()))
+    if not len(values):
+        values.close()
+        raise DataError(
+            "no identifying value was found in the source, so that nothing can be verified",
+            field="--against",
+            remedy="Name the manifest, or the folder, that holds the scans with their headers.",
+        )
+    for rule in rules:
+        values.add(_place(rule))

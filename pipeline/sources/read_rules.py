@@ -1,0 +1,70 @@
+"""How the scans of a source are read, from the source's rules."""
+
+from __future__ import annotations
+
+from pipeline.errors import ManifestError
+from pipeline.manifest.model import DicomReading, FolderRule, ImageSource, Manifest, NiftiSource, ScanRules
+from pipeline.sources.base import DicomOptions, ReadRule, source_prefix
+from pipeline.sources.stores import kind_of
+
+
+def read_rule(manifest: Manifest, source: FolderRule, kind: str, number: int) -> ReadRule:
+    """Return how all scans of a source are read.
+
+    Args:
+        manifest: the manifest, for its paths.
+        source: the source's rules.
+        kind: `dicom`, `nifti` or `images`.
+        number: position of the source in the manifest.
+
+    Raises:
+        ManifestError: a variable is not set, or the patient tag is no DICOM keyword.
+        DataError: nothing is at the path, or no store.
+    """
+    at = f"sources.{number}"
+    root = manifest.resolve(source.path, f"{at}.path")
+    options: dict[str, object] = {}
+    if isinstance(source, DicomReading):
+        options["dicom"] = dicom_options(source)
+    elif isinstance(source, NiftiSource):
+        options.update(projection=source.projection, axis=source.axis, window=source.window)
+    elif isinstance(source, ImageSource):
+        options["colour"] = source.colour
+    store = kind_of(root, field=f"{at}.path")
+    return ReadRule(
+        kind,
+        str(root),
+        patient_tag=patient_tag(source, at),
+        prefix=source_prefix(number),
+        store=store,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def dicom_options(source: DicomReading) -> DicomOptions:
+    """Return how DICOM files of a source are read."""
+    return DicomOptions(
+        frames=str(source.frames),
+        window=str(source.window),
+        headless=source.headless,
+        colour=source.colour,
+    )
+
+
+def patient_tag(source: ScanRules, at: str) -> str:
+    """Return the DICOM keyword of the patient id, empty if the patient is known otherwise.
+
+    Raises:
+        ManifestError: it is no DICOM keyword.
+    """
+    from pydicom.datadict import tag_for_keyword
+
+    tag = source.patient.tag if source.patient and source.patient.tag else ""
+    if tag and tag_for_keyword(tag) is None:
+        raise ManifestError(
+            "not a DICOM keyword",
+            field=f"{at}.patient.tag",
+            value=tag,
+            remedy="Use a keyword such as PatientID.",
+        )
+    return tag
