@@ -52,17 +52,24 @@ def write_shard(folder: Path, index: int, pixels: StoredPixels) -> str:
 class PixelShards:
     """Read access to consecutive shards as one array of rows.
 
+    Args:
+        folder: where the shards lie.
+        role: what they belong to, for messages.
+        mapped: map the shards into memory, which suits many reads; else each row is read by itself, which
+            suits a few rows of a large set and keeps the rest of it out of memory.
+
     Raises:
         DataError: a shard is missing, is not an npy file, or has another shape than the rest.
     """
 
-    def __init__(self, folder: Path, *, role: str) -> None:
+    def __init__(self, folder: Path, *, role: str, mapped: bool = True) -> None:
         paths = sorted(folder.glob("pixels-*.npy"))
         if not paths or [path.name for path in paths] != [shard_name(i) for i in range(len(paths))]:
             raise DataError(
                 "pixel shards are missing", field=role, value=str(folder), remedy="Make it again."
             )
         self._shards = [_open_shard(path, role) for path in paths]
+        self._paths = None if mapped else paths
         kinds = {(shard.shape[1:], shard.dtype) for shard in self._shards}
         if len(kinds) != 1:
             raise DataError("pixel shards differ in shape", field=role, remedy="Make this output again.")
@@ -86,8 +93,24 @@ class PixelShards:
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         for shard in np.unique(owner):
             here = np.flatnonzero(owner == shard)
-            out[here] = self._shards[shard][wanted[here] - self._starts[shard]]
+            places = wanted[here] - self._starts[shard]
+            if self._paths is None:
+                out[here] = self._shards[shard][places]
+            else:
+                out[here] = self._read(int(shard), places)
         return out
+
+    def _read(self, number: int, places: npt.NDArray[np.int64]) -> StoredPixels:
+        assert self._paths is not None
+        shard = self._shards[number]
+        assert isinstance(shard, np.memmap)
+        rows = np.empty((len(places), *self.image_shape), dtype=self.dtype)
+        with self._paths[number].open("rb") as stream:
+            for row, place in zip(rows, places.tolist(), strict=True):
+                stream.seek(shard.offset + place * row.nbytes)
+                if stream.readinto(row.data) != row.nbytes:
+                    raise DataError("a pixel shard is cut short", field="pixels", remedy="Make it again.")
+        return rows
 
 
 def _open_shard(path: Path, role: str) -> StoredPixels:

@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cohort import FINDINGS_NAME
-from pipeline.ingest.findings import Findings
 from pipeline.ingest.looks import Looks
 from pipeline.ingest.parts import PartRow, read_images
 from pipeline.ingest.quality import DUPLICATE
 from pipeline.ingest.reads import ReadsWriter
+from pipeline.ingest.rows import ScanRows
+from pipeline.ingest.shards import ShardWriter
 from pipeline.ingest.splits import TRAIN
 from pipeline.ingest.survey import Overview
 from pipeline.ingest.tables import BlockTable, record_schema, rejected_schema
-from pipeline.pixels import stored_dtype, to_model_range, write_shard
+from pipeline.pixels import stored_dtype
 from pipeline.records import AUDIT_ROLES, SPLITS
 from pipeline.storage import write_npy
 
-SHARD_BYTES = 8 * 2**20
 ROWS_A_BLOCK = 1024
 EXAMPLES = 12
 """Records of a flag that the quality page shows."""
@@ -60,13 +60,11 @@ def write_cohort(
     out: Path,
     parts: Path,
     num_parts: int,
+    *,
     overview: Overview,
     looks: Looks,
-    *,
-    classes: tuple[str, ...],
-    findings: Findings,
-    reads: ReadsWriter,
-    origin: npt.NDArray[np.int64],
+    rows: ScanRows,
+    key: bytes,
     image_size: int,
     bit_depth: int,
 ) -> Written:
@@ -78,26 +76,26 @@ def write_cohort(
         num_parts: their number.
         overview: which scans are kept, and where.
         looks: flags that comparing the images has given.
-        classes: class names.
-        findings: the findings of every scan, where the manifest has several labels a scan.
-        reads: keeps what was read of each file, for the cohort that continues this one.
-        origin: (N,) number of the file that each row came from.
+        rows: classes, findings and files of every row.
+        key: the pseudonym key, which seals what is kept for the cohort that continues this one.
         image_size: side of the images.
         bit_depth: 8 or 16.
     """
     for stale in out.glob("pixels-*.npy"):
         stale.unlink()
-    shards = _ShardWriter(out, image_size, bit_depth)
+    shards = ShardWriter(out, int(overview.kept.sum()), image_size, bit_depth)
+    reads = ReadsWriter(out, rows.files, key)
+    classes, findings = rows.classes, rows.findings
     flags, rejected = Counter[str](), Counter[str]()
     examples: dict[str, list[int]] = {}
     tables = (
         BlockTable(out / "records.parquet", record_schema(), ROWS_A_BLOCK),
         BlockTable(out / "rejected.parquet", rejected_schema(), ROWS_A_BLOCK),
     )
-    with tables[0] as records, tables[1] as refused, reads:
+    with tables[0] as records, tables[1] as refused, reads, shards:
         for at, (row, pixels) in enumerate(_rows(parts, num_parts, image_size, stored_dtype(bit_depth))):
             kept_here = pixels is not None and bool(overview.kept[at])
-            reads.add(int(origin[at]), row, len(shards) if kept_here else None)
+            reads.add(int(rows.origin[at]), row, shards.written if kept_here else None)
             if pixels is None or not kept_here:
                 reason = row.reason or overview.reasons[at]
                 rejected[reason] += 1
@@ -108,7 +106,7 @@ def write_cohort(
             for flag in row.flags:
                 note = examples.setdefault(flag, [])
                 if len(note) < EXAMPLES:
-                    note.append(len(shards))
+                    note.append(shards.written)
             flags.update(row.flags)
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
@@ -121,7 +119,7 @@ def write_cohort(
     sides, labels, patients = overview.split.side[kept], overview.labels[kept], overview.patients[kept]
     for name, codes in (("labels.npy", labels.astype(np.int32)), ("split.npy", sides.astype(np.uint8))):
         write_npy(out / name, codes, private=True)
-    files = [*shards.close(), "records.parquet", "rejected.parquet", "labels.npy", "split.npy"]
+    files = [*shards.names, "records.parquet", "rejected.parquet", "labels.npy", "split.npy"]
     if findings.names:
         write_npy(out / FINDINGS_NAME, findings.states[kept], private=True)
         files.append(FINDINGS_NAME)
@@ -165,46 +163,3 @@ def _record(row: PartRow, label: str, split: str, audit: str) -> dict[str, Any]:
         "age_band": row.age_band,
         "view": row.view,
     }
-
-
-class _ShardWriter:
-    """Collects kept images into shards of equal length and sums up the train split."""
-
-    def __init__(self, out: Path, image_size: int, bit_depth: int) -> None:
-        dtype = stored_dtype(bit_depth)
-        rows = max(1, SHARD_BYTES // (image_size**2 * dtype.itemsize))
-        self._out, self._names, self._held = out, list[str](), 0
-        # Untouched pages of the buffer cost nothing, so a small cohort stays small.
-        self._buffer = np.empty((rows, 1, image_size, image_size), dtype=dtype)
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
-
-    def add(self, image: npt.NDArray[Any], *, train: bool) -> None:
-        self._buffer[self._held] = image
-        self._held += 1
-        if train:
-            values = to_model_range(image).astype(np.float64)
-            self._count += values.size
-            self._sum += float(values.sum())
-            self._squares += float(np.square(values).sum())
-        if self._held == len(self._buffer):
-            self._flush()
-
-    def __len__(self) -> int:
-        return len(self._names) * len(self._buffer) + self._held
-
-    def _flush(self) -> None:
-        if self._held:
-            self._names.append(write_shard(self._out, len(self._names), self._buffer[: self._held]))
-            self._held = 0
-
-    def close(self) -> list[str]:
-        self._flush()
-        return self._names
-
-    @property
-    def mean(self) -> float:
-        return self._sum / max(self._count, 1)
-
-    @property
-    def std(self) -> float:
-        return float(np.sqrt(max(self._squares / max(self._count, 1) - self.mean**2, 0.0)))

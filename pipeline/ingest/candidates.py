@@ -21,7 +21,7 @@ PROBES = 8
 """Cells in which a scan looks for partners."""
 
 _BLOCK = 512
-_HELD = 65_536
+_HELD = 16_384
 
 Pairs = npt.NDArray[np.int64]
 

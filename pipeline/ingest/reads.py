@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections import OrderedDict
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.sources.base import ReadRule, ScanTask
 NAME = "reads.parquet"
 ROWS_A_BLOCK = 1024
 _GROUPS_HELD = 4
+_PLACE = {"root", "store", "web"}
 _NAMES = tuple(column.name for column in fields(PartRow))
 
 
@@ -63,7 +64,30 @@ class ReadTags:
 
 def _without_place(rule: ReadRule) -> str:
     """Return all of a rule but where the scans lie: a moved folder is still the same scans."""
-    return repr(tuple(getattr(rule, name) for name in ReadRule.__slots__ if name not in {"root", "store"}))
+    return repr(tuple(getattr(rule, name) for name in ReadRule.__slots__ if name not in _PLACE))
+
+
+@dataclass(frozen=True)
+class FileNumbers:
+    """Name and state of every file.
+
+    Attributes:
+        scans: (F,) int64 names.
+        tags: (F,) int64 states, 0 where nothing can be taken over: state unknown, or refused by the listing.
+    """
+
+    scans: npt.NDArray[np.int64]
+    tags: npt.NDArray[np.int64]
+
+
+def number_files(tasks: list[ScanTask], tags: ReadTags) -> FileNumbers:
+    """Return the numbers of all files, in the order of the tasks."""
+    return FileNumbers(
+        np.fromiter((tags.scan(task) for task in tasks), dtype=np.int64, count=len(tasks)),
+        np.fromiter(
+            (0 if task.refusal else tags.tag(task) for task in tasks), dtype=np.int64, count=len(tasks)
+        ),
+    )
 
 
 class ReadsWriter:
@@ -71,18 +95,17 @@ class ReadsWriter:
 
     Args:
         out: the cohort directory.
-        tasks: all files.
-        tags: names them and their state.
+        files: names and states of all files.
         key: the pseudonym key.
     """
 
-    def __init__(self, out: Path, tasks: list[ScanTask], tags: ReadTags, key: bytes) -> None:
+    def __init__(self, out: Path, files: FileNumbers, key: bytes) -> None:
         import pyarrow as pa
 
         schema = pa.schema(
             [("scan", pa.int64()), ("tag", pa.int64()), ("pixels", pa.int64()), ("row", pa.string())]
         )
-        self._tasks, self._tags, self._key = tasks, tags, key
+        self._files, self._key = files, key
         self._table = BlockTable(out / NAME, schema, ROWS_A_BLOCK)
         self._number, self._held = -1, list[dict[str, Any]]()
 
@@ -99,7 +122,7 @@ class ReadsWriter:
         """Append what was read, file by file.
 
         Args:
-            number: number of the task.
+            number: number of the file.
             row: what was read of it.
             pixels: position of the stored image in the cohort, or None if it has none there.
         """
@@ -116,12 +139,8 @@ class ReadsWriter:
         rows, self._held = self._held, []
         if not rows or any(row["pixels"] < 0 and not row["reason"] for row in rows):
             return
-        task = self._tasks[self._number]
-        tag = self._tags.tag(task)
-        if not tag or task.refusal:
-            return
-        scan = self._tags.scan(task)
-        for row in rows:
+        scan, tag = int(self._files.scans[self._number]), int(self._files.tags[self._number])
+        for row in rows if tag else ():
             self._table.add(scan=scan, tag=tag, pixels=row["pixels"], row=row["row"])
 
 
@@ -145,7 +164,7 @@ class EarlierReads:
         )
         self._order = np.argsort(scans, kind="stable")
         self._scans = scans[self._order]
-        self._shards = PixelShards(folder, role="earlier cohort")
+        self._shards = PixelShards(folder, role="earlier cohort", mapped=False)
         self._groups: OrderedDict[int, list[str]] = OrderedDict()
 
     def rows(self, task: ScanTask) -> list[tuple[PartRow, npt.NDArray[np.generic] | None]]:

@@ -104,7 +104,7 @@ class _Gallery:
 
     def __init__(self, out: Path, info: CohortInfo, overview: Overview) -> None:
         self._out, self._info, self._overview = out, info, overview
-        self._shards = PixelShards(out, role="cohort")
+        self._shards = PixelShards(out, role="cohort", mapped=False)
         self._rows = np.flatnonzero(overview.kept)
 
     def pictures(self, positions: list[int]) -> list[Picture]:
