@@ -56,6 +56,18 @@ def candidate_pairs(
     return best.pairs()
 
 
+def similarities(signatures: npt.NDArray[np.int8], pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Return the cosine (M,) of the signatures of pairs (M, 2)."""
+    cosine = np.empty(len(pairs))
+    for start in range(0, len(pairs), _BLOCK):
+        (left, left_length), (right, right_length) = (
+            _unpacked(signatures, rows) for rows in pairs[start : start + _BLOCK].T
+        )
+        lengths = np.maximum(left_length * right_length, 1e-9)
+        cosine[start : start + _BLOCK] = np.einsum("md,md->m", left, right) / lengths
+    return cosine
+
+
 def _compare(
     signatures: npt.NDArray[np.int8],
     rows: npt.NDArray[np.int64],

@@ -63,19 +63,34 @@ def crop_box(height: int, width: int, pixel_aspect: float) -> Box:
     return top, left, min(top + side, float(height)), min(left + across, float(width))
 
 
-def black_and_white(pixels: npt.NDArray[np.generic], percentiles: tuple[float, float]) -> tuple[float, float]:
+def on_grid(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return every n-th pixel of every n-th row, about `SAMPLE_PIXELS` of them, side by side in memory."""
+    step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
+    return np.ascontiguousarray(pixels[::step, ::step])
+
+
+def black_and_white(
+    pixels: npt.NDArray[np.generic],
+    percentiles: tuple[float, float],
+    *,
+    grid: npt.NDArray[np.generic] | None = None,
+) -> tuple[float, float]:
     """Return the values at two percentiles of a scan, taken on a fixed grid of pixels.
+
+    Args:
+        pixels: (H, W).
+        percentiles: rising, in 0..100.
+        grid: `on_grid` of the pixels, if it is there already.
 
     Raises:
         ScanRefusedError: the scan is constant.
     """
-    step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
-    sample = pixels[::step, ::step].astype(np.float64).ravel()
+    sample = (grid if grid is not None else on_grid(pixels)).ravel()
     places = [percent / 100 * (sample.size - 1) for percent in percentiles]
     around = sorted({edge for place in places for edge in (int(place), min(int(place) + 1, sample.size - 1))})
-    sample.partition(around)
+    ranked = dict(zip(around, _ranked(sample, around), strict=True))
     low, high = (
-        sample[int(place)] + (place % 1) * (sample[min(int(place) + 1, sample.size - 1)] - sample[int(place)])
+        ranked[int(place)] + (place % 1) * (ranked[min(int(place) + 1, sample.size - 1)] - ranked[int(place)])
         for place in places
     )
     if not high > low:
@@ -83,3 +98,14 @@ def black_and_white(pixels: npt.NDArray[np.generic], percentiles: tuple[float, f
     if not high > low:
         raise ScanRefusedError("constant image")
     return float(low), float(high)
+
+
+def _ranked(sample: npt.NDArray[np.generic], ranks: list[int]) -> list[float]:
+    """Return the values of a sample at some ranks, ascending from 0."""
+    if sample.dtype.kind == "u" and sample.dtype.itemsize <= 2:
+        # Counting values takes a third of the time of partitioning them.
+        below = np.cumsum(np.bincount(sample.astype(np.intp)))
+        return [float(value) for value in np.searchsorted(below, ranks, side="right")]
+    values = sample.astype(np.float64)
+    values.partition(ranks)
+    return [float(values[rank]) for rank in ranks]

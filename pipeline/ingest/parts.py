@@ -67,7 +67,7 @@ class PartWriter:
 
     def __init__(self, folder: Path, number: int) -> None:
         self._folder, self._number = folder, number
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[PartRow] = []
         self._stack = contextlib.ExitStack()
         self._pixels: IO[bytes]
 
@@ -82,13 +82,17 @@ class PartWriter:
     def __exit__(self, *error: Any) -> bool | None:
         self._pixels.close()
         if error[0] is None:
-            self._archive.writestr(_ROWS, json.dumps(self._rows, separators=(",", ":")))
+            # `asdict` would copy every value deeply, which takes longer than writing them.
+            rows = [{name: getattr(row, name) for name in _NAMES} for row in self._rows]
+            self._archive.writestr(_ROWS, json.dumps(rows, separators=(",", ":")))
         return self._stack.__exit__(*error)
 
     def add(self, row: PartRow, image: npt.NDArray[np.generic] | None = None) -> None:
-        """Append a row, with its stored image (S, S) unless it has a reason of refusal."""
-        # `asdict` would copy every value deeply, which takes longer than writing them.
-        self._rows.append({name: getattr(row, name) for name in _NAMES})
+        """Append a row, with its stored image (S, S) unless it has a reason of refusal.
+
+        The row may be completed until the block ends.
+        """
+        self._rows.append(row)
         if image is not None:
             self._pixels.write(np.ascontiguousarray(image).data)
 

@@ -53,8 +53,6 @@ CLIPPED_BLACK = 0.5
 """Share of black pixels in the middle half (each way); the borders are black by nature. Largest of the same:
 0.36 of the chests and 0.46 of the hands."""
 
-_SAMPLE_PIXELS = 16_384
-
 
 def flags_of(
     stored: npt.NDArray[np.generic], source_shape: tuple[int, ...], pixel_aspect: float
@@ -77,20 +75,18 @@ def flags_of(
     return tuple(flags)
 
 
-def is_clipped(pixels: npt.NDArray[Any], value_range: tuple[float, float] | None) -> bool:
-    """Return whether too many of a scan's own pixels stand at its ends, on a fixed grid of pixels.
+def is_clipped(grid: npt.NDArray[Any], value_range: tuple[float, float] | None) -> bool:
+    """Return whether too many of a scan's own pixels stand at its ends.
 
     Args:
-        pixels: (H, W), bright = dense.
+        grid: the scan's pixels on a grid, bright = dense.
         value_range: black and white where the format fixes them, else the darkest and brightest count.
     """
-    step = max(1, int(np.sqrt(pixels.size / _SAMPLE_PIXELS)))
-    sample = pixels[::step, ::step]
-    low, high = value_range if value_range is not None else (sample.min(), sample.max())
-    if np.count_nonzero(sample >= high) > CLIPPED_WHITE * sample.size:
+    low, high = value_range if value_range is not None else (grid.min(), grid.max())
+    if np.count_nonzero(grid >= high) > CLIPPED_WHITE * grid.size:
         return True
-    height, width = sample.shape
-    middle = sample[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    height, width = grid.shape
+    middle = grid[height // 4 : height - height // 4, width // 4 : width - width // 4]
     return bool(np.count_nonzero(middle <= low) > CLIPPED_BLACK * middle.size)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
 from pipeline.identity import Pseudonyms
 from pipeline.ingest.burned_in import find_text
-from pipeline.ingest.geometry import black_and_white, to_square
+from pipeline.ingest.geometry import black_and_white, on_grid, to_square
 from pipeline.ingest.journal import Journal
 from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.quality import CLIPPED, TEXT, TEXT_MASKED, flags_of, is_clipped, unexpected
@@ -113,6 +114,7 @@ def work(
                 refused += problem is not None
                 if give_up(position + 1):
                     raise _GivenUpError
+            reader.sign()
     except _GivenUpError:
         return None
     finally:
@@ -130,6 +132,7 @@ class _Reader:
     def __init__(self, order: WorkOrder) -> None:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
         self._earlier = _earlier_reads(order)
+        self._unsigned: list[tuple[PartRow, npt.NDArray[np.uint8]]] = []
 
     def read(
         self, task: ScanTask, position: int, part: PartWriter, fetched: Callable[[], None]
@@ -148,13 +151,21 @@ class _Reader:
                 self._describe(row, scan, task)
                 image, flags = self._square(scan)
                 row.pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-                row.signature = signatures(thumbnail(image)[None])[0].tobytes().hex()
+                self._unsigned.append((row, thumbnail(image)))
                 row.flags = (*flags_of(image, scan.pixels.shape, scan.pixel_aspect), *row.flags, *flags)
                 part.add(row, image)
         except ScanRefusedError as error:
             part.add(self.refused(task, position, error.problem))
             return error.problem
         return None
+
+    def sign(self) -> None:
+        """Give the rows read so far their signatures; all at once, which costs a third of one by one."""
+        if self._unsigned:
+            made = signatures(np.stack([small for _, small in self._unsigned]))
+            for (row, _), signature in zip(self._unsigned, made, strict=True):
+                row.signature = signature.tobytes().hex()
+            self._unsigned = []
 
     def refused(self, task: ScanTask, position: int, reason: str) -> PartRow:
         """Return the row of a scan that cannot be used."""
@@ -169,8 +180,9 @@ class _Reader:
         """Return the stored image, and the flags that only the full-size pixels tell."""
         order = self._order
         fixed = scan.value_range if not order.robust else None
-        limits = fixed if fixed is not None else black_and_white(scan.pixels, order.percentiles)
-        flags = (CLIPPED,) if is_clipped(scan.pixels, scan.value_range) else ()
+        grid = on_grid(scan.pixels)
+        limits = fixed if fixed is not None else black_and_white(scan.pixels, order.percentiles, grid=grid)
+        flags = (CLIPPED,) if is_clipped(grid, scan.value_range) else ()
         pixels = scan.pixels
         if order.burned_in_text != "off" and (text := find_text(pixels, limits)):
             if order.burned_in_text == "quarantine":

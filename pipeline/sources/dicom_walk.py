@@ -7,6 +7,7 @@ ASCII) ends the walk with an error: then pydicom reads the file. Layout: PS3.5, 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ _HEAD = struct.Struct("<HH2sH").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
 
 _NUMBERS = {"US": "H", "SS": "h"}
+_RECURRING = {*_NUMBERS, "DS", "IS", "CS", "UI"}
+_SHORT = 64
 
 
 class Place(NamedTuple):
@@ -137,6 +140,11 @@ def _convert(data: bytes, place: Place, vr: str, signed: bool) -> Any:
     value = data[place.start : place.start + place.length]
     if written not in vr or len(value) != place.length:
         raise UnusualError
+    # What most files of an archive say alike is converted once; texts may be a patient's own.
+    return (_shared if written in _RECURRING and place.length <= _SHORT else _plain)(written, value)
+
+
+def _plain(written: str, value: bytes) -> Any:
     try:
         if written in _NUMBERS:
             return struct.unpack(f"<{len(value) // 2}{_NUMBERS[written]}", value)
@@ -149,3 +157,6 @@ def _convert(data: bytes, place: Place, vr: str, signed: bool) -> Any:
     except (ValueError, struct.error) as error:
         raise UnusualError from error
     raise UnusualError
+
+
+_shared = functools.lru_cache(maxsize=4096)(_plain)
