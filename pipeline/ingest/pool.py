@@ -25,7 +25,7 @@ POOL_PAYS_SECONDS = 3.0
 """Work left (measured on the first scans) below which starting worker processes costs more than it saves."""
 
 PROBE_SECONDS = 0.3
-"""How long the first chunk is read in this process before that is judged."""
+"""How long scans are read in this process before that is judged."""
 
 _WINDOW = 2
 _FEWEST_CHUNKS, _SHORTEST_CHUNK = 16, 4
@@ -108,16 +108,17 @@ def run_chunks(
 def _results(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
     """Yield (read, refused) of every chunk as it finishes."""
     journal = Journal(plan.order.folder)
+    began, finished = time.perf_counter(), 0
+
+    def pool_pays(done: int) -> bool:
+        spent = time.perf_counter() - began
+        left = len(plan.todo) * plan.length - done
+        a_scan = spent / (finished + done)
+        return workers > 1 and spent > PROBE_SECONDS and a_scan * left > POOL_PAYS_SECONDS
+
     try:
         while plan.todo:
             number = plan.todo[0]
-            began = time.perf_counter()
-
-            def pool_pays(done: int, began: float = began) -> bool:
-                spent = time.perf_counter() - began
-                left = len(plan.todo) * plan.length - done
-                return workers > 1 and spent > PROBE_SECONDS and spent / done * left > POOL_PAYS_SECONDS
-
             counts = work(
                 plan.order,
                 number,
@@ -129,6 +130,7 @@ def _results(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
             if counts is None:
                 break
             plan.todo.remove(number)
+            finished += sum(counts)
             yield counts
     finally:
         journal.close()

@@ -70,7 +70,9 @@ class FolderStore:
 
 def _walk(folder: str, prefix: str) -> Iterator[Entry]:
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+        found = [entry for entry in entries if entry.name[0] != "."]
+    if len(found) > 1:
+        found.sort(key=lambda entry: entry.name)
     for entry in found:
         name = prefix + entry.name
         if entry.is_dir(follow_symlinks=False):
