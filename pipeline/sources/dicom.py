@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.sources.attributes import VIEWS
 from pipeline.sources.base import DicomOptions, Scan, ScanTask, sex_code
 from pipeline.sources.dicom_display import Shown, chain_of, show
 from pipeline.sources.dicom_frames import frame_values
@@ -18,7 +19,6 @@ from pipeline.sources.dicom_pixels import Stored, decoded_frames
 from pipeline.sources.dicom_shutter import empty_pixels
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
-_VIEWS = {"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT"}
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
@@ -103,7 +103,7 @@ def _about(values: Values, task: ScanTask) -> dict[str, Any]:
     age = task.age_years
     found: dict[str, Any] = {
         "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
-        "view": task.view or (view if view in _VIEWS else ""),
+        "view": task.view or (view if view in VIEWS else ""),
         "sex": task.sex or sex_code(values.get("PatientSex", "")),
         "age_years": age if age is not None else _years(str(values.get("PatientAge", ""))),
     }
