@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.parts import read_rows
+from pipeline.ingest.signatures import signature_length
 from pipeline.ingest.strata import Bools, Codes
 
 Known = Mapping[str, tuple[int, int]]
@@ -24,6 +25,8 @@ class Facts:
         readable: (N,) True for scans that were read.
         patients: (N,) patient number, -1 unknown.
         hashes: (N,) hash of the stored pixels.
+        signatures: (N, D) int8, what the image looks like; zeros without one.
+        starts: (parts + 1,) number of the first scan of each part.
         draws: (P,) draw of each patient.
         known_side, known_audit: (P,) place in an earlier cohort, -1 without.
         numbers: pseudonym -> patient number.
@@ -32,6 +35,8 @@ class Facts:
     readable: Bools
     patients: Codes
     hashes: npt.NDArray[np.void]
+    signatures: npt.NDArray[np.int8]
+    starts: Codes
     draws: Codes
     known_side: Codes
     known_audit: Codes
@@ -59,6 +64,8 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
         readable=np.zeros(num_scans, dtype=bool),
         patients=np.full(num_scans, -1, dtype=np.int64),
         hashes=np.zeros(num_scans, dtype="V16"),
+        signatures=np.zeros((num_scans, signature_length()), dtype=np.int8),
+        starts=np.zeros(num_parts + 1, dtype=np.int64),
         draws=np.zeros(num_scans, dtype=np.int64),
         known_side=np.full(num_scans, -1, dtype=np.int64),
         known_audit=np.full(num_scans, -1, dtype=np.int64),
@@ -77,7 +84,10 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
             if not row.reason:
                 facts.readable[at] = True
                 facts.hashes[at] = np.void(bytes.fromhex(row.pixel_hash))
+                if row.signature:
+                    facts.signatures[at] = np.frombuffer(bytes.fromhex(row.signature), dtype=np.int8)
             at += 1
+        facts.starts[number + 1] = at
     for name in ("draws", "known_side", "known_audit"):
         setattr(facts, name, getattr(facts, name)[: len(numbers)])
     return facts

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.duplicates import Duplicates, find_duplicates, pattern_counts
+from pipeline.ingest.facts import Facts
 from pipeline.ingest.near_duplicates import NearDuplicates, find_near_duplicates
 from pipeline.ingest.outliers import inverted, unlike_the_rest
-from pipeline.ingest.parts import images_at, read_rows
+from pipeline.ingest.parts import images_at
 from pipeline.ingest.quality import INVERTED, LABEL_CONFLICT, NEAR_DUPLICATE, UNLIKE
 from pipeline.ingest.settings import IngestSettings
-from pipeline.ingest.signatures import THUMBNAIL_SIDE, signature_length, thumbnail
+from pipeline.ingest.signatures import THUMBNAIL_SIDE, thumbnail
 from pipeline.ingest.strata import Codes
 
 
@@ -75,8 +76,8 @@ class Looks:
 
 
 def compare_images(
+    facts: Facts,
     folder: Path,
-    num_parts: int,
     labels: Codes,
     classes: int,
     settings: IngestSettings,
@@ -88,8 +89,8 @@ def compare_images(
     """Compare the images of all parts; what stays in memory of each is its signature.
 
     Args:
+        facts: what the parts say of all rows.
         folder: where the parts lie.
-        num_parts: their number.
         labels: (N,) class of each row, -1 without one.
         classes: number of classes.
         settings: ingest settings.
@@ -97,24 +98,23 @@ def compare_images(
         image_size: side of the stored images.
         dtype: type of the stored pixels.
     """
-    known = _gather(folder, num_parts, len(labels))
-    rows = np.flatnonzero(known.readable & (labels >= 0))
-    groups = find_duplicates(known.hashes[rows], labels[rows])
+    rows = np.flatnonzero(facts.readable & (labels >= 0))
+    groups = find_duplicates(facts.hashes[rows], labels[rows])
     near = None
     if settings.near_duplicates != "off" and len(rows) > 1:
-        with _Thumbnails(folder, known, rows, image_size, dtype) as thumbnails:
+        with _Thumbnails(folder, facts, rows, image_size, dtype) as thumbnails:
             near = find_near_duplicates(
-                known.signatures[rows],
+                facts.signatures[rows],
                 thumbnails,
                 exact=groups.group,
-                patients=known.patients[rows],
+                patients=facts.patients[rows],
                 labels=labels[rows],
             )
         groups = near.groups
         near = replace(near, pairs=rows[near.pairs])
-    looks = Looks(near, _spread(groups, rows, len(labels)), patients=known.patients)
+    looks = Looks(near, _spread(groups, rows, len(labels)), patients=facts.patients)
     looks.near_parts = pattern_counts(looks.near_groups(), parts)
-    _flag(looks, known.signatures, labels, classes)
+    _flag(looks, facts.signatures, labels, classes)
     return looks
 
 
@@ -144,37 +144,6 @@ def _flag(looks: Looks, signatures: npt.NDArray[np.int8], labels: Codes, classes
     looks.flags = {row: tuple(found) for row, found in flags.items()}
 
 
-@dataclass
-class _Gathered:
-    """Of all rows: signatures (N, D), hashes, patients, which have an image; first row of each part."""
-
-    signatures: npt.NDArray[np.int8]
-    hashes: npt.NDArray[np.void]
-    patients: Codes
-    readable: npt.NDArray[np.bool_]
-    starts: Codes
-
-
-def _gather(folder: Path, num_parts: int, count: int) -> _Gathered:
-    signatures = np.zeros((count, signature_length()), dtype=np.int8)
-    hashes, names = np.zeros(count, dtype="V16"), np.zeros(count, dtype="V8")
-    readable = np.zeros(count, dtype=bool)
-    starts = np.zeros(num_parts + 1, dtype=np.int64)
-    at = 0
-    for number in range(num_parts):
-        for row in read_rows(folder, number):
-            if row.patient_id:
-                names[at] = np.void(bytes.fromhex(row.patient_id[2:]))
-            if not row.reason:
-                readable[at] = True
-                hashes[at] = np.void(bytes.fromhex(row.pixel_hash))
-                signatures[at] = np.frombuffer(bytes.fromhex(row.signature), dtype=np.int8)
-            at += 1
-        starts[number + 1] = at
-    patients = np.unique(names, return_inverse=True)[1].astype(np.int64).reshape(-1)
-    return _Gathered(signatures, hashes, patients, readable, starts)
-
-
 def _spread(found: Duplicates, rows: npt.NDArray[np.int64], count: int) -> Duplicates:
     group, size = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
     group[rows], size[rows] = found.group, found.size
@@ -185,9 +154,9 @@ class _Thumbnails:
     """Thumbnails of some rows, in an unnamed file beside the parts: any of them is one short read away."""
 
     def __init__(
-        self, folder: Path, gathered: _Gathered, rows: Codes, image_size: int, dtype: np.dtype[Any]
+        self, folder: Path, facts: Facts, rows: Codes, image_size: int, dtype: np.dtype[Any]
     ) -> None:
-        self._folder, self._gathered, self._rows = folder, gathered, rows
+        self._folder, self._facts, self._rows = folder, facts, rows
         self._image_size, self._dtype = image_size, dtype
         self._side = min(image_size, THUMBNAIL_SIDE)
         self._place = np.full(len(rows), -1, dtype=np.int32)
@@ -204,11 +173,11 @@ class _Thumbnails:
     def fetch(self, rows: npt.NDArray[np.int64]) -> None:
         """Copy the thumbnails of rows from the parts, one image in memory at a time."""
         self._place[rows] = np.arange(len(rows))
-        places, starts = self._rows[rows], self._gathered.starts
-        position = np.cumsum(self._gathered.readable) - 1
+        places, starts = self._rows[rows], self._facts.starts
+        position = np.cumsum(self._facts.readable) - 1
         for number in np.unique(np.searchsorted(starts, places, side="right") - 1).tolist():
             here = places[(places >= starts[number]) & (places < starts[number + 1])]
-            before = int(np.count_nonzero(self._gathered.readable[: starts[number]]))
+            before = int(np.count_nonzero(self._facts.readable[: starts[number]]))
             within = (position[here] - before).tolist()
             for image in images_at(self._folder, number, within, self._image_size, self._dtype):
                 self._file.write(thumbnail(image).tobytes())

@@ -11,6 +11,7 @@ from pipeline.cohort import CohortInfo
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
 from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
+from pipeline.ingest.facts import gather
 from pipeline.ingest.findings import PRESENT
 from pipeline.ingest.looks import compare_images
 from pipeline.ingest.parts import FOLDER
@@ -72,9 +73,11 @@ def _make(
     if settings.private_map is None:
         # A million tasks would lie in memory to the end.
         listing.tasks.clear()
+    known = earlier.known_sides(manifest.name, settings) if earlier is not None else {}
+    facts = gather(order.folder, num_parts, len(rows.labels), known)
     looks = compare_images(
+        facts,
         order.folder,
-        num_parts,
         rows.labels,
         len(rows.classes),
         settings,
@@ -83,8 +86,7 @@ def _make(
         dtype=stored_dtype(order.bit_depth),
     )
     overview = survey(
-        order.folder,
-        num_parts,
+        facts,
         labels=rows.labels,
         published=rows.published,
         classes=rows.classes,
@@ -93,7 +95,6 @@ def _make(
         claims=rows.claims,
         keeps_test=manifest.split.keep_test is not None,
         findings=rows.findings.states == PRESENT,
-        known=earlier.known_sides(manifest.name, settings) if earlier is not None else {},
         alike=looks.alike if looks.near is not None else None,
         join_alike=settings.near_duplicates == "join",
     )

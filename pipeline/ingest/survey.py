@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from pipeline.ingest.duplicates import (
     pattern_counts,
     spread,
 )
-from pipeline.ingest.facts import Facts, Known, gather
+from pipeline.ingest.facts import Facts
 from pipeline.ingest.published import PublishedSplit, check_published, refuse_leaks
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.splits import AUDIT_NONE, TEST, Split, split_scans
@@ -98,8 +97,7 @@ class Overview:
 
 
 def survey(
-    folder: Path,
-    num_parts: int,
+    facts: Facts,
     *,
     labels: Codes,
     published: dict[str, list[str]],
@@ -109,19 +107,17 @@ def survey(
     claims: dict[int, str],
     keeps_test: bool,
     findings: Bools | None = None,
-    known: Known | None = None,
     alike: Duplicates | None = None,
     join_alike: bool = True,
 ) -> Overview:
-    """Read the parts' descriptions and decide which scan is kept, and on which side.
+    """Decide which scan is kept, and on which side.
 
     A scan that shares its patient or image with a kept test part leaves the pool. The published part decides
     only for patients without a place of before: one that stood elsewhere in the earlier cohort stays there,
     with all its scans, for moving it would put a patient into test whom a model may have seen.
 
     Args:
-        folder: where the parts lie.
-        num_parts: their number.
+        facts: what the parts say of all scans, with the places of patients in an earlier cohort.
         labels: (N,) class of each scan, -1 where the manifest gives none.
         published: part of each scan, by published split.
         classes: class names.
@@ -130,14 +126,12 @@ def survey(
         claims: scan number -> patient pseudonym that a table merely claims, for the published splits' report.
         keeps_test: whether there is such a part.
         findings: (N, K) findings of each scan beside its class, to stratify by.
-        known: side and audit role of the patients of an earlier cohort, which stay.
         alike: groups of scans that look alike, over all scans; exact duplicates may be among them.
         join_alike: keep scans that look alike on one side; they are only counted otherwise.
 
     Raises:
         DataError: a class is too small to split, or `settings.strict` refuses a published split.
     """
-    facts = gather(folder, num_parts, len(labels), known or {})
     reasons = {int(row): MAPPED_LABEL for row in np.flatnonzero(facts.readable & (labels < 0))}
     usable = facts.readable & (labels >= 0)
     exact = spread(find_duplicates(facts.hashes[usable], labels[usable]), usable)

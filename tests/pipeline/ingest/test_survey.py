@@ -12,6 +12,7 @@ from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.ingest import run_ingest
 from pipeline.ingest.duplicates import Duplicates, find_duplicates, grouped
+from pipeline.ingest.facts import gather
 from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.published import check_published, refuse_leaks
 from pipeline.ingest.settings import IngestSettings
@@ -61,7 +62,8 @@ class Scans:
             "claims": {},
             "keeps_test": False,
         }
-        return survey(self.folder, 1, **{**asked, **changed})
+        facts = gather(self.folder, 1, self.count, changed.pop("known", {}))
+        return survey(facts, **{**asked, **changed})
 
 
 def places(overview: Overview) -> dict[str, tuple[int, int]]:
