@@ -97,7 +97,8 @@ def earlier_of(
         settings: ingest settings.
         force: whether an existing cohort of other inputs is to be replaced.
     """
-    if settings.previous is not None:
+    # Named as its own successor, it is continued in place: to open it here would be to lose it.
+    if settings.previous is not None and settings.previous.resolve() != out.resolve():
         earlier = open_earlier(settings.previous, inputs["key"])
         return earlier.digest, earlier
     aside = aside_path(out)

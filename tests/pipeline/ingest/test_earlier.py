@@ -133,6 +133,16 @@ def test_a_named_earlier_cohort_is_continued_elsewhere_and_stays(tmp_path: Path,
     assert (reads, again.digest) == ([], second.digest)
 
 
+def test_a_cohort_named_as_its_own_successor_is_continued_in_place(tmp_path: Path, reads: list[str]) -> None:
+    scans = write_images(tmp_path)
+    before = by_scan(ingest(tmp_path))
+    add_patients(scans, 100, 2)
+    reads.clear()
+    after = by_scan(ingest(tmp_path, force=True, previous=tmp_path / "c"))
+    assert len(reads) == 4
+    assert {name: after[name] for name in before} == before
+
+
 def test_other_shares_draw_the_split_anew(tmp_path: Path) -> None:
     write_images(tmp_path, patients=60)
     before = by_scan(ingest(tmp_path))
