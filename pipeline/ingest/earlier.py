@@ -108,7 +108,8 @@ def earlier_of(
     if recorded.get("inputs_digest") == wanted:
         finished = (out / REFERENCE_NAME).is_file()
         return begun_with, None if finished or not begun_with else _waiting(aside, begun_with, inputs["key"])
-    if not force:
+    # A kill right after it was set aside leaves no output: then the earlier cohort is continued as well.
+    if recorded and not force:
         return "", None
     if (out / REFERENCE_NAME).is_file() and recorded.get("inputs", {}).get("key") == inputs["key"]:
         _set_aside(out, aside)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ingest.duplicates import Duplicates, find_duplicates, pattern_counts
+from pipeline.ingest.duplicates import Duplicates, find_duplicates, pattern_counts, spread
 from pipeline.ingest.facts import Facts
 from pipeline.ingest.near_duplicates import NearDuplicates, find_near_duplicates
 from pipeline.ingest.outliers import inverted, unlike_the_rest
@@ -98,7 +98,8 @@ def compare_images(
         image_size: side of the stored images.
         dtype: type of the stored pixels.
     """
-    rows = np.flatnonzero(facts.readable & (labels >= 0))
+    usable = facts.readable & (labels >= 0)
+    rows = np.flatnonzero(usable)
     groups = find_duplicates(facts.hashes[rows], labels[rows])
     near = None
     if settings.near_duplicates != "off" and len(rows) > 1:
@@ -112,7 +113,7 @@ def compare_images(
             )
         groups = near.groups
         near = replace(near, pairs=rows[near.pairs])
-    looks = Looks(near, _spread(groups, rows, len(labels)), patients=facts.patients)
+    looks = Looks(near, spread(groups, usable), patients=facts.patients)
     looks.near_parts = pattern_counts(looks.near_groups(), parts)
     _flag(looks, facts.signatures, labels, classes)
     return looks
@@ -142,12 +143,6 @@ def _flag(looks: Looks, signatures: npt.NDArray[np.int8], labels: Codes, classes
         ]
         add(np.concatenate([np.array(members) for members in looks.conflicts]), LABEL_CONFLICT)
     looks.flags = {row: tuple(found) for row, found in flags.items()}
-
-
-def _spread(found: Duplicates, rows: npt.NDArray[np.int64], count: int) -> Duplicates:
-    group, size = np.full(count, -1, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    group[rows], size[rows] = found.group, found.size
-    return Duplicates(group, size, found.num_groups, found.conflicting)
 
 
 class _Thumbnails:

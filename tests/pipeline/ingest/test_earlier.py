@@ -181,6 +181,19 @@ def test_killed_while_it_replaces_the_earlier_cohort_waits_and_the_next_run_ends
     assert not aside_path(tmp_path / "c").exists()
 
 
+def test_killed_right_after_the_earlier_cohort_was_set_aside_it_is_continued_all_the_same(
+    tmp_path: Path, reads: list[str]
+) -> None:
+    scans = write_images(tmp_path)
+    before = by_scan(ingest(tmp_path))
+    (tmp_path / "c").rename(aside_path(tmp_path / "c"))
+    add_patients(scans, 100, 2)
+    reads.clear()
+    after = by_scan(ingest(tmp_path))
+    assert len(reads) == 4
+    assert {name: after[name] for name in before} == before
+
+
 def test_no_draw_and_no_name_can_be_read_from_what_is_kept(tmp_path: Path) -> None:
     write_images(tmp_path)
     ingest(tmp_path)
