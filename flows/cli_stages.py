@@ -89,7 +89,10 @@ def sample(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given several times.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmpp_2m, heun or ddim.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="dpmpp_2m, dpmpp_2m_sde, heun, ddim, plms, ddpm or flow_euler."),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")

@@ -150,8 +150,8 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     from models.samplers import SAMPLERS
 
     settings = recipe.sample
-    steps = settings.num_steps or SAMPLERS[settings.sampler].recommended_steps
-    calls = (2 * steps - 1 if settings.sampler == "heun" else steps) * (
+    entry = SAMPLERS[settings.sampler]
+    calls = entry.num_passes(settings.num_steps or entry.recommended_steps) * (
         2 if settings.guidance_scale != 1.0 else 1
     )
     count = settings.candidates_per_class * work.num_classes
