@@ -107,7 +107,13 @@ def plan_stages(
     elif verb == "train":
         assert cohort is not None
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(records.CheckpointRef, out, recipe.train, recipe.seed, {"cohort": reference.digest})
+        state = _state(
+            records.CheckpointRef,
+            out,
+            recipe.train.content_settings(),
+            recipe.seed,
+            {"cohort": reference.digest},
+        )
         cost = _if_needed(state, lambda: estimate_train(recipe, _known_cohort(cohort)))
     elif verb == "sample":
         assert checkpoint is not None

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Compute(Protocol):
     """What is called in place of a denoiser: itself, or its compiled form."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor, /) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None = None, /) -> Tensor:
         """Estimate the clean scan, as `Denoiser.forward` does."""
 
 
@@ -35,7 +35,7 @@ class Compiled:
         self._proven = False
         self.failed = False
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
+    def __call__(self, *arguments: Tensor | None) -> Tensor:
         """Estimate the clean scan, as `Denoiser.forward` does."""
         if self.failed:
             return self._denoiser(*arguments)
@@ -47,9 +47,7 @@ class Compiled:
             # A compiler's errors have no common class: a missing C++ compiler, an unsupported operator, ...
             if out_of_memory(error):
                 raise
-            logger.warning(
-                "torch.compile does not work here (%s); going on without it", type(error).__name__
-            )
+            logger.warning("torch.compile does not work here (%s); going on without it", type(error).__name__)
             self.failed = True
             return self._denoiser(*arguments)
         self._proven = True

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import torch
 
 # How the CPU allocator of torch, the C++ library and oneDNN word a refused allocation.
-_WORDS = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc", "CUDA out of memory")
+_WORDS = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "CUDA out of memory",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -47,7 +47,11 @@ class Precision:
     @property
     def name(self) -> str:
         """The choice in words, for instance ``bf16 channels-last``."""
-        words = [self.dtype, "channels-last" if self.channels_last else "", "compiled" if self.compiled else ""]
+        words = [
+            self.dtype,
+            "channels-last" if self.channels_last else "",
+            "compiled" if self.compiled else "",
+        ]
         return " ".join(word for word in words if word)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +127,13 @@ def probe_precision(
 
 
 def probe_compiled(
-    denoiser: Denoiser, precision: Precision, *, batch_size: int, images_left: int, must: bool = False
+    denoiser: Denoiser,
+    precision: Precision,
+    *,
+    batch_size: int,
+    images_left: int,
+    seconds_left: float | None = None,
+    must: bool = False,
 ) -> Precision:
     """Decide whether `torch.compile` pays: what it saves over the images left against what compiling takes.
 
@@ -131,7 +141,8 @@ def probe_compiled(
         denoiser: the denoiser to be trained, on its device; left as it was.
         precision: the arithmetic to compute in.
         batch_size: scans a forward pass of the training.
-        images_left: images that training will still show.
+        images_left: images that training will still show on this device.
+        seconds_left: training time that is left, if it is limited.
         must: compile if it works at all, whether or not it pays.
 
     Returns:
@@ -158,10 +169,16 @@ def probe_compiled(
         precision.name: round(batch_size / eager, 1),
         faster.name: round(batch_size / fast, 1),
     }
-    saved = (eager - fast) / batch_size * images_left
+    eager_seconds = eager / batch_size * images_left
+    if seconds_left is not None:
+        eager_seconds = min(eager_seconds, seconds_left)
+    saved = (1.0 - fast / eager) * eager_seconds
     pays = must or saved > compile_seconds
     logger.info(
-        "compiling took %.1f s and would save %.0f s: %s", compile_seconds, saved, "used" if pays else "not used"
+        "compiling took %.1f s and would save %.0f s: %s",
+        compile_seconds,
+        saved,
+        "used" if pays else "not used",
     )
     return replace(precision, compiled=pays, measured={**precision.measured, **rates})
 
@@ -202,8 +219,8 @@ def trial_batch(denoiser: Denoiser, batch_size: int, compute: Compute | None = N
         compute: what to call instead of the denoiser itself, for instance its compiled form.
     """
     device = next(denoiser.parameters()).device
-    shape = (batch_size, 1, *denoiser.spec.image_size)
+    shape = (batch_size, *denoiser.sample_shape)
     x = torch.linspace(-1.0, 1.0, math.prod(shape), device=device).reshape(shape)
     sigma = torch.full((batch_size,), 0.5, device=device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    (compute or denoiser)(x, sigma, labels).square().mean().backward()
+    (compute or denoiser)(x, sigma, labels, None).square().mean().backward()

@@ -1,4 +1,4 @@
-"""Several processes as one: which of them this is, what they tell each other, and how an error ends them all."""
+"""Several processes as one: which of them this is, what they tell each other, how an error ends all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.errors import PhosphorError, RankFailedError, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Place:
 
 
 def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
-    """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as `torchrun` and the cluster templates set them.
+    """Read RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE, as `torchrun` and flows/cluster set them.
 
     Raises:
         UsageError: they contradict each other, or the address of the first process is missing.
@@ -205,7 +205,9 @@ class Ranks:
         A process that waits on a GPU for a dead one cannot be reached by an exception.
         """
         assert self._store is not None
-        threading.Thread(target=self._watch, args=(self._store.clone(),), daemon=True).start()
+        # A connection of its own: the other one is held by whoever waits on it.
+        clone = self._store.clone()  # type: ignore[attr-defined]
+        threading.Thread(target=self._watch, args=(clone,), daemon=True).start()
 
     def _watch(self, store: Store) -> None:
         while not self._left.wait(POLL_SECONDS):
@@ -234,7 +236,9 @@ class Ranks:
                 body = json.loads(self._store.get(_FAILED))
                 return RankFailedError(int(body["rank"]), str(body["problem"]), int(body["exit_code"]))
         return RankFailedError(
-            None, f"process {self.rank} of {self.size} lost the others: one ended or did not answer in time", 1
+            None,
+            f"process {self.rank} of {self.size} lost the others: one ended or did not answer in time",
+            1,
         )
 
 
@@ -289,6 +293,7 @@ def timeout_seconds() -> float:
 def _connect(place: Place) -> Ranks:
     import torch
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
 
     if torch.cuda.is_available():
         if place.local_rank >= torch.cuda.device_count():
@@ -302,10 +307,10 @@ def _connect(place: Place) -> Ranks:
     timeout = timedelta(seconds=timeout_seconds())
     try:
         # A job may join several times, once a stage: each time under a name of its own.
-        store = distributed.PrefixStore(f"phosphor-{next(_groups)}", _job_store(place))
+        store = PrefixStore(f"phosphor-{next(_groups)}", _job_store(place))
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=distributed.PrefixStore("group", store),
+            store=PrefixStore("group", store),
             rank=place.rank,
             world_size=place.size,
             timeout=timeout,
@@ -313,9 +318,9 @@ def _connect(place: Place) -> Ranks:
     except (RuntimeError, ValueError) as error:
         raise RankFailedError(
             None,
-            f"process {place.rank} did not meet all {place.size} processes within {timeout.total_seconds():.0f} s "
-            f"at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: start as many as WORLD_SIZE says, or "
-            f"set {TIMEOUT_VARIABLE}",
+            f"process {place.rank} did not meet all {place.size} processes within "
+            f"{timeout.total_seconds():.0f} s at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: start "
+            f"as many as WORLD_SIZE says, or raise {TIMEOUT_VARIABLE}",
             1,
         ) from error
     ranks = Ranks(place, store)
@@ -326,11 +331,11 @@ def _connect(place: Place) -> Ranks:
 
 @functools.cache
 def _job_store(place: Place) -> Store:
-    from torch import distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     # torchrun keeps a store for its processes; elsewhere process 0 does.
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return distributed.TCPStore(
+    return TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         place.size,
