@@ -148,7 +148,7 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     plan: list[tuple[type[records.Reference], Settings, int | None, tuple[str, ...]]] = [
         (records.CohortRef, recipe.ingest.content_settings(), None, ()),
-        (records.CheckpointRef, recipe.train, seed, ("cohort",)),
+        (records.CheckpointRef, recipe.train.content_settings(), seed, ("cohort",)),
         (records.CandidatesRef, recipe.sample, seed, ("checkpoint",)),
         (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
     ]

@@ -319,8 +319,8 @@ def _connect(place: Place) -> Ranks:
         raise RankFailedError(
             None,
             f"process {place.rank} did not meet all {place.size} processes within "
-            f"{timeout.total_seconds():.0f} s at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: start "
-            f"as many as WORLD_SIZE says, or raise {TIMEOUT_VARIABLE}",
+            f"{timeout.total_seconds():.0f} s at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: "
+            f"start as many as WORLD_SIZE says, or raise {TIMEOUT_VARIABLE}",
             1,
         ) from error
     ranks = Ranks(place, store)

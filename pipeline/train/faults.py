@@ -1,4 +1,4 @@
-"""Why a training cannot go on, in words that help: a loss that is not finite, memory that does not suffice."""
+"""Why a training cannot go on, in words that help: a loss that is not finite, or too little memory."""
 
 from __future__ import annotations
 
@@ -44,13 +44,16 @@ def not_finite(
     if bad.any():
         sigmas = step.sigmas[row][bad]
         what = (
-            f"the loss of step {number} is not finite for {int(bad.sum())} of {settings.batch_size} scans, at "
-            f"noise levels {float(sigmas.min()):.3g} to {float(sigmas.max()):.3g}"
+            f"the loss of step {number} is not finite for {int(bad.sum())} of {settings.batch_size} scans, "
+            f"at noise levels {float(sigmas.min()):.3g} to {float(sigmas.max()):.3g}"
         )
     else:
         what = f"the gradient of step {number} is not finite, though all its losses are"
     kept = f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
-    problem = f"{what}; the scans themselves are finite; learning rate {learning_rate:.2g}, {precision.name}; {kept}"
+    problem = (
+        f"{what}; the scans themselves are finite; learning rate {learning_rate:.2g}, {precision.name}; "
+        f"{kept}"
+    )
     if precision.dtype != "fp32":
         return TrainingError(
             problem,
@@ -101,8 +104,8 @@ def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> Traini
     recompute = "" if settings.checkpoint_activations else " Or set train.checkpoint_activations=true."
     if fits:
         remedy = (
-            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, and a "
-            f"saved state is gone on with.{recompute}"
+            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, and "
+            f"a saved state is gone on with.{recompute}"
         )
     else:
         remedy = (
