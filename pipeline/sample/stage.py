@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,7 +68,9 @@ def run_sample(
             ranks, [CandidatesRef.stage, checkpoint.digest, settings.digest(), seed, named, cohort_digest]
         )
         if not ranks.is_main:
-            return _follow(checkpoint, settings, seed, classes, cohort_digest, ranks)
+            return _follow(
+                ranks, checkpoint, settings, seed=seed, classes=classes, cohort_digest=cohort_digest
+            )
         with open_stage(
             CandidatesRef, out, inputs=inputs, settings=settings, seed=seed, force=force
         ) as folder:
@@ -93,12 +95,13 @@ def run_sample(
 
 
 def _follow(
+    ranks: Ranks,
     checkpoint: CheckpointRef,
     settings: SampleSettings,
+    *,
     seed: int,
     classes: Sequence[str] | None,
     cohort_digest: str | None,
-    ranks: Ranks,
 ) -> CandidatesRef:
     """Draw this process's shards into the directory that process 0 has opened."""
     finished, told = hear(ranks, CandidatesRef)
@@ -198,7 +201,8 @@ def _progress(
 def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progress | None) -> StoredPixels:
     from pipeline.sample.draw import draw_candidates
 
-    settings, parts = drawing.settings, []
+    settings = drawing.settings
+    parts: list[Any] = []
     for first in range(0, len(shard), settings.batch_size):
         batch = shard[first : first + settings.batch_size]
         parts.append(draw_candidates(drawing.denoiser, batch, settings, bit_depth=drawing.info.bit_depth))

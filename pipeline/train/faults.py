@@ -104,8 +104,8 @@ def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> Traini
     recompute = "" if settings.checkpoint_activations else " Or set train.checkpoint_activations=true."
     if fits:
         remedy = (
-            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, and "
-            f"a saved state is gone on with.{recompute}"
+            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, "
+            f"and a saved state is gone on with.{recompute}"
         )
     else:
         remedy = (
