@@ -219,9 +219,10 @@ class Ranks:
                 pass
             if self._left.wait(GRACE_SECONDS):
                 return
-            sys.stderr.write(f"Error: {self._failure(patience=0.0)}\n")
+            failure = self._failure(patience=0.0)
+            sys.stderr.write(f"Error: {failure}\n")
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(failure.exit_code)
 
     def _failure(self, patience: float = 3.0) -> RankFailedError:
         """Return what another process said before it ended; its word may come a moment after its end."""
