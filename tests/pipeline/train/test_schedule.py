@@ -1,6 +1,8 @@
-"""The steps of a time budget are decided from the speed, and the learning rate falls to zero with the last."""
+"""The steps of a time budget follow the speed, and the learning rate falls to zero with the last."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +41,7 @@ def test_a_steady_machine_decides_once_early_and_uses_the_budget() -> None:
 def test_a_machine_that_becomes_slower_cuts_its_steps_and_stays_near_the_budget() -> None:
     step, seconds, decisions = simulate(SETTINGS, [0.2, 0.2, 0.5, 0.5, 0.9])
     assert len(decisions) > 1
-    assert [later[1] < before[1] for before, later in zip(decisions, decisions[1:], strict=False)]
+    assert all(later[1] < before[1] for before, later in pairwise(decisions))
     assert 0.85 * 600 < seconds < 1.06 * 600
     rates = [learning_rate(number, SETTINGS, decisions) for number in range(step)]
     assert rates[50:] == sorted(rates[50:], reverse=True)
@@ -82,7 +84,7 @@ def test_a_rate_never_rises_after_the_warm_up_and_depends_only_on_decisions_made
         at = min(at + 7, end)
     rates = [learning_rate(step, settings, decisions) for step in range(end)]
     after = rates[warmup:]
-    assert all(later <= before + 1e-12 for before, later in zip(after, after[1:], strict=False))
+    assert all(later <= before + 1e-12 for before, later in pairwise(after))
     for known in range(len(decisions)):
         begin = decisions[known][0]
         assert rates[:begin] == [learning_rate(step, settings, decisions[:known]) for step in range(begin)]
