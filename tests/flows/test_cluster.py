@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_every_command_option_recipe_and_setting_exists(name: str) -> None:
         assert {word for word in words if word.startswith("--")} <= known
         recipe = words[words.index("--recipe") + 1]
         assert recipe in recipe_names()
-        overrides = [after for word, after in zip(words, words[1:], strict=False) if word == "--set"]
+        overrides = [after for word, after in pairwise(words) if word == "--set"]
         settings = load_recipe(recipe, overrides)
         if verb == "train":
             assert settings.train.max_minutes is not None
@@ -67,9 +68,10 @@ def test_the_scripts_are_bash(name: str) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is missing: apt-get install bash")
 def test_slurm_gives_every_process_its_place(tmp_path: Path) -> None:
-    """The script is run with a `srun` that starts what Slurm would, and a `phosphor` that shows its environment."""
+    """The script runs with a `srun` that starts what Slurm would and a `phosphor` that shows its place."""
     (tmp_path / "phosphor" / "bin").mkdir(parents=True)
-    (tmp_path / "phosphor" / "bin" / "activate").write_text(f'PATH="{tmp_path}:$PATH"\n')
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "phosphor" / "bin" / "activate").write_text(f'PATH="{tmp_path}/programs:$PATH"\n')
     programs = {
         "scontrol": 'echo "node7"; echo "node8"',
         "srun": "shift; for i in 0 1 2; do SLURM_PROCID=$i SLURM_LOCALID=$((i % 2)) SLURM_NTASKS=3 "
@@ -77,13 +79,13 @@ def test_slurm_gives_every_process_its_place(tmp_path: Path) -> None:
         "phosphor": 'echo "$1 $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT"',
     }
     for name, body in programs.items():
-        path = tmp_path / name
+        path = tmp_path / "programs" / name
         path.write_text(f"#!/bin/bash\n{body}\n")
         path.chmod(0o755)
     done = subprocess.run(
         ["bash", str(SLURM)],
         env={
-            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "PATH": f"{tmp_path}/programs:/usr/bin:/bin",
             "HOME": str(tmp_path),
             "SLURM_JOB_NODELIST": "node[7-8]",
             "SLURM_JOB_ID": "41234",

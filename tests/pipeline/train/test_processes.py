@@ -41,8 +41,7 @@ FIELDS: Mapping[str, Any] = {
 SETTINGS = TrainSettings(**FIELDS)
 SAMPLING: Mapping[str, Any] = {"per_class": 10, "num_steps": 4, "batch_size": 8, "shard_size": 8}
 
-# Relative to the largest change; measured 3e-6 with two processes on two kinds of x86 cores. Weights that do not change
-# the function (a bias before a normalisation) follow rounding alone and are left out by comparing images.
+# PLACEHOLDER
 ROUNDING = 1e-3
 
 WORK = """
