@@ -132,7 +132,10 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
     """Estimate training: steps times the time of a step of the real network at the real batch size."""
     settings = recipe.train
     step, parameters = speed.train_step_seconds(settings, work.image_size, work.num_classes)
-    seconds = settings.num_steps * step + 1.0
+    seconds = settings.num_steps * step
+    if settings.max_minutes is not None:
+        seconds = min(seconds, 60.0 * settings.max_minutes)
+    seconds += 1.0
     if settings.precision == "auto":
         seconds += 12 * step
     if settings.grid_every_steps:

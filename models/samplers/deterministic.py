@@ -43,7 +43,7 @@ def sample_ddim(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
     """DDIM without added noise (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
 
     In sigma form it is Euler's rule, of first order: it narrows the distribution unless given many steps. A
-    Gaussian's deviation is within 3 % at 100 steps and 1.6 % at 200.
+    Gaussian's deviation is within 3.1 % at 100 steps and 1.6 % at 200.
     On the levels of ``flow_schedule`` it is Euler's rule of the rectified flow: with x_t = (1 - t) x and
     sigma = t / (1 - t), the flow's x_t + (t' - t) (n - x0) is the same point as lerp(x0, x, sigma' / sigma).
     There it is within 2.1 % at 160 steps and 1.4 % at 250.

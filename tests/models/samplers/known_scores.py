@@ -63,11 +63,13 @@ def outcome(entry: SamplerEntry, known: Gaussian, sigmas: Tensor) -> tuple[Tenso
 
 
 class Mixture:
-    """Two narrow normal components in one dimension."""
+    """Two normal components in one dimension."""
 
     means = torch.tensor([-0.6, 0.5], dtype=torch.float64)
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    width = 0.1
+
+    def __init__(self, width: float = 0.1) -> None:
+        self.width = width
 
     @property
     def mean(self) -> float:

@@ -46,7 +46,7 @@ def test_correlated_gaussian_within_two_percent_in_every_direction(name: str) ->
 @pytest.mark.parametrize("name", NAMES)
 def test_two_components_keep_mean_width_place_and_share(name: str) -> None:
     entry, known = SAMPLERS[name], Mixture()
-    # With fresh noise, chance moves the mean and deviation by 0.45 % of the deviation at most.
+    # With fresh noise the standard error of the mean is 0.45 % of the deviation.
     noise = normal_quantiles(50_000)
     sigmas = entry.schedule(entry.recommended_steps)
     samples = entry.sample(known.denoise, noise, sigmas, fresh_from(0, (50_000, 1))).double()
