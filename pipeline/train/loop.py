@@ -19,6 +19,8 @@ from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.precision import apply_precision
 from models.working_copy import WorkingCopy
 from pipeline.cohort import Cohort
+from pipeline.combinations import count_combinations
+from pipeline.conditions import CohortConditions
 from pipeline.errors import TrainingError
 from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.progress import track
@@ -45,10 +47,12 @@ def train(
     Raises:
         TrainingError: the loss is no longer finite.
     """
+    conditions = CohortConditions(cohort, settings.conditions)
     spec = NetworkSpec.from_dict(
         {
             "image_size": cohort.info.image_size,
             "num_classes": len(cohort.info.classes),
+            "conditions": conditions.num_values,
             **settings.network_fields(),
         }
     )
@@ -62,10 +66,19 @@ def train(
         plan = make_plan(folder, denoiser, settings)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             trainer = Trainer(
-                cohort, folder, settings, denoiser, plan, seed=seed, inputs_digest=inputs_digest
+                cohort,
+                folder,
+                settings,
+                denoiser,
+                plan,
+                conditions=conditions,
+                seed=seed,
+                inputs_digest=inputs_digest,
             )
             trainer.run()
-    return _write_checkpoint(cohort, folder, settings, trainer.ema.model, plan, seed=seed)
+    return _write_checkpoint(
+        cohort, folder, settings, trainer.ema.model, plan, conditions=conditions, seed=seed
+    )
 
 
 class Trainer:
@@ -81,7 +94,9 @@ class Trainer:
         *,
         seed: int,
         inputs_digest: str,
+        conditions: CohortConditions | None = None,
     ) -> None:
+        self.conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.cohort, self.folder, self.settings, self.seed = cohort, folder, settings, seed
         self.device = plan.device
         self.precision = plan.precision
@@ -103,6 +118,7 @@ class Trainer:
             cohort,
             batch_size=settings.batch_size,
             class_balance=settings.class_balance,
+            balance_by=settings.balance_by,
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
@@ -158,12 +174,11 @@ class Trainer:
         the gradient was not.
         """
         settings = self.settings
-        images, labels = (
+        images, codes = (
             torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in load_batch(self.cohort, self.plan.batch(step))
+            for array in load_batch(self.cohort, self.plan.batch(step), self.conditions)
         )
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "step", step))
-        codes = self.denoiser.expand(labels)
         codes = drop_labels(codes, settings.label_dropout, self.denoiser.spec.num_values, generator)
         sigma = self.sigmas.sample(len(images), generator)
         noise = torch.randn(images.shape, generator=generator, device=self.device)
@@ -217,13 +232,22 @@ def _is_multiple(step: int, interval: int) -> bool:
 
 
 def _write_checkpoint(
-    cohort: Cohort, folder: Path, settings: TrainSettings, denoiser: Denoiser, plan: MachinePlan, *, seed: int
+    cohort: Cohort,
+    folder: Path,
+    settings: TrainSettings,
+    denoiser: Denoiser,
+    plan: MachinePlan,
+    *,
+    conditions: CohortConditions,
+    seed: int,
 ) -> tuple[list[str], dict[str, int]]:
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
+        conditions=conditions.fields,
+        combinations=count_combinations(cohort, conditions, min_patients=settings.min_combination_patients),
         image_size=cohort.info.image_size,
         bit_depth=cohort.info.bit_depth,
         cohort_digest=cohort.digest,

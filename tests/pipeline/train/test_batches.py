@@ -60,11 +60,11 @@ def test_balance_evens_out_the_classes(tmp_path: Path) -> None:
 
 def test_flipped_scans_are_mirrored_and_the_others_are_not(cohort: Cohort) -> None:
     rows = cohort.rows("train")[:2]
-    images, labels = load_batch(cohort, Batch(rows, np.array([True, False])))
+    images, codes = load_batch(cohort, Batch(rows, np.array([True, False])))
     stored = cohort.images(rows)
     assert np.array_equal(images[0], stored[0][..., ::-1])
     assert np.array_equal(images[1], stored[1])
-    assert np.array_equal(labels, cohort.labels[rows])
+    assert np.array_equal(codes, cohort.labels[rows][:, None])
     flipped = np.concatenate([plan(cohort, flip=True).batch(step).flipped for step in range(60)])
     assert float(flipped.mean()) == pytest.approx(0.5, abs=0.06)
     assert not plan(cohort).batch(0).flipped.any()
