@@ -126,8 +126,7 @@ def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[D
         spec = NetworkSpec.from_dict(info.network)
         if spec.num_classes != len(info.classes) or spec.image_size != info.image_size:
             raise ValueError("the network does not fit the classes and image size beside it")
-        if spec.conditions != tuple(len(field.values) for field in info.conditions):
-            raise ValueError("the network does not fit the conditions beside it")
+        _check_conditions(info, spec.num_values)
         denoiser = Denoiser(spec, sigma_data=info.sigma_data, parametrisation=info.parametrisation)
         load_into(denoiser, read_tensors(checkpoint / MODEL_NAME, denoiser.state_dict()).tensors)
     except (ValueError, TypeError) as error:
@@ -135,3 +134,15 @@ def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[D
     precision = Precision(info.precision, info.channels_last)
     apply_precision(denoiser.to(default_device()), precision)
     return denoiser.eval().requires_grad_(False), info
+
+
+def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None:
+    """Raise ValueError unless the conditions are those of the network, and their codes in its range."""
+    if num_values[1:] != tuple(len(field.values) for field in info.conditions):
+        raise ValueError("the network does not fit the conditions beside it")
+    for row in info.combinations:
+        codes = (row.label, *row.codes)
+        if len(codes) != len(num_values) or row.label >= num_values[0]:
+            raise ValueError("combinations do not fit the conditions")
+        if not all(0 <= code <= null for code, null in zip(codes, num_values, strict=True)):
+            raise ValueError("combinations hold codes out of range")

@@ -64,9 +64,9 @@ def write_cohort(
 ) -> CohortRef:
     """Write a finished cohort of drawn images (or of given `pixels` (N, 1, H, W) and `labels` (N,)).
 
-    Patients own `images_per_patient` consecutive scans of one class; splits are by patient. `attributes` gives
-    a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for each name:
-    0 absent, 1 present, 2 uncertain.
+    Patients own `images_per_patient` consecutive scans of one class; splits are by patient. `attributes`
+    gives a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for
+    each name: 0 absent, 1 present, 2 uncertain.
     """
     rng = np.random.default_rng(seed)
     if pixels is None or labels is None:

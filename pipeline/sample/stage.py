@@ -16,6 +16,8 @@ from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from models.denoiser import Denoiser
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
@@ -50,7 +52,8 @@ def run_sample(
         which the audit trims to).
 
     Raises:
-        UsageError: a class is unknown or named twice, or `out` holds something else.
+        UsageError: a class is unknown or named twice, a condition is unknown or contradicts the classes, or
+            `out` holds something else.
         DataError: the checkpoint is unreadable, tampered with, or of another cohort.
         StorageError: the disk is full or cannot be written.
     """
@@ -62,16 +65,22 @@ def run_sample(
             return folder.finished
         # Torch and MONAI take seconds to import; finished candidates are returned without them.
         from models.allocator import held_memory
+        from pipeline.candidates import write_candidate_table
         from pipeline.generator import load_denoiser
+        from pipeline.sample.conditions import AskedConditions
         from pipeline.sample.draw import list_candidates
 
         denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
         _require_same(checkpoint)
-        labels = _chosen_labels(info, classes)
-        candidates = list_candidates(labels, settings.candidates_per_class, seed)
+        asked = AskedConditions(info, settings)
+        labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
+        candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
         with held_memory():
             files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
-        files.append(_write_table(folder.path, candidates, settings, info, checkpoint.digest))
+        told = [asked.text(candidate) for candidate in candidates] if info.conditions else None
+        conditions = [asked.text(candidate) for candidate in candidates] if info.conditions else None
+        table = _candidate_table(candidates, settings, info, checkpoint.digest, conditions)
+        files.append(write_candidate_table(folder.path, table))
         counts = {"candidates": len(candidates), "classes": len(labels), "per_class": settings.per_class}
         return folder.finish(files, counts)
 
@@ -128,16 +137,16 @@ def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
     return found.shape == shape and found.dtype == stored_dtype(bit_depth)
 
 
-def _write_table(
-    folder: Path,
+def _candidate_table(
     candidates: Sequence[Candidate],
     settings: SampleSettings,
     info: CheckpointInfo,
     checkpoint_digest: str,
-) -> str:
+    conditions: list[str] | None,
+) -> pd.DataFrame:
     import pandas as pd
 
-    from pipeline.candidates import sample_id, write_candidate_table
+    from pipeline.candidates import CONDITION_COLUMN, sample_id
     from pipeline.sample.draw import resolved_steps
 
     names = [info.classes[candidate.label] for candidate in candidates]
@@ -156,7 +165,9 @@ def _write_table(
             "checkpoint_digest": checkpoint_digest,
         }
     )
-    return write_candidate_table(folder, table)
+    if conditions is not None:
+        table[CONDITION_COLUMN] = conditions
+    return table
 
 
 def _chosen_labels(info: CheckpointInfo, classes: Sequence[str] | None) -> list[int]:
