@@ -53,7 +53,7 @@ def count_combinations(
     patients = np.asarray(cohort.patients()[rows], dtype=np.int64)
     codes = conditions.codes(rows)
     attributes = [place for place, field in enumerate(conditions.fields) if not field.is_finding]
-    for place in sorted(attributes, key=lambda place: -len(conditions.fields[place].values)):
+    for place in sorted(attributes, key=lambda place: (-len(conditions.fields[place].values), -place)):
         rare = _sharing_patients(codes, patients) < min_patients
         codes[rare, place + 1] = conditions.fields[place].null_code
     kept = codes[_sharing_patients(codes, patients) >= min_patients]

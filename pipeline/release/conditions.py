@@ -58,7 +58,7 @@ class ConditionColumns:
         ]
 
     def problem(self) -> str:
-        """Return what is wrong with the names, empty if nothing is; they become columns and stand on a card."""
+        """Return what is wrong with the names, empty if nothing is; they become columns and text."""
         if list(self.attributes) != [name for name in ATTRIBUTES if name in self.attributes]:
             return "names an unknown attribute"
         if len(self.names) > MAX_FIELDS or len(set(self.findings)) != len(self.findings):

@@ -77,7 +77,6 @@ def run_sample(
         candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
         with held_memory():
             files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
-        told = [asked.text(candidate) for candidate in candidates] if info.conditions else None
         conditions = [asked.text(candidate) for candidate in candidates] if info.conditions else None
         table = _candidate_table(candidates, settings, info, checkpoint.digest, conditions)
         files.append(write_candidate_table(folder.path, table))
