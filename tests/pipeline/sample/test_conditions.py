@@ -41,7 +41,7 @@ def scans(count: int) -> dict[str, Any]:
     male = (patient // 4 % 3 == 0) & (finding != 2)
     pixels = rng.normal(60, 12, (count, 1, SIZE, SIZE))
     for name, shown in (("mass", finding == 2), ("edema", finding == 3), ("M", male)):
-        rows, *square = CORNERS[name]
+        _, *square = CORNERS[name]
         pixels[(shown, *square)] += 150
     return {
         "pixels": np.clip(pixels, 0, 255).astype(np.uint8),
@@ -120,7 +120,6 @@ def test_a_combination_never_seen_in_training_can_be_asked_for(
     both = drawn(checkpoint, tmp_path / "b", ["mass"], given={"findings": ["mass"], "sex": "M"})
     seen = drawn(checkpoint, tmp_path / "m", ["mass"], given={"findings": ["mass"], "sex": "F"})
     assert set(both.table["condition"]) == {'{"sex":"M","findings":{"mass":1,"edema":0}}'}
-    print(brightness(both), brightness(seen))
     assert brightness(both)["M"] > brightness(seen)["M"] + 30
     assert brightness(both)["mass"] > 120
 
