@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from models.noise import stream_seed
 from pipeline.conditions import ABSENT, FINDINGS, PRESENT, ConditionField
 from pipeline.errors import UsageError
 
@@ -92,6 +91,9 @@ class AskedConditions:
         codes = list(self._nulls)
         rows, ends = self._tables.get(candidate.label, ([], []))
         if rows:
+            # Torch comes with it, which refusing what is wrong does not need.
+            from models.noise import stream_seed
+
             # Whole numbers: the same choice on every machine.
             pick = stream_seed(candidate.seed, "condition") % ends[-1]
             codes = list(rows[bisect_right(ends, pick)])

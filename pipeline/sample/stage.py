@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
+from pipeline.generator import read_checkpoint_info
 from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
 from pipeline.progress import Progress, track
 from pipeline.records import CandidatesRef, CheckpointRef
+from pipeline.sample.conditions import AskedConditions
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
@@ -57,6 +59,9 @@ def run_sample(
         DataError: the checkpoint is unreadable, tampered with, or of another cohort.
         StorageError: the disk is full or cannot be written.
     """
+    if settings.given:
+        # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+        AskedConditions(read_checkpoint_info(checkpoint.path), settings)
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
@@ -67,7 +72,6 @@ def run_sample(
         from models.allocator import held_memory
         from pipeline.candidates import write_candidate_table
         from pipeline.generator import load_denoiser
-        from pipeline.sample.conditions import AskedConditions
         from pipeline.sample.draw import list_candidates
 
         denoiser, info = load_denoiser(checkpoint.path, cohort_digest)

@@ -285,7 +285,7 @@ def test_the_command_line_gives_conditions(
 
     assert sample("--given", "sex").exit_code == 2
     assert sample("--given", "findings=hernia").exit_code == 2
-    done = sample("--given", "sex=F", "--given", "findings=mass,edema", "--force")
+    done = sample("--given", "sex=F", "--given", "findings=mass,edema")
     assert done.exit_code == 0, done.output
     candidates = Candidates(Path(json.loads(done.stdout.splitlines()[-1])["path"]))
     assert set(candidates.table["condition"]) == {'{"sex":"F","findings":{"mass":1,"edema":1}}'}
