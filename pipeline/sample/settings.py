@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Settings
 
 DDPM_MIN_STEPS = 400
 """Fewer steps of ancestral sampling narrow a Gaussian of variance 0.02 by over 2 % (200: 3.1 %, 50: 11 %)."""
+_Text = Annotated[str, Field(max_length=200)]
 
 
 class SampleSettings(Settings):
@@ -38,6 +39,17 @@ class SampleSettings(Settings):
         le=50,
         description="1 is the plain class-conditional model; more costs variety and twice the time",
     )
+    given: dict[_Text, _Text | Annotated[tuple[_Text, ...], Field(max_length=256)]] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="what every image is asked to show: sex, age_band, view; a finding: present or absent; "
+        "findings: the list of those present, all others absent",
+    )
+    others: Literal["as_trained", "unspecified"] = Field(
+        "as_trained",
+        description="conditions that are not given: drawn as often as they occur together in training, or "
+        "left open",
+    )
     batch_size: int = Field(64, ge=1, le=65_536, description="candidates made at a time")
     shard_size: int = Field(
         1024, ge=1, le=1_000_000, description="candidates a file; finished files survive a kill"
@@ -59,6 +71,15 @@ class SampleSettings(Settings):
                 "which loses variety below; dpmpp_2m_sde takes fewer"
             )
         return self
+
+    @field_validator("given")
+    @classmethod
+    def _given_in_order(cls, given: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        """Bring what asks for the same into the same form, which decides whether candidates are reused."""
+        return {
+            name: value if isinstance(value, str) else tuple(sorted(set(value)))
+            for name, value in sorted(given.items())
+        }
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> SampleSettings:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import DataError, StorageError, UsageError
+from pipeline.generator import read_checkpoint_info
 from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
 from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
 from pipeline.progress import Progress, track
 from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
+from pipeline.sample.conditions import AskedConditions
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
@@ -55,10 +57,14 @@ def run_sample(
         which the audit trims to).
 
     Raises:
-        UsageError: a class is unknown or named twice, or `out` holds something else.
+        UsageError: a class is unknown or named twice, a condition is unknown or contradicts the classes, or
+            `out` holds something else.
         DataError: the checkpoint is unreadable, tampered with, or of another cohort.
         StorageError: the disk is full or cannot be written.
     """
+    if settings.given:
+        # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+        AskedConditions(read_checkpoint_info(checkpoint.path), settings)
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
@@ -81,9 +87,7 @@ def run_sample(
             missing = drawing.missing(folder.path)
             tell_to_work(ranks, {"folder": str(folder.path), "missing": missing})
             files = _draw(drawing, folder.path, missing, ranks)
-            files.append(
-                _write_table(folder.path, drawing.candidates, settings, drawing.info, checkpoint.digest)
-            )
+            files.append(_write_table(folder.path, drawing, checkpoint.digest))
             counts = {
                 "candidates": len(drawing.candidates),
                 "classes": drawing.num_classes,
@@ -121,6 +125,7 @@ class _Drawing:
     candidates: Sequence[Candidate]
     num_classes: int
     settings: SampleSettings
+    asked: AskedConditions
 
     @property
     def shards(self) -> list[Sequence[Candidate]]:
@@ -151,9 +156,10 @@ def _prepare(
 
     denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
     _require_same(checkpoint)
-    labels = _chosen_labels(info, classes)
-    candidates = list_candidates(labels, settings.candidates_per_class, seed)
-    return _Drawing(denoiser, info, candidates, len(labels), settings)
+    asked = AskedConditions(info, settings)
+    labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
+    candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
+    return _Drawing(denoiser, info, candidates, len(labels), settings, asked)
 
 
 def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
@@ -221,18 +227,13 @@ def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
     return found.shape == shape and found.dtype == stored_dtype(bit_depth)
 
 
-def _write_table(
-    folder: Path,
-    candidates: Sequence[Candidate],
-    settings: SampleSettings,
-    info: CheckpointInfo,
-    checkpoint_digest: str,
-) -> str:
+def _write_table(folder: Path, drawing: _Drawing, checkpoint_digest: str) -> str:
     import pandas as pd
 
-    from pipeline.candidates import sample_id, write_candidate_table
+    from pipeline.candidates import CONDITION_COLUMN, sample_id, write_candidate_table
     from pipeline.sample.draw import resolved_steps
 
+    candidates, settings, info = drawing.candidates, drawing.settings, drawing.info
     names = [info.classes[candidate.label] for candidate in candidates]
     table = pd.DataFrame(
         {
@@ -249,6 +250,8 @@ def _write_table(
             "checkpoint_digest": checkpoint_digest,
         }
     )
+    if info.conditions:
+        table[CONDITION_COLUMN] = [drawing.asked.text(candidate) for candidate in candidates]
     return write_candidate_table(folder, table)
 
 

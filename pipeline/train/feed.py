@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.train.batches import Batch, BatchPlan, load_batch
 
@@ -23,36 +24,46 @@ class Feed:
 
     Args:
         cohort: the cohort.
+        conditions: what the cohort tells of each scan.
         plan: which scans a step sees, over all processes.
         share: this process's places in a batch.
         device: where the scans are needed; a GPU is fed from pinned memory.
     """
 
-    def __init__(self, cohort: Cohort, plan: BatchPlan, share: slice, device: torch.device) -> None:
-        self._cohort, self._plan, self._share, self._device = cohort, plan, share, device
+    def __init__(
+        self,
+        cohort: Cohort,
+        plan: BatchPlan,
+        conditions: CohortConditions,
+        share: slice,
+        device: torch.device,
+    ) -> None:
+        self._cohort, self._plan, self._conditions = cohort, plan, conditions
+        self._share, self._device = share, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
 
     def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return images (n, C, H, W) fp32 and labels (n,) int64 of this process at `step`, on the device.
+        """Return this process's images (n, C, H, W) fp32 and condition codes (n, F) int64 of `step`.
 
         Raises:
             DataError: an image holds values that are not finite or lie outside [-1, 1].
         """
         if self._ahead is None or self._ahead[0] != step:
             self._ahead = (step, self._thread.submit(self._gather, step))
-        images, labels = self._ahead[1].result()
+        images, codes = self._ahead[1].result()
         self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
-        return images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        return images.to(self._device, non_blocking=True), codes.to(self._device, non_blocking=True)
 
     def close(self) -> None:
         """Stop the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _gather(self, step: int) -> tuple[Tensor, Tensor]:
-        images, labels = load_batch(self._cohort, part_of(self._plan.batch(step), self._share))
+        batch = part_of(self._plan.batch(step), self._share)
+        images, codes = load_batch(self._cohort, batch, self._conditions)
         require_usable(images)
-        tensors = torch.from_numpy(images), torch.from_numpy(labels)
+        tensors = torch.from_numpy(images), torch.from_numpy(codes)
         if self._device.type == "cuda":
             return tensors[0].pin_memory(), tensors[1].pin_memory()
         return tensors

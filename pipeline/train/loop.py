@@ -17,6 +17,8 @@ from models.memory import out_of_memory
 from models.network import NetworkSpec
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
+from pipeline.combinations import count_combinations
+from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
 from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.ranks import Ranks
@@ -75,10 +77,12 @@ def train(
             value=ranks.size,
             remedy=f"Start at most {settings.batch_size} processes, or raise train.batch_size.",
         )
+    conditions = CohortConditions(cohort, settings.conditions)
     spec = NetworkSpec.from_dict(
         {
             "image_size": cohort.info.image_size,
             "num_classes": len(cohort.info.classes),
+            "conditions": conditions.num_values,
             **settings.network_fields(),
         }
     )
@@ -97,6 +101,7 @@ def train(
                 settings,
                 denoiser,
                 plan,
+                conditions=conditions,
                 seed=seed,
                 inputs_digest=inputs_digest,
                 ranks=ranks,
@@ -106,7 +111,14 @@ def train(
     if folder is None:
         return [], {}
     return _write_checkpoint(
-        cohort, folder, settings, trainer.ema.model, trainer.plan, num_steps=num_steps, seed=seed
+        cohort,
+        folder,
+        settings,
+        trainer.ema.model,
+        trainer.plan,
+        conditions=conditions,
+        num_steps=num_steps,
+        seed=seed,
     )
 
 
@@ -121,6 +133,7 @@ class Trainer:
         plan: what this machine computes with.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
+        conditions: what the cohort tells of each scan; None reads it as the settings ask.
         ranks: the processes that train together; None for this one alone.
         timing: counts where the time goes, if that is wanted.
     """
@@ -135,9 +148,11 @@ class Trainer:
         *,
         seed: int,
         inputs_digest: str,
+        conditions: CohortConditions | None = None,
         ranks: Ranks | None = None,
         timing: Timing | None = None,
     ) -> None:
+        conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
         self.device = plan.device
@@ -148,10 +163,11 @@ class Trainer:
             cohort,
             batch_size=settings.batch_size,
             class_balance=settings.class_balance,
+            balance_by=settings.balance_by,
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
-        self.feed = Feed(cohort, batches, self.one_step.share, plan.device)
+        self.feed = Feed(cohort, batches, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
             folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
         )
@@ -210,8 +226,8 @@ class Trainer:
         The returned loss is not finite if the gradient was not.
         """
         with self.timing.part("data"):
-            images, labels = self.feed.take(step)
-        return self.one_step.run(step, images, labels, self.learning_rate(step))
+            images, codes = self.feed.take(step)
+        return self.one_step.run(step, images, codes, self.learning_rate(step))
 
     def _guarded(self, step: int) -> torch.Tensor:
         try:
@@ -283,6 +299,7 @@ def _write_checkpoint(
     denoiser: Denoiser,
     plan: MachinePlan,
     *,
+    conditions: CohortConditions,
     num_steps: int,
     seed: int,
 ) -> tuple[list[str], dict[str, int]]:
@@ -291,6 +308,8 @@ def _write_checkpoint(
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
+        conditions=conditions.fields,
+        combinations=count_combinations(cohort, conditions, min_patients=settings.min_combination_patients),
         image_size=cohort.info.image_size,
         bit_depth=cohort.info.bit_depth,
         cohort_digest=cohort.digest,

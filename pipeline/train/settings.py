@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
 
 
@@ -45,6 +46,22 @@ class TrainSettings(Settings):
     )
     class_balance: float = Field(
         0.0, ge=0, le=1, description="0 draws scans as they come, 1 draws every class equally often"
+    )
+    balance_by: Literal["class", "findings"] = Field(
+        "class",
+        description="what class_balance draws evenly: the classes, or the findings of a set with several a "
+        "scan (and the scans without any)",
+    )
+    conditions: tuple[ConditionName, ...] = Field(
+        (),
+        description="what the network learns beside the class: sex, age_band, view, findings (one condition "
+        "each)",
+    )
+    min_combination_patients: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="combinations of conditions that fewer patients share are not kept for sampling",
     )
     horizontal_flip: bool = Field(
         False,
@@ -90,6 +107,11 @@ class TrainSettings(Settings):
     grid_every_steps: int = Field(
         500, ge=0, description="draw a sample grid at multiples of this step; 0 does not"
     )
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_in_order(cls, asked: tuple[ConditionName, ...]) -> tuple[ConditionName, ...]:
+        return in_order(asked)
 
     @model_validator(mode="after")
     def _choices_fit(self) -> TrainSettings:

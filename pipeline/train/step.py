@@ -76,20 +76,20 @@ class Step:
         self.losses, self.sigmas = self.losses.to(plan.device), self.sigmas.to(plan.device)
         self.norms = torch.zeros(REMEMBERED_STEPS, device=plan.device)
 
-    def run(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+    def run(self, step: int, images: Tensor, codes: Tensor, learning_rate: float) -> Tensor:
         """Do optimiser step `step` (counted from 0).
 
         Args:
             step: number of the step.
             images: this process's scans (n, C, H, W) in [-1, 1], on the device.
-            labels: their classes (n,) or condition codes (n, F) int64.
+            codes: their condition codes (n, F) int64.
             learning_rate: of this step.
 
         Returns:
             The mean loss of the whole batch, a scalar on the device. It is not finite if the gradient was
             not.
         """
-        loss = self._backward(step, images, labels)
+        loss = self._backward(step, images, codes)
         if self._gradient_sum is not None:
             with self._timing.part("exchange"), self._ranks.exchange():
                 loss = self._gradient_sum.add_up(loss)
@@ -107,10 +107,10 @@ class Step:
                 self.ema.update(step * batch_size, batch_size)
         return loss + 0.0 * norm
 
-    def _backward(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+    def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
-            codes, sigma, noise = self._draw(step, images, labels)
+            codes, sigma, noise = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
         for first in range(0, len(images), self.micro_batch):
             part = slice(first, min(first + self.micro_batch, len(images)))
@@ -133,17 +133,17 @@ class Step:
             self._remember(step, part, losses)
         return total
 
-    def _draw(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, step: int, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw for the whole batch; return this process's codes (n, F), noise levels (n,) and noise."""
         count, spec = self._settings.batch_size, self.denoiser.spec
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
-        codes = self.denoiser.null_codes(count, self.device).clone()
-        codes[self.share] = self.denoiser.expand(labels)
-        codes = drop_labels(codes, self._settings.label_dropout, spec.num_values, generator)
+        everyone = self.denoiser.null_codes(count, self.device).clone()
+        everyone[self.share] = codes
+        everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
         self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
         noise = torch.randn((count, *images.shape[1:]), generator=generator, device=self.device)
-        return codes[self.share], sigma[self.share], noise[self.share]
+        return everyone[self.share], sigma[self.share], noise[self.share]
 
     @torch.no_grad()
     def _remember(self, step: int, part: slice, losses: Tensor) -> None:

@@ -223,7 +223,7 @@ def test_weights_that_run_away_stop_training_and_keep_the_last_good_state(
 
     monkeypatch.setattr(Trainer, "step", run_away)
     with pytest.raises(
-        TrainingError, match="loss of step 9 .* for 8 of 8 scans.*; the state of step 6 is kept"
+        TrainingError, match=r"loss of step 9 .* for 8 of 8 scans.*; the state of step 6 is kept"
     ):
         run_train(tiny_cohort_16, tmp_path / "c", SETTINGS, seed=4)
     assert not (tmp_path / "c" / "reference.json").exists()
