@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.autoencoder_spec import AutoencoderSpec
+from models.precision import Precision, apply_precision
 from models.upsampling import fuse_upsampling
-
-__all__ = ["Autoencoder", "AutoencoderLoss", "AutoencoderSpec", "autoencoder_loss", "build_autoencoder_network"]
 
 LOGVAR_RANGE = (-30.0, 20.0)
 """Limits of the log-variance, as in Rombach et al. 2022: its exponential stays finite in fp32."""
+
+FROZEN_PRECISION = Precision("fp32", channels_last=True)
+
+BLOCK_SIZE = 8
+"""Scans that ``moments`` and ``to_images`` pass through the network at a time."""
 
 GRADIENT_SCALES = (1, 2, 4)
 """Pixels a side over which images are averaged before their gradients are compared."""
@@ -24,7 +30,7 @@ class Autoencoder(nn.Module):
     """Maps scans to the mean and log-variance of a small latent, and latents back to scans.
 
     The variational autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752). Attention is left
-    out: at its coarsest level a 512x512 scan has 4,096 places, all pairs of which would cost more than the rest.
+    out: at its coarsest level a 512x512 scan has 4,096 places, whose pairs would cost more than all the rest.
 
     ``shift`` and ``scale`` (one value a latent channel, stored with the weights) put latents into the range
     that the denoiser works in; they are 0 and 1 until ``set_scaling`` is told the statistics of the data.
@@ -73,7 +79,7 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents (N, latent_channels, h, w) into scans (N, 1, H, W), fp32, about [-1, 1] (not clipped)."""
+        """Turn latents (N, latent_channels, h, w) into scans (N, 1, H, W), fp32, not clipped to [-1, 1]."""
         features = self.network.post_quant_conv(latents.to(self.compute_dtype))
         images = functional.pixel_shuffle(self.network.decoder(features).float(), self.spec.patch_size)
         left, _, top, _ = self._padding()
@@ -93,7 +99,9 @@ class Autoencoder(nn.Module):
         """
         good = torch.isfinite(mean).all() and torch.isfinite(std).all() and (std > 0).all()
         if not bool(good) or not 0.0 < target_std < float("inf"):
-            raise ValueError(f"latent statistics must be finite and positive, got {mean.tolist()}, {std.tolist()}")
+            raise ValueError(
+                f"latent statistics must be finite and positive, got {mean.tolist()}, {std.tolist()}"
+            )
         with torch.no_grad():
             self.shift.copy_(mean)
             self.scale.copy_(std / target_std)
@@ -106,13 +114,31 @@ class Autoencoder(nn.Module):
         """Undo ``normalise``."""
         return latents * self.scale.reshape(-1, 1, 1) + self.shift.reshape(-1, 1, 1)
 
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and log-variance of scans, as (N, 2 latent_channels, h, w), without gradients.
+
+        The network always sees ``BLOCK_SIZE`` scans: kernels are chosen by batch size and round differently,
+        so a short block is filled up. A scan then has the same latent alone and among others, and memory does
+        not grow with N.
+
+        Args:
+            images: (N, 1, H, W) in [-1, 1].
+        """
+        return _in_blocks(lambda block: torch.cat(self.encode(block), dim=1), images)
+
+    @torch.no_grad()
+    def to_images(self, latents: Tensor) -> Tensor:
+        """Turn normalised latents (N, latent_channels, h, w) into scans (N, 1, H, W), block by block too."""
+        return _in_blocks(lambda block: self.decode(self.denormalise(block)), latents)
+
     def _padding(self) -> tuple[int, int, int, int]:
         """Pixels to add (left, right, top, bottom)."""
         height, width = (-size % self.spec.factor for size in self.spec.image_size)
         return width // 2, width - width // 2, height // 2, height - height // 2
 
 
-def build_autoencoder_network(spec: AutoencoderSpec, *, seed: int) -> nn.Module:
+def build_autoencoder_network(spec: AutoencoderSpec, *, seed: int) -> Any:
     """Build MONAI's ``AutoencoderKL`` with freshly drawn weights; its upsampling runs as one layer each."""
     from monai.networks.nets.autoencoderkl import AutoencoderKL
 
@@ -132,6 +158,14 @@ def build_autoencoder_network(spec: AutoencoderSpec, *, seed: int) -> nn.Module:
         )
     fuse_upsampling(network)
     return network
+
+
+def freeze_autoencoder(autoencoder: Autoencoder) -> Autoencoder:
+    """Make an autoencoder ready for use after training, in place: fp32, channels-last, without gradients.
+
+    Encoding and decoding happen once a scan, so that rounding to bf16 would save little and cost grey levels.
+    """
+    return apply_precision(autoencoder, FROZEN_PRECISION).eval().requires_grad_(False)
 
 
 def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -190,3 +224,12 @@ def gradient_error(difference: Tensor) -> Tensor:
             break
         errors += [level.diff(dim=-1).abs().mean(), level.diff(dim=-2).abs().mean()]
     return torch.stack(errors).mean() if errors else difference.sum() * 0.0
+
+
+def _in_blocks(call: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    parts = []
+    for block in rows.split(BLOCK_SIZE):
+        missing = BLOCK_SIZE - len(block)
+        filled = torch.cat([block, block[:1].expand(missing, -1, -1, -1)]) if missing else block
+        parts.append(call(filled)[: len(block)])
+    return torch.cat(parts)

@@ -80,7 +80,9 @@ class AutoencoderSpec:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"autoencoder specification has unknown fields {unknown}; known: {sorted(known)}")
+            raise ValueError(
+                f"autoencoder specification has unknown fields {unknown}; known: {sorted(known)}"
+            )
         if "image_size" not in values:
             raise ValueError("autoencoder specification misses the field image_size")
         given: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
-from pipeline.train.batches import Batch, BatchPlan, load_batch
+from pipeline.train.batches import Batch, BatchPlan
+
+if TYPE_CHECKING:
+    from pipeline.train.latents import LatentSource, PixelSource
 
 LIMIT = 1.0 + 1e-3
 """Largest magnitude of a pixel in model range, and room for rounding."""
@@ -26,15 +30,25 @@ class Feed:
         plan: which scans a step sees, over all processes.
         share: this process's places in a batch.
         device: where the scans are needed; a GPU is fed from pinned memory.
+        source: reads the scans, or what their latents are drawn from.
     """
 
-    def __init__(self, cohort: Cohort, plan: BatchPlan, share: slice, device: torch.device) -> None:
+    def __init__(
+        self,
+        cohort: Cohort,
+        plan: BatchPlan,
+        share: slice,
+        device: torch.device,
+        *,
+        source: PixelSource | LatentSource,
+    ) -> None:
+        self._source = source
         self._cohort, self._plan, self._share, self._device = cohort, plan, share, device
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
 
     def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return images (n, C, H, W) fp32 and labels (n,) int64 of this process at `step`, on the device.
+        """Return what the source reads (n, C, H, W) and labels (n,) int64 of this process, on the device.
 
         Raises:
             DataError: an image holds values that are not finite or lie outside [-1, 1].
@@ -50,9 +64,9 @@ class Feed:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _gather(self, step: int) -> tuple[Tensor, Tensor]:
-        images, labels = load_batch(self._cohort, part_of(self._plan.batch(step), self._share))
-        require_usable(images)
-        tensors = torch.from_numpy(images), torch.from_numpy(labels)
+        batch = part_of(self._plan.batch(step), self._share)
+        labels = self._cohort.labels[batch.rows].astype(np.int64)
+        tensors = torch.from_numpy(self._source.read(batch)), torch.from_numpy(labels)
         if self._device.type == "cuda":
             return tensors[0].pin_memory(), tensors[1].pin_memory()
         return tensors

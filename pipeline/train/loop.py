@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from models.allocator import held_memory
+from models.autoencoder import Autoencoder
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.memory import out_of_memory
@@ -18,12 +19,13 @@ from models.network import NetworkSpec
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
 from pipeline.errors import UsageError
-from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
+from pipeline.generator import AUTOENCODER_NAME, INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.ranks import Ranks
 from pipeline.storage import storage_errors, write_json
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
+from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
@@ -77,7 +79,7 @@ def train(
         )
     spec = NetworkSpec.from_dict(
         {
-            "image_size": cohort.info.image_size,
+            **settings.data_fields(cohort.info.image_size),
             "num_classes": len(cohort.info.classes),
             **settings.network_fields(),
         }
@@ -91,12 +93,16 @@ def train(
     with held_memory():
         plan = make_plan(folder, denoiser, settings, ranks)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            source = open_source(
+                cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+            )
             trainer = Trainer(
                 cohort,
                 folder,
                 settings,
                 denoiser,
                 plan,
+                source=source,
                 seed=seed,
                 inputs_digest=inputs_digest,
                 ranks=ranks,
@@ -106,7 +112,14 @@ def train(
     if folder is None:
         return [], {}
     return _write_checkpoint(
-        cohort, folder, settings, trainer.ema.model, trainer.plan, num_steps=num_steps, seed=seed
+        cohort,
+        folder,
+        settings,
+        trainer.ema.model,
+        trainer.plan,
+        num_steps=num_steps,
+        seed=seed,
+        autoencoder=source.autoencoder,
     )
 
 
@@ -119,6 +132,7 @@ class Trainer:
         settings: training settings.
         denoiser: the denoiser with its initial weights.
         plan: what this machine computes with.
+        source: reads what the denoiser learns from.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
         ranks: the processes that train together; None for this one alone.
@@ -133,6 +147,7 @@ class Trainer:
         denoiser: Denoiser,
         plan: MachinePlan,
         *,
+        source: PixelSource | LatentSource,
         seed: int,
         inputs_digest: str,
         ranks: Ranks | None = None,
@@ -140,8 +155,10 @@ class Trainer:
     ) -> None:
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
-        self.device = plan.device
-        self.one_step = Step(denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing)
+        self.device, self.source = plan.device, source
+        self.one_step = Step(
+            denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
+        )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
         batches = BatchPlan(
@@ -151,7 +168,7 @@ class Trainer:
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
-        self.feed = Feed(cohort, batches, self.one_step.share, plan.device)
+        self.feed = Feed(cohort, batches, self.one_step.share, plan.device, source=source)
         self.state = TrainingState(
             folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
         )
@@ -201,7 +218,14 @@ class Trainer:
                     saved_at = time.monotonic()
                 if self.folder is not None and _is_multiple(step, self.settings.grid_every_steps):
                     with self.timing.part("grid"):
-                        draw_grid(self.folder, self.ema.model, self.plan.precision, step=step, seed=self.seed)
+                        draw_grid(
+                            self.folder,
+                            self.ema.model,
+                            self.plan.precision,
+                            step=step,
+                            seed=self.seed,
+                            autoencoder=self.source.autoencoder,
+                        )
         return step
 
     def step(self, step: int) -> torch.Tensor:
@@ -285,9 +309,11 @@ def _write_checkpoint(
     *,
     num_steps: int,
     seed: int,
+    autoencoder: Autoencoder | None,
 ) -> tuple[list[str], dict[str, int]]:
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
+        autoencoder=None if autoencoder is None else autoencoder.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
@@ -313,4 +339,5 @@ def _write_checkpoint(
         "images": info.images_seen,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    return [MODEL_NAME, INFO_NAME], counts
+    files = [MODEL_NAME, INFO_NAME]
+    return files if autoencoder is None else [*files, AUTOENCODER_NAME], counts
