@@ -24,7 +24,7 @@ class LatentSettings(Settings):
         description="train an autoencoder first, then the denoiser on its latents; for 256 pixels and up",
     )
     channels: tuple[int, ...] = Field(
-        (64, 128),
+        (32, 64),
         min_length=1,
         description="channels a level, finest first; each level after the first halves the sides once more",
     )

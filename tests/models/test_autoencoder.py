@@ -20,7 +20,7 @@ from models.autoencoder import (
     sample_latents,
 )
 from models.precision import Precision
-from models.working_copy import WorkingCopy
+from models.working_copy import NarrowCopy
 from tests.cohorts import draw
 
 FIELDS: dict[str, Any] = {"channels": (8, 16), "patch_size": 4, "num_norm_groups": 8}
@@ -190,7 +190,7 @@ def test_training_in_bf16_reconstructs_unseen_scans_better_than_a_blur_of_the_sa
     train, unseen = drawn_images(120, size, seed=0), drawn_images(24, size, seed=1)
     spec = AutoencoderSpec((size, size), channels=(32,), patch_size=4, num_norm_groups=8)
     autoencoder = Autoencoder(spec, seed=0)
-    working = WorkingCopy(autoencoder, Precision("bf16", channels_last=False))
+    working = NarrowCopy(autoencoder, Precision("bf16", channels_last=False))
     optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=8e-3, betas=(0.9, 0.99), weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
 
@@ -205,7 +205,7 @@ def test_training_in_bf16_reconstructs_unseen_scans_better_than_a_blur_of_the_sa
         rows = torch.randint(len(train), (16,), generator=generator)
         noise = torch.randn(16, 4, *autoencoder.spec.latent_size, generator=generator)
         autoencoder_loss(
-            working.denoiser, train[rows], noise=noise, gradient_weight=1.0, kl_weight=1e-3
+            working.model, train[rows], noise=noise, gradient_weight=1.0, kl_weight=1e-3
         ).total.backward()
         working.return_gradients()
         optimizer.step()

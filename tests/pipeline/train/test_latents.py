@@ -83,7 +83,8 @@ def batch_of(rows: Any) -> Batch:
 
 def drawn(source: LatentSource, batch: Batch, step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(stream_seed(4, "step", step))
-    return source.clean(torch.from_numpy(source.read(batch)), generator)
+    read = torch.from_numpy(source.read(batch))
+    return source.clean(read, generator, count=len(read), share=slice(None))
 
 
 def run_and_die(cohort: CohortRef, out: Path, moments_of_death: list[str]) -> list[list[str]]:
