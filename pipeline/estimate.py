@@ -142,6 +142,11 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
         seconds += settings.num_steps // settings.grid_every_steps * 8 * step
     # EMA weights, and two generations of weights, average and both moments of AdamW, in fp32.
     disk = parameters * 4 * (1 + 2 * 4)
+    if settings.latent.enabled:
+        autoencoder = speed.autoencoder_speed(settings, work.image_size)
+        seconds += settings.latent.num_steps * autoencoder.step_seconds
+        seconds += work.num_train * autoencoder.encode_seconds
+        disk += autoencoder.parameters * 4 * (1 + 2 * 4) + work.num_train * autoencoder.moment_bytes
     return Estimate(seconds, speed.resident_bytes(), disk)
 
 
@@ -160,8 +165,11 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     count = settings.candidates_per_class * work.num_classes
     batches = -(-count // settings.batch_size)
     call = speed.denoise_seconds(recipe.train, settings, work.image_size, work.num_classes)
+    seconds = batches * calls * call + 1.0
+    if recipe.train.latent.enabled:
+        seconds += count * speed.autoencoder_speed(recipe.train, work.image_size).decode_seconds
     return Estimate(
-        batches * calls * call + 1.0,
+        seconds,
         speed.resident_bytes(),
         count * (work.image_bytes + _TABLE_BYTES_A_ROW),
     )

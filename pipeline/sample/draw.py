@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.guidance import guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
@@ -49,7 +50,12 @@ def resolved_steps(settings: SampleSettings) -> int:
 
 
 def draw_candidates(
-    denoiser: Denoiser, candidates: Sequence[Candidate], settings: SampleSettings, *, bit_depth: int
+    denoiser: Denoiser,
+    candidates: Sequence[Candidate],
+    settings: SampleSettings,
+    *,
+    bit_depth: int,
+    autoencoder: Autoencoder | None = None,
 ) -> StoredPixels:
     """Draw at most one batch of candidates.
 
@@ -62,6 +68,7 @@ def draw_candidates(
         candidates: 1 to `settings.batch_size` candidates.
         settings: sample settings.
         bit_depth: 8 or 16, depth of the stored pixels.
+        autoencoder: turns what the denoiser makes into images; None if it makes images.
 
     Returns:
         Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
@@ -75,7 +82,7 @@ def draw_candidates(
     filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
     device = next(denoiser.parameters()).device
     codes = _condition_codes(denoiser, filled).to(device)
-    shape = (1, *denoiser.spec.image_size)
+    shape = denoiser.sample_shape
     seeds = [candidate.seed for candidate in filled]
     entry = SAMPLERS[settings.sampler]
     sigmas = entry.schedule(
@@ -84,7 +91,8 @@ def draw_candidates(
     denoise = guided_denoise(denoiser, codes, settings.guidance_scale)
     noise = initial_noise(seeds, shape).to(device)
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
-    images = samples[: len(candidates)].cpu().numpy()
+    drawn = samples[: len(candidates)]
+    images = (drawn if autoencoder is None else autoencoder.to_images(drawn)).cpu().numpy()
     if not np.isfinite(images).all():
         raise PhosphorError(
             "the denoiser returned values that are not finite",

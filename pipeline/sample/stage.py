@@ -22,6 +22,7 @@ from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
+    from models.autoencoder import Autoencoder
     from models.denoiser import Denoiser
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
@@ -118,9 +119,10 @@ def _follow(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """What is drawn: the denoiser, and all candidates in the order of the table."""
+    """What is drawn: the denoiser, its autoencoder if it has one, and all candidates in table order."""
 
     denoiser: Denoiser
+    autoencoder: Autoencoder | None
     info: CheckpointInfo
     candidates: Sequence[Candidate]
     num_classes: int
@@ -151,15 +153,16 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import load_denoiser
+    from pipeline.generator import load_autoencoder, load_denoiser
     from pipeline.sample.draw import list_candidates
 
     denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
+    autoencoder = load_autoencoder(checkpoint.path)
     _require_same(checkpoint)
     asked = AskedConditions(info, settings)
     labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
     candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
-    return _Drawing(denoiser, info, candidates, len(labels), settings, asked)
+    return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked)
 
 
 def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
@@ -211,7 +214,15 @@ def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progres
     parts: list[Any] = []
     for first in range(0, len(shard), settings.batch_size):
         batch = shard[first : first + settings.batch_size]
-        parts.append(draw_candidates(drawing.denoiser, batch, settings, bit_depth=drawing.info.bit_depth))
+        parts.append(
+            draw_candidates(
+                drawing.denoiser,
+                batch,
+                settings,
+                bit_depth=drawing.info.bit_depth,
+                autoencoder=drawing.autoencoder,
+            )
+        )
         if progress is not None:
             progress.update(len(batch))
     pixels: StoredPixels = np.concatenate(parts)

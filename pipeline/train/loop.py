@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from models.allocator import held_memory
+from models.autoencoder import Autoencoder
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.memory import out_of_memory
@@ -20,12 +21,13 @@ from pipeline.cohort import Cohort
 from pipeline.combinations import count_combinations
 from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
-from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
+from pipeline.generator import AUTOENCODER_NAME, INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.ranks import Ranks
 from pipeline.storage import storage_errors, write_json
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
+from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
@@ -80,7 +82,7 @@ def train(
     conditions = CohortConditions(cohort, settings.conditions)
     spec = NetworkSpec.from_dict(
         {
-            "image_size": cohort.info.image_size,
+            **settings.data_fields(cohort.info.image_size),
             "num_classes": len(cohort.info.classes),
             "conditions": conditions.num_values,
             **settings.network_fields(),
@@ -95,6 +97,9 @@ def train(
     with held_memory():
         plan = make_plan(folder, denoiser, settings, ranks)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            source = open_source(
+                cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+            )
             trainer = Trainer(
                 cohort,
                 folder,
@@ -102,6 +107,7 @@ def train(
                 denoiser,
                 plan,
                 conditions=conditions,
+                source=source,
                 seed=seed,
                 inputs_digest=inputs_digest,
                 ranks=ranks,
@@ -119,6 +125,7 @@ def train(
         conditions=conditions,
         num_steps=num_steps,
         seed=seed,
+        autoencoder=source.autoencoder,
     )
 
 
@@ -131,6 +138,7 @@ class Trainer:
         settings: training settings.
         denoiser: the denoiser with its initial weights.
         plan: what this machine computes with.
+        source: reads what the denoiser learns from.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
         conditions: what the cohort tells of each scan; None reads it as the settings ask.
@@ -146,6 +154,7 @@ class Trainer:
         denoiser: Denoiser,
         plan: MachinePlan,
         *,
+        source: PixelSource | LatentSource,
         seed: int,
         inputs_digest: str,
         conditions: CohortConditions | None = None,
@@ -155,8 +164,10 @@ class Trainer:
         conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
-        self.device = plan.device
-        self.one_step = Step(denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing)
+        self.device, self.source = plan.device, source
+        self.one_step = Step(
+            denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
+        )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
         batches = BatchPlan(
@@ -167,7 +178,7 @@ class Trainer:
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
-        self.feed = Feed(cohort, batches, conditions, self.one_step.share, plan.device)
+        self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
             folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
         )
@@ -217,7 +228,14 @@ class Trainer:
                     saved_at = time.monotonic()
                 if self.folder is not None and _is_multiple(step, self.settings.grid_every_steps):
                     with self.timing.part("grid"):
-                        draw_grid(self.folder, self.ema.model, self.plan.precision, step=step, seed=self.seed)
+                        draw_grid(
+                            self.folder,
+                            self.ema.model,
+                            self.plan.precision,
+                            step=step,
+                            seed=self.seed,
+                            autoencoder=self.source.autoencoder,
+                        )
         return step
 
     def step(self, step: int) -> torch.Tensor:
@@ -302,9 +320,11 @@ def _write_checkpoint(
     conditions: CohortConditions,
     num_steps: int,
     seed: int,
+    autoencoder: Autoencoder | None,
 ) -> tuple[list[str], dict[str, int]]:
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
+        autoencoder=None if autoencoder is None else autoencoder.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
@@ -332,4 +352,5 @@ def _write_checkpoint(
         "images": info.images_seen,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    return [MODEL_NAME, INFO_NAME], counts
+    files = [MODEL_NAME, INFO_NAME]
+    return files if autoencoder is None else [*files, AUTOENCODER_NAME], counts

@@ -12,6 +12,7 @@ from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.working_copy import WorkingCopy
 from pipeline.ranks import Ranks
+from pipeline.train.latents import LatentSource, PixelSource
 from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
@@ -34,6 +35,7 @@ class Step:
         ranks: the processes that share each batch.
         seed: run seed.
         timing: counts where the time goes.
+        source: turns what was read into what is denoised.
 
     Attributes:
         losses: (REMEMBERED_STEPS, batch_size), of this process's scans; zero elsewhere.
@@ -50,7 +52,9 @@ class Step:
         *,
         seed: int,
         timing: Timing,
+        source: PixelSource | LatentSource,
     ) -> None:
+        self._source = source
         self._settings, self._ranks, self._seed, self._timing = settings, ranks, seed, timing
         self.device = plan.device
         self.denoiser = denoiser.to(plan.device).train()
@@ -81,7 +85,7 @@ class Step:
 
         Args:
             step: number of the step.
-            images: this process's scans (n, C, H, W) in [-1, 1], on the device.
+            images: what the source read of this process's scans (n, C, H, W), on the device.
             codes: their condition codes (n, F) int64.
             learning_rate: of this step.
 
@@ -110,7 +114,7 @@ class Step:
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
-            codes, sigma, noise = self._draw(step, images, codes)
+            images, codes, sigma, noise = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
         for first in range(0, len(images), self.micro_batch):
             part = slice(first, min(first + self.micro_batch, len(images)))
@@ -133,8 +137,8 @@ class Step:
             self._remember(step, part, losses)
         return total
 
-    def _draw(self, step: int, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw for the whole batch; return this process's codes (n, F), noise levels (n,) and noise."""
+    def _draw(self, step: int, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draw for the whole batch; return this process's data, codes (n, F), noise levels (n,) and noise."""
         count, spec = self._settings.batch_size, self.denoiser.spec
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
         everyone = self.denoiser.null_codes(count, self.device).clone()
@@ -142,8 +146,9 @@ class Step:
         everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
         self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
-        noise = torch.randn((count, *images.shape[1:]), generator=generator, device=self.device)
-        return everyone[self.share], sigma[self.share], noise[self.share]
+        noise = torch.randn((count, *self.denoiser.sample_shape), generator=generator, device=self.device)
+        clean = self._source.clean(images, generator, count=count, share=self.share)
+        return clean, everyone[self.share], sigma[self.share], noise[self.share]
 
     @torch.no_grad()
     def _remember(self, step: int, part: slice, losses: Tensor) -> None:
