@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.denoiser import Denoiser
-from models.guidance import guided_denoise
+from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, initial_noise
 from models.samplers import SAMPLERS, sigma_schedule
 from pipeline.errors import PhosphorError
@@ -47,7 +47,12 @@ def resolved_steps(settings: SampleSettings) -> int:
 
 
 def draw_candidates(
-    denoiser: Denoiser, candidates: Sequence[Candidate], settings: SampleSettings, *, bit_depth: int
+    denoiser: Denoiser,
+    candidates: Sequence[Candidate],
+    settings: SampleSettings,
+    *,
+    bit_depth: int,
+    guidance: Guidance | None = None,
 ) -> StoredPixels:
     """Draw at most one batch of candidates.
 
@@ -60,6 +65,7 @@ def draw_candidates(
         candidates: 1 to `settings.batch_size` candidates.
         settings: sample settings.
         bit_depth: 8 or 16, depth of the stored pixels.
+        guidance: from `make_guidance`; None is classifier-free guidance of the settings' scale.
 
     Returns:
         Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
@@ -78,7 +84,7 @@ def draw_candidates(
     sigmas = sigma_schedule(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
-    denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
+    denoise = guided_denoise(denoiser, labels, guidance or settings.guidance_scale)
     images = SAMPLERS[settings.sampler].sample(denoise, noise, sigmas)[: len(candidates)].cpu().numpy()
     if not np.isfinite(images).all():
         raise PhosphorError(

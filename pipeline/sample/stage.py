@@ -17,6 +17,7 @@ from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
     from models.denoiser import Denoiser
+    from models.guidance import Guidance
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
@@ -51,7 +52,8 @@ def run_sample(
 
     Raises:
         UsageError: a class is unknown or named twice, or `out` holds something else.
-        DataError: the checkpoint is unreadable, tampered with, or of another cohort.
+        DataError: the checkpoint is unreadable, tampered with, of another cohort, or lacks the snapshots that
+            the settings need.
         StorageError: the disk is full or cannot be written.
     """
     inputs = {"checkpoint": checkpoint.digest}
@@ -64,13 +66,17 @@ def run_sample(
         from models.allocator import held_memory
         from pipeline.generator import load_denoiser
         from pipeline.sample.draw import list_candidates
+        from pipeline.sample.guiding import make_guidance
 
-        denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
+        denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
         _require_same(checkpoint)
+        guidance = make_guidance(checkpoint.path, info, denoiser, settings)
         labels = _chosen_labels(info, classes)
         candidates = list_candidates(labels, settings.candidates_per_class, seed)
         with held_memory():
-            files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
+            files = _draw_shards(
+                folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth, guidance=guidance
+            )
         files.append(_write_table(folder.path, candidates, settings, info, checkpoint.digest))
         counts = {"candidates": len(candidates), "classes": len(labels), "per_class": settings.per_class}
         return folder.finish(files, counts)
@@ -83,6 +89,7 @@ def _draw_shards(
     settings: SampleSettings,
     *,
     bit_depth: int,
+    guidance: Guidance,
 ) -> list[str]:
     """Draw every shard that is not there yet and return the names of all."""
     size = settings.rows_per_shard
@@ -96,7 +103,9 @@ def _draw_shards(
     done = len(candidates) - sum(len(shards[number]) for number in missing)
     with track("sample", len(candidates), done=done, unit="candidates") as progress:
         for number in missing:
-            pixels = _draw_shard(denoiser, shards[number], settings, bit_depth, progress)
+            pixels = _draw_shard(
+                denoiser, shards[number], settings, bit_depth=bit_depth, guidance=guidance, progress=progress
+            )
             write_shard(folder, number, pixels)
     return [shard_name(number) for number in range(len(shards))]
 
@@ -105,7 +114,9 @@ def _draw_shard(
     denoiser: Denoiser,
     shard: Sequence[Candidate],
     settings: SampleSettings,
+    *,
     bit_depth: int,
+    guidance: Guidance,
     progress: Progress,
 ) -> StoredPixels:
     from pipeline.sample.draw import draw_candidates
@@ -113,7 +124,7 @@ def _draw_shard(
     parts: list[Any] = []
     for first in range(0, len(shard), settings.batch_size):
         batch = shard[first : first + settings.batch_size]
-        parts.append(draw_candidates(denoiser, batch, settings, bit_depth=bit_depth))
+        parts.append(draw_candidates(denoiser, batch, settings, bit_depth=bit_depth, guidance=guidance))
         progress.update(len(batch))
     pixels: StoredPixels = np.concatenate(parts)
     return pixels

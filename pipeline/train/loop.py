@@ -12,11 +12,12 @@ import torch
 from models.allocator import held_memory
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
-from models.ema import ExponentialMovingAverage
+from models.ema import PowerFunctionAverages
 from models.network import NetworkSpec
 from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.precision import apply_precision
+from models.snapshots import snapshot_name
 from models.working_copy import WorkingCopy
 from pipeline.cohort import Cohort
 from pipeline.errors import TrainingError
@@ -28,6 +29,7 @@ from pipeline.train.grid import write_grid
 from pipeline.train.history import History
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.settings import TrainSettings
+from pipeline.train.snapshots import Snapshots
 from pipeline.train.state import TrainingState
 
 REPORT_EVERY_STEPS = 10
@@ -65,7 +67,7 @@ def train(
                 cohort, folder, settings, denoiser, plan, seed=seed, inputs_digest=inputs_digest
             )
             trainer.run()
-    return _write_checkpoint(cohort, folder, settings, trainer.ema.model, plan, seed=seed)
+    return _write_checkpoint(trainer, plan)
 
 
 class Trainer:
@@ -87,9 +89,8 @@ class Trainer:
         self.precision = plan.precision
         self.denoiser = denoiser.to(plan.device).train()
         self.working = WorkingCopy(self.denoiser, plan.precision)
-        self.ema: ExponentialMovingAverage[Denoiser] = ExponentialMovingAverage(
-            self.denoiser, half_life=settings.ema_half_life, ramp_share=settings.ema_ramp_share
-        )
+        self.ema: PowerFunctionAverages[Denoiser] = PowerFunctionAverages(self.denoiser, settings.ema_lengths)
+        self.snapshots = Snapshots(folder, settings)
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
             lr=settings.learning_rate,
@@ -126,13 +127,17 @@ class Trainer:
                 step += 1
 
                 last = step == settings.num_steps
+                marked = step in self.snapshots.steps
                 save = (
                     last
                     or time.monotonic() - saved_at >= settings.checkpoint_every_seconds
                     or _is_multiple(step, settings.checkpoint_every_steps)
                 )
-                if save or step % REPORT_EVERY_STEPS == 0 or self.device.type == "cpu":
+                if save or marked or step % REPORT_EVERY_STEPS == 0 or self.device.type == "cpu":
                     self._require_finite(float(loss_sum), step, saved_step)
+                if marked:
+                    # Before the state: a run that goes on from it has the snapshots up to it.
+                    self.snapshots.take(step, self.ema)
                 if last or step % REPORT_EVERY_STEPS == 0:
                     loss = float(loss_sum) / num_losses
                     rate = history.add(
@@ -148,7 +153,9 @@ class Trainer:
                     self.state.save(step)
                     saved_step, saved_at = step, time.monotonic()
                 if _is_multiple(step, settings.grid_every_steps):
-                    averaged = apply_precision(copy.deepcopy(self.ema.model), self.precision)
+                    averaged = apply_precision(
+                        copy.deepcopy(self.ema.nearest(settings.ema_length)), self.precision
+                    )
                     write_grid(self.folder, averaged, step=step, seed=self.seed)
 
     def step(self, step: int) -> torch.Tensor:
@@ -186,7 +193,7 @@ class Trainer:
         self.optimizer.step()
         self.working.clear_gradients()
         self.working.take_weights()
-        self.ema.update(step * settings.batch_size, settings.batch_size)
+        self.ema.update(step + 1)
         return loss.detach() + 0.0 * norm
 
     def _require_finite(self, loss: float, step: int, saved_step: int) -> None:
@@ -216,9 +223,10 @@ def _is_multiple(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _write_checkpoint(
-    cohort: Cohort, folder: Path, settings: TrainSettings, denoiser: Denoiser, plan: MachinePlan, *, seed: int
-) -> tuple[list[str], dict[str, int]]:
+def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], dict[str, int]]:
+    cohort, folder, settings = trainer.cohort, trainer.folder, trainer.settings
+    denoiser, step = trainer.denoiser, settings.num_steps
+    snapshots = trainer.snapshots.until(step)
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
@@ -230,7 +238,11 @@ def _write_checkpoint(
         cohort_name=cohort.info.name,
         num_steps=settings.num_steps,
         images_seen=settings.num_steps * settings.batch_size,
-        seed=seed,
+        ema_step=step,
+        ema_length=settings.ema_length,
+        ema_lengths=settings.ema_lengths,
+        snapshots=snapshots,
+        seed=trainer.seed,
         precision=plan.precision.dtype,
         channels_last=plan.precision.channels_last,
         num_threads=plan.num_threads,
@@ -238,12 +250,13 @@ def _write_checkpoint(
         libraries=library_versions(),
     )
     body = info.model_dump(mode="json")
+    tensors = trainer.snapshots.chosen(trainer.ema, step, newest=step == settings.num_steps)
     with storage_errors(folder / MODEL_NAME):
-        write_tensors(folder / MODEL_NAME, denoiser.state_dict(), {"checkpoint": body})
+        write_tensors(folder / MODEL_NAME, tensors, {"checkpoint": body})
     write_json(folder / INFO_NAME, body, private=True)
     counts = {
         "steps": info.num_steps,
         "images": info.images_seen,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    return [MODEL_NAME, INFO_NAME], counts
+    return [MODEL_NAME, INFO_NAME, *(snapshot_name(own) for own in snapshots)], counts

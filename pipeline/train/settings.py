@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.config import Settings
+
+# The range of models.ema, which is not imported here: recipes are read without torch.
+Length = Annotated[float, Field(ge=0.005, le=0.28)]
 
 
 class TrainSettings(Settings):
@@ -31,9 +34,22 @@ class TrainSettings(Settings):
         False,
         description="mirror half of the scans; off, as a mirrored chest has its heart on the wrong side",
     )
-    ema_half_life: float = Field(20_000, ge=0, description="half-life of the weight average, in images")
-    ema_ramp_share: float = Field(
-        0.1, gt=0, le=1, description="the half-life never exceeds this share of the images seen"
+    ema_lengths: tuple[Length, ...] = Field(
+        (0.05, 0.10),
+        min_length=1,
+        max_length=8,
+        description="lengths of the weight averages that are tracked: standard deviation of their memory as "
+        "a share of the training so far",
+    )
+    ema_length: Length = Field(
+        0.10, description="length of the average that samples; any, if there are snapshots to make it from"
+    )
+    ema_snapshots: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="snapshots of the averages along the training, from which other lengths and weaker "
+        "models are made at sampling; 0 keeps none",
     )
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
@@ -73,6 +89,17 @@ class TrainSettings(Settings):
         from models.network_spec import NetworkSpec
 
         NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields())
+        return self
+
+    @model_validator(mode="after")
+    def _averages_can_be_made(self) -> TrainSettings:
+        if len(set(self.ema_lengths)) != len(self.ema_lengths):
+            raise ValueError(f"ema_lengths={self.ema_lengths} must name each length once")
+        if self.ema_length not in self.ema_lengths and not self.ema_snapshots:
+            raise ValueError(
+                f"ema_length={self.ema_length} must be one of ema_lengths={self.ema_lengths}, or "
+                "ema_snapshots be more than 0"
+            )
         return self
 
     def network_fields(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_into, read_tensors, write_tensors
-from models.ema import ExponentialMovingAverage
+from models.ema import PowerFunctionAverages
 from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
 logger = logging.getLogger(__name__)
@@ -23,14 +23,14 @@ _NAME = re.compile(r"^step-(\d{9})\.safetensors$")
 
 
 class TrainingState:
-    """The weights, their average and the optimiser of a run, and the folder they are saved in.
+    """The weights, their averages and the optimiser of a run, and the folder they are saved in.
 
     Random numbers need no saving: every step draws from streams derived from seed and step.
 
     Args:
         folder: the checkpoint directory.
         model: the denoiser being trained.
-        ema: its average.
+        ema: its averages.
         optimizer: its AdamW optimiser.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
     """
@@ -40,7 +40,7 @@ class TrainingState:
         folder: Path,
         *,
         model: nn.Module,
-        ema: ExponentialMovingAverage,
+        ema: PowerFunctionAverages,
         optimizer: torch.optim.AdamW,
         inputs_digest: str,
     ) -> None:
@@ -81,7 +81,7 @@ class TrainingState:
         if not isinstance(step, int) or step < 1:
             raise ValueError("its header holds no step")
         load_into(self._model, _part(found.tensors, "model."))
-        load_into(self._ema.model, _part(found.tensors, "ema."))
+        self._ema.load(_part(found.tensors, "ema."))
         with torch.no_grad():
             for name, moment in self._moments().items():
                 moment.copy_(found.tensors[name])
@@ -105,7 +105,7 @@ class TrainingState:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.model.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.tensors().items()}
         return tensors | self._moments()
 
     def _moments(self) -> dict[str, Tensor]:

@@ -1,0 +1,77 @@
+"""Keeping snapshots of the weight averages along training, and taking from them what becomes the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.ema import PowerFunctionAverages
+from models.snapshots import FOLDER_NAME, read_average, snapshot_name, snapshot_steps, write_snapshot
+from pipeline.errors import DataError
+from pipeline.storage import make_private_directory, storage_errors
+from pipeline.train.settings import TrainSettings
+
+
+class Snapshots:
+    """The snapshots of one run: `snapshots/step-*.safetensors` of its checkpoint directory.
+
+    A snapshot is a pure function of the averages, so one that a resumed run comes to again is written anew
+    with the same bytes.
+
+    Args:
+        folder: the checkpoint directory.
+        settings: training settings.
+    """
+
+    def __init__(self, folder: Path, settings: TrainSettings) -> None:
+        self._folder, self._settings = folder, settings
+        count = settings.ema_snapshots
+        self.steps = snapshot_steps(settings.num_steps, count) if count else ()
+        if self.steps:
+            for torn in make_private_directory(folder / FOLDER_NAME).glob(".*.tmp"):
+                torn.unlink(missing_ok=True)
+
+    def take(self, step: int, averages: PowerFunctionAverages[Denoiser]) -> None:
+        """Write the snapshot after `step` steps; call it before the state of that step is saved."""
+        with storage_errors(self._folder / snapshot_name(step)):
+            write_snapshot(self._folder, step, averages)
+
+    def until(self, step: int) -> tuple[int, ...]:
+        """Return the steps of the snapshots up to `step`."""
+        return tuple(own for own in self.steps if own <= step)
+
+    def read(self, length: float, step: int, like: Denoiser) -> dict[str, Tensor]:
+        """Return the average of a length at a snapshot's step, by name, in fp32.
+
+        Raises:
+            DataError: the snapshots cannot give it.
+        """
+        try:
+            wanted = (length, step)
+            return read_average(
+                self._folder, self.until(step), self._settings.ema_lengths, wanted, like.state_dict()
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(
+                str(error) if isinstance(error, ValueError) else "a snapshot cannot be read",
+                field="train.ema_length",
+                value=length,
+                remedy="Choose one of train.ema_lengths or one near them, or train again with --force.",
+            ) from error
+
+    def chosen(
+        self, averages: PowerFunctionAverages[Denoiser], step: int, *, newest: bool
+    ) -> dict[str, Tensor]:
+        """Return the tensors of the average that becomes the model.
+
+        Args:
+            averages: the averages after the last step.
+            step: the step whose average is wanted.
+            newest: whether that is the last step.
+        """
+        length = self._settings.ema_length
+        if newest and length in averages.models:
+            return averages.models[length].state_dict()
+        return self.read(length, step, averages.nearest(length))
