@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from models.allocator import held_memory
+from models.augment import augment, draw_augmentation
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.ema import PowerFunctionAverages
@@ -175,6 +176,14 @@ class Trainer:
         sigma = self.sigmas.sample(len(images), generator)
         noise = torch.randn(images.shape, generator=generator, device=self.device)
 
+        features = None
+        if settings.augment > 0.0:
+            # Drawn last: without augmentation, all else is drawn as it always was.
+            features = draw_augmentation(
+                len(images), settings.augment, generator, mirror=settings.augment_mirror
+            )
+            images = augment(images, features)
+
         losses = denoising_loss(
             self.working.denoiser,
             images,
@@ -183,6 +192,7 @@ class Trainer:
             noise=noise,
             sigma_data=settings.sigma_data,
             parametrisation=settings.parametrisation,
+            augment=features,
         )
         loss = losses.mean()
         loss.backward()

@@ -34,6 +34,16 @@ class TrainSettings(Settings):
         False,
         description="mirror half of the scans; off, as a mirrored chest has its heart on the wrong side",
     )
+    augment: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability of each geometric augmentation; the network is told of them and samples "
+        "without, which helps where scans are scarce",
+    )
+    augment_mirror: bool = Field(
+        False, description="mirroring is one of the augmentations of train.augment; samples are not mirrored"
+    )
     ema_lengths: tuple[Length, ...] = Field(
         (0.05, 0.10),
         min_length=1,
@@ -92,6 +102,12 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _mirror_has_an_effect(self) -> TrainSettings:
+        if self.augment_mirror and self.augment == 0.0:
+            raise ValueError("augment_mirror does nothing at augment=0: set a probability, for instance 0.12")
+        return self
+
+    @model_validator(mode="after")
     def _averages_can_be_made(self) -> TrainSettings:
         if len(set(self.ema_lengths)) != len(self.ema_lengths):
             raise ValueError(f"ema_lengths={self.ema_lengths} must name each length once")
@@ -111,4 +127,6 @@ class TrainSettings(Settings):
             "num_head_channels": self.num_head_channels,
             "num_norm_groups": self.num_norm_groups,
             "patch_size": self.patch_size,
+            # NUM_FEATURES of models.augment, which is not imported here: recipes are read without torch.
+            "augment_features": 7 if self.augment > 0.0 else 0,
         }
