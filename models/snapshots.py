@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,12 @@ _STORED = torch.float16
 def snapshot_name(step: int) -> str:
     """The file of one snapshot, relative to the checkpoint directory."""
     return f"{FOLDER_NAME}/step-{step:09d}.safetensors"
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of a snapshot's file name (without its folder), or None if it is none."""
+    found = re.fullmatch(r"step-(\d{9})\.safetensors", name)
+    return int(found[1]) if found else None
 
 
 def snapshot_steps(num_steps: int, count: int) -> tuple[int, ...]:

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from models.denoiser import Denoiser
-from models.guidance import Guidance
 from pipeline.errors import DataError, UsageError
 from pipeline.generator import CheckpointInfo, load_denoiser
 from pipeline.sample.settings import SampleSettings
+
+if TYPE_CHECKING:
+    from models.denoiser import Denoiser
+    from models.guidance import Guidance
+
+
+def check_guidance(info: CheckpointInfo, settings: SampleSettings) -> None:
+    """Check, by the checkpoint's description alone, that it can give what the settings ask for.
+
+    Raises:
+        UsageError: the checkpoint knows no class of the name given.
+        DataError: the checkpoint has no snapshots.
+    """
+    name = settings.guidance_away_from
+    if name is not None and name not in info.classes:
+        raise UsageError(
+            "the checkpoint knows no such class",
+            field="sample.guidance_away_from",
+            value=name,
+            remedy=f"Choose from {list(info.classes)}.",
+        )
+    if settings.autoguide is not None:
+        weaker_step(info, settings.autoguide)
+    if settings.ema_length not in {None, info.ema_length} and not info.snapshots:
+        raise DataError(
+            "the checkpoint has no snapshots to make another average from",
+            field="sample.ema_length",
+            value=settings.ema_length,
+            remedy="Leave it out, or train again with train.ema_snapshots above 0.",
+        )
 
 
 def make_guidance(
     checkpoint: Path, info: CheckpointInfo, denoiser: Denoiser, settings: SampleSettings
 ) -> Guidance:
-    """Return the guidance that the settings ask for.
+    """Return the guidance that the settings ask for, which `check_guidance` has found possible.
 
     Args:
         checkpoint: the checkpoint directory.
@@ -26,13 +53,16 @@ def make_guidance(
         settings: sample settings.
 
     Raises:
-        UsageError: the checkpoint knows no class of that name.
-        DataError: the checkpoint has no snapshot of a weaker model, or one that cannot be used.
+        DataError: the snapshot of the weaker model cannot be used.
     """
-    away_from = None
+    import torch
+
+    from models.guidance import Guidance
+
+    away_from, guide = None, None
     if settings.guidance_away_from is not None:
-        away_from = _codes_of(settings.guidance_away_from, info, denoiser)
-    guide = None
+        label = info.classes.index(settings.guidance_away_from)
+        away_from = denoiser.expand(torch.tensor([label]))[0]
     if settings.autoguide is not None:
         step = weaker_step(info, settings.autoguide)
         guide, _ = load_denoiser(checkpoint, ema_length=min(info.ema_lengths), step=step)
@@ -61,14 +91,3 @@ def weaker_step(info: CheckpointInfo, share: float) -> int:
             remedy="Leave it out, or train again with train.ema_snapshots above 1.",
         )
     return min(earlier, key=lambda step: abs(step - share * last))
-
-
-def _codes_of(name: str, info: CheckpointInfo, denoiser: Denoiser) -> torch.Tensor:
-    if name not in info.classes:
-        raise UsageError(
-            "the checkpoint knows no such class",
-            field="sample.guidance_away_from",
-            value=name,
-            remedy=f"Choose from {list(info.classes)}.",
-        )
-    return denoiser.expand(torch.tensor([info.classes.index(name)]))[0]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
+from pipeline.generator import read_checkpoint_info
 from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
 from pipeline.progress import Progress, track
 from pipeline.records import CandidatesRef, CheckpointRef
+from pipeline.sample.guiding import check_guidance, make_guidance
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
@@ -56,6 +58,8 @@ def run_sample(
             the settings need.
         StorageError: the disk is full or cannot be written.
     """
+    # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+    check_guidance(read_checkpoint_info(checkpoint.path), settings)
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
@@ -66,7 +70,6 @@ def run_sample(
         from models.allocator import held_memory
         from pipeline.generator import load_denoiser
         from pipeline.sample.draw import list_candidates
-        from pipeline.sample.guiding import make_guidance
 
         denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
         _require_same(checkpoint)

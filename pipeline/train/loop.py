@@ -32,6 +32,7 @@ from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
 from pipeline.train.state import TrainingState
+from pipeline.train.stopping import MemorisationWatch
 
 REPORT_EVERY_STEPS = 10
 BETAS = (0.9, 0.99)
@@ -92,6 +93,8 @@ class Trainer:
         self.working = WorkingCopy(self.denoiser, plan.precision)
         self.ema: PowerFunctionAverages[Denoiser] = PowerFunctionAverages(self.denoiser, settings.ema_lengths)
         self.snapshots = Snapshots(folder, settings)
+        self.watch = MemorisationWatch(cohort, folder, settings, self.snapshots, seed=seed)
+        self.steps_done = 0
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
             lr=settings.learning_rate,
@@ -117,28 +120,31 @@ class Trainer:
         settings = self.settings
         step = saved_step = self.state.load_newest()
         self.working.take_weights()
+        self.snapshots.resume(step)
+        self.watch.resume(step, self.denoiser, self.precision)
+        stopped = self.watch.kept_step is not None
         history = History(self.folder, step)
         loss_sum, num_losses = torch.zeros((), device=self.device), 0
         with track("train", settings.num_steps, done=step, unit="steps") as progress:
             history.restart_clock(step * settings.batch_size)
             saved_at = time.monotonic()
-            while step < settings.num_steps:
+            while step < settings.num_steps and not stopped:
                 loss_sum += self.step(step)
                 num_losses += 1
                 step += 1
 
-                last = step == settings.num_steps
-                marked = step in self.snapshots.steps
+                if self.snapshots.due(step, settings.num_steps):
+                    self._require_finite(float(loss_sum), step, saved_step)
+                    self.snapshots.take(step, self.ema)
+                    stopped = self.watch.look(step, self.denoiser, self.precision)
+                last = stopped or step == settings.num_steps
                 save = (
                     last
                     or time.monotonic() - saved_at >= settings.checkpoint_every_seconds
                     or _is_multiple(step, settings.checkpoint_every_steps)
                 )
-                if save or marked or step % REPORT_EVERY_STEPS == 0 or self.device.type == "cpu":
+                if save or step % REPORT_EVERY_STEPS == 0 or self.device.type == "cpu":
                     self._require_finite(float(loss_sum), step, saved_step)
-                if marked:
-                    # Before the state: a run that goes on from it has the snapshots up to it.
-                    self.snapshots.take(step, self.ema)
                 if last or step % REPORT_EVERY_STEPS == 0:
                     loss = float(loss_sum) / num_losses
                     rate = history.add(
@@ -158,6 +164,7 @@ class Trainer:
                         copy.deepcopy(self.ema.nearest(settings.ema_length)), self.precision
                     )
                     write_grid(self.folder, averaged, step=step, seed=self.seed)
+        self.steps_done = step
 
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return its mean loss, a scalar on the device.
@@ -235,7 +242,8 @@ def _is_multiple(step: int, interval: int) -> bool:
 
 def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], dict[str, int]]:
     cohort, folder, settings = trainer.cohort, trainer.folder, trainer.settings
-    denoiser, step = trainer.denoiser, settings.num_steps
+    denoiser, done = trainer.denoiser, trainer.steps_done
+    step = trainer.watch.kept_step or done
     snapshots = trainer.snapshots.until(step)
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
@@ -246,8 +254,8 @@ def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], d
         bit_depth=cohort.info.bit_depth,
         cohort_digest=cohort.digest,
         cohort_name=cohort.info.name,
-        num_steps=settings.num_steps,
-        images_seen=settings.num_steps * settings.batch_size,
+        num_steps=done,
+        images_seen=done * settings.batch_size,
         ema_step=step,
         ema_length=settings.ema_length,
         ema_lengths=settings.ema_lengths,
@@ -260,7 +268,7 @@ def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], d
         libraries=library_versions(),
     )
     body = info.model_dump(mode="json")
-    tensors = trainer.snapshots.chosen(trainer.ema, step, newest=step == settings.num_steps)
+    tensors = trainer.snapshots.chosen(trainer.ema, step, newest=step == done)
     with storage_errors(folder / MODEL_NAME):
         write_tensors(folder / MODEL_NAME, tensors, {"checkpoint": body})
     write_json(folder / INFO_NAME, body, private=True)

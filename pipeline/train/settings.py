@@ -61,6 +61,11 @@ class TrainSettings(Settings):
         description="snapshots of the averages along the training, from which other lengths and weaker "
         "models are made at sampling; 0 keeps none",
     )
+    stop_when_memorising: bool = Field(
+        False,
+        description="stop when the loss on val scans rises clearly above the loss on train scans, and keep "
+        "the weights from before",
+    )
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
     sigma_data: float = Field(
@@ -111,6 +116,8 @@ class TrainSettings(Settings):
     def _averages_can_be_made(self) -> TrainSettings:
         if len(set(self.ema_lengths)) != len(self.ema_lengths):
             raise ValueError(f"ema_lengths={self.ema_lengths} must name each length once")
+        if self.stop_when_memorising and self.ema_snapshots < 3:
+            raise ValueError("stop_when_memorising needs ema_snapshots of at least 3 to go back to")
         if self.ema_length not in self.ema_lengths and not self.ema_snapshots:
             raise ValueError(
                 f"ema_length={self.ema_length} must be one of ema_lengths={self.ema_lengths}, or "

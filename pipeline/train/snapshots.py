@@ -8,7 +8,14 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.ema import PowerFunctionAverages
-from models.snapshots import FOLDER_NAME, read_average, snapshot_name, snapshot_steps, write_snapshot
+from models.snapshots import (
+    FOLDER_NAME,
+    read_average,
+    snapshot_name,
+    snapshot_steps,
+    step_of,
+    write_snapshot,
+)
 from pipeline.errors import DataError
 from pipeline.storage import make_private_directory, storage_errors
 from pipeline.train.settings import TrainSettings
@@ -17,7 +24,7 @@ from pipeline.train.settings import TrainSettings
 class Snapshots:
     """The snapshots of one run: `snapshots/step-*.safetensors` of its checkpoint directory.
 
-    A snapshot is a pure function of the averages, so one that a resumed run comes to again is written anew
+    A snapshot is a pure function of the averages, so that one which a resumed run comes to again is written
     with the same bytes.
 
     Args:
@@ -27,16 +34,34 @@ class Snapshots:
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         self._folder, self._settings = folder, settings
-        count = settings.ema_snapshots
-        self.steps = snapshot_steps(settings.num_steps, count) if count else ()
-        if self.steps:
-            for torn in make_private_directory(folder / FOLDER_NAME).glob(".*.tmp"):
-                torn.unlink(missing_ok=True)
+        self.steps: tuple[int, ...] = ()
+
+    def resume(self, step: int) -> None:
+        """Keep the snapshots up to `step`, from which training goes on, and drop later ones."""
+        if not self._settings.ema_snapshots:
+            return
+        kept: list[int] = []
+        for path in make_private_directory(self._folder / FOLDER_NAME).iterdir():
+            own = step_of(path.name)
+            if own is not None and own <= step:
+                kept.append(own)
+            else:
+                path.unlink()
+        self.steps = tuple(sorted(kept))
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Return whether a snapshot belongs after `step` of `num_steps` steps."""
+        count = self._settings.ema_snapshots
+        return count > 0 and step in snapshot_steps(num_steps, count)
 
     def take(self, step: int, averages: PowerFunctionAverages[Denoiser]) -> None:
-        """Write the snapshot after `step` steps; call it before the state of that step is saved."""
+        """Write the snapshot after `step` steps; call it before the state of that step is saved.
+
+        A run that goes on from that state then has all snapshots up to it.
+        """
         with storage_errors(self._folder / snapshot_name(step)):
             write_snapshot(self._folder, step, averages)
+        self.steps = (*self.steps, step)
 
     def until(self, step: int) -> tuple[int, ...]:
         """Return the steps of the snapshots up to `step`."""

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from models.ema import PowerFunctionAverages, exponent, mixture, profile
-from models.snapshots import FOLDER_NAME, read_average, snapshot_name, snapshot_steps, write_snapshot
+from models.snapshots import (
+    FOLDER_NAME,
+    read_average,
+    snapshot_name,
+    snapshot_steps,
+    step_of,
+    write_snapshot,
+)
 
 STEPS = 320
 LENGTHS = (0.05, 0.10)
@@ -151,6 +158,8 @@ def test_a_weight_too_large_for_half_precision_is_kept_whole(tmp_path: Path) -> 
 def test_snapshots_are_evenly_spaced_and_end_with_the_training() -> None:
     assert snapshot_steps(1000, 4) == (250, 500, 750, 1000)
     assert snapshot_steps(3, 16) == (1, 2, 3)
+    assert step_of(Path(snapshot_name(750)).name) == 750
+    assert step_of(".step-000000750.safetensors.7.tmp") is None
 
 
 @pytest.mark.parametrize("lengths", [(), (0.1, 0.1), (0.3,), (0.0,)])
