@@ -28,6 +28,7 @@ from pipeline.estimate import (
 from pipeline.recipe import Recipe
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
+from pipeline.train.starting import start_digest
 
 if TYPE_CHECKING:
     from pipeline.manifest import Manifest
@@ -107,7 +108,7 @@ def plan_stages(
     elif verb == "train":
         assert cohort is not None
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(records.CheckpointRef, out, recipe.train, recipe.seed, {"cohort": reference.digest})
+        state = _train_state(recipe, out, reference.digest)
         cost = _if_needed(state, lambda: estimate_train(recipe, _known_cohort(cohort)))
     elif verb == "sample":
         assert checkpoint is not None
@@ -142,14 +143,16 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     plan: list[tuple[type[records.Reference], Settings, int | None, tuple[str, ...]]] = [
         (records.CohortRef, recipe.ingest.content_settings(), None, ()),
-        (records.CheckpointRef, recipe.train, seed, ("cohort",)),
+        (records.CheckpointRef, recipe.train.content_settings(), seed, ("cohort",)),
         (records.CandidatesRef, recipe.sample, seed, ("checkpoint",)),
         (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
     ]
     for kind, settings, drawn, needed in plan:
-        inputs = {role: digests.get(role, "") for role in needed}
+        inputs: dict[str, str | None] = {role: digests.get(role, "") for role in needed}
         if kind is records.CohortRef:
             inputs = {"manifest": manifest.digest()}
+        elif kind is records.CheckpointRef:
+            inputs["init_from"] = start_digest(recipe.train)
         states[kind.stage] = _state(kind, folder / kind.stage, settings, drawn, inputs)
         if states[kind.stage] == "reuse":
             digests[kind.stage] = load_reference(kind, folder / kind.stage).digest
@@ -188,6 +191,11 @@ def _state(
     if not same:
         return "refuse"
     return "reuse" if (out / REFERENCE_NAME).is_file() else "resume"
+
+
+def _train_state(recipe: Recipe, out: Path, cohort_digest: str) -> str:
+    inputs = {"cohort": cohort_digest, "init_from": start_digest(recipe.train)}
+    return _state(records.CheckpointRef, out, recipe.train.content_settings(), recipe.seed, inputs)
 
 
 def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> str:

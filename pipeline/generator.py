@@ -42,6 +42,7 @@ class CheckpointInfo(BaseModel):
         ema_step: step at which the weights in `model.safetensors` were averaged; None if not recorded.
         ema_length: length of that average; ema_lengths: lengths of the averages in every snapshot.
         snapshots: steps of the snapshots of the averages, rising.
+        init_digest: digest of the checkpoint that training started from; None for random weights.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
         channels_last: memory layout of the network.
@@ -67,6 +68,7 @@ class CheckpointInfo(BaseModel):
     ema_length: float | None = Field(None, gt=0)
     ema_lengths: tuple[float, ...] = ()
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    init_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     seed: int
     precision: Literal["fp32", "bf16"]
     channels_last: bool

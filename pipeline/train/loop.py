@@ -31,6 +31,7 @@ from pipeline.train.history import History
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
+from pipeline.train.starting import start_from
 from pipeline.train.state import TrainingState
 from pipeline.train.stopping import MemorisationWatch
 
@@ -39,7 +40,13 @@ BETAS = (0.9, 0.99)
 
 
 def train(
-    cohort: Cohort, folder: Path, settings: TrainSettings, *, seed: int, inputs_digest: str
+    cohort: Cohort,
+    folder: Path,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    inputs_digest: str,
+    init_digest: str | None = None,
 ) -> tuple[list[str], dict[str, int]]:
     """Train to the last step and write the checkpoint's files.
 
@@ -62,6 +69,8 @@ def train(
         parametrisation=settings.parametrisation,
         seed=stream_seed(seed, "weights"),
     )
+    if settings.init_from is not None and init_digest is not None:
+        start_from(denoiser, settings.init_from, [("class", cohort.info.classes)], digest=init_digest)
     with held_memory():
         plan = make_plan(folder, denoiser, settings)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
@@ -69,7 +78,7 @@ def train(
                 cohort, folder, settings, denoiser, plan, seed=seed, inputs_digest=inputs_digest
             )
             trainer.run()
-    return _write_checkpoint(trainer, plan)
+    return _write_checkpoint(trainer, plan, init_digest)
 
 
 class Trainer:
@@ -240,7 +249,9 @@ def _is_multiple(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
 
 
-def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], dict[str, int]]:
+def _write_checkpoint(
+    trainer: Trainer, plan: MachinePlan, init_digest: str | None
+) -> tuple[list[str], dict[str, int]]:
     cohort, folder, settings = trainer.cohort, trainer.folder, trainer.settings
     denoiser, done = trainer.denoiser, trainer.steps_done
     step = trainer.watch.kept_step or done
@@ -260,6 +271,7 @@ def _write_checkpoint(trainer: Trainer, plan: MachinePlan) -> tuple[list[str], d
         ema_length=settings.ema_length,
         ema_lengths=settings.ema_lengths,
         snapshots=snapshots,
+        init_digest=init_digest,
         seed=trainer.seed,
         precision=plan.precision.dtype,
         channels_last=plan.precision.channels_last,

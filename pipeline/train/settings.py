@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,11 @@ Length = Annotated[float, Field(ge=0.005, le=0.28)]
 class TrainSettings(Settings):
     """What decides a training run besides the cohort and the seed."""
 
+    init_from: Path | None = Field(
+        None,
+        description="checkpoint of another cohort to start from, instead of from random weights; classes are "
+        "matched by name, another image size is no obstacle",
+    )
     num_steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
     batch_size: int = Field(64, ge=1, le=65_536, description="scans a step")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
@@ -124,6 +130,13 @@ class TrainSettings(Settings):
                 "ema_snapshots be more than 0"
             )
         return self
+
+    def content_settings(self) -> TrainSettings:
+        """Return the settings without what does not decide the content by itself.
+
+        The checkpoint to start from is an input, known by its digest.
+        """
+        return self.model_copy(update={"init_from": None})
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings."""

@@ -9,6 +9,7 @@ from pipeline.errors import DataError
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
 from pipeline.train.settings import TrainSettings
+from pipeline.train.starting import check_start, train_inputs
 
 
 def run_train(
@@ -31,18 +32,15 @@ def run_train(
 
     Raises:
         OutputExistsError: `out` holds something else.
-        DataError: the cohort is unreadable, changed, or has a class without a train scan.
+        UsageError: the checkpoint to start from lies in `out`.
+        DataError: the cohort is unreadable, changed, or has a class without a train scan; or the checkpoint
+            to start from is missing, changed, or of another network.
         TrainingError: the loss is no longer finite; the last good state is kept.
         StorageError: the disk is full or cannot be written.
     """
-    with open_stage(
-        CheckpointRef,
-        out,
-        inputs={"cohort": cohort.digest},
-        settings=settings,
-        seed=seed,
-        force=force,
-    ) as folder:
+    inputs, stable = train_inputs(cohort.digest, settings)
+    check_start(settings, out)
+    with open_stage(CheckpointRef, out, inputs=inputs, settings=stable, seed=seed, force=force) as folder:
         if folder.finished is not None:
             return folder.finished
         opened = Cohort(cohort.path)
@@ -56,5 +54,12 @@ def run_train(
         # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
         from pipeline.train.loop import train
 
-        files, counts = train(opened, folder.path, settings, seed=seed, inputs_digest=folder.inputs_digest)
+        files, counts = train(
+            opened,
+            folder.path,
+            settings,
+            seed=seed,
+            inputs_digest=folder.inputs_digest,
+            init_digest=inputs.get("init_from"),
+        )
         return folder.finish(files, counts)
