@@ -19,6 +19,7 @@ from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.precision import apply_precision
 from models.snapshots import snapshot_name
+from models.uncertainty import Uncertainty
 from models.working_copy import WorkingCopy
 from pipeline.cohort import Cohort
 from pipeline.errors import TrainingError
@@ -104,8 +105,10 @@ class Trainer:
         self.snapshots = Snapshots(folder, settings)
         self.watch = MemorisationWatch(cohort, folder, settings, self.snapshots, seed=seed)
         self.steps_done = 0
+        self.uncertainty = Uncertainty().to(plan.device) if settings.loss_weighting == "learned" else None
+        weighting = list(self.uncertainty.parameters()) if self.uncertainty is not None else []
         self.optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(),
+            [*self.denoiser.parameters(), *weighting],
             lr=settings.learning_rate,
             betas=BETAS,
             weight_decay=settings.weight_decay,
@@ -121,7 +124,12 @@ class Trainer:
             seed=seed,
         )
         self.state = TrainingState(
-            folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
+            folder,
+            model=self.denoiser,
+            ema=self.ema,
+            optimizer=self.optimizer,
+            inputs_digest=inputs_digest,
+            weighting=self.uncertainty,
         )
 
     def run(self) -> None:
@@ -210,14 +218,18 @@ class Trainer:
             parametrisation=settings.parametrisation,
             augment=features,
         )
+        # The loss that is told stays the denoising loss, whatever it is weighed by.
         loss = losses.mean()
-        loss.backward()
+        weighed = loss if self.uncertainty is None else self.uncertainty.weigh(losses, sigma).mean()
+        weighed.backward()
         self.working.return_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.gradient_clip, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         self.optimizer.step()
         self.working.clear_gradients()
+        if self.uncertainty is not None:
+            self.uncertainty.zero_grad(set_to_none=True)
         self.working.take_weights()
         self.ema.update(step + 1)
         return loss.detach() + 0.0 * norm

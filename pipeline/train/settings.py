@@ -80,6 +80,11 @@ class TrainSettings(Settings):
     parametrisation: Literal["edm", "flow"] = Field(
         "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
     )
+    loss_weighting: Literal["edm", "learned"] = Field(
+        "edm",
+        description="how noise levels count: as the parametrisation weighs them, or also divided by the loss "
+        "that is learnt to be expected of each",
+    )
     channels: tuple[int, ...] = Field(
         (32, 64, 64), min_length=1, description="channels a level, finest first"
     )

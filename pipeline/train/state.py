@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ class TrainingState:
         model: the denoiser being trained.
         ema: its averages.
         optimizer: its AdamW optimiser.
+        weighting: the learned loss weighting, if there is one, which the optimiser changes too.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
     """
 
@@ -43,10 +44,12 @@ class TrainingState:
         ema: PowerFunctionAverages,
         optimizer: torch.optim.AdamW,
         inputs_digest: str,
+        weighting: nn.Module | None = None,
     ) -> None:
         self._folder = make_private_directory(folder / FOLDER_NAME)
         self._model, self._ema, self._optimizer = model, ema, optimizer
         self._inputs_digest = inputs_digest
+        self._weighting = weighting
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps, then drop all but the newest two."""
@@ -82,6 +85,8 @@ class TrainingState:
             raise ValueError("its header holds no step")
         load_into(self._model, _part(found.tensors, "model."))
         self._ema.load(_part(found.tensors, "ema."))
+        if self._weighting is not None:
+            load_into(self._weighting, _part(found.tensors, "weighting."))
         with torch.no_grad():
             for name, moment in self._moments().items():
                 moment.copy_(found.tensors[name])
@@ -95,7 +100,7 @@ class TrainingState:
         Copying keeps the memory layout of the moments equal to the weights'; the fused optimiser reads both
         as plain memory.
         """
-        for parameter in self._model.parameters():
+        for _, parameter in self._learnt():
             if parameter not in self._optimizer.state:
                 self._optimizer.state[parameter] = {
                     "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -106,11 +111,19 @@ class TrainingState:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.tensors().items()}
+        if self._weighting is not None:
+            tensors |= {f"weighting.{name}": part for name, part in self._weighting.state_dict().items()}
         return tensors | self._moments()
+
+    def _learnt(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return everything that the optimiser changes, by name."""
+        yield from self._model.named_parameters()
+        if self._weighting is not None:
+            yield from self._weighting.named_parameters(prefix="weighting")
 
     def _moments(self) -> dict[str, Tensor]:
         moments: dict[str, Tensor] = {}
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self._learnt():
             for kind in ("exp_avg", "exp_avg_sq"):
                 moments[f"{kind}.{name}"] = self._optimizer.state[parameter][kind]
         return moments
