@@ -34,6 +34,14 @@ CANDIDATE_COLUMNS = (
 `sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
 `index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
 
+CONDITION_COLUMN = "condition"
+"""What a candidate was asked to show beside its class: JSON text, empty where only classes are known.
+
+An object of attributes (`sex`, `age_band`, `view`: text, or null if not given) and `findings` (name -> 1
+present, 0 absent, null not given), with the same names in every row. The file holds this column only where a
+candidate has conditions, so that other candidates keep their bytes; read through `Candidates`, it is always
+there."""
+
 
 def sample_id(class_name: str, index: int) -> str:
     """Return the id of candidate `index` of a class; it holds nothing of any record."""
@@ -62,6 +70,8 @@ class Candidates:
                 value=missing or None,
                 remedy="Sample again.",
             )
+        if CONDITION_COLUMN not in self.table.columns:
+            self.table[CONDITION_COLUMN] = ""
 
     @property
     def digest(self) -> str:
@@ -80,7 +90,13 @@ class Candidates:
         return to_model_range(self.take(rows))
 
 
+def written_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that a candidate table is written with: `condition` only if a row has any."""
+    conditioned = CONDITION_COLUMN in table.columns and bool((table[CONDITION_COLUMN] != "").any())
+    return [*CANDIDATE_COLUMNS, *([CONDITION_COLUMN] if conditioned else [])]
+
+
 def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:
-    """Write `candidates.parquet` with exactly the columns of `CANDIDATE_COLUMNS`; return its name."""
-    write_parquet(folder / TABLE_NAME, table.loc[:, list(CANDIDATE_COLUMNS)], private=True)
+    """Write `candidates.parquet` with exactly the columns of `written_columns`; return its name."""
+    write_parquet(folder / TABLE_NAME, table.loc[:, written_columns(table)], private=True)
     return TABLE_NAME

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.combinations import Combination
+from pipeline.conditions import ConditionField
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.records import CheckpointRef
@@ -33,6 +35,8 @@ class CheckpointInfo(BaseModel):
         sigma_data: standard deviation of the data assumed by the preconditioning.
         parametrisation: what the network predicts, `edm` or `flow`.
         classes: label names in the order of the class indices.
+        conditions: what it was trained on beside the class, in the order of the condition codes.
+        combinations: how often conditions occur together in its train split, for sampling (private).
         image_size: (height, width) in pixels.
         bit_depth: 8 or 16, the depth of the cohort's stored pixels.
         cohort_digest: content digest of the cohort it was trained on.
@@ -58,6 +62,8 @@ class CheckpointInfo(BaseModel):
     sigma_data: float = Field(gt=0)
     parametrisation: Literal["edm", "flow"] = "edm"
     classes: tuple[str, ...] = Field(min_length=1)
+    conditions: tuple[ConditionField, ...] = ()
+    combinations: tuple[Combination, ...] = ()
     image_size: tuple[int, int]
     bit_depth: Literal[8, 16]
     cohort_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -158,6 +164,7 @@ def read_denoiser(
         spec = NetworkSpec.from_dict(info.network)
         if spec.num_classes != len(info.classes) or spec.image_size != info.image_size:
             raise ValueError("the network does not fit the classes and image size beside it")
+        _check_conditions(info, spec.num_values)
         denoiser = Denoiser(spec, sigma_data=info.sigma_data, parametrisation=info.parametrisation)
         load_into(denoiser, read_tensors(checkpoint / MODEL_NAME, denoiser.state_dict()).tensors)
     except (ValueError, TypeError) as error:
@@ -190,3 +197,15 @@ def _other_average(
             value=length,
             remedy=f"Choose one of {list(info.ema_lengths)}, or one near them.",
         ) from error
+
+
+def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None:
+    """Raise ValueError unless the conditions are those of the network, and their codes in its range."""
+    if num_values[1:] != tuple(len(field.values) for field in info.conditions):
+        raise ValueError("the network does not fit the conditions beside it")
+    for row in info.combinations:
+        codes = (row.label, *row.codes)
+        if len(codes) != len(num_values) or row.label >= num_values[0]:
+            raise ValueError("combinations do not fit the conditions")
+        if not all(0 <= code <= null for code, null in zip(codes, num_values, strict=True)):
+            raise ValueError("combinations hold codes out of range")

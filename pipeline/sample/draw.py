@@ -10,8 +10,8 @@ import torch
 
 from models.denoiser import Denoiser
 from models.guidance import Guidance, guided_denoise
-from models.noise import candidate_seed, initial_noise
-from models.samplers import SAMPLERS, sigma_schedule
+from models.noise import candidate_seed, fresh_noise, initial_noise
+from models.samplers import SAMPLERS
 from pipeline.errors import PhosphorError
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
@@ -25,11 +25,13 @@ class Candidate:
         label: class index in the checkpoint's classes.
         index: place within its class, from 0.
         seed: its own seed.
+        codes: code of each condition beside the class; empty if nothing beside it is given.
     """
 
     label: int
     index: int
     seed: int
+    codes: tuple[int, ...] = ()
 
 
 def list_candidates(labels: Sequence[int], per_class: int, run_seed: int) -> list[Candidate]:
@@ -78,14 +80,17 @@ def draw_candidates(
         raise ValueError(f"candidates must number 1 to {settings.batch_size}, got {len(candidates)}")
     filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
     device = next(denoiser.parameters()).device
-    labels = torch.tensor([candidate.label for candidate in filled], device=device)
+    codes = _condition_codes(denoiser, filled).to(device)
     shape = (1, *denoiser.spec.image_size)
-    noise = initial_noise([candidate.seed for candidate in filled], shape).to(device)
-    sigmas = sigma_schedule(
+    seeds = [candidate.seed for candidate in filled]
+    entry = SAMPLERS[settings.sampler]
+    sigmas = entry.schedule(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
-    denoise = guided_denoise(denoiser, labels, guidance or settings.guidance_scale)
-    images = SAMPLERS[settings.sampler].sample(denoise, noise, sigmas)[: len(candidates)].cpu().numpy()
+    denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
+    noise = initial_noise(seeds, shape).to(device)
+    samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
+    images = samples[: len(candidates)].cpu().numpy()
     if not np.isfinite(images).all():
         raise PhosphorError(
             "the denoiser returned values that are not finite",
@@ -93,3 +98,9 @@ def draw_candidates(
             remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
         )
     return from_model_range(images, bit_depth)
+
+
+def _condition_codes(denoiser: Denoiser, candidates: Sequence[Candidate]) -> torch.Tensor:
+    """Return the codes (N, F) int64 of what is asked for, the class first."""
+    open_codes = denoiser.spec.conditions
+    return torch.tensor([(candidate.label, *(candidate.codes or open_codes)) for candidate in candidates])

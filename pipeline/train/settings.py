@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
 
 # The range of models.ema, which is not imported here: recipes are read without torch.
@@ -21,8 +22,27 @@ class TrainSettings(Settings):
         description="checkpoint of another cohort to start from, instead of from random weights; classes are "
         "matched by name, another image size is no obstacle",
     )
-    num_steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
-    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step")
+    num_steps: int = Field(
+        1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, at most so many"
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="training time to spend, over all resumes; the steps that fit are counted once the speed "
+        "is known, and the learning rate falls to zero with the last of them",
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step, over all processes together")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="scans in memory at a time on each process; their gradients add up to the same step. "
+        "None takes all at once",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep less for the backward pass and compute it again: less memory, more time"
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
@@ -35,6 +55,22 @@ class TrainSettings(Settings):
     )
     class_balance: float = Field(
         0.0, ge=0, le=1, description="0 draws scans as they come, 1 draws every class equally often"
+    )
+    balance_by: Literal["class", "findings"] = Field(
+        "class",
+        description="what class_balance draws evenly: the classes, or the findings of a set with several a "
+        "scan (and the scans without any)",
+    )
+    conditions: tuple[ConditionName, ...] = Field(
+        (),
+        description="what the network learns beside the class: sex, age_band, view, findings (one condition "
+        "each)",
+    )
+    min_combination_patients: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="combinations of conditions that fewer patients share are not kept for sampling",
     )
     horizontal_flip: bool = Field(
         False,
@@ -98,8 +134,13 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile: auto tries it on a GPU and keeps it where it pays, on uses it wherever "
+        "it works",
+    )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; none takes what the machine offers"
+        None, ge=1, le=1024, description="CPU threads of each process; none takes what the machine offers"
     )
     checkpoint_every_seconds: float = Field(30.0, gt=0, description="longest work lost to a kill, in seconds")
     checkpoint_every_steps: int = Field(
@@ -108,6 +149,17 @@ class TrainSettings(Settings):
     grid_every_steps: int = Field(
         500, ge=0, description="draw a sample grid at multiples of this step; 0 does not"
     )
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_in_order(cls, asked: tuple[ConditionName, ...]) -> tuple[ConditionName, ...]:
+        return in_order(asked)
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> TrainSettings:
+        if self.compile == "on" and self.checkpoint_activations:
+            raise ValueError("compile=on does not go with checkpoint_activations=true: choose one of them")
+        return self
 
     @model_validator(mode="after")
     def _network_fits(self) -> TrainSettings:
@@ -137,11 +189,13 @@ class TrainSettings(Settings):
         return self
 
     def content_settings(self) -> TrainSettings:
-        """Return the settings without what does not decide the content by itself.
+        """Return these settings without those that change how much fits in memory, not what is learnt.
 
-        The checkpoint to start from is an input, known by its digest.
+        A training that ran out of memory can so be gone on with in smaller parts. The checkpoint to start
+        from is left out too: it is an input, known by its digest.
         """
-        return self.model_copy(update={"init_from": None})
+        unset = {"micro_batch": None, "checkpoint_activations": False, "init_from": None}
+        return self.model_copy(update=unset)
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings."""

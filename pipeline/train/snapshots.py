@@ -28,17 +28,17 @@ class Snapshots:
     with the same bytes.
 
     Args:
-        folder: the checkpoint directory.
+        folder: the checkpoint directory; None on a process that writes nothing.
         settings: training settings.
     """
 
-    def __init__(self, folder: Path, settings: TrainSettings) -> None:
+    def __init__(self, folder: Path | None, settings: TrainSettings) -> None:
         self._folder, self._settings = folder, settings
         self.steps: tuple[int, ...] = ()
 
     def resume(self, step: int) -> None:
         """Keep the snapshots up to `step`, from which training goes on, and drop later ones."""
-        if not self._settings.ema_snapshots:
+        if self._folder is None or not self._settings.ema_snapshots:
             return
         kept: list[int] = []
         for path in make_private_directory(self._folder / FOLDER_NAME).iterdir():
@@ -59,6 +59,7 @@ class Snapshots:
 
         A run that goes on from that state then has all snapshots up to it.
         """
+        assert self._folder is not None
         with storage_errors(self._folder / snapshot_name(step)):
             write_snapshot(self._folder, step, averages)
         self.steps = (*self.steps, step)
@@ -73,6 +74,7 @@ class Snapshots:
         Raises:
             DataError: the snapshots cannot give it.
         """
+        assert self._folder is not None
         try:
             wanted = (length, step)
             return read_average(

@@ -123,7 +123,7 @@ def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, diges
 
 def fields_of(info: CheckpointInfo) -> list[Field]:
     """Return the condition fields of a checkpoint, the class first."""
-    return [("class", info.classes)]
+    return [("class", info.classes), *((field.name, field.values) for field in info.conditions)]
 
 
 def _matched_rows(rows: Tensor, old: Sequence[Field], new: Sequence[Field]) -> Tensor:

@@ -14,6 +14,7 @@ from models.checkpoint import load_into
 from models.denoiser import Denoiser
 from models.precision import Precision, apply_precision
 from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.storage import write_text
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
@@ -60,6 +61,7 @@ class MemorisationWatch:
 
     Args:
         cohort: the cohort.
+        conditions: what it tells of each scan.
         folder: the checkpoint directory.
         settings: training settings.
         snapshots: the snapshots of the run.
@@ -67,11 +69,18 @@ class MemorisationWatch:
     """
 
     def __init__(
-        self, cohort: Cohort, folder: Path, settings: TrainSettings, snapshots: Snapshots, *, seed: int
+        self,
+        cohort: Cohort,
+        conditions: CohortConditions,
+        folder: Path,
+        settings: TrainSettings,
+        snapshots: Snapshots,
+        *,
+        seed: int,
     ) -> None:
         self._path = folder / FILE_NAME
         self._snapshots = snapshots
-        self._scans = PairedScans(cohort, settings, seed)
+        self._scans = PairedScans(cohort, conditions, settings, seed)
         # The average that becomes the model, or the nearest one that every snapshot holds.
         self._length = min(settings.ema_lengths, key=lambda own: abs(own - settings.ema_length))
         self._rows: list[Row] = []

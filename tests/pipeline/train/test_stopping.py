@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
@@ -124,7 +125,7 @@ def test_too_few_val_scans_are_told_and_training_goes_on(
 
 def test_pairs_share_their_class_and_come_from_train_and_val(scarce: CohortRef) -> None:
     cohort = Cohort(scarce.path)
-    pairs = PairedScans(cohort, TrainSettings(**FIELDS), seed=1)
+    pairs = PairedScans(cohort, CohortConditions(cohort), TrainSettings(**FIELDS), seed=1)
     assert len(pairs) > 12
     assert set(cohort.split[pairs.train]) == {0}
     assert set(cohort.split[pairs.val]) == {1}
