@@ -28,6 +28,7 @@ from pipeline.estimate import (
 from pipeline.recipe import Recipe
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
+from pipeline.train.starting import start_digest
 
 if TYPE_CHECKING:
     from pipeline.manifest import Manifest
@@ -107,13 +108,7 @@ def plan_stages(
     elif verb == "train":
         assert cohort is not None
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(
-            records.CheckpointRef,
-            out,
-            recipe.train.content_settings(),
-            recipe.seed,
-            {"cohort": reference.digest},
-        )
+        state = _train_state(recipe, out, reference.digest)
         cost = _if_needed(state, lambda: estimate_train(recipe, _known_cohort(cohort)))
     elif verb == "sample":
         assert checkpoint is not None
@@ -153,9 +148,11 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
         (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
     ]
     for kind, settings, drawn, needed in plan:
-        inputs = {role: digests.get(role, "") for role in needed}
+        inputs: dict[str, str | None] = {role: digests.get(role, "") for role in needed}
         if kind is records.CohortRef:
             inputs = {"manifest": manifest.digest()}
+        elif kind is records.CheckpointRef:
+            inputs["init_from"] = start_digest(recipe.train)
         states[kind.stage] = _state(kind, folder / kind.stage, settings, drawn, inputs)
         if states[kind.stage] == "reuse":
             digests[kind.stage] = load_reference(kind, folder / kind.stage).digest
@@ -194,6 +191,11 @@ def _state(
     if not same:
         return "refuse"
     return "reuse" if (out / REFERENCE_NAME).is_file() else "resume"
+
+
+def _train_state(recipe: Recipe, out: Path, cohort_digest: str) -> str:
+    inputs = {"cohort": cohort_digest, "init_from": start_digest(recipe.train)}
+    return _state(records.CheckpointRef, out, recipe.train.content_settings(), recipe.seed, inputs)
 
 
 def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> str:

@@ -140,8 +140,10 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
         seconds += 12 * step
     if settings.grid_every_steps:
         seconds += settings.num_steps // settings.grid_every_steps * 8 * step
-    # EMA weights, and two generations of weights, average and both moments of AdamW, in fp32.
-    disk = parameters * 4 * (1 + 2 * 4)
+    lengths = len(settings.ema_lengths)
+    # EMA weights, and two generations of weights, averages and both moments of AdamW, in fp32; snapshots of
+    # the averages in 16 bits.
+    disk = parameters * (4 * (1 + 2 * (3 + lengths)) + 2 * lengths * settings.ema_snapshots)
     if settings.latent.enabled:
         autoencoder = speed.autoencoder_speed(settings, work.image_size)
         seconds += settings.latent.num_steps * autoencoder.step_seconds

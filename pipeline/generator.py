@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,8 @@ from pipeline.records import CheckpointRef
 from pipeline.stage import verify_reference
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.autoencoder import Autoencoder
     from models.autoencoder_spec import AutoencoderSpec
     from models.denoiser import Denoiser
@@ -46,6 +48,10 @@ class CheckpointInfo(BaseModel):
         cohort_name: name of that cohort.
         num_steps: optimiser steps done.
         images_seen: scans shown, repeats counted.
+        ema_step: step at which the weights in `model.safetensors` were averaged; None if not recorded.
+        ema_length: length of that average; ema_lengths: lengths of the averages in every snapshot.
+        snapshots: steps of the snapshots of the averages, rising.
+        init_digest: digest of the checkpoint that training started from; None for random weights.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
         channels_last: memory layout of the network.
@@ -70,6 +76,11 @@ class CheckpointInfo(BaseModel):
     cohort_name: str
     num_steps: int = Field(ge=1)
     images_seen: int = Field(ge=1)
+    ema_step: int | None = Field(None, ge=1)
+    ema_length: float | None = Field(None, gt=0)
+    ema_lengths: tuple[float, ...] = ()
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    init_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     seed: int
     precision: Literal["fp32", "bf16"]
     channels_last: bool
@@ -98,26 +109,53 @@ def read_checkpoint_info(checkpoint: Path) -> CheckpointInfo:
     return read_model(CheckpointInfo, checkpoint / INFO_NAME, role="checkpoint", remedy="Train again.")
 
 
-def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[Denoiser, CheckpointInfo]:
-    """Load the EMA denoiser of a finished checkpoint, ready to sample, on the device chosen for this machine.
+def load_denoiser(
+    checkpoint: Path,
+    cohort_digest: str | None = None,
+    *,
+    ema_length: float | None = None,
+    step: int | None = None,
+) -> tuple[Denoiser, CheckpointInfo]:
+    """Load the averaged denoiser of a finished checkpoint, ready to sample, on this machine's device.
 
     Every content file is re-hashed first; the weights are read as safetensors, which cannot run code.
 
     Args:
         checkpoint: a checkpoint directory made by `train`.
         cohort_digest: digest of the cohort it must have been trained on; None accepts any.
+        ema_length: length of the average; None takes the one that training chose.
+        step: step of the average; None takes the one that training chose.
 
     Returns:
         The denoiser in evaluation mode, without gradients, and the description of the checkpoint.
 
     Raises:
         TamperedError: a file differs from what training recorded.
-        DataError: not a checkpoint, one of another cohort, or weights that do not fit the network.
+        DataError: not a checkpoint, one of another cohort, weights that do not fit the network, or an average
+            that its snapshots cannot give.
+    """
+    from models.precision import Precision, apply_precision, default_device
+
+    denoiser, info = read_denoiser(checkpoint, cohort_digest, ema_length=ema_length, step=step)
+    precision = Precision(info.precision, info.channels_last)
+    apply_precision(denoiser.to(default_device()), precision)
+    return denoiser.eval().requires_grad_(False), info
+
+
+def read_denoiser(
+    checkpoint: Path,
+    cohort_digest: str | None = None,
+    *,
+    ema_length: float | None = None,
+    step: int | None = None,
+) -> tuple[Denoiser, CheckpointInfo]:
+    """Read the averaged denoiser of a finished checkpoint as it is stored: fp32, on the CPU.
+
+    Arguments and errors are those of `load_denoiser`.
     """
     from models.checkpoint import load_into, read_tensors
     from models.denoiser import Denoiser
     from models.network import NetworkSpec
-    from models.precision import Precision, apply_precision, default_device
 
     verify_reference(CheckpointRef, checkpoint)
     info = read_checkpoint_info(checkpoint)
@@ -137,9 +175,34 @@ def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[D
         load_into(denoiser, read_tensors(checkpoint / MODEL_NAME, denoiser.state_dict()).tensors)
     except (ValueError, TypeError) as error:
         raise DataError(str(error), field="checkpoint", remedy="Train again.") from error
-    precision = Precision(info.precision, info.channels_last)
-    apply_precision(denoiser.to(default_device()), precision)
-    return denoiser.eval().requires_grad_(False), info
+    if ema_length not in (None, info.ema_length) or step not in (None, info.ema_step):
+        load_into(denoiser, _other_average(checkpoint, info, denoiser, ema_length, step))
+    return denoiser, info
+
+
+def _other_average(
+    checkpoint: Path, info: CheckpointInfo, denoiser: Denoiser, ema_length: float | None, step: int | None
+) -> dict[str, Tensor]:
+    from models.snapshots import read_average
+
+    length, step = ema_length or info.ema_length, step or info.ema_step
+    if length is None or step is None or not info.snapshots:
+        raise DataError(
+            "the checkpoint has no snapshots to make another average from",
+            field="sample.ema_length",
+            value=ema_length,
+            remedy="Leave it out, or train again with train.ema_snapshots above 0.",
+        )
+    try:
+        known = [own for own in info.snapshots if own <= step]
+        return read_average(checkpoint, known, info.ema_lengths, (length, step), denoiser.state_dict())
+    except (ValueError, OSError) as error:
+        raise DataError(
+            str(error) if isinstance(error, ValueError) else "a snapshot cannot be read",
+            field="sample.ema_length",
+            value=length,
+            remedy=f"Choose one of {list(info.ema_lengths)}, or one near them.",
+        ) from error
 
 
 def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None:

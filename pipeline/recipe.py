@@ -130,6 +130,7 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe and its digest for a release's provenance, without paths of the user's machine."""
     body = recipe.model_dump(mode="json")
     body["ingest"].pop("private_map", None)
+    body["train"].pop("init_from", None)
     return {"recipe": body, "recipe_digest": recipe.digest()}
 
 

@@ -35,7 +35,7 @@ def train_step_seconds(
     """Return (seconds of one optimiser step, parameters of the network)."""
     import torch
 
-    from models.ema import ExponentialMovingAverage
+    from models.ema import PowerFunctionAverages
     from models.objective import denoising_loss
     from models.working_copy import WorkingCopy
 
@@ -43,7 +43,7 @@ def train_step_seconds(
     working = WorkingCopy(denoiser.train(), precision, recompute=settings.checkpoint_activations)
     device = next(denoiser.parameters()).device
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
-    ema = ExponentialMovingAverage(denoiser, half_life=settings.ema_half_life, ramp_share=0.1)
+    ema = PowerFunctionAverages(denoiser, settings.ema_lengths)
     images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
     labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
     sigma = torch.full((settings.batch_size,), 0.5, device=device)
@@ -65,7 +65,7 @@ def train_step_seconds(
         optimizer.step()
         working.clear_gradients()
         working.take_weights()
-        ema.update(0, settings.batch_size)
+        ema.update(1)
 
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     return _seconds(step, device.type == "cuda"), parameters

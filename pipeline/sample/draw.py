@@ -10,7 +10,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
-from models.guidance import guided_denoise
+from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
 from pipeline.errors import PhosphorError
@@ -55,6 +55,7 @@ def draw_candidates(
     settings: SampleSettings,
     *,
     bit_depth: int,
+    guidance: Guidance | None = None,
     autoencoder: Autoencoder | None = None,
 ) -> StoredPixels:
     """Draw at most one batch of candidates.
@@ -69,6 +70,7 @@ def draw_candidates(
         settings: sample settings.
         bit_depth: 8 or 16, depth of the stored pixels.
         autoencoder: turns what the denoiser makes into images; None if it makes images.
+        guidance: from `make_guidance`; None is classifier-free guidance of the settings' scale.
 
     Returns:
         Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
@@ -88,7 +90,7 @@ def draw_candidates(
     sigmas = entry.schedule(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
-    denoise = guided_denoise(denoiser, codes, settings.guidance_scale)
+    denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
     noise = initial_noise(seeds, shape).to(device)
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
     drawn = samples[: len(candidates)]

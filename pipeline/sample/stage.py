@@ -18,12 +18,14 @@ from pipeline.progress import Progress, track
 from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.conditions import AskedConditions
+from pipeline.sample.guiding import check_guidance, make_guidance
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
     from models.autoencoder import Autoencoder
     from models.denoiser import Denoiser
+    from models.guidance import Guidance
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
@@ -60,12 +62,15 @@ def run_sample(
     Raises:
         UsageError: a class is unknown or named twice, a condition is unknown or contradicts the classes, or
             `out` holds something else.
-        DataError: the checkpoint is unreadable, tampered with, or of another cohort.
+        DataError: the checkpoint is unreadable, tampered with, of another cohort, or lacks the snapshots that
+            the settings need.
         StorageError: the disk is full or cannot be written.
     """
+    # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+    described = read_checkpoint_info(checkpoint.path)
+    check_guidance(described, settings)
     if settings.given:
-        # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
-        AskedConditions(read_checkpoint_info(checkpoint.path), settings)
+        AskedConditions(described, settings)
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
@@ -128,6 +133,7 @@ class _Drawing:
     num_classes: int
     settings: SampleSettings
     asked: AskedConditions
+    guidance: Guidance
 
     @property
     def shards(self) -> list[Sequence[Candidate]]:
@@ -156,13 +162,14 @@ def _prepare(
     from pipeline.generator import load_autoencoder, load_denoiser
     from pipeline.sample.draw import list_candidates
 
-    denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
+    denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
     autoencoder = load_autoencoder(checkpoint.path)
     _require_same(checkpoint)
     asked = AskedConditions(info, settings)
     labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
     candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
-    return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked)
+    guidance = make_guidance(checkpoint.path, info, denoiser, settings)
+    return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked, guidance)
 
 
 def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
@@ -221,6 +228,7 @@ def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progres
                 settings,
                 bit_depth=drawing.info.bit_depth,
                 autoencoder=drawing.autoencoder,
+                guidance=drawing.guidance,
             )
         )
         if progress is not None:

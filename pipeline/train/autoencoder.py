@@ -10,7 +10,7 @@ import torch
 
 from models.autoencoder import Autoencoder, autoencoder_loss
 from models.distributed import GradientSum
-from models.ema import ExponentialMovingAverage
+from models.ema import PowerFunctionAverages
 from models.memory import out_of_memory
 from models.noise import stream_seed
 from models.working_copy import NarrowCopy
@@ -27,7 +27,7 @@ from pipeline.train.state import TrainingState
 FOLDER_NAME = "autoencoder"
 REPORT_EVERY_STEPS = 10
 BETAS = (0.9, 0.99)
-EMA_RAMP_SHARE = 0.1
+EMA_LENGTH = 0.10
 
 
 class AutoencoderTrainer:
@@ -74,9 +74,7 @@ class AutoencoderTrainer:
         self.autoencoder = Autoencoder(spec, seed=stream_seed(seed, "autoencoder weights"))
         self.autoencoder.to(plan.device).train()
         self.working = NarrowCopy(self.autoencoder, plan.precision)
-        self.ema = ExponentialMovingAverage(
-            self.autoencoder, half_life=settings.ema_half_life, ramp_share=EMA_RAMP_SHARE
-        )
+        self.ema = PowerFunctionAverages(self.autoencoder, [EMA_LENGTH])
         self.parameters = list(self.autoencoder.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.latent.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
@@ -127,8 +125,9 @@ class AutoencoderTrainer:
                     self.state.save(step)
                     saved_step, saved_at = step, time.monotonic()
         # Process 0 alone keeps the average.
-        self.ranks.same_tensors(list(self.ema.model.state_dict().values()))
-        return self.ema.model
+        averaged = self.ema.models[EMA_LENGTH]
+        self.ranks.same_tensors(list(averaged.state_dict().values()))
+        return averaged
 
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return the loss of the whole batch, a scalar.
@@ -163,7 +162,7 @@ class AutoencoderTrainer:
         self.working.clear_gradients()
         self.working.take_weights()
         if self.ranks.is_main:
-            self.ema.update(step * batch_size, batch_size)
+            self.ema.update(step + 1)
         return total + 0.0 * norm
 
     def _guarded(self, step: int, saved_step: int) -> torch.Tensor:

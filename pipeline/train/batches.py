@@ -100,6 +100,11 @@ class BatchPlan:
         return np.concatenate(parts)
 
 
+def as_they_are(rows: npt.NDArray[np.int64]) -> Batch:
+    """Return a batch of cohort rows, none of them mirrored."""
+    return Batch(rows, np.zeros(len(rows), dtype=np.bool_))
+
+
 def load_images(cohort: Cohort, batch: Batch) -> npt.NDArray[np.float32]:
     """Return the images of a batch: (N, 1, H, W) float32 in [-1, 1]."""
     images = cohort.images(batch.rows)

@@ -18,7 +18,7 @@ from pipeline.generator import AUTOENCODER_NAME
 from pipeline.ranks import Ranks
 from pipeline.storage import storage_errors
 from pipeline.train.autoencoder import AutoencoderTrainer
-from pipeline.train.batches import Batch, load_images
+from pipeline.train.batches import Batch, as_they_are, load_images
 from pipeline.train.feed import require_usable
 from pipeline.train.moments import MomentShards, encode_cohort, encode_rows
 from pipeline.train.plan import MachinePlan
@@ -48,6 +48,10 @@ class PixelSource:
     def clean(self, read: Tensor, generator: torch.Generator, *, count: int, share: slice) -> Tensor:
         """Return what `read` gave, once on the device: images need nothing more."""
         return read
+
+    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return the images (N, 1, H, W) of cohort rows, on the CPU."""
+        return torch.from_numpy(self.read(as_they_are(rows)))
 
 
 class LatentSource:
@@ -94,6 +98,11 @@ class LatentSource:
         mean, logvar = read.float().chunk(2, dim=1)
         noise = torch.randn((count, *mean.shape[1:]), generator=generator, device=mean.device)[share]
         return self._encoder.normalise(sample_latents(mean, logvar, noise))
+
+    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return the expected latents (N, C, h, w) of cohort rows, normalised, on the training device."""
+        read = torch.from_numpy(self.read(as_they_are(rows))).to(self._encoder.scale.device)
+        return self._encoder.normalise(read.float().chunk(2, dim=1)[0])
 
 
 def open_source(

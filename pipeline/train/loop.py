@@ -11,30 +11,30 @@ from pathlib import Path
 import torch
 
 from models.allocator import held_memory
-from models.autoencoder import Autoencoder
-from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.memory import out_of_memory
 from models.network import NetworkSpec
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
-from pipeline.combinations import count_combinations
 from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
-from pipeline.generator import AUTOENCODER_NAME, INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.ranks import Ranks
-from pipeline.storage import storage_errors, write_json
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
+from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
 from pipeline.train.settings import TrainSettings
+from pipeline.train.snapshots import Snapshots
+from pipeline.train.starting import start_from
 from pipeline.train.state import TrainingState
 from pipeline.train.step import Step
+from pipeline.train.stopping import MemorisationWatch
 from pipeline.train.timing import NoTiming, Timing
+from pipeline.train.watching import PairedScans
 
 __all__ = ["Trainer", "learning_rate", "train"]
 
@@ -48,6 +48,7 @@ def train(
     *,
     seed: int,
     inputs_digest: str,
+    init_digest: str | None = None,
     ranks: Ranks | None = None,
     timing: Timing | None = None,
 ) -> tuple[list[str], dict[str, int]]:
@@ -59,6 +60,8 @@ def train(
         settings: training settings.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
+        init_digest: digest of the checkpoint that `train.init_from` names. None on every process but the
+            first, which gives its weights to all.
         ranks: the processes that train together; None for this one alone.
         timing: counts where the time goes, if that is wanted.
 
@@ -94,6 +97,9 @@ def train(
         parametrisation=settings.parametrisation,
         seed=stream_seed(seed, "weights"),
     )
+    if settings.init_from is not None and init_digest is not None:
+        fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]
+        start_from(denoiser, settings.init_from, fields, digest=init_digest)
     with held_memory():
         plan = make_plan(folder, denoiser, settings, ranks)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
@@ -116,14 +122,15 @@ def train(
             num_steps = trainer.run()
     if folder is None:
         return [], {}
-    return _write_checkpoint(
+    return write_checkpoint(
         cohort,
         folder,
         settings,
-        trainer.ema.model,
+        trainer.chosen_average(num_steps),
         trainer.plan,
         conditions=conditions,
         num_steps=num_steps,
+        init_digest=init_digest,
         seed=seed,
         autoencoder=source.autoencoder,
     )
@@ -180,14 +187,25 @@ class Trainer:
         )
         self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
-            folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
+            folder,
+            model=self.denoiser,
+            ema=self.ema,
+            optimizer=self.optimizer,
+            inputs_digest=inputs_digest,
+            weighting=self.one_step.weighting,
         )
+        self.snapshots = Snapshots(folder, settings)
+        self.watch: MemorisationWatch | None = None
+        if folder is not None:
+            scans = PairedScans(cohort, source, conditions, settings, seed)
+            self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
+        self.stopped = False
         self.budget = TimeBudget(settings, plan.decisions) if settings.max_minutes is not None else None
         self.saved_step = 0
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole training, as decided so far."""
+        """Optimiser steps of the whole training, as decided so far; it may stop before."""
         return num_steps_of(self.settings, self.plan.decisions)
 
     def learning_rate(self, step: int) -> float:
@@ -198,10 +216,11 @@ class Trainer:
         """Train from the last saved state to the last step; saves at intervals and at the end.
 
         Returns:
-            The optimiser steps of the whole training.
+            The optimiser steps done.
         """
         step = self.saved_step = self.state.load_shared(self.ranks)
         self.one_step.working.take_weights()
+        self._resume_snapshots(step)
         images = step * self.settings.batch_size
         with (
             contextlib.closing(self.feed),
@@ -210,11 +229,12 @@ class Trainer:
         ):
             report.set_total(self.num_steps)
             saved_at = time.monotonic()
-            while step < self.num_steps:
+            while step < self.num_steps and not self.stopped:
                 report.count(self._guarded(step))
                 step += 1
                 self._review(step, report)
-                last = step == self.num_steps
+                self._snapshot(step, report)
+                last = self.stopped or step == self.num_steps
                 at_report = last or step % REPORT_EVERY_STEPS == 0
                 finite = self._require_finite(step, report, at_report=at_report)
                 if at_report:
@@ -230,13 +250,19 @@ class Trainer:
                     with self.timing.part("grid"):
                         draw_grid(
                             self.folder,
-                            self.ema.model,
+                            self.ema.nearest(self.settings.ema_length),
                             self.plan.precision,
                             step=step,
                             seed=self.seed,
                             autoencoder=self.source.autoencoder,
                         )
         return step
+
+    def chosen_average(self, step: int) -> ChosenAverage:
+        """Return the average that becomes the model after `step` steps, on process 0."""
+        kept = (self.watch.kept_step if self.watch is not None else None) or step
+        tensors = self.snapshots.chosen(self.ema, kept, newest=kept == step)
+        return ChosenAverage(tensors, self.denoiser, kept, self.snapshots.until(kept))
 
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return its mean loss, a scalar on the device.
@@ -246,6 +272,25 @@ class Trainer:
         with self.timing.part("data"):
             images, codes = self.feed.take(step)
         return self.one_step.run(step, images, codes, self.learning_rate(step))
+
+    def _resume_snapshots(self, step: int) -> None:
+        """Bring snapshots and the memorisation curve to where `step` has them. All processes call it."""
+        self.snapshots.resume(step)
+        if self.watch is not None:
+            self.watch.resume(step, self.denoiser, self.plan.precision)
+        self.stopped = bool(self.ranks.same(self.watch is not None and self.watch.kept_step is not None))
+
+    def _snapshot(self, step: int, report: Report) -> None:
+        """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
+        if not self.snapshots.due(step, self.num_steps):
+            return
+        self._require_finite(step, report, at_report=True)
+        stop = False
+        if self.watch is not None:
+            with self.timing.part("snapshot"):
+                self.snapshots.take(step, self.ema)
+                stop = self.watch.look(step, self.denoiser, self.plan.precision)
+        self.stopped = bool(self.ranks.same(stop))
 
     def _guarded(self, step: int) -> torch.Tensor:
         try:
@@ -308,49 +353,3 @@ class Trainer:
 
 def _is_multiple(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def _write_checkpoint(
-    cohort: Cohort,
-    folder: Path,
-    settings: TrainSettings,
-    denoiser: Denoiser,
-    plan: MachinePlan,
-    *,
-    conditions: CohortConditions,
-    num_steps: int,
-    seed: int,
-    autoencoder: Autoencoder | None,
-) -> tuple[list[str], dict[str, int]]:
-    info = CheckpointInfo(
-        network=denoiser.spec.to_dict(),
-        autoencoder=None if autoencoder is None else autoencoder.spec.to_dict(),
-        sigma_data=denoiser.sigma_data,
-        parametrisation=denoiser.parametrisation,
-        classes=cohort.info.classes,
-        conditions=conditions.fields,
-        combinations=count_combinations(cohort, conditions, min_patients=settings.min_combination_patients),
-        image_size=cohort.info.image_size,
-        bit_depth=cohort.info.bit_depth,
-        cohort_digest=cohort.digest,
-        cohort_name=cohort.info.name,
-        num_steps=num_steps,
-        images_seen=num_steps * settings.batch_size,
-        seed=seed,
-        precision=plan.precision.dtype,
-        channels_last=plan.precision.channels_last,
-        num_threads=plan.num_threads,
-        device=plan.device.type,
-        libraries=library_versions(),
-    )
-    body = info.model_dump(mode="json")
-    with storage_errors(folder / MODEL_NAME):
-        write_tensors(folder / MODEL_NAME, denoiser.state_dict(), {"checkpoint": body})
-    write_json(folder / INFO_NAME, body, private=True)
-    counts = {
-        "steps": info.num_steps,
-        "images": info.images_seen,
-        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
-    }
-    files = [MODEL_NAME, INFO_NAME]
-    return files if autoencoder is None else [*files, AUTOENCODER_NAME], counts
