@@ -34,6 +34,25 @@ CANDIDATE_COLUMNS = (
 `sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
 `index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
 
+EDITED_FROM = "edited_from"
+"""Further column of candidates that were edited and not drawn: what each was edited from, one of:"""
+
+FROM_SCAN = "scan"
+"""a real scan, or an edit of one: it may hold real pixels and is never released;"""
+
+FROM_CANDIDATE = "candidate"
+"""a synthetic image."""
+
+
+def candidate_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that decide about candidates and go from table to table: what there is of them."""
+    return [*CANDIDATE_COLUMNS, *([EDITED_FROM] if EDITED_FROM in table.columns else [])]
+
+
+def count_from_scans(table: pd.DataFrame) -> int:
+    """Return how many candidates were edited from real scans; what is unknown counts as that."""
+    return int((table[EDITED_FROM] != FROM_CANDIDATE).sum()) if EDITED_FROM in table.columns else 0
+
 
 def sample_id(class_name: str, index: int) -> str:
     """Return the id of candidate `index` of a class; it holds nothing of any record."""
@@ -81,6 +100,6 @@ class Candidates:
 
 
 def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:
-    """Write `candidates.parquet` with exactly the columns of `CANDIDATE_COLUMNS`; return its name."""
-    write_parquet(folder / TABLE_NAME, table.loc[:, list(CANDIDATE_COLUMNS)], private=True)
+    """Write `candidates.parquet` with exactly the `candidate_columns` of the table; return its name."""
+    write_parquet(folder / TABLE_NAME, table.loc[:, candidate_columns(table)], private=True)
     return TABLE_NAME

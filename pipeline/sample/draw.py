@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from models.denoiser import Denoiser
 from models.guidance import guided_denoise
 from models.noise import candidate_seed, initial_noise
 from models.samplers import SAMPLERS, sigma_schedule
-from pipeline.errors import PhosphorError
+from pipeline.drawing import require_finite
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
 
@@ -80,10 +79,5 @@ def draw_candidates(
     )
     denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
     images = SAMPLERS[settings.sampler].sample(denoise, noise, sigmas)[: len(candidates)].cpu().numpy()
-    if not np.isfinite(images).all():
-        raise PhosphorError(
-            "the denoiser returned values that are not finite",
-            field="checkpoint",
-            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
-        )
+    require_finite(images)
     return from_model_range(images, bit_depth)

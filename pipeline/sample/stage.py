@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.errors import DataError, UsageError
-from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
-from pipeline.progress import Progress, track
+from pipeline.drawing import candidate_table, draw_shards, require_known_class, require_same_checkpoint
+from pipeline.errors import UsageError
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
@@ -66,7 +63,7 @@ def run_sample(
         from pipeline.sample.draw import list_candidates
 
         denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
-        _require_same(checkpoint)
+        require_same_checkpoint(checkpoint)
         labels = _chosen_labels(info, classes)
         candidates = list_candidates(labels, settings.candidates_per_class, seed)
         with held_memory():
@@ -84,48 +81,18 @@ def _draw_shards(
     *,
     bit_depth: int,
 ) -> list[str]:
-    """Draw every shard that is not there yet and return the names of all."""
-    size = settings.rows_per_shard
-    shards = [candidates[first : first + size] for first in range(0, len(candidates), size)]
-    height, width = denoiser.spec.image_size
-    missing = [
-        number
-        for number, shard in enumerate(shards)
-        if not _is_whole(folder / shard_name(number), (len(shard), 1, height, width), bit_depth)
-    ]
-    done = len(candidates) - sum(len(shards[number]) for number in missing)
-    with track("sample", len(candidates), done=done, unit="candidates") as progress:
-        for number in missing:
-            pixels = _draw_shard(denoiser, shards[number], settings, bit_depth, progress)
-            write_shard(folder, number, pixels)
-    return [shard_name(number) for number in range(len(shards))]
-
-
-def _draw_shard(
-    denoiser: Denoiser,
-    shard: Sequence[Candidate],
-    settings: SampleSettings,
-    bit_depth: int,
-    progress: Progress,
-) -> StoredPixels:
     from pipeline.sample.draw import draw_candidates
 
-    parts: list[Any] = []
-    for first in range(0, len(shard), settings.batch_size):
-        batch = shard[first : first + settings.batch_size]
-        parts.append(draw_candidates(denoiser, batch, settings, bit_depth=bit_depth))
-        progress.update(len(batch))
-    pixels: StoredPixels = np.concatenate(parts)
-    return pixels
-
-
-def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
-    """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return False
-    return found.shape == shape and found.dtype == stored_dtype(bit_depth)
+    return draw_shards(
+        folder,
+        lambda first, end: draw_candidates(denoiser, candidates[first:end], settings, bit_depth=bit_depth),
+        len(candidates),
+        rows_per_shard=settings.rows_per_shard,
+        batch_size=settings.batch_size,
+        image_size=denoiser.spec.image_size,
+        bit_depth=bit_depth,
+        stage="sample",
+    )
 
 
 def _write_table(
@@ -135,26 +102,18 @@ def _write_table(
     info: CheckpointInfo,
     checkpoint_digest: str,
 ) -> str:
-    import pandas as pd
-
-    from pipeline.candidates import sample_id, write_candidate_table
+    from pipeline.candidates import write_candidate_table
     from pipeline.sample.draw import resolved_steps
 
-    names = [info.classes[candidate.label] for candidate in candidates]
-    table = pd.DataFrame(
-        {
-            "sample_id": [
-                sample_id(name, candidate.index) for name, candidate in zip(names, candidates, strict=True)
-            ],
-            "class": names,
-            "label": np.array([candidate.label for candidate in candidates], dtype=np.int64),
-            "index": np.array([candidate.index for candidate in candidates], dtype=np.int64),
-            "seed": pd.array([candidate.seed for candidate in candidates], dtype="Int64"),
-            "sampler": settings.sampler,
-            "num_steps": resolved_steps(settings),
-            "guidance_scale": settings.guidance_scale,
-            "checkpoint_digest": checkpoint_digest,
-        }
+    table = candidate_table(
+        [info.classes[candidate.label] for candidate in candidates],
+        [candidate.label for candidate in candidates],
+        [candidate.index for candidate in candidates],
+        [candidate.seed for candidate in candidates],
+        sampler=settings.sampler,
+        num_steps=resolved_steps(settings),
+        guidance_scale=settings.guidance_scale,
+        checkpoint_digest=checkpoint_digest,
     )
     return write_candidate_table(folder, table)
 
@@ -169,24 +128,4 @@ def _chosen_labels(info: CheckpointInfo, classes: Sequence[str] | None) -> list[
             value=list(classes),
             remedy=f"Choose from {list(info.classes)}.",
         )
-    unknown = [name for name in classes if name not in info.classes]
-    if unknown:
-        raise UsageError(
-            "the checkpoint knows no such class",
-            field="--class",
-            value=unknown[0],
-            remedy=f"Choose from {list(info.classes)}.",
-        )
-    return [info.classes.index(name) for name in classes]
-
-
-def _require_same(checkpoint: CheckpointRef) -> None:
-    from pipeline.stage import load_reference
-
-    if load_reference(CheckpointRef, checkpoint.path).digest != checkpoint.digest:
-        raise DataError(
-            "the checkpoint directory holds another checkpoint than the one asked for",
-            field="checkpoint",
-            value=str(checkpoint.path),
-            remedy="Train again, or name the right directory.",
-        )
+    return [require_known_class(name, info.classes, field="--class") for name in classes]
