@@ -77,7 +77,11 @@ def _of_file(path: Path, image_size: tuple[int, int]) -> Mask:
 def _of_png(path: Path, image_size: tuple[int, int]) -> Mask:
     from PIL import Image
 
-    with Image.open(path, formats=("PNG",)) as image:
+    try:
+        opened = Image.open(path, formats=("PNG",))
+    except Image.DecompressionBombError as error:
+        raise _refused("the PNG has far more pixels than an image") from error
+    with opened as image:
         # Size and mode stand in the header: a bomb is refused before it is decoded.
         _require_size((image.height, image.width), image_size)
         if image.mode not in ("1", "L"):
