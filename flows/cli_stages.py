@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_frame import DryRun, Force, Out, Overrides, RecipeName, emit, read_recipe, reported
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -58,11 +59,13 @@ def train(
 ) -> None:
     """Train the denoiser on a cohort.
 
-    A killed training goes on from its last saved state and ends in the same weights.
+    A killed training goes on from its last saved state and ends in the same weights. Several processes or
+    GPUs train together under torchrun, or as the templates in flows/cluster start them.
 
     \b
     Example:
       phosphor train runs/demo/cohort --out runs/demo/checkpoint --recipe smoke --set train.num_steps=60
+      torchrun --nproc-per-node 2 -m flows train runs/demo/cohort --out runs/demo/checkpoint
     """
     with reported():
         settings = read_recipe(recipe, overrides)
@@ -89,10 +92,22 @@ def sample(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given several times.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmpp_2m, heun or ddim.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="dpmpp_2m, dpmpp_2m_sde, heun, ddim, plms, ddpm or flow_euler."),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--given",
+            metavar="NAME=VALUE",
+            help="What every image shows: sex=F, effusion=present, or findings=effusion,mass (these and no "
+            "other); may be given several times.",
+        ),
     ] = None,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
@@ -101,9 +116,12 @@ def sample(
 ) -> None:
     """Draw candidates from a checkpoint, one seed an image.
 
+    Several processes or GPUs draw the same bytes together under torchrun.
+
     \b
     Example:
       phosphor sample runs/demo/checkpoint --out runs/demo/candidates --per-class 40 --steps 18
+      torchrun --nproc-per-node 2 -m flows sample runs/demo/checkpoint --out runs/demo/candidates
     """
     with reported():
         options = {
@@ -111,6 +129,7 @@ def sample(
             "sample.sampler": sampler,
             "sample.num_steps": steps,
             "sample.guidance_scale": guidance,
+            "sample.given": _given(given),
         }
         settings = read_recipe(recipe, overrides, options)
         chosen = tuple(classes) if classes else None
@@ -258,9 +277,29 @@ def evaluate(
         _finish(reference, settings)
 
 
+def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
+    """Return the mapping that `--given NAME=VALUE` options stand for, None without any."""
+    given: dict[str, str | list[str]] = {}
+    for option in options or ():
+        name, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not name or name in given:
+            raise UsageError(
+                "is not NAME=VALUE, or names something twice",
+                field="--given",
+                value=option,
+                remedy="Example: --given sex=F --given findings=effusion,mass.",
+            )
+        several = [part.strip() for part in value.split(",") if part.strip()]
+        given[name] = several if name == "findings" else value
+    return given or None
+
+
 def _finish(reference: Reference, recipe: Recipe) -> None:
-    """Put the resolved recipe beside a stage's output and print the reference."""
+    """Put the resolved recipe beside a stage's output and print the reference, once a job."""
+    from pipeline.ranks import place_of_process
     from pipeline.recipe import keep_recipe
 
+    if place_of_process().rank:
+        return
     keep_recipe(reference.path, recipe)
     emit(reference)

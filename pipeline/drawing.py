@@ -48,7 +48,7 @@ def draw_shards(
     missing = [
         number
         for number, (first, end) in enumerate(spans)
-        if not _is_whole(folder / shard_name(number), (end - first, 1, *image_size), bit_depth)
+        if not is_whole(folder / shard_name(number), (end - first, 1, *image_size), bit_depth)
     ]
     done = count - sum(spans[number][1] - spans[number][0] for number in missing)
     with track(stage, count, done=done, unit="candidates") as progress:
@@ -64,7 +64,7 @@ def draw_shards(
     return [shard_name(number) for number in range(len(spans))]
 
 
-def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
+def is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
     """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -132,13 +132,21 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
     """Estimate training: steps times the time of a step of the real network at the real batch size."""
     settings = recipe.train
     step, parameters = speed.train_step_seconds(settings, work.image_size, work.num_classes)
-    seconds = settings.num_steps * step + 1.0
+    seconds = settings.num_steps * step
+    if settings.max_minutes is not None:
+        seconds = min(seconds, 60.0 * settings.max_minutes)
+    seconds += 1.0
     if settings.precision == "auto":
         seconds += 12 * step
     if settings.grid_every_steps:
         seconds += settings.num_steps // settings.grid_every_steps * 8 * step
     # EMA weights, and two generations of weights, average and both moments of AdamW, in fp32.
     disk = parameters * 4 * (1 + 2 * 4)
+    if settings.latent.enabled:
+        autoencoder = speed.autoencoder_speed(settings, work.image_size)
+        seconds += settings.latent.num_steps * autoencoder.step_seconds
+        seconds += work.num_train * autoencoder.encode_seconds
+        disk += autoencoder.parameters * 4 * (1 + 2 * 4) + work.num_train * autoencoder.moment_bytes
     return Estimate(seconds, speed.resident_bytes(), disk)
 
 
@@ -150,15 +158,18 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     from models.samplers import SAMPLERS
 
     settings = recipe.sample
-    steps = settings.num_steps or SAMPLERS[settings.sampler].recommended_steps
-    calls = (2 * steps - 1 if settings.sampler == "heun" else steps) * (
+    entry = SAMPLERS[settings.sampler]
+    calls = entry.num_passes(settings.num_steps or entry.recommended_steps) * (
         2 if settings.guidance_scale != 1.0 else 1
     )
     count = settings.candidates_per_class * work.num_classes
     batches = -(-count // settings.batch_size)
     call = speed.denoise_seconds(recipe.train, settings, work.image_size, work.num_classes)
+    seconds = batches * calls * call + 1.0
+    if recipe.train.latent.enabled:
+        seconds += count * speed.autoencoder_speed(recipe.train, work.image_size).decode_seconds
     return Estimate(
-        batches * calls * call + 1.0,
+        seconds,
         speed.resident_bytes(),
         count * (work.image_bytes + _TABLE_BYTES_A_ROW),
     )

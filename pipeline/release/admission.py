@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.candidates import TABLE_NAME, Candidates, candidate_columns, count_from_scans, sample_id
+from pipeline.candidates import TABLE_NAME, Candidates, count_from_scans, sample_id, written_columns
 from pipeline.errors import DataError, GateRefusedError, TamperedError
 from pipeline.pixels import StoredPixels
 from pipeline.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
+from pipeline.release.conditions import ConditionColumns, read_conditions
 from pipeline.release.layout import MAX_SIDE, is_safe_name
 from pipeline.stage import REFERENCE_NAME, verify_reference
 from pipeline.storage import read_json
@@ -61,6 +62,11 @@ class Admission:
         """Class name -> label, for the classes that have an image in the release, by label."""
         pairs = self.table[["class", "label"]].drop_duplicates()
         return {str(name): int(label) for name, label in pairs.itertuples(index=False)}
+
+    @property
+    def conditions(self) -> ConditionColumns:
+        """What the images were asked to show beside their class, as columns."""
+        return read_conditions(self.table)[0]
 
     def pixels(self, rows: np.ndarray) -> StoredPixels:
         """Return stored pixels of rows of the candidates, (n, 1, H, W)."""
@@ -192,6 +198,7 @@ def _check_safe(candidates: Candidates) -> None:
         raise DataError("not a sha256", field="checkpoint_digest", remedy="Sample again.")
     if not np.isfinite(table["guidance_scale"].dropna().to_numpy(dtype=float)).all():
         raise DataError("not a finite number", field="guidance_scale", remedy="Sample again.")
+    read_conditions(table)
     if max(candidates.shards.image_shape) > MAX_SIDE:
         raise DataError(
             f"images are larger than {MAX_SIDE} pixels", field="candidates", remedy="Sample smaller ones."
@@ -212,12 +219,12 @@ def _accepted_rows(
     import pandas as pd
 
     audited = pd.read_parquet(path)
-    ours = candidates.table
-    columns = candidate_columns(ours)
+    columns = written_columns(candidates.table)
     wanted = {*columns, "accepted", "reason"}
     if not wanted <= set(audited.columns) or not pd.api.types.is_bool_dtype(audited["accepted"]):
         raise TamperedError("columns are missing", field=f"audit {TABLE_NAME}", remedy=_AGAIN)
-    same = candidate_columns(audited) == columns and len(audited) == len(ours)
+    ours = candidates.table
+    same = written_columns(audited) == columns and len(audited) == len(ours)
     if not same or not all(_equal(audited[name], ours[name]) for name in columns):
         raise TamperedError("rows are not those of the candidates", field="audit", remedy=_AGAIN)
     accepted = audited["accepted"].to_numpy(dtype=bool)

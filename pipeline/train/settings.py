@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
+from pipeline.train.latent_settings import LatentSettings
 
 
 class TrainSettings(Settings):
     """What decides a training run besides the cohort and the seed."""
 
-    num_steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
-    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step")
+    num_steps: int = Field(
+        1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, at most so many"
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="training time to spend, over all resumes; the steps that fit are counted once the speed "
+        "is known, and the learning rate falls to zero with the last of them",
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step, over all processes together")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="scans in memory at a time on each process; their gradients add up to the same step. "
+        "None takes all at once",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep less for the backward pass and compute it again: less memory, more time"
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
@@ -27,6 +48,22 @@ class TrainSettings(Settings):
     class_balance: float = Field(
         0.0, ge=0, le=1, description="0 draws scans as they come, 1 draws every class equally often"
     )
+    balance_by: Literal["class", "findings"] = Field(
+        "class",
+        description="what class_balance draws evenly: the classes, or the findings of a set with several a "
+        "scan (and the scans without any)",
+    )
+    conditions: tuple[ConditionName, ...] = Field(
+        (),
+        description="what the network learns beside the class: sex, age_band, view, findings (one condition "
+        "each)",
+    )
+    min_combination_patients: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="combinations of conditions that fewer patients share are not kept for sampling",
+    )
     horizontal_flip: bool = Field(
         False,
         description="mirror half of the scans; off, as a mirrored chest has its heart on the wrong side",
@@ -38,7 +75,10 @@ class TrainSettings(Settings):
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
     sigma_data: float = Field(
-        0.5, gt=0, le=10, description="assumed standard deviation of the scans in [-1, 1]"
+        0.5,
+        gt=0,
+        le=10,
+        description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
     parametrisation: Literal["edm", "flow"] = Field(
         "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
@@ -56,8 +96,13 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile: auto tries it on a GPU and keeps it where it pays, on uses it wherever "
+        "it works",
+    )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; none takes what the machine offers"
+        None, ge=1, le=1024, description="CPU threads of each process; none takes what the machine offers"
     )
     checkpoint_every_seconds: float = Field(30.0, gt=0, description="longest work lost to a kill, in seconds")
     checkpoint_every_steps: int = Field(
@@ -67,6 +112,31 @@ class TrainSettings(Settings):
         500, ge=0, description="draw a sample grid at multiples of this step; 0 does not"
     )
 
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_in_order(cls, asked: tuple[ConditionName, ...]) -> tuple[ConditionName, ...]:
+        return in_order(asked)
+
+    latent: LatentSettings = Field(
+        default_factory=LatentSettings, description="latent diffusion: the autoencoder and its latents"
+    )
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> TrainSettings:
+        """Refuse what would have to change scans that were encoded once, before training began."""
+        if self.latent.enabled and self.horizontal_flip:
+            raise ValueError(
+                "train.horizontal_flip cannot be used with train.latent.enabled: latents are encoded once, "
+                "from scans as they are; set one of the two to false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> TrainSettings:
+        if self.compile == "on" and self.checkpoint_activations:
+            raise ValueError("compile=on does not go with checkpoint_activations=true: choose one of them")
+        return self
+
     @model_validator(mode="after")
     def _network_fits(self) -> TrainSettings:
         """Refuse a network that cannot be built while the recipe is read, not when training starts."""
@@ -74,6 +144,20 @@ class TrainSettings(Settings):
 
         NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields())
         return self
+
+    def content_settings(self) -> TrainSettings:
+        """Return these settings without those that change how much fits in memory, not what is learnt.
+
+        A training that ran out of memory can so be gone on with in smaller parts.
+        """
+        return self.model_copy(update={"micro_batch": None, "checkpoint_activations": False})
+
+    def data_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of `NetworkSpec` that say what is denoised: scans of a size, or their latents."""
+        if not self.latent.enabled:
+            return {"image_size": image_size}
+        spec = self.latent.autoencoder_spec(image_size)
+        return {"image_size": spec.latent_size, "in_channels": spec.latent_channels}
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings."""
