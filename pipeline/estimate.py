@@ -177,6 +177,21 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     )
 
 
+def estimate_edit(recipe: Recipe, work: Workload, count: int) -> Estimate:
+    """Estimate editing `count` images: batches times denoise calls times the time of one."""
+    from pipeline.edit.draw import num_denoise_calls
+
+    settings = recipe.edit
+    calls = num_denoise_calls(settings) * (2 if settings.guidance_scale != 1.0 else 1)
+    batch = recipe.sample.model_copy(update={"batch_size": settings.batch_size})
+    call = speed.denoise_seconds(recipe.train, batch, work.image_size, work.num_classes)
+    return Estimate(
+        -(-count // settings.batch_size) * calls * call + 1.0,
+        speed.resident_bytes(),
+        count * (work.image_bytes + 2 * _TABLE_BYTES_A_ROW) + MEBIBYTE // 2,
+    )
+
+
 def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int) -> Estimate:
     """Estimate the audit: steps of the copy embedding, and the search of every candidate and holdout scan."""
     settings, count = recipe.audit, num_candidates

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from models.autoencoder import Autoencoder
@@ -13,7 +12,7 @@ from models.denoiser import Denoiser
 from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
-from pipeline.errors import PhosphorError
+from pipeline.drawing import require_finite
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
 
@@ -95,12 +94,7 @@ def draw_candidates(
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
     drawn = samples[: len(candidates)]
     images = (drawn if autoencoder is None else autoencoder.to_images(drawn)).cpu().numpy()
-    if not np.isfinite(images).all():
-        raise PhosphorError(
-            "the denoiser returned values that are not finite",
-            field="checkpoint",
-            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
-        )
+    require_finite(images)
     return from_model_range(images, bit_depth)
 
 
