@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from models.condition import ConditionEmbedding
 from models.network_spec import NetworkSpec
 from models.upsampling import fuse_upsampling
 
@@ -22,24 +23,28 @@ def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
         seed: seed of the initial weights; the global random state is left as it was.
 
     Returns:
-        A network ``forward(x (N, 1, H, W), timesteps (N,), class_labels=(N,) int64) -> (N, 1, H, W)`` in
-        fp32, with ``spec.num_classes + 1`` class rows.
+        A network in fp32: ``forward(x (N, C, H, W), timesteps (N,), class_labels=condition) -> (N, C, H, W)``
+        with C = in_channels patch_size^2 and the condition of ``models/condition.py``.
     """
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
+    channels = spec.in_channels * spec.patch_size**2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=1,
-            out_channels=1,
+            in_channels=channels,
+            out_channels=channels,
             num_res_blocks=spec.num_res_blocks,
             channels=spec.channels,
             attention_levels=spec.attention,
             norm_num_groups=spec.num_norm_groups,
             num_head_channels=spec.num_head_channels,
-            # MONAI adds no null row of its own.
-            num_class_embeds=spec.num_classes + 1,
+            num_class_embeds=1,
+        )
+        width = network.class_embedding.embedding_dim
+        network.add_module(
+            "class_embedding", ConditionEmbedding(spec.num_values, spec.augment_features, width)
         )
     with torch.no_grad():
         for parameter in network.out[-1].parameters():

@@ -10,6 +10,9 @@ MAX_LEVELS = 8
 MAX_CHANNELS = 4096
 MAX_CLASSES = 10_000
 MAX_IMAGE_SIZE = 4096
+MAX_IN_CHANNELS = 64
+MAX_PATCH_SIZE = 16
+MAX_CONDITIONS = 256
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class NetworkSpec:
     A specification is plain data: it goes into a checkpoint header and builds the same network again.
 
     Attributes:
-        image_size: (height, width) of a scan in pixels; any size, the denoiser pads inside.
+        image_size: (height, width) of what is denoised, in pixels (or latents); any size, the denoiser pads
+            inside.
         num_classes: number of real classes; the network holds one more row, the null class of
             classifier-free guidance, at index ``num_classes``.
         channels: feature channels of each level, finest first.
@@ -27,6 +31,11 @@ class NetworkSpec:
         attention: for each level, whether it attends over all its positions.
         num_head_channels: channels of one attention head.
         num_norm_groups: groups of the group normalisation; divides every entry of ``channels``.
+        in_channels: channels of what is denoised: 1 for scans, more for latents.
+        patch_size: side of the squares of pixels that the network sees as the channels of one position. 2
+            leaves a quarter of the positions: wide layers on few positions are what processors are fast at.
+        conditions: number of values of each condition field beside the class (attributes and findings).
+        augment_features: numbers that describe an augmentation to the network; 0 where nothing is augmented.
     """
 
     image_size: tuple[int, int]
@@ -36,6 +45,10 @@ class NetworkSpec:
     attention: tuple[bool, ...] = (False, False, True)
     num_head_channels: int = 32
     num_norm_groups: int = 32
+    in_channels: int = 1
+    patch_size: int = 1
+    conditions: tuple[int, ...] = ()
+    augment_features: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
@@ -46,6 +59,15 @@ class NetworkSpec:
         _check_range("num_res_blocks", self.num_res_blocks, 1, 16)
         _check_range("num_head_channels", self.num_head_channels, 1, MAX_CHANNELS)
         _check_range("num_norm_groups", self.num_norm_groups, 1, MAX_CHANNELS)
+        _check_range("in_channels", self.in_channels, 1, MAX_IN_CHANNELS)
+        _check_range("patch_size", self.patch_size, 1, MAX_PATCH_SIZE)
+        _check_range("augment_features", self.augment_features, 0, MAX_CHANNELS)
+        if not isinstance(self.conditions, tuple) or len(self.conditions) > MAX_CONDITIONS:
+            raise ValueError(
+                f"conditions must be a tuple of at most {MAX_CONDITIONS} numbers, got {self.conditions!r}"
+            )
+        for count in self.conditions:
+            _check_range("conditions", count, 1, MAX_CLASSES)
         if not isinstance(self.channels, tuple) or not 1 <= len(self.channels) <= MAX_LEVELS:
             raise ValueError(f"channels must be a tuple of 1 to {MAX_LEVELS} numbers, got {self.channels!r}")
         for count in self.channels:
@@ -76,7 +98,12 @@ class NetworkSpec:
     @property
     def multiple(self) -> int:
         """The number of pixels that height and width must be a multiple of inside the network."""
-        return 2 ** (len(self.channels) - 1)
+        return self.patch_size * 2 ** (len(self.channels) - 1)
+
+    @property
+    def num_values(self) -> tuple[int, ...]:
+        """The number of values of every condition field, the class first; each one's null code equals it."""
+        return (self.num_classes, *self.conditions)
 
     @property
     def null_label(self) -> int:

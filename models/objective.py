@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.condition import null_codes
+from models.parametrisation import loss_weight
+
 
 @dataclass(frozen=True)
 class SigmaDistribution:
@@ -39,61 +42,65 @@ class SigmaDistribution:
         return (torch.special.ndtri(share) * self.std + self.mean).exp().float()
 
 
-def loss_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """EDM's weight lambda(sigma) = 1 / c_out^2, which gives every noise level unit initial loss.
-
-    Args:
-        sigma: noise levels, positive, any shape.
-        sigma_data: standard deviation of the data.
-    """
-    return (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
-
-
 def denoising_loss(
-    denoiser: Callable[[Tensor, Tensor, Tensor], Tensor],
+    denoiser: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
     clean: Tensor,
-    labels: Tensor,
+    codes: Tensor,
     *,
     sigma: Tensor,
     noise: Tensor,
     sigma_data: float,
+    parametrisation: str = "edm",
+    augment: Tensor | None = None,
 ) -> Tensor:
-    """EDM's weighted denoising error of each scan (arXiv 2206.00364, equation 8).
+    """The weighted denoising error of each scan (arXiv 2206.00364, equation 8).
 
     Nothing is drawn inside: the same arguments give the same loss.
 
     Args:
-        denoiser: D(x (N, 1, H, W), sigma (N,), labels (N,)) -> (N, 1, H, W).
-        clean: scans (N, 1, H, W) in [-1, 1].
-        labels: class indices (N,) int64.
+        denoiser: D(x, sigma, codes, augment).
+        clean: scans (N, C, H, W) in [-1, 1].
+        codes: condition codes (N, F) int64, or classes (N,).
         sigma: noise levels (N,), positive.
         noise: unit normal noise of the shape of ``clean``.
         sigma_data: standard deviation of the data.
+        parametrisation: the denoiser's; decides the weight of each noise level.
+        augment: features (N, A) of the augmentation that ``clean`` has gone through.
 
     Returns:
         Loss of each scan (N,), the mean over its pixels.
     """
-    denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, labels)
+    denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, codes, augment)
     error = (denoised - clean).square().mean(dim=(1, 2, 3))
-    return loss_weight(sigma, sigma_data) * error
+    return loss_weight(sigma, sigma_data, parametrisation) * error
 
 
-def drop_labels(labels: Tensor, share: float, null_label: int, generator: torch.Generator) -> Tensor:
-    """Replace a random share of the labels by the null class, which classifier-free guidance needs.
+def drop_labels(
+    codes: Tensor, share: float, num_values: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """Hide a random share of the conditions, which classifier-free guidance needs.
+
+    With probability ``share`` nothing is given at all; otherwise each field beside the class is hidden with
+    the same probability on its own, so that the network learns every combination of what may be given.
 
     Args:
-        labels: class indices (N,) int64, on the generator's device.
-        share: probability of each label being dropped, in [0, 1].
-        null_label: index of the null class.
+        codes: condition codes (N, F) int64, on the generator's device.
+        share: probability, in [0, 1].
+        num_values: values of each field; the null code of a field equals it.
         generator: source of the choice.
 
     Returns:
-        New labels (N,) int64.
+        New codes (N, F) int64.
 
     Raises:
         ValueError: ``share`` lies outside [0, 1].
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"share must lie in [0, 1], got {share!r}")
-    dropped = torch.rand(labels.shape, generator=generator, device=labels.device) < share
-    return torch.where(dropped, torch.full_like(labels, null_label), labels)
+    count, num_fields = codes.shape
+    hidden = torch.rand(count, generator=generator, device=codes.device)[:, None] < share
+    if num_fields > 1:
+        alone = torch.rand(count, num_fields, generator=generator, device=codes.device) < share
+        alone[:, 0] = False
+        hidden = hidden | alone
+    return torch.where(hidden, null_codes(num_values, count, codes.device), codes)

@@ -29,6 +29,7 @@ class CheckpointInfo(BaseModel):
         format_version: version of the checkpoint layout.
         network: fields of `models.network.NetworkSpec`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
+        parametrisation: what the network predicts, `edm` or `flow`.
         classes: label names in the order of the class indices.
         image_size: (height, width) in pixels.
         bit_depth: 8 or 16, the depth of the cohort's stored pixels.
@@ -49,6 +50,7 @@ class CheckpointInfo(BaseModel):
     format_version: Literal[1] = FORMAT_VERSION
     network: dict[str, Any]
     sigma_data: float = Field(gt=0)
+    parametrisation: Literal["edm", "flow"] = "edm"
     classes: tuple[str, ...] = Field(min_length=1)
     image_size: tuple[int, int]
     bit_depth: Literal[8, 16]
@@ -118,7 +120,7 @@ def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[D
         spec = NetworkSpec.from_dict(info.network)
         if spec.num_classes != len(info.classes) or spec.image_size != info.image_size:
             raise ValueError("the network does not fit the classes and image size beside it")
-        denoiser = Denoiser(spec, sigma_data=info.sigma_data)
+        denoiser = Denoiser(spec, sigma_data=info.sigma_data, parametrisation=info.parametrisation)
         load_into(denoiser, read_tensors(checkpoint / MODEL_NAME, denoiser.state_dict()).tensors)
     except (ValueError, TypeError) as error:
         raise DataError(str(error), field="checkpoint", remedy="Train again.") from error

@@ -52,7 +52,12 @@ def train(
             **settings.network_fields(),
         }
     )
-    denoiser = Denoiser(spec, sigma_data=settings.sigma_data, seed=stream_seed(seed, "weights"))
+    denoiser = Denoiser(
+        spec,
+        sigma_data=settings.sigma_data,
+        parametrisation=settings.parametrisation,
+        seed=stream_seed(seed, "weights"),
+    )
     with held_memory():
         plan = make_plan(folder, denoiser, settings)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
@@ -158,12 +163,19 @@ class Trainer:
             for array in load_batch(self.cohort, self.plan.batch(step))
         )
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "step", step))
-        labels = drop_labels(labels, settings.label_dropout, self.denoiser.null_label, generator)
+        codes = self.denoiser.expand(labels)
+        codes = drop_labels(codes, settings.label_dropout, self.denoiser.spec.num_values, generator)
         sigma = self.sigmas.sample(len(images), generator)
         noise = torch.randn(images.shape, generator=generator, device=self.device)
 
         losses = denoising_loss(
-            self.working.denoiser, images, labels, sigma=sigma, noise=noise, sigma_data=settings.sigma_data
+            self.working.denoiser,
+            images,
+            codes,
+            sigma=sigma,
+            noise=noise,
+            sigma_data=settings.sigma_data,
+            parametrisation=settings.parametrisation,
         )
         loss = losses.mean()
         loss.backward()
@@ -210,6 +222,7 @@ def _write_checkpoint(
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
+        parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
         image_size=cohort.info.image_size,
         bit_depth=cohort.info.bit_depth,

@@ -40,6 +40,9 @@ class TrainSettings(Settings):
     sigma_data: float = Field(
         0.5, gt=0, le=10, description="assumed standard deviation of the scans in [-1, 1]"
     )
+    parametrisation: Literal["edm", "flow"] = Field(
+        "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
+    )
     channels: tuple[int, ...] = Field(
         (32, 64, 64), min_length=1, description="channels a level, finest first"
     )
@@ -47,6 +50,9 @@ class TrainSettings(Settings):
     attention: tuple[bool, ...] = Field((False, False, True), description="levels with attention")
     num_head_channels: int = Field(32, ge=1, description="channels of an attention head")
     num_norm_groups: int = Field(32, ge=1, description="groups of the group normalisation")
+    patch_size: int = Field(
+        1, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
     )
@@ -77,4 +83,5 @@ class TrainSettings(Settings):
             "attention": self.attention,
             "num_head_channels": self.num_head_channels,
             "num_norm_groups": self.num_norm_groups,
+            "patch_size": self.patch_size,
         }

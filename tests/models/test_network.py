@@ -45,7 +45,7 @@ def test_missing_field_is_named() -> None:
 
 def test_network_has_a_null_class_row_and_starts_at_zero() -> None:
     network = build_network(SMALL, seed=1)
-    assert network.class_embedding.num_embeddings == SMALL.num_classes + 1
+    assert network.class_embedding.rows.num_embeddings == SMALL.num_classes + 1
     output = network(torch.randn(2, 1, 16, 16), torch.tensor([0.0, 1.0]), class_labels=torch.tensor([0, 3]))
     assert output.shape == (2, 1, 16, 16)
     assert not output.any()

@@ -42,7 +42,7 @@ def test_loss_is_one_for_a_perfect_skip_path() -> None:
     noise = torch.randn(4000, 1, 1, 1, generator=generator(1))
     sigma = torch.full((4000,), 0.8)
 
-    def skip(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def skip(x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None) -> Tensor:
         return x * (0.25 / (sigma.reshape(-1, 1, 1, 1) ** 2 + 0.25))
 
     loss = denoising_loss(
@@ -58,7 +58,9 @@ def test_loss_is_zero_for_the_truth_and_weighted_by_the_noise_level() -> None:
     noise = torch.randn(2, 1, 4, 4)
 
     def loss_of(result: Tensor) -> Tensor:
-        return denoising_loss(lambda x, s, c: result, clean, labels, sigma=sigma, noise=noise, sigma_data=0.5)
+        return denoising_loss(
+            lambda x, s, c, a: result, clean, labels, sigma=sigma, noise=noise, sigma_data=0.5
+        )
 
     assert not loss_of(clean).any()
     torch.testing.assert_close(
@@ -67,21 +69,28 @@ def test_loss_is_zero_for_the_truth_and_weighted_by_the_noise_level() -> None:
 
 
 def test_dropped_labels_become_the_null_class_at_their_share() -> None:
-    labels = torch.randint(0, 3, (20_000,), generator=generator(3))
-    dropped = drop_labels(labels, 0.1, 3, generator())
+    codes = torch.randint(0, 3, (20_000, 1), generator=generator(3))
+    dropped = drop_labels(codes, 0.1, (3,), generator())
     null = dropped == 3
     assert float(null.float().mean()) == pytest.approx(0.1, abs=0.01)
-    assert torch.equal(dropped[~null], labels[~null])
+    assert torch.equal(dropped[~null], codes[~null])
+
+
+def test_attributes_are_hidden_together_with_the_class_and_alone() -> None:
+    codes = torch.zeros(50_000, 3, dtype=torch.int64)
+    null = drop_labels(codes, 0.2, (4, 2, 7), generator()) == torch.tensor([4, 2, 7])
+    assert null.float().mean(dim=0).tolist() == pytest.approx([0.2, 0.36, 0.36], abs=0.01)
+    assert bool(null[null[:, 0]].all())
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
 def test_dropout_of_none_and_of_all(share: float, expected: int) -> None:
-    dropped = drop_labels(torch.zeros(50, dtype=torch.int64), share, 7, generator())
+    dropped = drop_labels(torch.zeros(50, 1, dtype=torch.int64), share, (7,), generator())
     assert int((dropped == 7).sum()) == expected
 
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="share"):
-        drop_labels(torch.zeros(1, dtype=torch.int64), 1.5, 1, generator())
+        drop_labels(torch.zeros(1, 1, dtype=torch.int64), 1.5, (1,), generator())
     with pytest.raises(ValueError, match="std"):
         SigmaDistribution(0.0, 0.0)

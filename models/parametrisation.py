@@ -1,0 +1,65 @@
+"""What the network predicts, as one set of factors: EDM's mix of noise and data, or a flow's velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+"""(c_skip, c_out, c_in, c_noise): D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)."""
+
+
+def edm(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """EDM's preconditioning (arXiv 2206.00364, table 1): unit variance of the network's input and target.
+
+    Args:
+        sigma: noise levels, any shape, not negative. At zero ``c_skip`` is 1, ``c_out`` is 0: the identity.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        Four tensors of the shape of ``sigma``.
+    """
+    total = sigma.square() + sigma_data**2
+    c_skip = sigma_data**2 / total
+    c_out = sigma * sigma_data / total.sqrt()
+    c_in = 1.0 / total.sqrt()
+    # The floor keeps sigma = 0 finite; it lies below every noise level that training or sampling visits.
+    c_noise = sigma.clamp_min(1e-4).log() / 4.0
+    return c_skip, c_out, c_in, c_noise
+
+
+def flow(sigma: Tensor, sigma_data: float) -> Coefficients:
+    """Rectified flow (Liu et al. 2022, arXiv 2209.03003) in terms of x = data + sigma noise.
+
+    The straight path x_t = (1 - t) data / sigma_data + t noise holds the same noisy image as x, scaled by
+    (1 - t) / sigma_data, where t = s / (1 + s) and s = sigma / sigma_data. The network predicts its velocity,
+    noise - data / sigma_data, and the clean image follows as x_t minus t times it. A logit-normal t is a
+    log-normal sigma, so training draws noise levels as for EDM.
+
+    Args:
+        sigma: noise levels, any shape, not negative. At zero the result is the identity, as for EDM.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        Four tensors of the shape of ``sigma``; ``c_noise`` is 2 t - 1, in [-1, 1).
+    """
+    ratio = sigma / sigma_data
+    time = ratio / (1.0 + ratio)
+    return 1.0 - time, -time * sigma_data, (1.0 - time) / sigma_data, 2.0 * time - 1.0
+
+
+PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {"edm": edm, "flow": flow}
+
+
+def loss_weight(sigma: Tensor, sigma_data: float, parametrisation: str = "edm") -> Tensor:
+    """Return 1 / c_out^2, which makes the error of D the plain squared error of the network's own target.
+
+    Args:
+        sigma: noise levels, positive, any shape.
+        sigma_data: standard deviation of the data.
+        parametrisation: a name of ``PARAMETRISATIONS``.
+    """
+    _, c_out, _, _ = PARAMETRISATIONS[parametrisation](sigma, sigma_data)
+    return torch.reciprocal(c_out.square())
