@@ -91,8 +91,7 @@ def count_flops(denoiser: object, batch_size: int) -> tuple[float, float]:
 
     assert isinstance(denoiser, Denoiser)
     device = next(denoiser.parameters()).device
-    channels = int(getattr(denoiser.spec, "in_channels", 1))
-    x = torch.randn(batch_size, channels, *denoiser.spec.image_size, device=device)
+    x = torch.randn(batch_size, *denoiser.sample_shape, device=device)
     sigma = torch.full((batch_size,), 0.5, device=device)
     labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
     with sdpa_kernel(SDPBackend.MATH):

@@ -47,7 +47,7 @@ class Folded(nn.Module):
     def __init__(self, network: nn.Module, spec: NetworkSpec) -> None:
         super().__init__()
         self.network = network
-        self.patch = int(getattr(spec, "patch_size", 1))
+        self.patch = spec.patch_size
         self.multiple = self.patch * 2 ** (len(spec.channels) - 1)
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def peer_spec(cohort: Cohort, settings: TrainSettings) -> NetworkSpec:
 
 def folded_channels(spec: NetworkSpec) -> int:
     """Channels that enter and leave the network inside `Folded`."""
-    return int(getattr(spec, "in_channels", 1)) * int(getattr(spec, "patch_size", 1)) ** 2
+    return spec.in_channels * spec.patch_size**2
 
 
 def monai_network(spec: NetworkSpec) -> Folded:
@@ -99,9 +99,8 @@ def diffusers_network(spec: NetworkSpec) -> Folded:
     from diffusers import UNet2DModel
 
     kinds = ["Attn" if attends else "" for attends in spec.attention]
-    factor = int(getattr(spec, "patch_size", 1))
     network = UNet2DModel(
-        sample_size=tuple(side // factor for side in spec.image_size),
+        sample_size=tuple(side // spec.patch_size for side in spec.image_size),
         in_channels=folded_channels(spec),
         out_channels=folded_channels(spec),
         layers_per_block=spec.num_res_blocks,
