@@ -53,9 +53,9 @@ def measure(rounds: int = 3, steps: int = 0, recipe: str = "", image_size: int =
         plain = in_own_process(matrix_product_rate, "float32")
     run = trained[-1]
     detail = (
-        f"{run.rate:.1f} images a second x {run.whole / 1e9:.3f} GFLOP (counted; forward {run.forward / 1e9:.3f})"
-        f" = {run.rate * run.whole / 1e9:.0f} GFLOP/s in {run.precision}, of {ceilings[-1] / 1e9:.0f} in bf16 "
-        f"products ({plain / 1e9:.0f} in fp32); {chosen.words}"
+        f"{run.rate:.1f} images a second x {run.whole / 1e9:.3f} GFLOP counted (forward "
+        f"{run.forward / 1e9:.3f}) = {run.rate * run.whole / 1e9:.0f} GFLOP/s in {run.precision}, of "
+        f"{ceilings[-1] / 1e9:.0f} in bf16 products ({plain / 1e9:.0f} in fp32); {chosen.words}"
     )
     goal: float | None = CPU_GOAL
     if run.device == "cuda":

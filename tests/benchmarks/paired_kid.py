@@ -1,4 +1,4 @@
-"""The difference of two KIDs against the same real images, with the standard error that paired noise leaves."""
+"""Difference of two KIDs against the same real images, with the standard error that paired noise leaves."""
 
 from __future__ import annotations
 

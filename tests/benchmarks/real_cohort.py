@@ -13,7 +13,6 @@ from models.noise import initial_noise, stream_seed
 from models.precision import default_device
 from pipeline.cohort import Cohort
 from pipeline.evaluate.encoder import cohort_encoder
-from pipeline.evaluate.fidelity import FeatureSet
 from pipeline.evaluate.real import features, patient_numbers, real_features
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import kid
@@ -76,11 +75,6 @@ class KidMeter:
             rows = rng.permutation(self.cohort.rows("train", label))[:wanted]
             parts.append(self.cohort.take(np.sort(rows)))
         return self.kid(np.concatenate(parts))
-
-    @property
-    def real(self) -> FeatureSet:
-        """Features of the val split."""
-        return self.val
 
 
 def sample_peer(

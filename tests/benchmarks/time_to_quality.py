@@ -7,18 +7,28 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from models.precision import default_device
+from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.pixels import StoredPixels
 from pipeline.recipe import Recipe
 from pipeline.records import CohortRef
+from pipeline.sample import run_sample
+from pipeline.sample.settings import SampleSettings
+from pipeline.train import run_train
 from pipeline.train.settings import TrainSettings
+from tests.benchmarks import peers as peer_loops
 from tests.benchmarks.machine import in_own_process
+from tests.benchmarks.real_cohort import KidMeter, device_recipe, open_or_ingest, sample_peer
 from tests.benchmarks.rows import Row, Skipped
+from tests.benchmarks.workload import stage_rate
 
 GOAL = 0.2
 TRIED_STEPS = 5
@@ -49,8 +59,6 @@ def measure(
         cohort: a cohort directory; empty ingests PneumoniaMNIST or the phantom cohort.
         seed: run seed.
     """
-    from tests.benchmarks.real_cohort import KidMeter, device_recipe, open_or_ingest
-
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name:
         recipe = device_recipe()
         reference = open_or_ingest(cohort, Path(name), recipe)
@@ -67,24 +75,16 @@ def measure(
                 _train_peer, kind, reference, recipe.train, minutes * 60, labels, seed
             )
             target[kind] = (seconds, meter.kid(pixels).value)
-        budget_list = sorted(float(word) for word in budgets.split(","))
-        ours = _climb(
-            reference,
-            recipe,
-            budget_list,
-            meter,
-            labels,
-            Path(name),
-            seed,
-            [kid for _, kid in target.values()],
-        )
+        climb = _Climb(reference, recipe, meter, labels, Path(name), seed)
+        lowest = min((kid for _, kid in target.values()), default=-math.inf)
+        ours = climb.until(lowest, sorted(float(word) for word in budgets.split(",")))
         floor = meter.floor(samples).value
     tried = ", ".join(f"{kid:.3f} after {seconds:.0f} s" for seconds, kid in ours)
     for kind, (seconds, kid) in target.items():
         reached = next((ours_s for ours_s, ours_kid in ours if ours_kid <= kid), math.inf)
         detail = (
             f"{PEERS[kind]}: KID {kid:.3f} after {seconds:.0f} s of training; ours: {tried}; "
-            f"real-vs-real {floor:.3f}; {samples} images of {reference.path.name if cohort else meter.cohort.info.name}"
+            f"real-vs-real {floor:.3f}; {samples} images, {meter.cohort.info.name}"
         )
         goal = GOAL if kind == "tutorial" else None
         yield Row(_name(kind), (reached / seconds,), goal, False, detail)
@@ -95,38 +95,35 @@ def _name(kind: str) -> str:
     return f"training time to the KID of {peer}, over its time"
 
 
-def _climb(
-    cohort: CohortRef,
-    recipe: Recipe,
-    budgets: list[float],
-    meter: object,
-    labels: npt.NDArray[np.int64],
-    folder: Path,
-    seed: int,
-    targets: list[float],
-) -> list[tuple[float, float]]:
-    """Return (training seconds, KID) of ours for rising budgets, until all targets are reached."""
-    from tests.benchmarks.real_cohort import KidMeter
+@dataclass(frozen=True)
+class _Climb:
+    """Ours on one cohort with rising budgets."""
 
-    assert isinstance(meter, KidMeter)
-    rate = in_own_process(_rate, cohort, folder / "rate", recipe.train)
-    reached: list[tuple[float, float]] = []
-    for budget in budgets:
-        steps = max(round(budget * 60 * rate / recipe.train.batch_size), TRIED_STEPS)
-        seconds, pixels = in_own_process(
-            _train_ours, cohort, folder / f"ours-{budget:g}", recipe, steps, labels, seed
-        )
-        reached.append((seconds, meter.kid(pixels).value))
-        if targets and reached[-1][1] <= min(targets):
-            break
-    return reached
+    cohort: CohortRef
+    recipe: Recipe
+    meter: KidMeter
+    labels: npt.NDArray[np.int64]
+    folder: Path
+    seed: int
+
+    def until(self, target: float, budgets: list[float]) -> list[tuple[float, float]]:
+        """Return (training seconds, KID) of each budget in minutes, up to the first that is at the target."""
+        rate = in_own_process(_rate, self.cohort, self.folder / "rate", self.recipe.train)
+        reached: list[tuple[float, float]] = []
+        for budget in budgets:
+            steps = max(round(budget * 60 * rate / self.recipe.train.batch_size), TRIED_STEPS)
+            out = self.folder / f"ours-{budget:g}"
+            seconds, pixels = in_own_process(
+                _train_ours, self.cohort, out, self.recipe, steps, self.labels, self.seed
+            )
+            reached.append((seconds, self.meter.kid(pixels).value))
+            if reached[-1][1] <= target:
+                break
+        return reached
 
 
 def _rate(cohort: CohortRef, out: Path, settings: TrainSettings) -> float:
     """Return the images a second of our train stage on this cohort."""
-    from pipeline.train import run_train
-    from tests.benchmarks.workload import stage_rate
-
     run_train(cohort, out, _changed(settings, num_steps=RATE_STEPS), seed=0)
     return stage_rate(out)
 
@@ -134,12 +131,7 @@ def _rate(cohort: CohortRef, out: Path, settings: TrainSettings) -> float:
 def _train_ours(
     cohort: CohortRef, out: Path, recipe: Recipe, steps: int, labels: npt.NDArray[np.int64], seed: int
 ) -> tuple[float, StoredPixels]:
-    """Train a whole schedule of so many steps and sample; the seconds are the whole stage's, probe included."""
-    from pipeline.candidates import Candidates
-    from pipeline.sample import run_sample
-    from pipeline.sample.settings import SampleSettings
-    from pipeline.train import run_train
-
+    """Train a whole schedule of so many steps and sample; the seconds are the stage's, its probe included."""
     settings = _changed(
         recipe.train, num_steps=steps, warmup_steps=min(recipe.train.warmup_steps, steps // 5)
     )
@@ -171,31 +163,29 @@ def _train_peer(
     seed: int,
 ) -> tuple[float, StoredPixels]:
     """Train a peer for so many seconds and sample it; returns the seconds that it took."""
-    import torch
-
-    from models.precision import default_device
-    from tests.benchmarks import peers
-    from tests.benchmarks.real_cohort import sample_peer
-
     torch.manual_seed(seed)
     cohort, device = Cohort(reference.path), default_device()
-    spec = peers.peer_spec(cohort, settings)
+    spec = peer_loops.peer_spec(cohort, settings)
     batch = settings.batch_size
-    peer: peers.Peer
+    peer: peer_loops.Peer
     if kind == "diffusers":
         # Its learning rate follows a schedule over the steps that the time allows, so a trial counts them.
-        trial = peers.train_peer(
-            peers.DiffusersLoop(spec, device), cohort, batch_size=batch, device=device, num_steps=TRIED_STEPS
+        trial = peer_loops.train_peer(
+            peer_loops.DiffusersLoop(spec, device),
+            cohort,
+            batch_size=batch,
+            device=device,
+            num_steps=TRIED_STEPS,
         )
         steps = round(trial.images_per_second * seconds / batch)
-        peer = peers.DiffusersLoop(spec, device, num_steps=max(steps, TRIED_STEPS))
+        peer = peer_loops.DiffusersLoop(spec, device, num_steps=max(steps, TRIED_STEPS))
     elif kind == "tuned":
-        peer = peers.TutorialLoop(spec, device, learning_rate=TUNED_RATE, average=TUNED_AVERAGE)
+        peer = peer_loops.TutorialLoop(spec, device, learning_rate=TUNED_RATE, average=TUNED_AVERAGE)
     elif kind == "tutorial":
-        peer = peers.TutorialLoop(spec, device)
+        peer = peer_loops.TutorialLoop(spec, device)
     else:
         raise ValueError(f"peers must be of {sorted(PEERS)}, got {kind!r}")
-    run = peers.train_peer(peer, cohort, batch_size=batch, device=device, seconds=seconds)
+    run = peer_loops.train_peer(peer, cohort, batch_size=batch, device=device, seconds=seconds)
     return run.seconds, sample_peer(peer, cohort, labels, batch_size=128, seed=seed)
 
 

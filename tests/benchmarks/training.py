@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -120,7 +121,7 @@ def _ours(cohort: CohortRef, out: Path, chosen: Workload) -> Run:
     from models.precision import default_device
     from pipeline.train import run_train
 
-    _load_network_library()
+    load_libraries()
     imported, device = peak_bytes(), default_device()
     reference = run_train(cohort, out, chosen.settings, seed=0)
     on_device = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
@@ -136,9 +137,7 @@ def _peer(kind: str, cohort: CohortRef, chosen: Workload) -> Run:
     from models.precision import default_device
     from tests.benchmarks import peers
 
-    _load_network_library()
-    if kind == "diffusers":
-        pass
+    load_libraries(*(["diffusers.models.unets.unet_2d"] if kind == "diffusers" else []))
     imported, device = peak_bytes(), default_device()
     data = opened(cohort)
     spec = peers.peer_spec(data, chosen.settings)
@@ -155,8 +154,10 @@ def _peer(kind: str, cohort: CohortRef, chosen: Workload) -> Run:
     return Run(run.images_per_second, peak_bytes(), imported, on_device, count, device.type)
 
 
-def _load_network_library() -> None:
-    """Import what the network needs, so that the memory after imports is that of all of them."""
+def load_libraries(*more: str) -> None:
+    """Import what training needs before it is timed or its memory is: the loop and MONAI's network."""
+    for name in ("pipeline.train.loop", "monai.networks.nets.diffusion_model_unet", *more):
+        importlib.import_module(name)
 
 
 def _millions(runs: Sequence[Run]) -> str:
