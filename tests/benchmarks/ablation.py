@@ -1,0 +1,178 @@
+"""What each choice of the generator brings at equal training time: three seeds, judged on validation only.
+
+`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only=A,B]`
+makes what is not done yet and prints one row a variant. Each variant is the `cpu` recipe with a few settings
+changed. `train_scans` trains on so many scans of the train split (drawn evenly over the classes) alone.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from pipeline.candidates import Candidates
+from pipeline.cohort import Cohort
+from pipeline.evaluate.encoder import cohort_encoder
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.statistics import fid, kid
+from pipeline.ingest import run_ingest
+from pipeline.manifest import load_manifest
+from pipeline.recipe import load_recipe
+from pipeline.records import CandidatesRef, CohortRef
+from pipeline.sample import run_sample
+from pipeline.train import run_train
+
+MANIFEST = Path("data_manifests/pneumoniamnist.yaml")
+CLASSIFIER_SEEDS = 2
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "cpu recipe": (),
+    "guidance 1": ("sample.guidance_scale=1.0",),
+    "classes as frequent as they are": ("train.class_balance=0.0",),
+    "one pixel a position, 32-64-64": (
+        "train.patch_size=1",
+        "train.channels=[32, 64, 64]",
+        "train.attention=[false, false, true]",
+    ),
+    "rectified flow": ("train.parametrisation=flow", "train.sigma_mean=-0.7", "train.sigma_std=1.0"),
+    "noise levels of EDM": ("train.sigma_mean=-1.2", "train.sigma_std=1.2"),
+    "no learning-rate decay": ("train.learning_rate_decay=none",),
+    "fp32": ("train.precision=fp32",),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One generator on validation: KID and FID against val (mean over classes), and AUC of a classifier
+    trained on its images alone."""
+
+    steps: int
+    kid: float
+    fid: float
+    auc: float
+    agreement: float
+
+
+def main() -> int:
+    """Make and judge every variant and seed, then print the table."""
+    words = [word for word in sys.argv[1:] if "=" not in word]
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    out = Path(words[0] if words else "runs/ablation")
+    names = options["only"].split(",") if "only" in options else list(VARIANTS)
+    recipe = load_recipe("cpu")
+    cohort = run_ingest(load_manifest(MANIFEST), out / "cohort", recipe.ingest)
+    few = int(options.get("train_scans", 0))
+    trained_on = fewer_scans(cohort, out / f"cohort-{few}", few) if few else cohort
+    judge = Judge(Cohort(cohort.path))
+    print("variant | steps | KID to val | FID to val | synthetic-only val AUC | read as intended", flush=True)
+    for name in names:
+        results = []
+        for seed in range(1, int(options.get("seeds", 3)) + 1):
+            minutes = float(options.get("minutes", 2))
+            folder = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"
+            settings = load_recipe(
+                "cpu", [f"train.max_minutes={minutes}", "sample.overdraw=1", *VARIANTS[name]]
+            )
+            checkpoint = run_train(trained_on, folder / "checkpoint", settings.train, seed=seed)
+            sampling = settings.sample.model_copy(update={"per_class": int(options.get("per_class", 480))})
+            candidates = run_sample(checkpoint, folder / "candidates", sampling, seed=seed)
+            results.append(judge(candidates, checkpoint.counts["steps"], folder / "judged.json"))
+        print(_row(name, results), flush=True)
+    return 0
+
+
+class Judge:
+    """Holds generated images against the val split of the whole cohort."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        rows, train = cohort.rows("val"), cohort.rows("train")
+        self.encoder = cohort_encoder(cohort, EvaluateSettings())
+        self.images, self.labels = torch.from_numpy(cohort.images(rows)), np.asarray(cohort.labels[rows])
+        self.features = self.encoder(self.images).numpy()
+        self.num_classes = len(cohort.info.classes)
+        labels = torch.from_numpy(cohort.labels[train].astype("int64"))
+        self.reader = self._classifier(torch.from_numpy(cohort.images(train)), labels, 0)
+
+    def __call__(self, candidates: CandidatesRef, steps: int, kept: Path) -> Judged:
+        """Judge one candidate set, or return what was found before."""
+        if kept.is_file():
+            body: dict[str, Any] = json.loads(kept.read_text())
+            if body.pop("candidates") == candidates.digest:
+                return Judged(**body)
+        opened = Candidates(candidates.path)
+        images = torch.from_numpy(opened.images(np.arange(len(opened))))
+        labels = opened.table["label"].to_numpy()
+        features = self.encoder(images).numpy()
+        classes = range(self.num_classes)
+        pairs = [(features[labels == k], self.features[self.labels == k]) for k in classes]
+        read = predict_probabilities(self.reader, images).numpy().argmax(axis=1)
+        judged = Judged(
+            steps=steps,
+            kid=statistics.mean(kid(made, real).value for made, real in pairs),
+            fid=statistics.mean(fid(made, real) for made, real in pairs),
+            auc=statistics.mean(self._auc(images, labels, seed) for seed in range(CLASSIFIER_SEEDS)),
+            agreement=float((read == labels).mean()),
+        )
+        kept.write_text(json.dumps({"candidates": candidates.digest, **judged.__dict__}))
+        return judged
+
+    def _auc(self, images: torch.Tensor, labels: np.ndarray, seed: int) -> float:
+        network = self._classifier(images, torch.from_numpy(labels), seed)
+        probabilities = predict_probabilities(network, self.images).numpy()
+        if self.num_classes == 2:
+            return float(roc_auc_score(self.labels, probabilities[:, 1]))
+        return float(roc_auc_score(self.labels, probabilities, multi_class="ovr"))
+
+    def _classifier(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Any:
+        return train_classifier(
+            images, labels, num_classes=self.num_classes, seed=seed, training=ClassifierTraining()
+        ).network
+
+
+def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:
+    """Write a cohort of `count` train scans, evenly over the classes, as the generator's only data.
+
+    Raises:
+        ValueError: a class has too few train scans.
+    """
+    from tests.cohorts import write_cohort
+
+    opened = Cohort(cohort.path)
+    classes = opened.info.classes
+    rng = np.random.default_rng(0)
+    share = count // len(classes)
+    chosen = [rng.permutation(opened.rows("train", k))[:share] for k in range(len(classes))]
+    if min(len(rows) for rows in chosen) < share:
+        raise ValueError(f"train_scans must be at most {len(classes)} times the scans of the rarest class")
+    rows = np.sort(np.concatenate(chosen))
+    return write_cohort(
+        folder,
+        pixels=opened.take(rows),
+        labels=np.asarray(opened.labels[rows]),
+        classes=classes,
+        images_per_patient=1,
+        shares=(1.0, 0.0, 0.0, 0.0),
+    )
+
+
+def _row(name: str, results: list[Judged]) -> str:
+    def spread(field: str, digits: int) -> str:
+        values = [float(getattr(result, field)) for result in results]
+        sd = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{statistics.mean(values):.{digits}f} ({sd:.{digits}f})"
+
+    cells = [spread("steps", 0), spread("kid", 3), spread("fid", 2), spread("auc", 4), spread("agreement", 3)]
+    return " | ".join([name, *cells])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
