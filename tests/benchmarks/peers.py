@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from models.network_spec import NetworkSpec
 from pipeline.cohort import Cohort
-from pipeline.train.settings import TrainSettings
+from pipeline.generator import read_checkpoint_info
 from tests.benchmarks.machine import synchronise
 
 TRAIN_TIMESTEPS = 1000
@@ -60,15 +62,10 @@ class Folded(nn.Module):
         return functional.pixel_shuffle(out, self.patch)[..., :height, :width]
 
 
-def peer_spec(cohort: Cohort, settings: TrainSettings) -> NetworkSpec:
-    """Return the specification of the network that ours trains on this cohort, by class alone."""
-    return NetworkSpec.from_dict(
-        {
-            "image_size": cohort.info.image_size,
-            "num_classes": len(cohort.info.classes),
-            **settings.network_fields(),
-        }
-    )
+def peer_spec(checkpoint: Path) -> NetworkSpec:
+    """Return the specification of the network that ours trained there, conditioned on class alone."""
+    spec = NetworkSpec.from_dict(read_checkpoint_info(checkpoint).network)
+    return dataclasses.replace(spec, conditions=(), augment_features=0)
 
 
 def folded_channels(spec: NetworkSpec) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.network_spec import NetworkSpec
 from models.precision import default_device
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
@@ -64,6 +65,8 @@ def measure(
         reference = open_or_ingest(cohort, Path(name), recipe)
         meter = KidMeter(Cohort(reference.path), recipe.evaluate)
         labels = meter.labels(samples)
+        rate = in_own_process(_rate, reference, Path(name) / "rate", recipe.train)
+        spec = peer_loops.peer_spec(Path(name) / "rate")
         target: dict[str, tuple[float, float]] = {}
         for kind in peers.split(","):
             if kind == "diffusers" and importlib.util.find_spec("diffusers") is None:
@@ -72,10 +75,10 @@ def measure(
                 )
                 continue
             seconds, pixels = in_own_process(
-                _train_peer, kind, reference, recipe.train, minutes * 60, labels, seed
+                _train_peer, kind, reference, spec, recipe.train.batch_size, minutes * 60, labels, seed
             )
             target[kind] = (seconds, meter.kid(pixels).value)
-        climb = _Climb(reference, recipe, meter, labels, Path(name), seed)
+        climb = _Climb(reference, recipe, rate, meter, labels, Path(name), seed)
         lowest = min((kid for _, kid in target.values()), default=-math.inf)
         ours = climb.until(lowest, sorted(float(word) for word in budgets.split(",")))
         floor = meter.floor(samples).value
@@ -101,6 +104,7 @@ class _Climb:
 
     cohort: CohortRef
     recipe: Recipe
+    rate: float
     meter: KidMeter
     labels: npt.NDArray[np.int64]
     folder: Path
@@ -108,10 +112,9 @@ class _Climb:
 
     def until(self, target: float, budgets: list[float]) -> list[tuple[float, float]]:
         """Return (training seconds, KID) of each budget in minutes, up to the first that is at the target."""
-        rate = in_own_process(_rate, self.cohort, self.folder / "rate", self.recipe.train)
         reached: list[tuple[float, float]] = []
         for budget in budgets:
-            steps = max(round(budget * 60 * rate / self.recipe.train.batch_size), TRIED_STEPS)
+            steps = max(round(budget * 60 * self.rate / self.recipe.train.batch_size), TRIED_STEPS)
             out = self.folder / f"ours-{budget:g}"
             seconds, pixels = in_own_process(
                 _train_ours, self.cohort, out, self.recipe, steps, self.labels, self.seed
@@ -157,7 +160,8 @@ def _train_ours(
 def _train_peer(
     kind: str,
     reference: CohortRef,
-    settings: TrainSettings,
+    spec: NetworkSpec,
+    batch: int,
     seconds: float,
     labels: npt.NDArray[np.int64],
     seed: int,
@@ -165,8 +169,6 @@ def _train_peer(
     """Train a peer for so many seconds and sample it; returns the seconds that it took."""
     torch.manual_seed(seed)
     cohort, device = Cohort(reference.path), default_device()
-    spec = peer_loops.peer_spec(cohort, settings)
-    batch = settings.batch_size
     peer: peer_loops.Peer
     if kind == "diffusers":
         # Its learning rate follows a schedule over the steps that the time allows, so a trial counts them.

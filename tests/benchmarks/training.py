@@ -62,9 +62,10 @@ def measure(
         ours: list[Run] = []
         peers: dict[str, list[Run]] = {kind: [] for kind in _peers()}
         for index in range(rounds):
-            ours.append(in_own_process(_ours, cohort, Path(name) / f"checkpoint-{index}", chosen))
+            checkpoint = Path(name) / f"checkpoint-{index}"
+            ours.append(in_own_process(_ours, cohort, checkpoint, chosen))
             for kind, runs in peers.items():
-                runs.append(in_own_process(_peer, kind, cohort, chosen))
+                runs.append(in_own_process(_peer, kind, cohort, checkpoint, chosen))
     on_gpu = ours[0].device == "cuda"
     yield _rate_row("the tutorial loop", ours, peers["tutorial"], chosen, GPU_GOAL if on_gpu else CPU_GOAL)
     yield _memory_row("the tutorial loop", ours, peers["tutorial"], MEMORY_GOAL)
@@ -130,8 +131,8 @@ def _ours(cohort: CohortRef, out: Path, chosen: Workload) -> Run:
     )
 
 
-def _peer(kind: str, cohort: CohortRef, chosen: Workload) -> Run:
-    """Run a peer's loop on the same images, batch size and network sizes."""
+def _peer(kind: str, cohort: CohortRef, checkpoint: Path, chosen: Workload) -> Run:
+    """Run a peer's loop on the same images, with the batch size and network sizes of the checkpoint."""
     import torch
 
     from models.precision import default_device
@@ -140,7 +141,7 @@ def _peer(kind: str, cohort: CohortRef, chosen: Workload) -> Run:
     load_libraries(*(["diffusers.models.unets.unet_2d"] if kind == "diffusers" else []))
     imported, device = peak_bytes(), default_device()
     data = opened(cohort)
-    spec = peers.peer_spec(data, chosen.settings)
+    spec = peers.peer_spec(checkpoint)
     peer: peers.Peer
     if kind == "diffusers":
         peer = peers.DiffusersLoop(spec, device)
