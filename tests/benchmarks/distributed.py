@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.records import CohortRef
-from pipeline.train.settings import TrainSettings
 from tests.benchmarks.rows import Row, Skipped
 from tests.benchmarks.workload import Workload, drawn_cohort, history, stage_rate, workload
 
@@ -33,7 +32,7 @@ def measure(
         precision: arithmetic of both: if each probed for itself, loss curves might differ by the choice.
     """
     chosen = workload(recipe, image_size, steps)
-    alone, together, differences = [], [], []
+    alone, together, differences, points = [], [], [], 0
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name:
         folder = Path(name)
         cohort = drawn_cohort(folder / "cohort", chosen)
@@ -46,15 +45,14 @@ def measure(
                 return
             alone.append(stage_rate(one))
             together.append(stage_rate(two))
+            points = len(_losses(one))
             differences.append(largest_difference(_losses(one), _losses(two)))
     detail = (
         f"{together[-1]:.1f} against {alone[-1]:.1f} images a second, global batch of "
         f"{chosen.settings.batch_size}, {precision}; {chosen.words}"
     )
     yield Row(NAME, tuple(b / a for a, b in zip(alone, together, strict=True)), GOAL, True, detail)
-    curves = (
-        f"over {len(_losses_steps(chosen.settings))} reported losses of {chosen.settings.num_steps} steps"
-    )
+    curves = f"{points} reported means over {chosen.settings.num_steps} steps, same global batches"
     yield Row("largest relative difference of the two loss curves", tuple(differences), None, False, curves)
 
 
@@ -71,12 +69,6 @@ def largest_difference(first: list[float], second: list[float]) -> float:
 
 def _losses(checkpoint: Path) -> list[float]:
     return [row["loss"] for row in history(checkpoint)]
-
-
-def _losses_steps(settings: TrainSettings) -> range:
-    from pipeline.train.loop import REPORT_EVERY_STEPS
-
-    return range(0, settings.num_steps, REPORT_EVERY_STEPS)
 
 
 def _train(cohort: CohortRef, out: Path, chosen: Workload, precision: str, *, processes: int) -> Path:

@@ -115,7 +115,7 @@ def measure(
         )
         ours = {sampler: trials(_own(sampler, recipe.sample)) for sampler in samplers.split(",")}
         best = min(ours, key=lambda sampler: fewest(ours[sampler]))
-        title = f"network evaluations to be within 2 standard errors of the KID of {reference_steps:,}-step sampling"
+        title = f"network evaluations to the KID of {reference_steps:,} steps, within 2 standard errors"
         yield _row(f"{title}: {best}", ours[best], words, GOAL)
         for sampler, found in ours.items():
             if sampler != best:
