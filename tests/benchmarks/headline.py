@@ -109,9 +109,9 @@ def _print_run(run: Run) -> None:
     agreement = {name: round(value.value, 3) for name, value in report.label_agreement.items()}
     shuffled = {name: round(value.value, 3) for name, value in report.label_agreement_shuffled.items()}
     print(
-        f"generator seed {run.seed}: synthetic-only test AUC {_spread(synthetic)}, real-only {_spread(real)}, "
-        f"ratio {ratio(synthetic, real):.4f}; trained {run.training_seconds:.0f} s; released "
-        f"{len(run.released)}; gate {read_privacy_report(run.folder / 'audit').verdict.value}; "
+        f"generator seed {run.seed}: synthetic-only test AUC {_spread(synthetic)}, "
+        f"real-only {_spread(real)}, ratio {ratio(synthetic, real):.4f}; "
+        f"trained {run.training_seconds:.0f} s; released {len(run.released)}; gate {read_privacy_report(run.folder / 'audit').verdict.value}; "
         f"agreement {agreement}, shuffled {shuffled}; utility {report.utility.verdict}; "
         f"test reads {report.test_reads}",
         flush=True,
@@ -167,8 +167,8 @@ def _print_tutorial(runs: Sequence[Run]) -> None:
         scopes = measure_scopes(run.cohort, result.images, run.recipe.evaluate, run.recipe.seed)
         results.append((result, scopes))
         print(
-            f"tutorial recipe, generator seed {run.seed}, trained {result.seconds:.0f} s: synthetic-only test "
-            f"AUC {_spread(result.by_seed)}",
+            f"tutorial recipe, generator seed {run.seed}, trained {result.seconds:.0f} s: "
+            f"synthetic-only test AUC {_spread(result.by_seed)}",
             flush=True,
         )
         for scope in scopes:
@@ -183,10 +183,10 @@ def _print_tutorial(runs: Sequence[Run]) -> None:
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
+    mean, low, high = (f"{part(values):.{digits}f}" for part in (statistics.mean, min, max))
     if len(values) < 2:
         return mean
-    return f"{mean} (sd {statistics.stdev(values):.{digits}f}, {min(values):.{digits}f}-{max(values):.{digits}f})"
+    return f"{mean} (sd {statistics.stdev(values):.{digits}f}, {low}-{high})"
 
 
 def _state(met: bool) -> str:
