@@ -108,10 +108,11 @@ def _print_run(run: Run) -> None:
     synthetic, real = run.by_seed(SYNTHETIC), run.by_seed(REAL_ONLY)
     agreement = {name: round(value.value, 3) for name, value in report.label_agreement.items()}
     shuffled = {name: round(value.value, 3) for name, value in report.label_agreement_shuffled.items()}
+    verdict = read_privacy_report(run.folder / "audit").verdict.value
     print(
         f"generator seed {run.seed}: synthetic-only test AUC {_spread(synthetic)}, "
         f"real-only {_spread(real)}, ratio {ratio(synthetic, real):.4f}; "
-        f"trained {run.training_seconds:.0f} s; released {len(run.released)}; gate {read_privacy_report(run.folder / 'audit').verdict.value}; "
+        f"trained {run.training_seconds:.0f} s; released {len(run.released)}; gate {verdict}; "
         f"agreement {agreement}, shuffled {shuffled}; utility {report.utility.verdict}; "
         f"test reads {report.test_reads}",
         flush=True,
