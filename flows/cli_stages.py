@@ -58,11 +58,13 @@ def train(
 ) -> None:
     """Train the denoiser on a cohort.
 
-    A killed training goes on from its last saved state and ends in the same weights.
+    A killed training goes on from its last saved state and ends in the same weights. Several processes or
+    GPUs train together under torchrun, or as the templates in flows/cluster start them.
 
     \b
     Example:
       phosphor train runs/demo/cohort --out runs/demo/checkpoint --recipe smoke --set train.num_steps=60
+      torchrun --nproc-per-node 2 -m flows train runs/demo/cohort --out runs/demo/checkpoint
     """
     with reported():
         settings = read_recipe(recipe, overrides)
@@ -89,7 +91,10 @@ def sample(
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given several times.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="dpmpp_2m, heun or ddim.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", help="dpmpp_2m, dpmpp_2m_sde, heun, ddim, plms, ddpm or flow_euler."),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")
@@ -101,9 +106,12 @@ def sample(
 ) -> None:
     """Draw candidates from a checkpoint, one seed an image.
 
+    Several processes or GPUs draw the same bytes together under torchrun.
+
     \b
     Example:
       phosphor sample runs/demo/checkpoint --out runs/demo/candidates --per-class 40 --steps 18
+      torchrun --nproc-per-node 2 -m flows sample runs/demo/checkpoint --out runs/demo/candidates
     """
     with reported():
         options = {
@@ -259,8 +267,11 @@ def evaluate(
 
 
 def _finish(reference: Reference, recipe: Recipe) -> None:
-    """Put the resolved recipe beside a stage's output and print the reference."""
+    """Put the resolved recipe beside a stage's output and print the reference, once a job."""
+    from pipeline.ranks import place_of_process
     from pipeline.recipe import keep_recipe
 
+    if place_of_process().rank:
+        return
     keep_recipe(reference.path, recipe)
     emit(reference)

@@ -107,7 +107,13 @@ def plan_stages(
     elif verb == "train":
         assert cohort is not None
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(records.CheckpointRef, out, recipe.train, recipe.seed, {"cohort": reference.digest})
+        state = _state(
+            records.CheckpointRef,
+            out,
+            recipe.train.content_settings(),
+            recipe.seed,
+            {"cohort": reference.digest},
+        )
         cost = _if_needed(state, lambda: estimate_train(recipe, _known_cohort(cohort)))
     elif verb == "sample":
         assert checkpoint is not None
@@ -142,7 +148,7 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
     digests: dict[str, str] = {}
     plan: list[tuple[type[records.Reference], Settings, int | None, tuple[str, ...]]] = [
         (records.CohortRef, recipe.ingest.content_settings(), None, ()),
-        (records.CheckpointRef, recipe.train, seed, ("cohort",)),
+        (records.CheckpointRef, recipe.train.content_settings(), seed, ("cohort",)),
         (records.CandidatesRef, recipe.sample, seed, ("checkpoint",)),
         (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
     ]

@@ -29,8 +29,13 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def set_up_logs() -> None:
-    """Show messages of Phosphor's own packages on stderr, at INFO, or DEBUG under `--debug`. Repeatable."""
+    """Show messages of Phosphor's own packages on stderr, at INFO, or DEBUG under `--debug`. Repeatable.
+
+    Of several processes that work together, only the first one says more than warnings.
+    """
     level = logging.DEBUG if debugging() else logging.INFO
+    if os.environ.get("RANK", "0") != "0" and not debugging():
+        level = logging.WARNING
     for name in OWN_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(level)

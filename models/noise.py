@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 SEED_BITS = 63
+
+Fresh = Callable[[int], Tensor]
+"""Unit normal noise (N, ...) that step ``step`` of a stochastic sampler adds."""
 
 
 def candidate_seed(run_seed: int, label_index: int, index: int) -> int:
@@ -73,3 +76,23 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
             raise ValueError(f"seeds must lie in [0, 2^{SEED_BITS}), got {seed}")
         row[...] = np.random.Generator(np.random.PCG64(int(seed))).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(noise)
+
+
+def fresh_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Fresh:
+    """Return the noise that a stochastic sampler adds, each sample from streams of its own.
+
+    The stream of a step depends on the sample's seed and on the step alone, so that a sample drawn alone sees
+    the same noise as in any batch.
+
+    Args:
+        seeds: one seed a sample, each in [0, 2^63).
+        shape: shape of one sample, for instance (1, H, W).
+
+    Returns:
+        A function of the step, from 0, that returns noise (N, *shape), fp32, on the CPU.
+    """
+
+    def fresh(step: int) -> Tensor:
+        return initial_noise([stream_seed(seed, "fresh noise", step) for seed in seeds], shape)
+
+    return fresh

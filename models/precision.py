@@ -1,16 +1,22 @@
-"""Which arithmetic trains fastest on this machine: a short measured probe over number type and layout."""
+"""Which arithmetic trains fastest on this machine: a short measured probe over type, layout and compiling."""
 
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
+from models.compiling import Compute, compiled
 from models.denoiser import Denoiser
+from models.memory import out_of_memory
+
+logger = logging.getLogger(__name__)
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Name -> type of the network's weights and activations while it computes."""
@@ -26,11 +32,13 @@ class Precision:
         dtype: ``fp32`` or ``bf16`` (of the network that computes; what learns and is saved stays fp32).
         channels_last: whether convolution weights lie channels-last in memory.
         measured: choice -> training images a second seen by the probe; empty if nothing was probed.
+        compiled: whether the network runs through `torch.compile`.
     """
 
     dtype: str
     channels_last: bool
     measured: dict[str, float] = field(default_factory=dict)
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -39,7 +47,12 @@ class Precision:
     @property
     def name(self) -> str:
         """The choice in words, for instance ``bf16 channels-last``."""
-        return f"{self.dtype} channels-last" if self.channels_last else self.dtype
+        words = [
+            self.dtype,
+            "channels-last" if self.channels_last else "",
+            "compiled" if self.compiled else "",
+        ]
+        return " ".join(word for word in words if word)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -79,7 +92,8 @@ def probe_precision(
     """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
 
     The choices take turns, round after round, and the fastest batch of each counts: another program that
-    takes the cores for a moment then slows all of them alike, or none.
+    takes the cores for a moment then slows all of them alike, or none. A batch that does not fit in memory is
+    halved.
 
     Args:
         denoiser: the denoiser to be trained, on its device.
@@ -97,15 +111,14 @@ def probe_precision(
     if not choices:
         raise ValueError("choices must not be empty")
     trials = [apply_precision(copy.deepcopy(denoiser), choice).train() for choice in choices]
-    fastest = [float("inf")] * len(trials)
-    for turn in range(num_rounds + 1):
-        for position, trial in enumerate(trials):
-            seconds = _batch_seconds(trial, batch_size)
-            if turn:
-                fastest[position] = min(fastest[position], seconds)
-    measured = {
-        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(choices, fastest, strict=True)
-    }
+    while True:
+        try:
+            measured = _rates(choices, trials, batch_size, num_rounds)
+            break
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not out_of_memory(error):
+                raise
+        batch_size //= 2
     best = choices[0]
     for choice in choices[1:]:
         if measured[choice.name] > PREFERENCE_MARGIN * measured[best.name]:
@@ -113,17 +126,101 @@ def probe_precision(
     return Precision(best.dtype, best.channels_last, measured)
 
 
-def _batch_seconds(trial: Denoiser, batch_size: int) -> float:
-    device = next(trial.parameters()).device
-    height, width = trial.spec.image_size
-    x = torch.linspace(-1.0, 1.0, batch_size * height * width, device=device)
-    x = x.reshape(batch_size, 1, height, width)
-    sigma = torch.full((batch_size,), 0.5, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+def probe_compiled(
+    denoiser: Denoiser,
+    precision: Precision,
+    *,
+    batch_size: int,
+    images_left: int,
+    seconds_left: float | None = None,
+    must: bool = False,
+) -> Precision:
+    """Decide whether `torch.compile` pays: what it saves over the images left against what compiling takes.
+
+    Args:
+        denoiser: the denoiser to be trained, on its device; left as it was.
+        precision: the arithmetic to compute in.
+        batch_size: scans a forward pass of the training.
+        images_left: images that training will still show on this device.
+        seconds_left: training time that is left, if it is limited.
+        must: compile if it works at all, whether or not it pays.
+
+    Returns:
+        ``precision`` with ``compiled`` and the measured rates filled in. A network that does not compile
+        here stays as it is, with a warning.
+    """
+    trial = apply_precision(copy.deepcopy(denoiser), precision).train()
+    faster = replace(precision, compiled=True)
     started = time.perf_counter()
-    trial(x, sigma, labels).square().mean().backward()
+    compute = compiled(trial)
+    try:
+        _batch_seconds(trial, batch_size, compute)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return precision
+    compile_seconds = time.perf_counter() - started
+    if compute.failed:
+        return precision
+    eager, fast = (
+        min(_batch_seconds(trial, batch_size, call) for _ in range(5)) for call in (trial, compute)
+    )
+    rates = {
+        precision.name: round(batch_size / eager, 1),
+        faster.name: round(batch_size / fast, 1),
+    }
+    eager_seconds = eager / batch_size * images_left
+    if seconds_left is not None:
+        eager_seconds = min(eager_seconds, seconds_left)
+    saved = (1.0 - fast / eager) * eager_seconds
+    pays = must or saved > compile_seconds
+    logger.info(
+        "compiling took %.1f s and would save %.0f s: %s",
+        compile_seconds,
+        saved,
+        "used" if pays else "not used",
+    )
+    return replace(precision, compiled=pays, measured={**precision.measured, **rates})
+
+
+def _rates(
+    choices: Sequence[Precision], trials: Sequence[Denoiser], batch_size: int, num_rounds: int
+) -> dict[str, float]:
+    fastest = [float("inf")] * len(trials)
+    for turn in range(num_rounds + 1):
+        for position, trial in enumerate(trials):
+            seconds = _batch_seconds(trial, batch_size, trial)
+            if turn:
+                fastest[position] = min(fastest[position], seconds)
+    return {
+        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(choices, fastest, strict=True)
+    }
+
+
+def _batch_seconds(trial: Denoiser, batch_size: int, compute: Compute) -> float:
+    device = next(trial.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    trial_batch(trial, batch_size, compute)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
     trial.zero_grad(set_to_none=True)
     return seconds
+
+
+def trial_batch(denoiser: Denoiser, batch_size: int, compute: Compute | None = None) -> None:
+    """Run forward and backward of a made-up batch; gradients add up in the denoiser.
+
+    Args:
+        denoiser: the denoiser, on its device.
+        batch_size: scans in the batch.
+        compute: what to call instead of the denoiser itself, for instance its compiled form.
+    """
+    device = next(denoiser.parameters()).device
+    shape = (batch_size, *denoiser.sample_shape)
+    x = torch.linspace(-1.0, 1.0, math.prod(shape), device=device).reshape(shape)
+    sigma = torch.full((batch_size,), 0.5, device=device)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    (compute or denoiser)(x, sigma, labels, None).square().mean().backward()

@@ -7,8 +7,10 @@ import copy
 import torch
 from torch import Tensor
 
+from models.compiling import Compute, compiled
 from models.denoiser import Denoiser
 from models.precision import Precision, apply_precision
+from models.recompute import recompute_activations
 
 
 class WorkingCopy:
@@ -22,9 +24,14 @@ class WorkingCopy:
     Args:
         master: the denoiser whose fp32 weights the optimiser changes, on its device.
         precision: what to compute in; its layout is given to both.
+        recompute: compute activations again in the backward pass instead of keeping them.
+
+    Attributes:
+        denoiser: the denoiser that computes.
+        compute: what to call to train it: itself or its compiled form.
     """
 
-    def __init__(self, master: Denoiser, precision: Precision) -> None:
+    def __init__(self, master: Denoiser, precision: Precision, *, recompute: bool = False) -> None:
         self._master: list[Tensor] = list(master.parameters())
         self._is_master = precision.dtype == "fp32"
         self.denoiser = apply_precision(master if self._is_master else copy.deepcopy(master), precision)
@@ -33,6 +40,9 @@ class WorkingCopy:
             apply_precision(master, Precision("fp32", precision.channels_last))
             for parameter in self._master:
                 parameter.grad = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if recompute:
+            recompute_activations(self.denoiser)
+        self.compute: Compute = compiled(self.denoiser) if precision.compiled else self.denoiser
 
     @torch.no_grad()
     def take_weights(self) -> None:
@@ -41,18 +51,32 @@ class WorkingCopy:
             torch._foreach_copy_(self._working, self._master)
 
     @torch.no_grad()
-    def return_gradients(self) -> None:
-        """Give the gradients of the working copy to the master; call it after ``backward``."""
+    def return_gradients(self, *, add: bool = False) -> None:
+        """Give the gradients of the working copy to the master; call it after ``backward``.
+
+        Args:
+            add: add them to those of the batches before instead of replacing them. The sum is fp32, so that
+                small gradients do not get lost in it.
+        """
         if self._is_master:
+            # One and the same: autograd has added them up already.
             return
         for parameter, master in zip(self._working, self._master, strict=True):
             assert master.grad is not None
             if parameter.grad is None:
-                master.grad.zero_()
+                if not add:
+                    master.grad.zero_()
+                continue
+            # Copied, so that it lies in memory as the master does: the fused optimiser relies on it.
+            if add:
+                master.grad.add_(parameter.grad)
             else:
-                # Copied, so that it lies in memory as the master does: the fused optimiser relies on it.
                 master.grad.copy_(parameter.grad)
-                parameter.grad = None
+            parameter.grad = None
+
+    def drop_gradients(self) -> None:
+        """Free the working copy's gradients, for instance after a step that was broken off."""
+        self.denoiser.zero_grad(set_to_none=True)
 
     def clear_gradients(self) -> None:
         """Forget the gradients after a step."""

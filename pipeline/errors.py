@@ -80,3 +80,23 @@ class TrainingError(PhosphorError):
 
 class StorageError(PhosphorError):
     """The disk is full or cannot be written; what was finished before stays intact."""
+
+
+class RankFailedError(PhosphorError):
+    """Another process of the same job failed; this one ends with the same exit code.
+
+    Args:
+        rank: which process, None if it is not known.
+        problem: what it said.
+        exit_code: the exit code of its error.
+    """
+
+    def __init__(self, rank: int | None, problem: str, exit_code: int) -> None:
+        self.rank, self.exit_code = rank, exit_code
+        super().__init__(
+            f"process {rank} failed: {problem}" if rank is not None else problem,
+            remedy="Finished work is kept: run the same command again to go on.",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RankFailedError, (None, self.problem, self.exit_code)

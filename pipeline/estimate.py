@@ -132,7 +132,10 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
     """Estimate training: steps times the time of a step of the real network at the real batch size."""
     settings = recipe.train
     step, parameters = speed.train_step_seconds(settings, work.image_size, work.num_classes)
-    seconds = settings.num_steps * step + 1.0
+    seconds = settings.num_steps * step
+    if settings.max_minutes is not None:
+        seconds = min(seconds, 60.0 * settings.max_minutes)
+    seconds += 1.0
     if settings.precision == "auto":
         seconds += 12 * step
     if settings.grid_every_steps:
@@ -150,8 +153,8 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     from models.samplers import SAMPLERS
 
     settings = recipe.sample
-    steps = settings.num_steps or SAMPLERS[settings.sampler].recommended_steps
-    calls = (2 * steps - 1 if settings.sampler == "heun" else steps) * (
+    entry = SAMPLERS[settings.sampler]
+    calls = entry.num_passes(settings.num_steps or entry.recommended_steps) * (
         2 if settings.guidance_scale != 1.0 else 1
     )
     count = settings.candidates_per_class * work.num_classes

@@ -20,6 +20,9 @@ class Progress(Protocol):
     def update(self, advance: int = 1, **facts: float | str) -> None:
         """Move on by `advance` units and show facts (loss=0.12, images_per_second=180, ...)."""
 
+    def set_total(self, total: int) -> None:
+        """Go on towards another total."""
+
 
 class _Lines:
     def __init__(self, description: str, total: int, done: int, unit: str) -> None:
@@ -37,6 +40,9 @@ class _Lines:
             text = f"{self._description}: {self._done}/{self._total} {self._unit}, {left:.0f} s left"
             logger.info("%s%s", text, _facts(facts))
 
+    def set_total(self, total: int) -> None:
+        self._total = total
+
 
 class _Bar:
     def __init__(self, bar: object, task: object) -> None:
@@ -44,6 +50,9 @@ class _Bar:
 
     def update(self, advance: int = 1, **facts: float | str) -> None:
         self._bar.update(self._task, advance=advance, facts=_facts(facts))  # type: ignore[attr-defined]
+
+    def set_total(self, total: int) -> None:
+        self._bar.update(self._task, total=total)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

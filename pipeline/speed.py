@@ -38,7 +38,7 @@ def train_step_seconds(
     from models.working_copy import WorkingCopy
 
     denoiser, precision = _denoiser(settings, image_size, num_classes)
-    working = WorkingCopy(denoiser.train(), precision)
+    working = WorkingCopy(denoiser.train(), precision, recompute=settings.checkpoint_activations)
     device = next(denoiser.parameters()).device
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
     ema = ExponentialMovingAverage(denoiser, half_life=settings.ema_half_life, ramp_share=0.1)
@@ -47,15 +47,19 @@ def train_step_seconds(
     sigma = torch.full((settings.batch_size,), 0.5, device=device)
 
     def step() -> None:
-        denoising_loss(
-            working.denoiser,
-            images,
-            labels,
-            sigma=sigma,
-            noise=torch.randn_like(images),
-            sigma_data=settings.sigma_data,
-        ).mean().backward()
-        working.return_gradients()
+        noise, at_once = torch.randn_like(images), settings.micro_batch or settings.batch_size
+        for first in range(0, settings.batch_size, at_once):
+            part = slice(first, first + at_once)
+            losses = denoising_loss(
+                working.denoiser,
+                images[part],
+                labels[part],
+                sigma=sigma[part],
+                noise=noise[part],
+                sigma_data=settings.sigma_data,
+            )
+            (losses.sum() / settings.batch_size).backward()
+            working.return_gradients(add=first > 0)
         optimizer.step()
         working.clear_gradients()
         working.take_weights()

@@ -10,8 +10,8 @@ import torch
 
 from models.denoiser import Denoiser
 from models.guidance import guided_denoise
-from models.noise import candidate_seed, initial_noise
-from models.samplers import SAMPLERS, sigma_schedule
+from models.noise import candidate_seed, fresh_noise, initial_noise
+from models.samplers import SAMPLERS
 from pipeline.errors import PhosphorError
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
@@ -74,12 +74,15 @@ def draw_candidates(
     device = next(denoiser.parameters()).device
     labels = torch.tensor([candidate.label for candidate in filled], device=device)
     shape = (1, *denoiser.spec.image_size)
-    noise = initial_noise([candidate.seed for candidate in filled], shape).to(device)
-    sigmas = sigma_schedule(
+    seeds = [candidate.seed for candidate in filled]
+    entry = SAMPLERS[settings.sampler]
+    sigmas = entry.schedule(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
     denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
-    images = SAMPLERS[settings.sampler].sample(denoise, noise, sigmas)[: len(candidates)].cpu().numpy()
+    noise = initial_noise(seeds, shape).to(device)
+    samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
+    images = samples[: len(candidates)].cpu().numpy()
     if not np.isfinite(images).all():
         raise PhosphorError(
             "the denoiser returned values that are not finite",

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from pipeline.config import Settings
 
+DDPM_MIN_STEPS = 400
+"""Fewer steps of ancestral sampling narrow a Gaussian of variance 0.02 by over 2 % (200: 3.1 %, 50: 11 %)."""
+
 
 class SampleSettings(Settings):
     """What decides the candidates besides the checkpoint and the seed."""
@@ -21,8 +24,10 @@ class SampleSettings(Settings):
         le=100,
         description="candidates drawn for each image wanted; the privacy gate rejects some",
     )
-    sampler: Literal["dpmpp_2m", "heun", "ddim"] = Field(
-        "dpmpp_2m", description="DPM-Solver++(2M), Heun's rule or DDIM"
+    sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "heun", "ddim", "plms", "ddpm", "flow_euler"] = Field(
+        "dpmpp_2m",
+        description="DPM-Solver++(2M) and its stochastic form, Heun's rule, DDIM, PLMS (PNDM), ancestral DDPM"
+        " (at least 400 steps), or Euler's rule on a rectified flow",
     )
     num_steps: int | None = Field(
         None, ge=1, le=10_000, description="sampler steps; none takes the number recommended for the sampler"
@@ -39,7 +44,21 @@ class SampleSettings(Settings):
     )
     sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
     sigma_max: float = Field(80.0, gt=1, le=10_000, description="first noise level")
-    rho: float = Field(10.0, ge=1, le=100, description="how strongly the steps crowd at low noise")
+    rho: float = Field(
+        10.0,
+        ge=1,
+        le=100,
+        description="how strongly the steps crowd at low noise; flow_euler spaces its own evenly in time",
+    )
+
+    @model_validator(mode="after")
+    def _ancestral_at_length(self) -> SampleSettings:
+        if self.sampler == "ddpm" and self.num_steps is not None and self.num_steps < DDPM_MIN_STEPS:
+            raise ValueError(
+                f"num_steps={self.num_steps} must be at least {DDPM_MIN_STEPS} with sampler=ddpm, "
+                "which loses variety below; dpmpp_2m_sde takes fewer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> SampleSettings:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, StorageError, UsageError
+from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
 from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
 from pipeline.progress import Progress, track
+from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
@@ -34,7 +38,8 @@ def run_sample(
     """Draw candidates from a checkpoint.
 
     A finished output of the same inputs is returned as it is; of an unfinished one, whole shards are kept.
-    The bytes do not depend on how often the stage was killed, or where.
+    The bytes do not depend on how often the stage was killed, or where, or on the number of processes: under
+    `torchrun` each draws a part of the shards into the same directory, which all must reach.
 
     Args:
         checkpoint: the checkpoint to draw from.
@@ -57,64 +62,152 @@ def run_sample(
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
-    with open_stage(CandidatesRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as folder:
-        if folder.finished is not None:
-            return folder.finished
-        # Torch and MONAI take seconds to import; finished candidates are returned without them.
-        from models.allocator import held_memory
-        from pipeline.generator import load_denoiser
-        from pipeline.sample.draw import list_candidates
+    with join_ranks() as ranks:
+        named = list(classes) if classes is not None else None
+        require_same_command(
+            ranks, [CandidatesRef.stage, checkpoint.digest, settings.digest(), seed, named, cohort_digest]
+        )
+        if not ranks.is_main:
+            return _follow(
+                ranks, checkpoint, settings, seed=seed, classes=classes, cohort_digest=cohort_digest
+            )
+        with open_stage(
+            CandidatesRef, out, inputs=inputs, settings=settings, seed=seed, force=force
+        ) as folder:
+            if folder.finished is not None:
+                tell_reference(ranks, folder.finished)
+                return folder.finished
+            drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
+            missing = drawing.missing(folder.path)
+            tell_to_work(ranks, {"folder": str(folder.path), "missing": missing})
+            files = _draw(drawing, folder.path, missing, ranks)
+            files.append(
+                _write_table(folder.path, drawing.candidates, settings, drawing.info, checkpoint.digest)
+            )
+            counts = {
+                "candidates": len(drawing.candidates),
+                "classes": drawing.num_classes,
+                "per_class": settings.per_class,
+            }
+            reference = folder.finish(files, counts)
+            tell_reference(ranks, reference)
+            return reference
 
-        denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
-        _require_same(checkpoint)
-        labels = _chosen_labels(info, classes)
-        candidates = list_candidates(labels, settings.candidates_per_class, seed)
-        with held_memory():
-            files = _draw_shards(folder.path, denoiser, candidates, settings, bit_depth=info.bit_depth)
-        files.append(_write_table(folder.path, candidates, settings, info, checkpoint.digest))
-        counts = {"candidates": len(candidates), "classes": len(labels), "per_class": settings.per_class}
-        return folder.finish(files, counts)
 
-
-def _draw_shards(
-    folder: Path,
-    denoiser: Denoiser,
-    candidates: Sequence[Candidate],
+def _follow(
+    ranks: Ranks,
+    checkpoint: CheckpointRef,
     settings: SampleSettings,
     *,
-    bit_depth: int,
-) -> list[str]:
-    """Draw every shard that is not there yet and return the names of all."""
-    size = settings.rows_per_shard
-    shards = [candidates[first : first + size] for first in range(0, len(candidates), size)]
-    height, width = denoiser.spec.image_size
-    missing = [
-        number
-        for number, shard in enumerate(shards)
-        if not _is_whole(folder / shard_name(number), (len(shard), 1, height, width), bit_depth)
-    ]
-    done = len(candidates) - sum(len(shards[number]) for number in missing)
-    with track("sample", len(candidates), done=done, unit="candidates") as progress:
-        for number in missing:
-            pixels = _draw_shard(denoiser, shards[number], settings, bit_depth, progress)
-            write_shard(folder, number, pixels)
+    seed: int,
+    classes: Sequence[str] | None,
+    cohort_digest: str | None,
+) -> CandidatesRef:
+    """Draw this process's shards into the directory that process 0 has opened."""
+    finished, told = hear(ranks, CandidatesRef)
+    if finished is not None:
+        return finished
+    drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
+    _draw(drawing, Path(told["folder"]), told["missing"], ranks)
+    return hear_reference(ranks, CandidatesRef)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn: the denoiser, and all candidates in the order of the table."""
+
+    denoiser: Denoiser
+    info: CheckpointInfo
+    candidates: Sequence[Candidate]
+    num_classes: int
+    settings: SampleSettings
+
+    @property
+    def shards(self) -> list[Sequence[Candidate]]:
+        """The candidates of each file."""
+        size = self.settings.rows_per_shard
+        return [self.candidates[first : first + size] for first in range(0, len(self.candidates), size)]
+
+    def missing(self, folder: Path) -> list[int]:
+        """Return the numbers of the files that are not there yet."""
+        height, width = self.info.image_size
+        return [
+            number
+            for number, shard in enumerate(self.shards)
+            if not _is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
+        ]
+
+
+def _prepare(
+    checkpoint: CheckpointRef,
+    settings: SampleSettings,
+    seed: int,
+    classes: Sequence[str] | None,
+    cohort_digest: str | None,
+) -> _Drawing:
+    # Torch and MONAI take seconds to import; finished candidates are returned without them.
+    from pipeline.generator import load_denoiser
+    from pipeline.sample.draw import list_candidates
+
+    denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
+    _require_same(checkpoint)
+    labels = _chosen_labels(info, classes)
+    candidates = list_candidates(labels, settings.candidates_per_class, seed)
+    return _Drawing(denoiser, info, candidates, len(labels), settings)
+
+
+def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
+    """Draw this process's part of the missing shards, wait for the others, and return the names of all.
+
+    A shard belongs to the process that its number falls to, so that each is drawn once; its bytes do not
+    depend on who draws it.
+
+    Raises:
+        StorageError: another process wrote its shards where process 0 does not see them.
+    """
+    from models.allocator import held_memory
+
+    mine = [number for number in missing if number % ranks.size == ranks.rank]
+    shards = drawing.shards
+    with held_memory(), _progress(drawing, missing, mine, ranks) as progress:
+        for number in mine:
+            write_shard(folder, number, _draw_shard(drawing, shards[number], progress))
+    ranks.wait_for_all()
+    if ranks.size > 1 and ranks.is_main and (lost := drawing.missing(folder)):
+        raise StorageError(
+            f"{len(lost)} shards that other processes have drawn are not there",
+            field="--out",
+            value=str(folder),
+            remedy="Name a directory that all nodes of the job share.",
+        )
     return [shard_name(number) for number in range(len(shards))]
 
 
-def _draw_shard(
-    denoiser: Denoiser,
-    shard: Sequence[Candidate],
-    settings: SampleSettings,
-    bit_depth: int,
-    progress: Progress,
-) -> StoredPixels:
+@contextlib.contextmanager
+def _progress(
+    drawing: _Drawing, missing: Sequence[int], mine: Sequence[int], ranks: Ranks
+) -> Iterator[Progress | None]:
+    """Show what process 0 has to draw; the others draw as much beside it."""
+    if not ranks.is_main:
+        yield None
+        return
+    sizes = [len(shard) for shard in drawing.shards]
+    done = sum(sizes) - sum(sizes[number] for number in missing)
+    total = done + sum(sizes[number] for number in mine)
+    with track("sample", total, done=done, unit="candidates") as progress:
+        yield progress
+
+
+def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progress | None) -> StoredPixels:
     from pipeline.sample.draw import draw_candidates
 
+    settings = drawing.settings
     parts: list[Any] = []
     for first in range(0, len(shard), settings.batch_size):
         batch = shard[first : first + settings.batch_size]
-        parts.append(draw_candidates(denoiser, batch, settings, bit_depth=bit_depth))
-        progress.update(len(batch))
+        parts.append(draw_candidates(drawing.denoiser, batch, settings, bit_depth=drawing.info.bit_depth))
+        if progress is not None:
+            progress.update(len(batch))
     pixels: StoredPixels = np.concatenate(parts)
     return pixels
 

@@ -46,6 +46,11 @@ class History:
             csv.writer(stream, lineterminator="\n").writerow(row)
         return rate
 
+    @property
+    def seconds(self) -> float:
+        """Training time until now, over all resumes."""
+        return self._seconds + time.monotonic() - self._marked
+
     def restart_clock(self, images: int) -> None:
         """Leave out the time since the last row: loading, compiling, or a resume from `images`."""
         self._marked, self._images = time.monotonic(), images

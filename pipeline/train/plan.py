@@ -1,20 +1,24 @@
-"""What a machine chooses at the start of training, recorded once and kept to on every resume."""
+"""What a machine chooses for a training, recorded once and kept to on every resume."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.denoiser import Denoiser
-from models.precision import Precision, default_device, probe_precision
-from pipeline.errors import DataError
+from models.precision import Precision, default_device, probe_compiled, probe_precision
+from pipeline.errors import DataError, UsageError
+from pipeline.ranks import Ranks
 from pipeline.storage import read_json, write_json
+from pipeline.train.schedule import Decision
 from pipeline.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
@@ -31,41 +35,105 @@ class _Record(BaseModel):
 
     dtype: str
     channels_last: bool
+    compiled: bool = False
     measured: dict[str, float]
     num_threads: int = Field(ge=1)
     device: str
+    world_size: int = Field(1, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)
 class MachinePlan:
-    """Device, threads and arithmetic of a run."""
+    """How a training runs here.
+
+    Attributes:
+        device: where; num_threads: CPU threads of each process; precision: the arithmetic.
+        world_size: processes; micro_batch: scans in memory at a time on each, None for its whole share.
+        decisions: how many steps fit into the time budget, as decided so far.
+    """
 
     device: torch.device
     num_threads: int
     precision: Precision
+    world_size: int = 1
+    micro_batch: int | None = None
+    decisions: tuple[Decision, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values, as in `machine.json`."""
+        return {
+            **self.precision.to_dict(),
+            "num_threads": self.num_threads,
+            "device": self.device.type,
+            "world_size": self.world_size,
+            "micro_batch": self.micro_batch,
+            "decisions": [list(decision) for decision in self.decisions],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> MachinePlan:
+        """Rebuild a plan from `to_dict`'s values.
+
+        Raises:
+            ValueError: a value is missing, unknown or out of range.
+        """
+        record = _Record.model_validate(values)
+        precision = Precision(record.dtype, record.channels_last, record.measured, record.compiled)
+        return cls(
+            torch.device(record.device),
+            record.num_threads,
+            precision,
+            record.world_size,
+            record.micro_batch,
+            record.decisions,
+        )
+
+    def with_decision(self, decision: Decision) -> MachinePlan:
+        """Return the plan with one more decision."""
+        return replace(self, decisions=(*self.decisions, decision))
+
+    def write(self, folder: Path) -> None:
+        """Record the plan in the checkpoint directory."""
+        write_json(folder / FILE_NAME, self.to_dict(), private=True)
 
 
-def make_plan(folder: Path, denoiser: Denoiser, settings: TrainSettings) -> MachinePlan:
+def make_plan(
+    folder: Path | None, denoiser: Denoiser, settings: TrainSettings, ranks: Ranks | None = None
+) -> MachinePlan:
     """Return the recorded plan of this run, or choose one and record it before the first step.
+
+    Process 0 chooses for all.
+
+    Args:
+        folder: the checkpoint directory; None on every process but the first.
+        denoiser: the denoiser to be trained.
+        settings: training settings.
+        ranks: the processes of the job.
 
     Raises:
         DataError: the record is unreadable, or was made on a kind of device that this machine has not.
+        UsageError: the processes have different kinds of devices.
     """
-    path = folder / FILE_NAME
-    if path.is_file():
-        return _recorded(path)
-    device = default_device()
-    num_threads = settings.num_threads or torch.get_num_threads()
-    if settings.precision == "auto":
-        with threads(num_threads):
-            trial = denoiser.to(device)
-            precision = probe_precision(trial, batch_size=min(settings.batch_size, PROBE_BATCH))
-        logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
-    else:
-        precision = _FIXED[settings.precision]
-    body = {**precision.to_dict(), "num_threads": num_threads, "device": device.type}
-    write_json(path, body, private=True)
-    return MachinePlan(device, num_threads, precision)
+    ranks = ranks or Ranks()
+    body = None
+    if folder is not None:
+        recorded = (folder / FILE_NAME).is_file()
+        plan = _recorded(folder / FILE_NAME) if recorded else _chosen(denoiser, settings, ranks)
+        now = _for_these_processes(plan, settings, ranks)
+        if now != plan or not recorded:
+            now.write(folder)
+        body = now.to_dict()
+    plan = MachinePlan.from_dict(ranks.same(body))
+    if plan.device.type != default_device().type:
+        raise UsageError(
+            f"process {ranks.rank} has another kind of device than process 0",
+            field="device",
+            value=default_device().type,
+            remedy=f"Start all processes where there is a {plan.device.type} device.",
+        )
+    return replace(plan, device=default_device())
 
 
 @contextlib.contextmanager
@@ -79,19 +147,84 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
+    device = default_device()
+    num_threads = _threads_here(settings, ranks)
+    share = ranks.share(settings.batch_size)
+    at_once = min(share.stop - share.start, settings.micro_batch or settings.batch_size)
+    with threads(num_threads):
+        trial = denoiser.to(device)
+        if settings.precision == "auto":
+            precision = probe_precision(trial, batch_size=min(at_once, PROBE_BATCH))
+            logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
+        else:
+            precision = _FIXED[settings.precision]
+        tried = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
+        if tried and not settings.checkpoint_activations:
+            precision = probe_compiled(
+                trial,
+                precision,
+                batch_size=at_once,
+                images_left=settings.num_steps * settings.batch_size // ranks.size,
+                seconds_left=60.0 * settings.max_minutes if settings.max_minutes else None,
+                must=settings.compile == "on",
+            )
+    return MachinePlan(device, num_threads, precision, ranks.size, settings.micro_batch)
+
+
+def _for_these_processes(plan: MachinePlan, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
+    """Return the plan for as many processes as there are now; the arithmetic and the decisions stay."""
+    if plan.world_size != ranks.size:
+        num_threads = _threads_here(settings, ranks)
+        logger.info(
+            "this training ran as %d processes of %d threads and goes on as %d of %d: equal up to rounding",
+            plan.world_size,
+            plan.num_threads,
+            ranks.size,
+            num_threads,
+        )
+        plan = replace(plan, world_size=ranks.size, num_threads=num_threads)
+    if plan.micro_batch != settings.micro_batch:
+        logger.info(
+            "train.micro_batch was %s and is now %s: equal up to rounding",
+            plan.micro_batch,
+            settings.micro_batch,
+        )
+        plan = replace(plan, micro_batch=settings.micro_batch)
+    return plan
+
+
+def _threads_here(settings: TrainSettings, ranks: Ranks) -> int:
+    """Return the CPU threads of each process.
+
+    torchrun sets OMP_NUM_THREADS to 1 where it is not set: that stands for no choice, and the processes of a
+    node then share its cores.
+    """
+    if settings.num_threads is not None:
+        return settings.num_threads
+    offered = torch.get_num_threads()
+    if ranks.size == 1 or offered > 1 or default_device().type != "cpu":
+        return offered
+    return max(1, usable_cores() // ranks.place.local_size)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _recorded(path: Path) -> MachinePlan:
     try:
-        record = _Record.model_validate(read_json(path, role="checkpoint"))
-        precision = Precision(record.dtype, record.channels_last, record.measured)
+        plan = MachinePlan.from_dict(read_json(path, role="checkpoint"))
     except (ValidationError, ValueError) as error:
         raise DataError(
             f"{FILE_NAME} is not readable", field="checkpoint", remedy="Train again with --force."
         ) from error
-    if record.device != default_device().type:
+    if plan.device.type != default_device().type:
         raise DataError(
             "this training was begun on another kind of device",
             field="checkpoint",
-            value=record.device,
+            value=plan.device.type,
             remedy="Go on with it on such a machine, or train again with --force.",
         )
-    return MachinePlan(torch.device(record.device), record.num_threads, precision)
+    return plan

@@ -12,8 +12,27 @@ from pipeline.config import Settings
 class TrainSettings(Settings):
     """What decides a training run besides the cohort and the seed."""
 
-    num_steps: int = Field(1000, ge=1, le=100_000_000, description="optimiser steps")
-    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step")
+    num_steps: int = Field(
+        1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, at most so many"
+    )
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="training time to spend, over all resumes; the steps that fit are counted once the speed "
+        "is known, and the learning rate falls to zero with the last of them",
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step, over all processes together")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        le=65_536,
+        description="scans in memory at a time on each process; their gradients add up to the same step. "
+        "None takes all at once",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep less for the backward pass and compute it again: less memory, more time"
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
@@ -56,8 +75,13 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile: auto tries it on a GPU and keeps it where it pays, on uses it wherever "
+        "it works",
+    )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; none takes what the machine offers"
+        None, ge=1, le=1024, description="CPU threads of each process; none takes what the machine offers"
     )
     checkpoint_every_seconds: float = Field(30.0, gt=0, description="longest work lost to a kill, in seconds")
     checkpoint_every_steps: int = Field(
@@ -68,12 +92,25 @@ class TrainSettings(Settings):
     )
 
     @model_validator(mode="after")
+    def _choices_fit(self) -> TrainSettings:
+        if self.compile == "on" and self.checkpoint_activations:
+            raise ValueError("compile=on does not go with checkpoint_activations=true: choose one of them")
+        return self
+
+    @model_validator(mode="after")
     def _network_fits(self) -> TrainSettings:
         """Refuse a network that cannot be built while the recipe is read, not when training starts."""
         from models.network_spec import NetworkSpec
 
         NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields())
         return self
+
+    def content_settings(self) -> TrainSettings:
+        """Return these settings without those that change how much fits in memory, not what is learnt.
+
+        A training that ran out of memory can so be gone on with in smaller parts.
+        """
+        return self.model_copy(update={"micro_batch": None, "checkpoint_activations": False})
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
+from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
+from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
 from pipeline.train.settings import TrainSettings
@@ -18,6 +20,10 @@ def run_train(
 
     A finished output of the same inputs is returned as it is; an unfinished one is gone on with from its last
     saved state, and ends in the same weights as if it had never been interrupted.
+
+    Under `torchrun`, or wherever RANK and WORLD_SIZE are set, the processes train together: process 0 writes,
+    all return the same reference. A training may be gone on with by another number of processes; its weights
+    then are equal up to rounding.
 
     Args:
         cohort: the cohort to learn from; only its npy files and `cohort.json` are read.
@@ -32,29 +38,56 @@ def run_train(
     Raises:
         OutputExistsError: `out` holds something else.
         DataError: the cohort is unreadable, changed, or has a class without a train scan.
-        TrainingError: the loss is no longer finite; the last good state is kept.
+        TrainingError: the loss is no longer finite, or memory does not suffice; the last good state is kept.
+        RankFailedError: another process of the job failed.
         StorageError: the disk is full or cannot be written.
     """
-    with open_stage(
-        CheckpointRef,
-        out,
-        inputs={"cohort": cohort.digest},
-        settings=settings,
-        seed=seed,
-        force=force,
-    ) as folder:
-        if folder.finished is not None:
-            return folder.finished
-        opened = Cohort(cohort.path)
-        if opened.digest != cohort.digest:
-            raise DataError(
-                "the cohort directory holds another cohort than the one asked for",
-                field="cohort",
-                value=str(cohort.path),
-                remedy="Ingest again, or name the right directory.",
-            )
-        # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
-        from pipeline.train.loop import train
+    with join_ranks() as ranks:
+        require_same_command(ranks, [CheckpointRef.stage, cohort.digest, settings.digest(), seed])
+        if not ranks.is_main:
+            return _follow(cohort, settings, seed, ranks)
+        with open_stage(
+            CheckpointRef,
+            out,
+            inputs={"cohort": cohort.digest},
+            settings=settings.content_settings(),
+            seed=seed,
+            force=force,
+        ) as folder:
+            if folder.finished is not None:
+                tell_reference(ranks, folder.finished)
+                return folder.finished
+            opened = _opened(cohort)
+            tell_to_work(ranks, folder.inputs_digest)
+            # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
+            from pipeline.train.loop import train
 
-        files, counts = train(opened, folder.path, settings, seed=seed, inputs_digest=folder.inputs_digest)
-        return folder.finish(files, counts)
+            files, counts = train(
+                opened, folder.path, settings, seed=seed, inputs_digest=folder.inputs_digest, ranks=ranks
+            )
+            reference = folder.finish(files, counts)
+            tell_reference(ranks, reference)
+            return reference
+
+
+def _follow(cohort: CohortRef, settings: TrainSettings, seed: int, ranks: Ranks) -> CheckpointRef:
+    """Train beside process 0, which alone opens the output directory, and return its reference."""
+    finished, inputs_digest = hear(ranks, CheckpointRef)
+    if finished is not None:
+        return finished
+    from pipeline.train.loop import train
+
+    train(_opened(cohort), None, settings, seed=seed, inputs_digest=inputs_digest, ranks=ranks)
+    return hear_reference(ranks, CheckpointRef)
+
+
+def _opened(cohort: CohortRef) -> Cohort:
+    opened = Cohort(cohort.path)
+    if opened.digest != cohort.digest:
+        raise DataError(
+            "the cohort directory holds another cohort than the one asked for",
+            field="cohort",
+            value=str(cohort.path),
+            remedy="Ingest again, or name the right directory.",
+        )
+    return opened

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_into, read_tensors, write_tensors
 from models.ema import ExponentialMovingAverage
+from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class TrainingState:
     Random numbers need no saving: every step draws from streams derived from seed and step.
 
     Args:
-        folder: the checkpoint directory.
+        folder: the checkpoint directory; None on a process that writes nothing and gets all from another.
         model: the denoiser being trained.
         ema: its average.
         optimizer: its AdamW optimiser.
@@ -37,19 +38,20 @@ class TrainingState:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         *,
         model: nn.Module,
         ema: ExponentialMovingAverage,
         optimizer: torch.optim.AdamW,
         inputs_digest: str,
     ) -> None:
-        self._folder = make_private_directory(folder / FOLDER_NAME)
+        self._folder = make_private_directory(folder / FOLDER_NAME) if folder is not None else None
         self._model, self._ema, self._optimizer = model, ema, optimizer
         self._inputs_digest = inputs_digest
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps, then drop all but the newest two."""
+        assert self._folder is not None
         path = self._folder / f"step-{step:09d}.safetensors"
         with storage_errors(path):
             write_tensors(path, self._tensors(), {"step": step, "inputs_digest": self._inputs_digest})
@@ -61,6 +63,7 @@ class TrainingState:
 
     def load_newest(self) -> int:
         """Load the newest readable state in place and return its step, or 0 if there is none."""
+        self._prepare_optimizer()
         for path in self._saved():
             try:
                 step = self._load(path)
@@ -72,8 +75,16 @@ class TrainingState:
             return step
         return 0
 
+    def load_shared(self, ranks: Ranks) -> int:
+        """Load the newest readable state on process 0 and give it to all; return its step on each."""
+        step = int(ranks.same(self.load_newest()))
+        if ranks.size > 1:
+            moments = self._moments().values() if step else ()
+            ranks.same_tensors([*self._model.state_dict().values(), *moments])
+            self._set_step(step)
+        return step
+
     def _load(self, path: Path) -> int:
-        self._prepare_optimizer()
         found = read_tensors(path, self._tensors())
         if found.metadata.get("inputs_digest") != self._inputs_digest:
             raise ValueError("it belongs to another run")
@@ -85,9 +96,12 @@ class TrainingState:
         with torch.no_grad():
             for name, moment in self._moments().items():
                 moment.copy_(found.tensors[name])
+        self._set_step(step)
+        return step
+
+    def _set_step(self, step: int) -> None:
         for state in self._optimizer.state.values():
             state["step"].fill_(float(step))
-        return step
 
     def _prepare_optimizer(self) -> None:
         """Give the optimiser its state as its first step would, so that loading can copy in place.
@@ -118,6 +132,8 @@ class TrainingState:
     def _saved(self) -> list[Path]:
         """Return the saved states, newest first."""
         with contextlib.suppress(FileNotFoundError):
+            if self._folder is None:
+                return []
             return sorted((path for path in self._folder.iterdir() if _NAME.match(path.name)), reverse=True)
         return []
 

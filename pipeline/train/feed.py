@@ -1,0 +1,82 @@
+"""The scans of each step, gathered by a thread while the step before computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.cohort import Cohort
+from pipeline.errors import DataError
+from pipeline.train.batches import Batch, BatchPlan, load_batch
+
+LIMIT = 1.0 + 1e-3
+"""Largest magnitude of a pixel in model range, and room for rounding."""
+
+
+class Feed:
+    """Reads a process's part of every batch from the memory-mapped cohort, one step ahead.
+
+    Args:
+        cohort: the cohort.
+        plan: which scans a step sees, over all processes.
+        share: this process's places in a batch.
+        device: where the scans are needed; a GPU is fed from pinned memory.
+    """
+
+    def __init__(self, cohort: Cohort, plan: BatchPlan, share: slice, device: torch.device) -> None:
+        self._cohort, self._plan, self._share, self._device = cohort, plan, share, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+
+    def take(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return images (n, C, H, W) fp32 and labels (n,) int64 of this process at `step`, on the device.
+
+        Raises:
+            DataError: an image holds values that are not finite or lie outside [-1, 1].
+        """
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = (step, self._thread.submit(self._gather, step))
+        images, labels = self._ahead[1].result()
+        self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
+        return images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _gather(self, step: int) -> tuple[Tensor, Tensor]:
+        images, labels = load_batch(self._cohort, part_of(self._plan.batch(step), self._share))
+        require_usable(images)
+        tensors = torch.from_numpy(images), torch.from_numpy(labels)
+        if self._device.type == "cuda":
+            return tensors[0].pin_memory(), tensors[1].pin_memory()
+        return tensors
+
+
+def part_of(batch: Batch, share: slice) -> Batch:
+    """Return the part of a batch that stands at the places `share`."""
+    return dataclasses.replace(
+        batch, **{field.name: getattr(batch, field.name)[share] for field in dataclasses.fields(batch)}
+    )
+
+
+def require_usable(images: npt.NDArray[np.float32]) -> None:
+    """Refuse images that no training could learn from.
+
+    Raises:
+        DataError: a value is not finite, or lies outside [-1, 1].
+    """
+    # NaN compares false with everything.
+    if images.size == 0 or (images.min() >= -LIMIT and images.max() <= LIMIT):
+        return
+    finite = bool(np.isfinite(images).all())
+    raise DataError(
+        "an image holds values outside [-1, 1]" if finite else "an image holds values that are not finite",
+        field="cohort",
+        remedy="Ingest again.",
+    )

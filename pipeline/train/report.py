@@ -1,0 +1,75 @@
+"""What process 0 tells of a training: live progress, `progress.csv`, grids; the others stay silent."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.precision import Precision, apply_precision
+from pipeline.progress import Progress, track
+from pipeline.train.grid import write_grid
+from pipeline.train.history import History
+
+
+class Report:
+    """Adds up losses between two reports.
+
+    Args:
+        history: `progress.csv`; None on a process that writes nothing.
+        progress: the live display.
+    """
+
+    def __init__(self, history: History | None, progress: Progress | None) -> None:
+        self._history, self._progress = history, progress
+        self._loss_sum: Tensor | None = None
+        self._num_losses = 0
+
+    def count(self, loss: Tensor) -> None:
+        """Take in the loss of a step; nothing is copied off the device."""
+        self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+        self._num_losses += 1
+
+    @property
+    def loss_sum(self) -> float:
+        """The sum of the losses since the last report; waits for the device."""
+        return 0.0 if self._loss_sum is None else float(self._loss_sum)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all resumes; 0 on a process that writes nothing."""
+        return 0.0 if self._history is None else self._history.seconds
+
+    def write(self, *, step: int, images: int, learning_rate: float) -> None:
+        """Add a row to `progress.csv` and move the display on."""
+        loss, count = self.loss_sum / max(self._num_losses, 1), self._num_losses
+        self._loss_sum, self._num_losses = None, 0
+        if self._history is not None and self._progress is not None:
+            rate = self._history.add(step=step, images=images, loss=loss, learning_rate=learning_rate)
+            self._progress.update(count, loss=loss, images_per_second=rate)
+
+    def set_total(self, num_steps: int) -> None:
+        """Show another number of steps to go towards."""
+        if self._progress is not None:
+            self._progress.set_total(num_steps)
+
+
+@contextlib.contextmanager
+def open_report(folder: Path | None, *, step: int, num_steps: int, images: int) -> Iterator[Report]:
+    """Open the report of a training that goes on from `step` and `images`; silent without a folder."""
+    if folder is None:
+        yield Report(None, None)
+        return
+    history = History(folder, step)
+    with track("train", num_steps, done=step, unit="steps") as progress:
+        history.restart_clock(images)
+        yield Report(history, progress)
+
+
+def draw_grid(folder: Path, averaged: Denoiser, precision: Precision, *, step: int, seed: int) -> None:
+    """Draw a sample grid with a copy of the averaged denoiser in the arithmetic of the training."""
+    write_grid(folder, apply_precision(copy.deepcopy(averaged), precision), step=step, seed=seed)

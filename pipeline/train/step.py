@@ -1,0 +1,151 @@
+"""One optimiser step: the draws of the whole batch, this process's part of the gradient, the update."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.distributed import GradientSum
+from models.ema import ExponentialMovingAverage
+from models.noise import stream_seed
+from models.objective import SigmaDistribution, denoising_loss, drop_labels
+from models.working_copy import WorkingCopy
+from pipeline.ranks import Ranks
+from pipeline.train.plan import MachinePlan
+from pipeline.train.settings import TrainSettings
+from pipeline.train.timing import Timing
+
+BETAS = (0.9, 0.99)
+REMEMBERED_STEPS = 10
+"""Losses and noise levels of so many steps are kept to explain a loss that is not finite."""
+
+
+class Step:
+    """The weights being learnt, their average and their optimiser, and how one step changes them.
+
+    All that is random comes from streams derived from seed and step, drawn for the whole batch on every
+    process, of which each takes its own part: any number of processes sees the same batch.
+
+    Args:
+        denoiser: the denoiser to train.
+        settings: training settings.
+        plan: what this machine computes with.
+        ranks: the processes that share each batch.
+        seed: run seed.
+        timing: counts where the time goes.
+
+    Attributes:
+        losses: (REMEMBERED_STEPS, batch_size), of this process's scans; zero elsewhere.
+        sigmas: (REMEMBERED_STEPS, batch_size), noise levels of all scans.
+        norms: (REMEMBERED_STEPS,), norms of the whole gradient before clipping.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        settings: TrainSettings,
+        plan: MachinePlan,
+        ranks: Ranks,
+        *,
+        seed: int,
+        timing: Timing,
+    ) -> None:
+        self._settings, self._ranks, self._seed, self._timing = settings, ranks, seed, timing
+        self.device = plan.device
+        self.denoiser = denoiser.to(plan.device).train()
+        # The average is a copy: made before the layers of what computes may be changed.
+        self.ema: ExponentialMovingAverage[Denoiser] = ExponentialMovingAverage(
+            self.denoiser, half_life=settings.ema_half_life, ramp_share=settings.ema_ramp_share
+        )
+        self.working = WorkingCopy(self.denoiser, plan.precision, recompute=settings.checkpoint_activations)
+        self.parameters = list(self.denoiser.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.learning_rate,
+            betas=BETAS,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._noise_levels = SigmaDistribution(settings.sigma_mean, settings.sigma_std)
+        self._gradient_sum = GradientSum(self.parameters) if ranks.size > 1 else None
+        self.share = ranks.share(settings.batch_size)
+        self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
+        shape = (REMEMBERED_STEPS, settings.batch_size)
+        self.losses, self.sigmas = torch.zeros(shape), torch.zeros(shape)
+        self.losses, self.sigmas = self.losses.to(plan.device), self.sigmas.to(plan.device)
+        self.norms = torch.zeros(REMEMBERED_STEPS, device=plan.device)
+
+    def run(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+        """Do optimiser step `step` (counted from 0).
+
+        Args:
+            step: number of the step.
+            images: this process's scans (n, C, H, W) in [-1, 1], on the device.
+            labels: their classes (n,) or condition codes (n, F) int64.
+            learning_rate: of this step.
+
+        Returns:
+            The mean loss of the whole batch, a scalar on the device. It is not finite if the gradient was
+            not.
+        """
+        loss = self._backward(step, images, labels)
+        if self._gradient_sum is not None:
+            with self._timing.part("exchange"), self._ranks.exchange():
+                loss = self._gradient_sum.add_up(loss)
+        with self._timing.part("optimizer"):
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip, foreach=True)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.working.clear_gradients()
+            self.working.take_weights()
+        with self._timing.part("average"):
+            self.norms[step % REMEMBERED_STEPS].copy_(norm)
+            if self._ranks.is_main:
+                batch_size = self._settings.batch_size
+                self.ema.update(step * batch_size, batch_size)
+        return loss + 0.0 * norm
+
+    def _backward(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave this process's part of the gradient in the master and return its part of the loss."""
+        with self._timing.part("draw"):
+            codes, sigma, noise = self._draw(step, images, labels)
+        total = torch.zeros((), device=self.device)
+        for first in range(0, len(images), self.micro_batch):
+            part = slice(first, min(first + self.micro_batch, len(images)))
+            with self._timing.part("forward"):
+                losses = denoising_loss(
+                    self.working.compute,
+                    images[part],
+                    codes[part],
+                    sigma=sigma[part],
+                    noise=noise[part],
+                    sigma_data=self._settings.sigma_data,
+                    parametrisation=self._settings.parametrisation,
+                )
+                # The sum of all parts of all processes is the mean over the whole batch.
+                loss = losses.sum() / self._settings.batch_size
+            with self._timing.part("backward"):
+                loss.backward()
+                self.working.return_gradients(add=first > 0)
+            total += loss.detach()
+            self._remember(step, part, losses)
+        return total
+
+    def _draw(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw for the whole batch; return this process's codes (n, F), noise levels (n,) and noise."""
+        count, spec = self._settings.batch_size, self.denoiser.spec
+        generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
+        codes = self.denoiser.null_codes(count, self.device).clone()
+        codes[self.share] = self.denoiser.expand(labels)
+        codes = drop_labels(codes, self._settings.label_dropout, spec.num_values, generator)
+        sigma = self._noise_levels.sample(count, generator)
+        self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
+        noise = torch.randn((count, *images.shape[1:]), generator=generator, device=self.device)
+        return codes[self.share], sigma[self.share], noise[self.share]
+
+    @torch.no_grad()
+    def _remember(self, step: int, part: slice, losses: Tensor) -> None:
+        row = self.losses[step % REMEMBERED_STEPS]
+        row[self.share.start + part.start : self.share.start + part.stop].copy_(losses)

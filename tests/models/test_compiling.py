@@ -1,0 +1,91 @@
+"""Compiling is taken where it works and pays, and its failure is a warning."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from models.compiling import compiled
+from models.denoiser import Denoiser
+from models.network import NetworkSpec
+from models.precision import Precision, probe_compiled
+
+SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
+FP32 = Precision("fp32", channels_last=False)
+BATCH = (torch.zeros(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1]))
+
+
+def broken(_module: Any, **_options: Any) -> Any:
+    def call(*_arguments: Any) -> None:
+        raise RuntimeError("no working C++ compiler found")
+
+    return call
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch, "compile", broken)
+    denoiser = Denoiser(SPEC)
+    call = compiled(denoiser)
+    with caplog.at_level(logging.WARNING, logger="models.compiling"):
+        assert torch.equal(call(*BATCH), denoiser(*BATCH))
+        assert torch.equal(call(*BATCH), denoiser(*BATCH))
+    assert len(caplog.records) == 1
+    assert call.failed
+    chosen = probe_compiled(denoiser, FP32, batch_size=2, images_left=10**12, must=True)
+    assert not chosen.compiled
+
+
+@pytest.mark.parametrize(
+    ("faster", "images_left", "seconds_left", "must", "expected"),
+    [
+        (True, 10**9, None, False, True),
+        (True, 4, None, False, False),
+        (True, 10**9, 0.001, False, False),
+        (False, 10**9, None, False, False),
+        (False, 4, None, True, True),
+    ],
+)
+def test_compiling_is_taken_when_it_saves_more_than_it_costs(
+    monkeypatch: pytest.MonkeyPatch,
+    faster: bool,
+    images_left: int,
+    seconds_left: float | None,
+    must: bool,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module.forward)
+    clock = iter(range(10**6))
+    monkeypatch.setattr("models.precision.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        "models.precision._batch_seconds",
+        lambda _trial, _size, call: 0.1 if isinstance(call, Denoiser) != faster else 0.2,
+    )
+    chosen = probe_compiled(
+        Denoiser(SPEC), FP32, batch_size=2, images_left=images_left, seconds_left=seconds_left, must=must
+    )
+    assert chosen.compiled is expected
+    assert set(chosen.measured) == {"fp32", "fp32 compiled"}
+    assert chosen.name == ("fp32 compiled" if expected else "fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="a C++ compiler is missing: apt-get install g++")
+def test_a_compiled_denoiser_computes_the_same() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(SPEC)
+    for parameter in denoiser.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    call = compiled(denoiser)
+    expected, found = denoiser(*BATCH), call(*BATCH)
+    assert not call.failed
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    found.square().mean().backward()
+    chosen = probe_compiled(denoiser, FP32, batch_size=2, images_left=10, must=True)
+    assert chosen.compiled
+    assert not any("compile" in name for name in denoiser.state_dict())

@@ -1,0 +1,93 @@
+"""The steps of a time budget follow the speed, and the learning rate falls to zero with the last."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.train import TrainSettings
+from pipeline.train.schedule import Decision, TimeBudget, learning_rate, num_steps_of
+
+SETTINGS = TrainSettings(num_steps=100_000, max_minutes=10, warmup_steps=50, learning_rate=1e-3)
+
+
+def simulate(settings: TrainSettings, step_seconds: list[float]) -> tuple[int, float, list[Decision]]:
+    """Train on a clock of our own whose speed changes over equal parts of the steps done; return the end."""
+    decisions: list[Decision] = []
+    budget = TimeBudget(settings, decisions)
+    step, seconds = 0, 0.0
+    while step < num_steps_of(settings, decisions):
+        minute = min(int(seconds / 60), len(step_seconds) - 1)
+        seconds += step_seconds[minute]
+        step += 1
+        decided = budget.review(step, seconds)
+        if decided is not None:
+            decisions.append(decided)
+    return step, seconds, decisions
+
+
+def test_a_steady_machine_decides_once_early_and_uses_the_budget() -> None:
+    step, seconds, decisions = simulate(SETTINGS, [0.3])
+    assert len(decisions) == 1
+    at, num_steps = decisions[0]
+    assert at * 0.3 < 0.05 * 600
+    assert num_steps == step
+    assert 0.98 * 600 < seconds <= 600
+
+
+def test_a_machine_that_becomes_slower_cuts_its_steps_and_stays_near_the_budget() -> None:
+    step, seconds, decisions = simulate(SETTINGS, [0.2, 0.2, 0.5, 0.5, 0.9])
+    assert len(decisions) > 1
+    assert all(later[1] < before[1] for before, later in pairwise(decisions))
+    assert 0.85 * 600 < seconds < 1.06 * 600
+    rates = [learning_rate(number, SETTINGS, decisions) for number in range(step)]
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[-1] < 1e-3 * SETTINGS.learning_rate
+
+
+def test_num_steps_stays_the_upper_bound() -> None:
+    few = SETTINGS.model_copy(update={"num_steps": 300})
+    step, seconds, _ = simulate(few, [0.3])
+    assert step == 300
+    assert seconds < 100
+
+
+@pytest.mark.parametrize("step_seconds", [700.0, 200.0])
+def test_a_budget_of_a_few_steps_ends_after_them(step_seconds: float) -> None:
+    step, _, _ = simulate(SETTINGS, [step_seconds])
+    assert step <= 5
+
+
+def test_time_of_earlier_runs_counts() -> None:
+    budget = TimeBudget(SETTINGS, ())
+    assert budget.review(1000, 500.0) is None
+    assert budget.review(1100, 550.0) == (1100, 1200)
+
+
+@given(
+    first=st.integers(5, 400),
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=5),
+    warmup=st.integers(0, 300),
+)
+def test_a_rate_never_rises_after_the_warm_up_and_depends_only_on_decisions_made_before(
+    first: int, lengths: list[int], warmup: int
+) -> None:
+    settings = TrainSettings(num_steps=10_000, max_minutes=1, warmup_steps=warmup)
+    decisions: list[Decision] = []
+    at, end = first, 5000
+    for length in lengths:
+        end = max(at, end - length)
+        decisions.append((at, end))
+        at = min(at + 7, end)
+    rates = [learning_rate(step, settings, decisions) for step in range(end)]
+    after = rates[warmup:]
+    assert all(later <= before + 1e-12 for before, later in pairwise(after))
+    for known in range(len(decisions)):
+        begin = decisions[known][0]
+        assert rates[:begin] == [learning_rate(step, settings, decisions[:known]) for step in range(begin)]
+    if end > warmup + first:
+        left = end - max(warmup, decisions[-1][0])
+        assert rates[-1] <= settings.learning_rate * 2.5 / max(left, 1)

@@ -1,0 +1,48 @@
+"""Where the time goes is counted when asked, and the parts make up the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.cohort import Cohort
+from pipeline.records import CohortRef
+from pipeline.train import TrainSettings
+from pipeline.train.loop import train
+from pipeline.train.timing import NoTiming, Timing
+
+SETTINGS = TrainSettings(
+    num_steps=6,
+    batch_size=8,
+    channels=(8, 16),
+    attention=(False, True),
+    num_head_channels=8,
+    num_norm_groups=8,
+    num_threads=1,
+    precision="bf16",
+    checkpoint_every_steps=3,
+    grid_every_steps=3,
+    micro_batch=4,
+)
+
+
+def test_the_parts_of_a_training_make_up_its_wall_time(tiny_cohort_16: CohortRef, tmp_path: Path) -> None:
+    timing = Timing()
+    train(Cohort(tiny_cohort_16.path), tmp_path, SETTINGS, seed=1, inputs_digest="", timing=timing)
+    seconds = dict(timing.seconds)
+    wall = seconds.pop("wall")
+    assert set(seconds) == {
+        "data", "draw", "forward", "backward", "optimizer", "average", "report", "save", "grid"
+    }  # fmt: skip
+    assert all(value > 0 for value in seconds.values())
+    assert 0.9 * wall < sum(seconds.values()) <= wall
+    computing = seconds["forward"] + seconds["backward"] + seconds["optimizer"]
+    assert timing.overhead_share == pytest.approx(1 - computing / wall)
+
+
+def test_without_being_asked_nothing_is_counted() -> None:
+    timing = NoTiming()
+    with timing.part("forward"):
+        pass
+    assert not timing.seconds
