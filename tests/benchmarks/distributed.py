@@ -92,6 +92,8 @@ def _train(cohort: CohortRef, out: Path, chosen: Workload, precision: str, *, pr
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600, check=False
     )
     if done.returncode != 0:
-        last = " ".join(done.stderr.split()[-40:])
-        raise RuntimeError(f"{processes} process(es) ended with code {done.returncode}: {last}")
+        # What the launcher adds about its workers hides what they said themselves.
+        own = [line for line in done.stderr.splitlines() if "torch" not in line and "Error" in line]
+        said = (own or done.stderr.splitlines() or [""])[-1].strip()
+        raise RuntimeError(f"{processes} process(es) ended with code {done.returncode}: {said}")
     return out

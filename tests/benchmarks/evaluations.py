@@ -17,7 +17,7 @@ from torch import Tensor
 from models.allocator import held_memory
 from models.denoiser import Denoiser
 from models.noise import candidate_seed, initial_noise
-from models.samplers import SAMPLERS, Denoise, sigma_schedule
+from models.samplers import SAMPLERS, Denoise
 from pipeline.cohort import Cohort
 from pipeline.evaluate.statistics import Z95
 from pipeline.generator import load_denoiser
@@ -171,10 +171,12 @@ class _Sets:
 def _own(sampler: str, settings: SampleSettings) -> Draw:
     """Return one of our samplers with the most steps that so many evaluations pay for."""
     entry = SAMPLERS[sampler]
+    if entry.stochastic:
+        raise ValueError(f"{sampler} draws noise at every step, so that no two sets would share all of it")
 
     def draw(denoiser: Denoiser, noise: Tensor, labels: Tensor, evaluations: int) -> Tensor:
         steps = max(n for n in range(1, evaluations + 1) if entry.num_passes(n) <= evaluations)
-        sigmas = sigma_schedule(
+        sigmas = entry.schedule(
             steps, sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
         )
         return entry.sample(_conditional(denoiser, labels), noise, sigmas)
