@@ -80,12 +80,11 @@ def _train(cohort: CohortRef, out: Path, chosen: Workload, precision: str, *, pr
     start = [sys.executable]
     if processes > 1:
         start = [*start, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    differing = chosen.settings.model_dump(mode="json")
-    settings = ["num_steps", "grid_every_steps", "checkpoint_every_seconds"]
     command = [*start, "-m", "flows.cli", "train", str(cohort.path), "--out", str(out)]
     command += ["--recipe", chosen.recipe, "--set", f"train.precision={precision}"]
-    for name in settings:
-        command += ["--set", f"train.{name}={differing[name]}"]
+    command += ["--set", "train.max_minutes=null"]
+    for name in ("num_steps", "grid_every_steps", "checkpoint_every_seconds"):
+        command += ["--set", f"train.{name}={getattr(chosen.settings, name)}"]
     threads = str(PROCESSES // processes)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -192,4 +192,5 @@ def _train_peer(
 
 
 def _changed(settings: TrainSettings, **changes: object) -> TrainSettings:
-    return TrainSettings.model_validate({**settings.model_dump(), "grid_every_steps": 0, **changes})
+    fixed = {"grid_every_steps": 0, "max_minutes": None}
+    return TrainSettings.model_validate({**settings.model_dump(), **fixed, **changes})

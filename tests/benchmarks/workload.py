@@ -56,6 +56,7 @@ def workload(recipe: str = "", image_size: int = 0, steps: int = 0) -> Workload:
     num_steps = steps or (400 if on_gpu else 80)
     changes = {
         "num_steps": max(num_steps, 2 * SKIPPED_STEPS),
+        "max_minutes": None,
         "grid_every_steps": 0,
         "checkpoint_every_seconds": 3600,
     }

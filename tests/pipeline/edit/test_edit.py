@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
-from pipeline.candidates import CANDIDATE_COLUMNS, EDITED_FROM, Candidates
+from pipeline.candidates import CANDIDATE_COLUMNS, EDITED_FROM, Candidates, written_columns
 from pipeline.cohort import Cohort
 from pipeline.edit import EditSettings, plan_edit, run_edit
 from pipeline.edit.draw import edit_batch, num_denoise_calls
@@ -47,7 +47,7 @@ def test_an_edited_set_is_a_candidate_set_whose_private_table_names_the_sources(
 ) -> None:
     assert edited.counts == {"candidates": 25, "classes": 1, "per_class": 20, "from_scans": 25}
     table = Candidates(edited.path).table
-    assert list(table.columns) == [*CANDIDATE_COLUMNS, EDITED_FROM]
+    assert written_columns(table) == [*CANDIDATE_COLUMNS, EDITED_FROM]
     assert table["sample_id"].tolist() == [f"ring-{index:06d}" for index in range(25)]
     assert set(table["sampler"]) == {"inpaint-repaint"}
     assert set(table["checkpoint_digest"]) == {checkpoint.digest}
