@@ -296,8 +296,9 @@ def _denoiser(
     from models.network import NetworkSpec
     from models.precision import default_device
 
+    data = settings.data_fields(image_size)
     spec = NetworkSpec.from_dict(
-        {**settings.data_fields(image_size), "num_classes": num_classes, **settings.network_fields()}
+        {**data, "num_classes": num_classes, **settings.network_fields(data["image_size"])}
     )
     return Denoiser(spec, sigma_data=settings.sigma_data).to(default_device()), _precision(settings)
 

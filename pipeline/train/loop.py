@@ -26,10 +26,10 @@ from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
-from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
+from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
-from pipeline.train.starting import start_from
+from pipeline.train.starting import layers_to_start_from, start_from
 from pipeline.train.state import TrainingState
 from pipeline.train.step import Step
 from pipeline.train.stopping import MemorisationWatch
@@ -83,12 +83,14 @@ def train(
             remedy=f"Start at most {settings.batch_size} processes, or raise train.batch_size.",
         )
     conditions = CohortConditions(cohort, settings.conditions)
+    data = settings.data_fields(cohort.info.image_size)
     spec = NetworkSpec.from_dict(
         {
-            **settings.data_fields(cohort.info.image_size),
+            **data,
             "num_classes": len(cohort.info.classes),
             "conditions": conditions.num_values,
-            **settings.network_fields(),
+            **settings.network_fields(data["image_size"]),
+            **ranks.same(layers_to_start_from(settings) if ranks.is_main else None),
         }
     )
     denoiser = Denoiser(
@@ -282,7 +284,7 @@ class Trainer:
 
     def _snapshot(self, step: int, report: Report) -> None:
         """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
-        if not self.snapshots.due(step, self.num_steps):
+        if not self.snapshots.due(step, num_steps_at(step, self.settings, self.plan.decisions)):
             return
         self._require_finite(step, report, at_report=True)
         stop = False

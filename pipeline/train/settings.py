@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from models.network_sizes import NetworkSize
 from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
 from pipeline.train.latent_settings import LatentSettings
@@ -125,15 +126,20 @@ class TrainSettings(Settings):
         description="how noise levels count: as the parametrisation weighs them, or also divided by the loss "
         "that is learnt to be expected of each",
     )
-    channels: tuple[int, ...] = Field(
-        (32, 64, 64), min_length=1, description="channels a level, finest first"
+    network: NetworkSize = Field(
+        "small",
+        description="layers of the network, sized to the images: small for a CPU, medium for one GPU, large "
+        "for several; the settings below change single ones",
     )
-    num_res_blocks: int = Field(1, ge=1, le=16, description="residual blocks a level")
-    attention: tuple[bool, ...] = Field((False, False, True), description="levels with attention")
-    num_head_channels: int = Field(32, ge=1, description="channels of an attention head")
-    num_norm_groups: int = Field(32, ge=1, description="groups of the group normalisation")
-    patch_size: int = Field(
-        1, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
+    channels: tuple[int, ...] | None = Field(
+        None, min_length=1, description="channels a level, finest first; the other layers are then plain ones"
+    )
+    num_res_blocks: int | None = Field(None, ge=1, le=16, description="residual blocks a level")
+    attention: tuple[bool, ...] | None = Field(None, description="levels with attention")
+    num_head_channels: int | None = Field(None, ge=1, description="channels of an attention head")
+    num_norm_groups: int | None = Field(None, ge=1, description="groups of the group normalisation")
+    patch_size: int | None = Field(
+        None, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
@@ -166,6 +172,11 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:
         """Refuse what would have to change scans that were encoded once, before training began."""
+        if self.latent.enabled and self.init_from is not None:
+            raise ValueError(
+                "train.init_from cannot be used with train.latent.enabled: latents of another autoencoder "
+                "mean something else; leave one of the two out"
+            )
         for name in ("horizontal_flip", "augment"):
             if self.latent.enabled and getattr(self, name):
                 raise ValueError(
@@ -185,7 +196,7 @@ class TrainSettings(Settings):
         """Refuse a network that cannot be built while the recipe is read, not when training starts."""
         from models.network_spec import NetworkSpec
 
-        NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields())
+        NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields((64, 64)))
         return self
 
     @model_validator(mode="after")
@@ -223,15 +234,15 @@ class TrainSettings(Settings):
         spec = self.latent.autoencoder_spec(image_size)
         return {"image_size": spec.latent_size, "in_channels": spec.latent_channels}
 
-    def network_fields(self) -> dict[str, Any]:
-        """Return the fields of `NetworkSpec` that are settings."""
+    def network_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of `NetworkSpec` that are settings, for images (or latents) of a size."""
+        from models.network_sizes import network_layers, plain_layers
+
+        layers = plain_layers(self.channels) if self.channels else network_layers(image_size, self.network)
+        given = {name: getattr(self, name) for name in layers if getattr(self, name) is not None}
         return {
-            "channels": self.channels,
-            "num_res_blocks": self.num_res_blocks,
-            "attention": self.attention,
-            "num_head_channels": self.num_head_channels,
-            "num_norm_groups": self.num_norm_groups,
-            "patch_size": self.patch_size,
+            **layers,
+            **given,
             # NUM_FEATURES of models.augment, which is not imported here: recipes are read without torch.
             "augment_features": 7 if self.augment > 0.0 else 0,
         }

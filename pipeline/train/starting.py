@@ -23,8 +23,9 @@ Field = tuple[str, Sequence[str]]
 
 _ROWS = "network.class_embedding.rows.weight"
 _FEATURES = "network.class_embedding.features.weight"
-# What may differ from cohort to cohort: the U-Net is convolutional, and the rest are rows of the embedding.
-_FREE = frozenset({"image_size", "num_classes", "conditions", "augment_features"})
+# What must agree if the settings name it. All else may differ from cohort to cohort: the U-Net is
+# convolutional, and the rest are rows of the embedding.
+_LAYERS = ("channels", "num_res_blocks", "attention", "num_head_channels", "num_norm_groups", "patch_size")
 
 
 def start_digest(settings: TrainSettings) -> str | None:
@@ -154,18 +155,17 @@ def _matched_rows(rows: Tensor, old: Sequence[Field], new: Sequence[Field]) -> T
 
 def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
     """Raise DataError, naming both values, where checkpoint and settings disagree on what must be equal."""
-    from models.network_spec import NetworkSpec
-
-    try:
-        old = NetworkSpec.from_dict(info.network).to_dict()
-        new = NetworkSpec(image_size=info.image_size, num_classes=1, **settings.network_fields()).to_dict()
-    except (ValueError, TypeError) as error:
+    if info.autoencoder is not None:
         raise DataError(
-            str(error), field="train.init_from", remedy="Start from another checkpoint."
-        ) from error
-    here: dict[str, Any] = {name: value for name, value in new.items() if name not in _FREE}
+            "the checkpoint to start from denoises latents, which are of its own autoencoder alone",
+            field="train.init_from",
+            value=str(settings.init_from),
+            remedy="Start from a checkpoint that was trained on pixels.",
+        )
+    there = {**_layers(info), "parametrisation": info.parametrisation, "sigma_data": info.sigma_data}
+    given = {name: getattr(settings, name) for name in _LAYERS}
+    here: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     here |= {"parametrisation": settings.parametrisation, "sigma_data": settings.sigma_data}
-    there = {**old, "parametrisation": info.parametrisation, "sigma_data": info.sigma_data}
     for name, value in here.items():
         if there[name] != value:
             raise DataError(
@@ -174,6 +174,23 @@ def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
                 value=str(settings.init_from),
                 remedy=f"Set train.{name} to the checkpoint's, or start from another.",
             )
+
+
+def layers_to_start_from(settings: TrainSettings) -> dict[str, Any]:
+    """Return the layers of the checkpoint that training starts from, as fields of `NetworkSpec`, or none."""
+    return {} if settings.init_from is None else _layers(read_checkpoint_info(settings.init_from))
+
+
+def _layers(info: CheckpointInfo) -> dict[str, Any]:
+    from models.network_spec import NetworkSpec
+
+    try:
+        spec = NetworkSpec.from_dict(info.network)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            str(error), field="train.init_from", remedy="Start from another checkpoint."
+        ) from error
+    return {name: getattr(spec, name) for name in _LAYERS}
 
 
 def _named(error: DataError, path: Path) -> DataError:

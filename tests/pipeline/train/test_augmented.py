@@ -62,7 +62,7 @@ def test_it_is_resumed_told_to_the_network_and_left_out_of_samples(
 
 def test_without_augmentation_the_network_has_no_features() -> None:
     assert (
-        TrainSettings(**{**FIELDS, "augment": 0.0, "augment_mirror": False}).network_fields()[
+        TrainSettings(**{**FIELDS, "augment": 0.0, "augment_mirror": False}).network_fields((16, 16))[
             "augment_features"
         ]
         == 0

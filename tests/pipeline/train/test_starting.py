@@ -138,7 +138,7 @@ def test_a_field_that_is_gone_leaves_its_row_of_not_given(first: CheckpointRef, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": (8, 24)}, r"has channels \[8, 16\], and train\.channels is \[8, 24\]"),
+        ({"channels": (8, 24)}, r"has channels \(8, 16\), and train\.channels is \(8, 24\)"),
         ({"patch_size": 2}, "has patch_size 1, and train.patch_size is 2"),
         ({"parametrisation": "flow"}, "has parametrisation edm, and train.parametrisation is flow"),
         ({"sigma_data": 0.4}, "has sigma_data 0.5, and train.sigma_data is 0.4"),
