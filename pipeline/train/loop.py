@@ -266,7 +266,9 @@ class Trainer:
 
     def _snapshot(self, step: int, report: Report) -> None:
         """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
-        if not self.snapshots.due(step, self.num_steps):
+        # As decided by then: a run that is gone on with knows later decisions at the same step.
+        decided = [own for own in self.plan.decisions if own[0] <= step]
+        if not self.snapshots.due(step, num_steps_of(self.settings, decided)):
             return
         self._require_finite(step, report, at_report=True)
         stop = False
