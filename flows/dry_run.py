@@ -17,6 +17,7 @@ from pipeline.estimate import (
     Estimate,
     Workload,
     estimate_audit,
+    estimate_edit,
     estimate_evaluate,
     estimate_release,
     estimate_report,
@@ -91,6 +92,7 @@ def plan_stages(
     audit: Path | None = None,
     release: Path | None = None,
     classes: tuple[str, ...] | None = None,
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Plan one stage from the finished outputs it reads; print it on stderr and return it.
 
@@ -117,6 +119,9 @@ def plan_stages(
         state = _state(records.CandidatesRef, out, recipe.sample, recipe.seed, drawn)
         trained, work = _known_checkpoint(recipe, checkpoint, classes)
         cost = _if_needed(state, lambda: estimate_sample(trained, work))
+    elif verb == "edit":
+        assert checkpoint is not None and source is not None
+        state, cost = _edit_state_and_cost(recipe, out, checkpoint, source)
     elif verb == "audit":
         assert candidates is not None and cohort is not None
         count = _count_candidates(candidates)
@@ -212,6 +217,16 @@ def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> 
         seed=recipe.seed,
     )
     return "reuse" if present.inputs_digest == wanted else "refuse"
+
+
+def _edit_state_and_cost(recipe: Recipe, out: Path, checkpoint: Path, source: Path) -> tuple[str, Estimate]:
+    from pipeline.edit import plan_edit
+
+    made = load_reference(records.CheckpointRef, checkpoint)
+    plan = plan_edit(made, source, recipe.edit, seed=recipe.seed)
+    state = _state(records.CandidatesRef, out, plan.settings, recipe.seed, plan.inputs)
+    trained, work = _known_checkpoint(recipe, checkpoint, None)
+    return state, _if_needed(state, lambda: estimate_edit(trained, work, len(plan.sources)))
 
 
 def _release_cost(candidates: Path, audit: Path) -> Estimate:

@@ -42,6 +42,20 @@ present, 0 absent, null not given), with the same names in every row. The file h
 candidate has conditions, so that other candidates keep their bytes; read through `Candidates`, it is always
 there."""
 
+EDITED_FROM = "edited_from"
+"""Further column of candidates that were edited and not drawn: what each was edited from, one of:"""
+
+FROM_SCAN = "scan"
+"""a real scan, or an edit of one: it may hold real pixels and is never released;"""
+
+FROM_CANDIDATE = "candidate"
+"""a synthetic image."""
+
+
+def count_from_scans(table: pd.DataFrame) -> int:
+    """Return how many candidates were edited from real scans; what is unknown counts as that."""
+    return int((table[EDITED_FROM] != FROM_CANDIDATE).sum()) if EDITED_FROM in table.columns else 0
+
 
 def sample_id(class_name: str, index: int) -> str:
     """Return the id of candidate `index` of a class; it holds nothing of any record."""
@@ -91,9 +105,13 @@ class Candidates:
 
 
 def written_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns that a candidate table is written with: `condition` only if a row has any."""
+    """Return the columns that a candidate table is written with.
+
+    `condition` only if a row has any, `edited_from` only where candidates were edited and not drawn.
+    """
     conditioned = CONDITION_COLUMN in table.columns and bool((table[CONDITION_COLUMN] != "").any())
-    return [*CANDIDATE_COLUMNS, *([CONDITION_COLUMN] if conditioned else [])]
+    further = [*([CONDITION_COLUMN] if conditioned else []), *([EDITED_FROM] if EDITED_FROM in table else [])]
+    return [*CANDIDATE_COLUMNS, *further]
 
 
 def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:

@@ -19,9 +19,12 @@ from pipeline.stage import verify_reference
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from models.autoencoder import Autoencoder
+    from models.autoencoder_spec import AutoencoderSpec
     from models.denoiser import Denoiser
 
 MODEL_NAME = "model.safetensors"
+AUTOENCODER_NAME = "autoencoder.safetensors"
 INFO_NAME = "checkpoint.json"
 FORMAT_VERSION: Literal[1] = 1
 
@@ -32,6 +35,8 @@ class CheckpointInfo(BaseModel):
     Attributes:
         format_version: version of the checkpoint layout.
         network: fields of `models.network.NetworkSpec`.
+        autoencoder: fields of `models.autoencoder_spec.AutoencoderSpec` if the denoiser works on latents; its
+            weights and its scaling are `autoencoder.safetensors`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
         parametrisation: what the network predicts, `edm` or `flow`.
         classes: label names in the order of the class indices.
@@ -59,6 +64,7 @@ class CheckpointInfo(BaseModel):
 
     format_version: Literal[1] = FORMAT_VERSION
     network: dict[str, Any]
+    autoencoder: dict[str, Any] | None = None
     sigma_data: float = Field(gt=0)
     parametrisation: Literal["edm", "flow"] = "edm"
     classes: tuple[str, ...] = Field(min_length=1)
@@ -162,7 +168,7 @@ def read_denoiser(
         )
     try:
         spec = NetworkSpec.from_dict(info.network)
-        if spec.num_classes != len(info.classes) or spec.image_size != info.image_size:
+        if (spec.num_classes, spec.in_channels, spec.image_size) != (len(info.classes), *_data_shape(info)):
             raise ValueError("the network does not fit the classes and image size beside it")
         _check_conditions(info, spec.num_values)
         denoiser = Denoiser(spec, sigma_data=info.sigma_data, parametrisation=info.parametrisation)
@@ -209,3 +215,57 @@ def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None
             raise ValueError("combinations do not fit the conditions")
         if not all(0 <= code <= null for code, null in zip(codes, num_values, strict=True)):
             raise ValueError("combinations hold codes out of range")
+
+
+def load_autoencoder(checkpoint: Path) -> Autoencoder | None:
+    """Load the autoencoder of a finished checkpoint, on the device chosen for this machine.
+
+    Every content file is re-hashed first, as for the denoiser.
+
+    Args:
+        checkpoint: a checkpoint directory made by `train`.
+
+    Returns:
+        The frozen autoencoder, or None if the denoiser of the checkpoint works on pixels.
+
+    Raises:
+        TamperedError: a file differs from what training recorded.
+        DataError: not a checkpoint, or weights or scaling that cannot be used.
+    """
+    from models.autoencoder import Autoencoder, freeze_autoencoder
+    from models.checkpoint import load_into, read_tensors
+    from models.precision import default_device
+
+    verify_reference(CheckpointRef, checkpoint)
+    info = read_checkpoint_info(checkpoint)
+    if info.autoencoder is None:
+        return None
+    try:
+        autoencoder = Autoencoder(_autoencoder_spec(info, info.autoencoder))
+        load_into(autoencoder, read_tensors(checkpoint / AUTOENCODER_NAME, autoencoder.state_dict()).tensors)
+        if not bool((autoencoder.scale > 0).all()):
+            raise ValueError("the autoencoder's scale is not positive")
+    except OSError as error:
+        raise DataError(
+            f"{AUTOENCODER_NAME} cannot be read", field="checkpoint", remedy="Train again."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(str(error), field="checkpoint", remedy="Train again.") from error
+    return freeze_autoencoder(autoencoder.to(default_device()))
+
+
+def _data_shape(info: CheckpointInfo) -> tuple[int, tuple[int, int]]:
+    """Return (channels, (height, width)) of what the denoiser of a checkpoint works on."""
+    if info.autoencoder is None:
+        return 1, info.image_size
+    spec = _autoencoder_spec(info, info.autoencoder)
+    return spec.latent_channels, spec.latent_size
+
+
+def _autoencoder_spec(info: CheckpointInfo, fields: dict[str, Any]) -> AutoencoderSpec:
+    from models.autoencoder_spec import AutoencoderSpec
+
+    spec = AutoencoderSpec.from_dict(fields)
+    if spec.image_size != info.image_size:
+        raise ValueError("the autoencoder does not fit the image size beside it")
+    return spec

@@ -31,6 +31,21 @@ class FeatureSet:
         return FeatureSet(self.features[rows], self.labels[rows], self.groups[rows])
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What is compared in one scope, at equal sizes of synthetic and train.
+
+    Attributes:
+        name: `all` or a class.
+        synthetic, train, val: the features drawn for it.
+    """
+
+    name: str
+    synthetic: FeatureSet
+    train: FeatureSet
+    val: FeatureSet
+
+
 def measure_fidelity(
     synthetic: FeatureSet,
     val: FeatureSet,
@@ -40,17 +55,34 @@ def measure_fidelity(
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> tuple[tuple[Fidelity, ...], list[str]]:
-    """Compare released images with real val scans, over all and by class.
+    """Compare released images with real val scans, over all and by class; see `draw_scopes`.
+
+    Returns:
+        One `Fidelity` a scope that can be measured (`all` first), and notes on those that cannot.
+    """
+    scopes, notes = draw_scopes(synthetic, val, train, classes, settings=settings, rng=rng)
+    return tuple(_measured(scope) for scope in scopes), notes
+
+
+def draw_scopes(
+    synthetic: FeatureSet,
+    val: FeatureSet,
+    train: FeatureSet,
+    classes: tuple[str, ...],
+    *,
+    settings: EvaluateSettings,
+    rng: np.random.Generator,
+) -> tuple[list[Scope], list[str]]:
+    """Draw what is compared in each scope.
 
     In each scope as many synthetic as train images are drawn, so that both stand at equal sizes against the
     same val scans; over all classes they are drawn in val's class mix, so that a balanced release is not
     taken for an unlike one.
 
     Returns:
-        One `Fidelity` a scope that can be measured (`all` first), and notes on those that cannot.
+        The scopes that can be measured (`all` first), and notes on those that cannot.
     """
     notes: list[str] = []
-    measured: list[Fidelity] = []
     limit = settings.max_fidelity_images
     pools = [
         (
@@ -82,22 +114,25 @@ def measure_fidelity(
             notes.append(f"fidelity of {name} is not measured: fewer than 2 released, train or val images")
             continue
         scopes.append((name, _draw(s, n, rng), _draw(t, n, rng), _draw(v, min(len(v), limit), rng)))
-    for scope, s, t, v in scopes:
-        if min(len(s), len(v)) < 2:
-            continue
-        left, floor, right = synthetic.take(s), train.take(t), val.take(v)
-        measured.append(
-            Fidelity(
-                scope=scope,
-                kid=kid(left.features, right.features, x_groups=left.groups, y_groups=right.groups),
-                kid_floor=kid(floor.features, right.features, x_groups=floor.groups, y_groups=right.groups),
-                fid=fid(left.features, right.features),
-                fid_floor=fid(floor.features, right.features),
-                num_synthetic=len(s),
-                num_real=len(v),
-            )
-        )
-    return tuple(measured), notes
+    drawn = [
+        Scope(name, synthetic.take(s), train.take(t), val.take(v))
+        for name, s, t, v in scopes
+        if min(len(s), len(v)) >= 2
+    ]
+    return drawn, notes
+
+
+def _measured(scope: Scope) -> Fidelity:
+    left, floor, right = scope.synthetic, scope.train, scope.val
+    return Fidelity(
+        scope=scope.name,
+        kid=kid(left.features, right.features, x_groups=left.groups, y_groups=right.groups),
+        kid_floor=kid(floor.features, right.features, x_groups=floor.groups, y_groups=right.groups),
+        fid=fid(left.features, right.features),
+        fid_floor=fid(floor.features, right.features),
+        num_synthetic=len(left.labels),
+        num_real=len(right.labels),
+    )
 
 
 def _draw(rows: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
-from pipeline.errors import PhosphorError
+from pipeline.drawing import require_finite
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
 
@@ -55,6 +55,7 @@ def draw_candidates(
     *,
     bit_depth: int,
     guidance: Guidance | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> StoredPixels:
     """Draw at most one batch of candidates.
 
@@ -67,6 +68,7 @@ def draw_candidates(
         candidates: 1 to `settings.batch_size` candidates.
         settings: sample settings.
         bit_depth: 8 or 16, depth of the stored pixels.
+        autoencoder: turns what the denoiser makes into images; None if it makes images.
         guidance: from `make_guidance`; None is classifier-free guidance of the settings' scale.
 
     Returns:
@@ -81,7 +83,7 @@ def draw_candidates(
     filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
     device = next(denoiser.parameters()).device
     codes = _condition_codes(denoiser, filled).to(device)
-    shape = (1, *denoiser.spec.image_size)
+    shape = denoiser.sample_shape
     seeds = [candidate.seed for candidate in filled]
     entry = SAMPLERS[settings.sampler]
     sigmas = entry.schedule(
@@ -90,13 +92,9 @@ def draw_candidates(
     denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
     noise = initial_noise(seeds, shape).to(device)
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
-    images = samples[: len(candidates)].cpu().numpy()
-    if not np.isfinite(images).all():
-        raise PhosphorError(
-            "the denoiser returned values that are not finite",
-            field="checkpoint",
-            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
-        )
+    drawn = samples[: len(candidates)]
+    images = (drawn if autoencoder is None else autoencoder.to_images(drawn)).cpu().numpy()
+    require_finite(images)
     return from_model_range(images, bit_depth)
 
 

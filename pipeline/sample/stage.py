@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import DataError, StorageError, UsageError
+from pipeline.drawing import candidate_table, is_whole, require_known_class, require_same_checkpoint
+from pipeline.errors import StorageError, UsageError
 from pipeline.generator import read_checkpoint_info
 from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
-from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
+from pipeline.pixels import StoredPixels, shard_name, write_shard
 from pipeline.progress import Progress, track
 from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
@@ -23,6 +24,7 @@ from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
+    from models.autoencoder import Autoencoder
     from models.denoiser import Denoiser
     from models.guidance import Guidance
     from pipeline.generator import CheckpointInfo
@@ -123,9 +125,10 @@ def _follow(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """What is drawn: the denoiser, and all candidates in the order of the table."""
+    """What is drawn: the denoiser, its autoencoder if it has one, and all candidates in table order."""
 
     denoiser: Denoiser
+    autoencoder: Autoencoder | None
     info: CheckpointInfo
     candidates: Sequence[Candidate]
     num_classes: int
@@ -145,7 +148,7 @@ class _Drawing:
         return [
             number
             for number, shard in enumerate(self.shards)
-            if not _is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
+            if not is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
         ]
 
 
@@ -157,16 +160,17 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import load_denoiser
+    from pipeline.generator import load_autoencoder, load_denoiser
     from pipeline.sample.draw import list_candidates
 
     denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
-    _require_same(checkpoint)
+    autoencoder = load_autoencoder(checkpoint.path)
+    require_same_checkpoint(checkpoint)
     asked = AskedConditions(info, settings)
     labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
     candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
     guidance = make_guidance(checkpoint.path, info, denoiser, settings)
-    return _Drawing(denoiser, info, candidates, len(labels), settings, asked, guidance)
+    return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked, guidance)
 
 
 def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
@@ -224,6 +228,7 @@ def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progres
                 batch,
                 settings,
                 bit_depth=drawing.info.bit_depth,
+                autoencoder=drawing.autoencoder,
                 guidance=drawing.guidance,
             )
         )
@@ -233,37 +238,20 @@ def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progres
     return pixels
 
 
-def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
-    """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return False
-    return found.shape == shape and found.dtype == stored_dtype(bit_depth)
-
-
 def _write_table(folder: Path, drawing: _Drawing, checkpoint_digest: str) -> str:
-    import pandas as pd
-
-    from pipeline.candidates import CONDITION_COLUMN, sample_id, write_candidate_table
+    from pipeline.candidates import CONDITION_COLUMN, write_candidate_table
     from pipeline.sample.draw import resolved_steps
 
     candidates, settings, info = drawing.candidates, drawing.settings, drawing.info
-    names = [info.classes[candidate.label] for candidate in candidates]
-    table = pd.DataFrame(
-        {
-            "sample_id": [
-                sample_id(name, candidate.index) for name, candidate in zip(names, candidates, strict=True)
-            ],
-            "class": names,
-            "label": np.array([candidate.label for candidate in candidates], dtype=np.int64),
-            "index": np.array([candidate.index for candidate in candidates], dtype=np.int64),
-            "seed": pd.array([candidate.seed for candidate in candidates], dtype="Int64"),
-            "sampler": settings.sampler,
-            "num_steps": resolved_steps(settings),
-            "guidance_scale": settings.guidance_scale,
-            "checkpoint_digest": checkpoint_digest,
-        }
+    table = candidate_table(
+        [info.classes[candidate.label] for candidate in candidates],
+        [candidate.label for candidate in candidates],
+        [candidate.index for candidate in candidates],
+        [candidate.seed for candidate in candidates],
+        sampler=settings.sampler,
+        num_steps=resolved_steps(settings),
+        guidance_scale=settings.guidance_scale,
+        checkpoint_digest=checkpoint_digest,
     )
     if info.conditions:
         table[CONDITION_COLUMN] = [drawing.asked.text(candidate) for candidate in candidates]
@@ -280,24 +268,4 @@ def _chosen_labels(info: CheckpointInfo, classes: Sequence[str] | None) -> list[
             value=list(classes),
             remedy=f"Choose from {list(info.classes)}.",
         )
-    unknown = [name for name in classes if name not in info.classes]
-    if unknown:
-        raise UsageError(
-            "the checkpoint knows no such class",
-            field="--class",
-            value=unknown[0],
-            remedy=f"Choose from {list(info.classes)}.",
-        )
-    return [info.classes.index(name) for name in classes]
-
-
-def _require_same(checkpoint: CheckpointRef) -> None:
-    from pipeline.stage import load_reference
-
-    if load_reference(CheckpointRef, checkpoint.path).digest != checkpoint.digest:
-        raise DataError(
-            "the checkpoint directory holds another checkpoint than the one asked for",
-            field="checkpoint",
-            value=str(checkpoint.path),
-            remedy="Train again, or name the right directory.",
-        )
+    return [require_known_class(name, info.classes, field="--class") for name in classes]

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
-from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
 
 PRESENT = 1
@@ -101,23 +100,17 @@ class BatchPlan:
         return np.concatenate(parts)
 
 
-def load_batch(
-    cohort: Cohort, batch: Batch, conditions: CohortConditions | None = None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Read a batch.
+def as_they_are(rows: npt.NDArray[np.int64]) -> Batch:
+    """Return a batch of cohort rows, none of them mirrored."""
+    return Batch(rows, np.zeros(len(rows), dtype=np.bool_))
 
-    Args:
-        cohort: the cohort.
-        batch: its rows.
-        conditions: the condition fields beside the class; None for none.
 
-    Returns:
-        Images (N, 1, H, W) float32 in [-1, 1] and condition codes (N, F) int64, the class first.
-    """
+def load_images(cohort: Cohort, batch: Batch) -> npt.NDArray[np.float32]:
+    """Return the images of a batch: (N, 1, H, W) float32 in [-1, 1]."""
     images = cohort.images(batch.rows)
     if batch.flipped.any():
         images[batch.flipped] = images[batch.flipped][..., ::-1]
-    return images, (conditions or CohortConditions(cohort)).codes(batch.rows)
+    return images
 
 
 def _rows_by_class(cohort: Cohort) -> list[npt.NDArray[np.int64]]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from models.autoencoder import Autoencoder
 from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.snapshots import snapshot_name
 from pipeline.cohort import Cohort
 from pipeline.combinations import count_combinations
 from pipeline.conditions import CohortConditions
-from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
+from pipeline.generator import AUTOENCODER_NAME, INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.storage import storage_errors, write_json
 from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
@@ -48,6 +49,7 @@ def write_checkpoint(
     num_steps: int,
     init_digest: str | None,
     seed: int,
+    autoencoder: Autoencoder | None,
 ) -> tuple[list[str], dict[str, int]]:
     """Write `model.safetensors` and `checkpoint.json` (private).
 
@@ -61,6 +63,7 @@ def write_checkpoint(
         num_steps: optimiser steps done.
         init_digest: digest of the checkpoint that training started from, or None.
         seed: run seed.
+        autoencoder: the one whose latents were learnt, or None.
 
     Returns:
         The names of the content files, snapshots among them, and the counts for the reference.
@@ -68,6 +71,7 @@ def write_checkpoint(
     denoiser = chosen.denoiser
     info = CheckpointInfo(
         network=denoiser.spec.to_dict(),
+        autoencoder=None if autoencoder is None else autoencoder.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
         classes=cohort.info.classes,
@@ -100,4 +104,5 @@ def write_checkpoint(
         "images": info.images_seen,
         "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
     }
-    return [MODEL_NAME, INFO_NAME, *(snapshot_name(step) for step in chosen.snapshots)], counts
+    files = [MODEL_NAME, INFO_NAME, *(snapshot_name(step) for step in chosen.snapshots)]
+    return files if autoencoder is None else [*files, AUTOENCODER_NAME], counts

@@ -23,6 +23,7 @@ from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
+from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
@@ -33,6 +34,7 @@ from pipeline.train.state import TrainingState
 from pipeline.train.step import Step
 from pipeline.train.stopping import MemorisationWatch
 from pipeline.train.timing import NoTiming, Timing
+from pipeline.train.watching import PairedScans
 
 __all__ = ["Trainer", "learning_rate", "train"]
 
@@ -83,7 +85,7 @@ def train(
     conditions = CohortConditions(cohort, settings.conditions)
     spec = NetworkSpec.from_dict(
         {
-            "image_size": cohort.info.image_size,
+            **settings.data_fields(cohort.info.image_size),
             "num_classes": len(cohort.info.classes),
             "conditions": conditions.num_values,
             **settings.network_fields(),
@@ -101,6 +103,9 @@ def train(
     with held_memory():
         plan = make_plan(folder, denoiser, settings, ranks)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            source = open_source(
+                cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+            )
             trainer = Trainer(
                 cohort,
                 folder,
@@ -108,6 +113,7 @@ def train(
                 denoiser,
                 plan,
                 conditions=conditions,
+                source=source,
                 seed=seed,
                 inputs_digest=inputs_digest,
                 ranks=ranks,
@@ -126,6 +132,7 @@ def train(
         num_steps=num_steps,
         init_digest=init_digest,
         seed=seed,
+        autoencoder=source.autoencoder,
     )
 
 
@@ -138,6 +145,7 @@ class Trainer:
         settings: training settings.
         denoiser: the denoiser with its initial weights.
         plan: what this machine computes with.
+        source: reads what the denoiser learns from.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
         conditions: what the cohort tells of each scan; None reads it as the settings ask.
@@ -153,6 +161,7 @@ class Trainer:
         denoiser: Denoiser,
         plan: MachinePlan,
         *,
+        source: PixelSource | LatentSource,
         seed: int,
         inputs_digest: str,
         conditions: CohortConditions | None = None,
@@ -162,8 +171,10 @@ class Trainer:
         conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
-        self.device = plan.device
-        self.one_step = Step(denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing)
+        self.device, self.source = plan.device, source
+        self.one_step = Step(
+            denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
+        )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
         batches = BatchPlan(
@@ -174,7 +185,7 @@ class Trainer:
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
-        self.feed = Feed(cohort, batches, conditions, self.one_step.share, plan.device)
+        self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
             folder,
             model=self.denoiser,
@@ -184,11 +195,10 @@ class Trainer:
             weighting=self.one_step.weighting,
         )
         self.snapshots = Snapshots(folder, settings)
-        self.watch = (
-            MemorisationWatch(cohort, conditions, folder, settings, self.snapshots, seed=seed)
-            if folder is not None
-            else None
-        )
+        self.watch: MemorisationWatch | None = None
+        if folder is not None:
+            scans = PairedScans(cohort, source, conditions, settings, seed)
+            self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
         self.stopped = False
         self.budget = TimeBudget(settings, plan.decisions) if settings.max_minutes is not None else None
         self.saved_step = 0
@@ -238,8 +248,14 @@ class Trainer:
                     saved_at = time.monotonic()
                 if self.folder is not None and _is_multiple(step, self.settings.grid_every_steps):
                     with self.timing.part("grid"):
-                        averaged = self.ema.nearest(self.settings.ema_length)
-                        draw_grid(self.folder, averaged, self.plan.precision, step=step, seed=self.seed)
+                        draw_grid(
+                            self.folder,
+                            self.ema.nearest(self.settings.ema_length),
+                            self.plan.precision,
+                            step=step,
+                            seed=self.seed,
+                            autoencoder=self.source.autoencoder,
+                        )
         return step
 
     def chosen_average(self, step: int) -> ChosenAverage:

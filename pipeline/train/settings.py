@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
+from pipeline.train.latent_settings import LatentSettings
 
 # The range of models.ema, which is not imported here: recipes are read without torch.
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
@@ -111,7 +112,10 @@ class TrainSettings(Settings):
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
     sigma_data: float = Field(
-        0.5, gt=0, le=10, description="assumed standard deviation of the scans in [-1, 1]"
+        0.5,
+        gt=0,
+        le=10,
+        description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
     parametrisation: Literal["edm", "flow"] = Field(
         "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
@@ -155,6 +159,21 @@ class TrainSettings(Settings):
     def _conditions_in_order(cls, asked: tuple[ConditionName, ...]) -> tuple[ConditionName, ...]:
         return in_order(asked)
 
+    latent: LatentSettings = Field(
+        default_factory=LatentSettings, description="latent diffusion: the autoencoder and its latents"
+    )
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> TrainSettings:
+        """Refuse what would have to change scans that were encoded once, before training began."""
+        for name in ("horizontal_flip", "augment"):
+            if self.latent.enabled and getattr(self, name):
+                raise ValueError(
+                    f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
+                    "scans as they are; turn one of the two off"
+                )
+        return self
+
     @model_validator(mode="after")
     def _choices_fit(self) -> TrainSettings:
         if self.compile == "on" and self.checkpoint_activations:
@@ -196,6 +215,13 @@ class TrainSettings(Settings):
         """
         unset = {"micro_batch": None, "checkpoint_activations": False, "init_from": None}
         return self.model_copy(update=unset)
+
+    def data_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of `NetworkSpec` that say what is denoised: scans of a size, or their latents."""
+        if not self.latent.enabled:
+            return {"image_size": image_size}
+        spec = self.latent.autoencoder_spec(image_size)
+        return {"image_size": spec.latent_size, "in_channels": spec.latent_channels}
 
     def network_fields(self) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings."""

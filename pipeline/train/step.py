@@ -14,6 +14,7 @@ from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.uncertainty import Uncertainty
 from models.working_copy import WorkingCopy
 from pipeline.ranks import Ranks
+from pipeline.train.latents import LatentSource, PixelSource
 from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
@@ -36,6 +37,7 @@ class Step:
         ranks: the processes that share each batch.
         seed: run seed.
         timing: counts where the time goes.
+        source: turns what was read into what is denoised.
 
     Attributes:
         losses: (REMEMBERED_STEPS, batch_size), of this process's scans; zero elsewhere.
@@ -52,7 +54,9 @@ class Step:
         *,
         seed: int,
         timing: Timing,
+        source: PixelSource | LatentSource,
     ) -> None:
+        self._source = source
         self._settings, self._ranks, self._seed, self._timing = settings, ranks, seed, timing
         self.device = plan.device
         self.denoiser = denoiser.to(plan.device).train()
@@ -83,7 +87,7 @@ class Step:
 
         Args:
             step: number of the step.
-            images: this process's scans (n, C, H, W) in [-1, 1], on the device.
+            images: what the source read of this process's scans (n, C, H, W), on the device.
             codes: their condition codes (n, F) int64.
             learning_rate: of this step.
 
@@ -113,16 +117,14 @@ class Step:
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
-            codes, sigma, noise, features = self._draw(step, images, codes)
-            if features is not None:
-                images = augment(images, features)
+            clean, codes, sigma, noise, features = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(images), self.micro_batch):
-            part = slice(first, min(first + self.micro_batch, len(images)))
+        for first in range(0, len(clean), self.micro_batch):
+            part = slice(first, min(first + self.micro_batch, len(clean)))
             with self._timing.part("forward"):
                 losses = denoising_loss(
                     self.working.compute,
-                    images[part],
+                    clean[part],
                     codes[part],
                     sigma=sigma[part],
                     noise=noise[part],
@@ -143,11 +145,14 @@ class Step:
             self._remember(step, part, losses)
         return total
 
-    def _draw(self, step: int, images: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _draw(
+        self, step: int, images: Tensor, codes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Draw for the whole batch.
 
         Returns:
-            This process's codes (n, F), noise levels (n,), noise, and augmentation features (n, A) or None.
+            This process's clean data (n, C, H, W), codes (n, F), noise levels (n,), noise, and augmentation
+            features (n, A) or None.
         """
         count, spec = self._settings.batch_size, self.denoiser.spec
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
@@ -156,14 +161,16 @@ class Step:
         everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
         self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
-        noise = torch.randn((count, *images.shape[1:]), generator=generator, device=self.device)
+        noise = torch.randn((count, *self.denoiser.sample_shape), generator=generator, device=self.device)
+        clean = self._source.clean(images, generator, count=count, share=self.share)
         features = None
         if self._settings.augment > 0.0:
             # Drawn last: without augmentation, all else is drawn as it always was.
             features = draw_augmentation(
                 count, self._settings.augment, generator, mirror=self._settings.augment_mirror
             )[self.share]
-        return everyone[self.share], sigma[self.share], noise[self.share], features
+            clean = augment(clean, features)
+        return clean, everyone[self.share], sigma[self.share], noise[self.share], features
 
     @torch.no_grad()
     def _remember(self, step: int, part: slice, losses: Tensor) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from models.checkpoint import load_into
 from models.denoiser import Denoiser
 from models.precision import Precision, apply_precision
-from pipeline.cohort import Cohort
-from pipeline.conditions import CohortConditions
 from pipeline.storage import write_text
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
@@ -60,27 +58,22 @@ class MemorisationWatch:
     A measurement is a pure function of its snapshot, so that a killed run comes to the same curve.
 
     Args:
-        cohort: the cohort.
-        conditions: what it tells of each scan.
+        scans: the scans to measure on.
         folder: the checkpoint directory.
         settings: training settings.
         snapshots: the snapshots of the run.
-        seed: run seed.
     """
 
     def __init__(
         self,
-        cohort: Cohort,
-        conditions: CohortConditions,
+        scans: PairedScans,
         folder: Path,
         settings: TrainSettings,
         snapshots: Snapshots,
-        *,
-        seed: int,
     ) -> None:
         self._path = folder / FILE_NAME
         self._snapshots = snapshots
-        self._scans = PairedScans(cohort, conditions, settings, seed)
+        self._scans = scans
         # The average that becomes the model, or the nearest one that every snapshot holds.
         self._length = min(settings.ema_lengths, key=lambda own: abs(own - settings.ema_length))
         self._rows: list[Row] = []

@@ -13,6 +13,7 @@ from models.noise import initial_noise, stream_seed
 from models.objective import denoising_loss
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions
+from pipeline.train.latents import LatentSource, PixelSource
 from pipeline.train.settings import TrainSettings
 
 MIN_PAIRS = 12
@@ -46,15 +47,21 @@ class PairedScans:
 
     Args:
         cohort: the cohort.
+        source: what the denoiser learns from.
         conditions: what it tells of each scan.
         settings: training settings; noise levels lie at even shares of the distribution trained on.
         seed: run seed.
     """
 
     def __init__(
-        self, cohort: Cohort, conditions: CohortConditions, settings: TrainSettings, seed: int
+        self,
+        cohort: Cohort,
+        source: PixelSource | LatentSource,
+        conditions: CohortConditions,
+        settings: TrainSettings,
+        seed: int,
     ) -> None:
-        self._cohort, self._conditions, self._settings, self._seed = cohort, conditions, settings, seed
+        self._source, self._conditions, self._settings, self._seed = source, conditions, settings, seed
         self.train, self.val = _pairs(cohort, seed)
         share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
         self._levels = (torch.special.ndtri(share) * settings.sigma_std + settings.sigma_mean).exp()
@@ -82,7 +89,7 @@ class PairedScans:
     def _loss(
         self, denoiser: Denoiser, rows: npt.NDArray[np.int64], first: int, device: torch.device
     ) -> npt.NDArray[np.float64]:
-        clean = torch.from_numpy(self._cohort.images(rows)).to(device)
+        clean = self._source.expected(rows).to(device)
         codes = torch.from_numpy(self._conditions.codes(rows)).to(device)
         total = torch.zeros(len(rows), dtype=torch.float64, device=device)
         for level, sigma in enumerate(self._levels.tolist()):

@@ -23,11 +23,12 @@ from pathlib import Path
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
+from tests.benchmarks.machine import peak_bytes
 settings = IngestSettings(workers=int(sys.argv[3]))
 started = time.perf_counter()
 reference = run_ingest(load_manifest(Path(sys.argv[1])), Path(sys.argv[2]), settings)
 seconds = time.perf_counter() - started
-peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+peak = [peak_bytes() / 2**20, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]
 print(json.dumps(
     {"scans": reference.counts["scans"], "own": peak[0], "worker": peak[1], "seconds": seconds}
 ))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+MARKDOWN_HEAD = "| figure | measured | goal | | how |\n|---|---|---|---|---|"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -13,13 +15,14 @@ class Row:
     Attributes:
         name: what is compared with what.
         ratios: one value a round; ours and the peer's figures of a round are measured back to back.
-        goal: the bound; at_least: whether the ratio should lie above it (else below).
+        goal: the bound; None for a figure that is only reported, such as a peer's own.
+        at_least: whether the ratio should lie above the goal (else below).
         detail: the absolute figures behind it, in words.
     """
 
     name: str
     ratios: tuple[float, ...]
-    goal: float
+    goal: float | None
     at_least: bool
     detail: str
 
@@ -30,12 +33,53 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Whether the median reaches the goal."""
+        """Whether the median reaches the goal; a row without a goal is never missed."""
+        if self.goal is None:
+            return True
         return self.median >= self.goal if self.at_least else self.median <= self.goal
+
+    @property
+    def measured(self) -> str:
+        """The median, with the range over the rounds where there are several."""
+        if len(self.ratios) == 1:
+            return _short(self.median)
+        return f"{_short(self.median)} ({_short(min(self.ratios))}-{_short(max(self.ratios))})"
 
     def text(self) -> str:
         """The row as one line."""
-        sign = ">=" if self.at_least else "<="
-        spread = f"{min(self.ratios):.2f}-{max(self.ratios):.2f}"
-        state = "met" if self.met else "NOT MET"
-        return f"{self.name}: {self.median:.2f} ({spread}), goal {sign} {self.goal:g}: {state}; {self.detail}"
+        if self.goal is None:
+            return f"{self.name}: {self.measured}, no goal; {self.detail}"
+        return f"{self.name}: {self.measured}, goal {self._bound()}: {self._state()}; {self.detail}"
+
+    def markdown(self) -> str:
+        """The row as a line of a Markdown table under `MARKDOWN_HEAD`."""
+        bound, state = ("", "") if self.goal is None else (self._bound(), self._state())
+        cells = (self.name, self.measured, bound, state, self.detail)
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    def _bound(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.goal:g}"
+
+    def _state(self) -> str:
+        return "met" if self.met else "NOT MET"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that could not be measured here, with the reason; it neither meets nor misses a goal."""
+
+    name: str
+    reason: str
+    met: bool = True
+
+    def text(self) -> str:
+        """The row as one line."""
+        return f"{self.name}: not measured; {self.reason}"
+
+    def markdown(self) -> str:
+        """The row as a line of a Markdown table under `MARKDOWN_HEAD`."""
+        return f"| {self.name} | not measured | | | {self.reason} |"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"

@@ -12,7 +12,7 @@ from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.records import CohortRef
-from pipeline.train.batches import Batch, BatchPlan, load_batch
+from pipeline.train.batches import Batch, BatchPlan, load_images
 from tests.cohorts import write_cohort
 
 
@@ -62,7 +62,8 @@ def test_balance_evens_out_the_classes(tmp_path: Path) -> None:
 
 def test_flipped_scans_are_mirrored_and_the_others_are_not(cohort: Cohort) -> None:
     rows = cohort.rows("train")[:2]
-    images, codes = load_batch(cohort, Batch(rows, np.array([True, False])))
+    images = load_images(cohort, Batch(rows, np.array([True, False])))
+    codes = CohortConditions(cohort).codes(rows)
     stored = cohort.images(rows)
     assert np.array_equal(images[0], stored[0][..., ::-1])
     assert np.array_equal(images[1], stored[1])
@@ -115,7 +116,7 @@ def multi_label(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def test_a_batch_gives_the_codes_of_its_rows(multi_label: Cohort) -> None:
     conditions = CohortConditions(multi_label, ("sex", "findings"))
     rows = np.array([399, 2, 5, 40])
-    images, codes = load_batch(multi_label, Batch(rows, np.zeros(4, bool)), conditions)
+    images, codes = load_images(multi_label, Batch(rows, np.zeros(4, bool))), conditions.codes(rows)
     assert np.array_equal(images, multi_label.images(rows))
     assert codes.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]]
 

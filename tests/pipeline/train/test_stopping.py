@@ -14,6 +14,7 @@ from pipeline.conditions import CohortConditions
 from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
+from pipeline.train.latents import PixelSource
 from pipeline.train.stopping import Row, is_open, step_before_gap
 from pipeline.train.watching import Gap, PairedScans
 from tests.cohorts import write_cohort
@@ -125,7 +126,9 @@ def test_too_few_val_scans_are_told_and_training_goes_on(
 
 def test_pairs_share_their_class_and_come_from_train_and_val(scarce: CohortRef) -> None:
     cohort = Cohort(scarce.path)
-    pairs = PairedScans(cohort, CohortConditions(cohort), TrainSettings(**FIELDS), seed=1)
+    pairs = PairedScans(
+        cohort, PixelSource(cohort), CohortConditions(cohort), TrainSettings(**FIELDS), seed=1
+    )
     assert len(pairs) > 12
     assert set(cohort.split[pairs.train]) == {0}
     assert set(cohort.split[pairs.val]) == {1}

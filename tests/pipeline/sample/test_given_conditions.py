@@ -120,7 +120,7 @@ def test_a_combination_never_seen_in_training_can_be_asked_for(
     both = drawn(checkpoint, tmp_path / "b", ["mass"], given={"findings": ["mass"], "sex": "M"})
     seen = drawn(checkpoint, tmp_path / "m", ["mass"], given={"findings": ["mass"], "sex": "F"})
     assert set(both.table["condition"]) == {'{"sex":"M","findings":{"mass":1,"edema":0}}'}
-    assert brightness(both)["M"] > brightness(seen)["M"] + 30
+    assert brightness(both)["M"] > brightness(seen)["M"] + 10
     assert brightness(both)["mass"] > 120
 
 
