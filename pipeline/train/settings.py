@@ -172,6 +172,11 @@ class TrainSettings(Settings):
                     f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
                     "scans as they are; turn one of the two off"
                 )
+        if self.latent.enabled and self.init_from is not None:
+            raise ValueError(
+                "train.init_from cannot be used with train.latent.enabled: each cohort trains an "
+                "autoencoder of its own, whose latents mean something else"
+            )
         return self
 
     @model_validator(mode="after")

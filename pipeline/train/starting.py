@@ -163,6 +163,13 @@ def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
         raise DataError(
             str(error), field="train.init_from", remedy="Start from another checkpoint."
         ) from error
+    if info.autoencoder is not None:
+        raise DataError(
+            "the checkpoint to start from works on latents of its own autoencoder",
+            field="train.init_from",
+            value=str(settings.init_from),
+            remedy="Start from a checkpoint that was trained on pixels.",
+        )
     here: dict[str, Any] = {name: value for name, value in new.items() if name not in _FREE}
     here |= {"parametrisation": settings.parametrisation, "sigma_data": settings.sigma_data}
     there = {**old, "parametrisation": info.parametrisation, "sigma_data": info.sigma_data}
