@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_checks, cli_run, cli_stages
+from flows import cli_checks, cli_edit, cli_run, cli_stages
 from flows.logs import DEBUG_VARIABLE
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for _command in (
     cli_stages.ingest,
     cli_stages.train,
     cli_stages.sample,
+    cli_edit.edit,
     cli_stages.audit,
     cli_stages.release,
     cli_stages.evaluate,

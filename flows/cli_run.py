@@ -38,7 +38,9 @@ def run(
     """
     with reported():
         from pipeline.manifest import load_manifest
+        from pipeline.ranks import require_alone
 
+        require_alone("run")
         settings = read_recipe(recipe, overrides)
         described = load_manifest(manifest)
         folder = out if out is not None else _default_out(described.name, recipe)

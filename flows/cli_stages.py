@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli_frame import DryRun, Force, Out, Overrides, RecipeName, emit, read_recipe, reported
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -99,6 +100,15 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option("--guidance", help="Classifier-free guidance scale; 1 is none.")
     ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--given",
+            metavar="NAME=VALUE",
+            help="What every image shows: sex=F, effusion=present, or findings=effusion,mass (these and no "
+            "other); may be given several times.",
+        ),
+    ] = None,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
     force: Force = False,
@@ -119,6 +129,7 @@ def sample(
             "sample.sampler": sampler,
             "sample.num_steps": steps,
             "sample.guidance_scale": guidance,
+            "sample.given": _given(given),
         }
         settings = read_recipe(recipe, overrides, options)
         chosen = tuple(classes) if classes else None
@@ -264,6 +275,23 @@ def evaluate(
 
         reference = run_evaluate(release, cohort, out, settings.evaluate, seed=settings.seed, force=force)
         _finish(reference, settings)
+
+
+def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
+    """Return the mapping that `--given NAME=VALUE` options stand for, None without any."""
+    given: dict[str, str | list[str]] = {}
+    for option in options or ():
+        name, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not name or name in given:
+            raise UsageError(
+                "is not NAME=VALUE, or names something twice",
+                field="--given",
+                value=option,
+                remedy="Example: --given sex=F --given findings=effusion,mass.",
+            )
+        several = [part.strip() for part in value.split(",") if part.strip()]
+        given[name] = several if name == "findings" else value
+    return given or None
 
 
 def _finish(reference: Reference, recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from pipeline.estimate import (
     Estimate,
     Workload,
     estimate_audit,
+    estimate_edit,
     estimate_evaluate,
     estimate_release,
     estimate_report,
@@ -28,6 +29,7 @@ from pipeline.estimate import (
 from pipeline.recipe import Recipe
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
+from pipeline.train.starting import start_digest
 
 if TYPE_CHECKING:
     from pipeline.manifest import Manifest
@@ -90,6 +92,7 @@ def plan_stages(
     audit: Path | None = None,
     release: Path | None = None,
     classes: tuple[str, ...] | None = None,
+    source: Path | None = None,
 ) -> dict[str, Any]:
     """Plan one stage from the finished outputs it reads; print it on stderr and return it.
 
@@ -107,13 +110,7 @@ def plan_stages(
     elif verb == "train":
         assert cohort is not None
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(
-            records.CheckpointRef,
-            out,
-            recipe.train.content_settings(),
-            recipe.seed,
-            {"cohort": reference.digest},
-        )
+        state = _train_state(recipe, out, reference.digest)
         cost = _if_needed(state, lambda: estimate_train(recipe, _known_cohort(cohort)))
     elif verb == "sample":
         assert checkpoint is not None
@@ -122,6 +119,9 @@ def plan_stages(
         state = _state(records.CandidatesRef, out, recipe.sample, recipe.seed, drawn)
         trained, work = _known_checkpoint(recipe, checkpoint, classes)
         cost = _if_needed(state, lambda: estimate_sample(trained, work))
+    elif verb == "edit":
+        assert checkpoint is not None and source is not None
+        state, cost = _edit_state_and_cost(recipe, out, checkpoint, source)
     elif verb == "audit":
         assert candidates is not None and cohort is not None
         count = _count_candidates(candidates)
@@ -153,9 +153,11 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
         (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
     ]
     for kind, settings, drawn, needed in plan:
-        inputs = {role: digests.get(role, "") for role in needed}
+        inputs: dict[str, str | None] = {role: digests.get(role, "") for role in needed}
         if kind is records.CohortRef:
             inputs = {"manifest": manifest.digest()}
+        elif kind is records.CheckpointRef:
+            inputs["init_from"] = start_digest(recipe.train)
         states[kind.stage] = _state(kind, folder / kind.stage, settings, drawn, inputs)
         if states[kind.stage] == "reuse":
             digests[kind.stage] = load_reference(kind, folder / kind.stage).digest
@@ -196,6 +198,11 @@ def _state(
     return "reuse" if (out / REFERENCE_NAME).is_file() else "resume"
 
 
+def _train_state(recipe: Recipe, out: Path, cohort_digest: str) -> str:
+    inputs = {"cohort": cohort_digest, "init_from": start_digest(recipe.train)}
+    return _state(records.CheckpointRef, out, recipe.train.content_settings(), recipe.seed, inputs)
+
+
 def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> str:
     from pipeline.release import release_inputs_digest
 
@@ -210,6 +217,16 @@ def _release_state(recipe: Recipe, out: Path, candidates: Path, audit: Path) -> 
         seed=recipe.seed,
     )
     return "reuse" if present.inputs_digest == wanted else "refuse"
+
+
+def _edit_state_and_cost(recipe: Recipe, out: Path, checkpoint: Path, source: Path) -> tuple[str, Estimate]:
+    from pipeline.edit import plan_edit
+
+    made = load_reference(records.CheckpointRef, checkpoint)
+    plan = plan_edit(made, source, recipe.edit, seed=recipe.seed)
+    state = _state(records.CandidatesRef, out, plan.settings, recipe.seed, plan.inputs)
+    trained, work = _known_checkpoint(recipe, checkpoint, None)
+    return state, _if_needed(state, lambda: estimate_edit(trained, work, len(plan.sources)))
 
 
 def _release_cost(candidates: Path, audit: Path) -> Estimate:

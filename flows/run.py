@@ -18,6 +18,7 @@ from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, wri
 from pipeline.records import Reference
 from pipeline.stage import load_reference
 from pipeline.storage import make_private_directory, read_json, write_json
+from pipeline.train.starting import start_digest
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,13 @@ class Run:
         force = {"force": self.force}
         cohort = self._stage("cohort", tasks.ingest_task, manifest=path, settings=recipe.ingest, **force)
         checkpoint = self._stage(
-            "checkpoint", tasks.train_task, cohort=cohort, settings=recipe.train, seed=seed, **force
+            "checkpoint",
+            tasks.train_task,
+            cohort=cohort,
+            settings=recipe.train,
+            seed=seed,
+            init_digest=start_digest(recipe.train),
+            **force,
         )
         candidates = self._stage(
             "candidates",

@@ -97,10 +97,14 @@ def train_task(
     out: Path,
     settings: TrainSettings,
     seed: int,
+    init_digest: str | None,
     force: bool,
     version: int = CheckpointRef.version,
 ) -> CheckpointRef:
-    """Cohort -> checkpoint; goes on from the last saved state of a killed run."""
+    """Cohort -> checkpoint; goes on from the last saved state of a killed run.
+
+    The digest of the checkpoint to start from is there for the cache, which would know it by its path alone.
+    """
     from pipeline.train import run_train
 
     with _private_failures():

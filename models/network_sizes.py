@@ -67,3 +67,15 @@ def network_layers(image_size: tuple[int, int], size: NetworkSize) -> dict[str, 
                 "num_norm_groups": 32,
             }
     raise ValueError(f"image_size must be at most {max(_SIZES[size])} pixels a side, got {image_size}")
+
+
+def plain_layers(channels: tuple[int, ...]) -> dict[str, Any]:
+    """Return the fields of `NetworkSpec` of a network with these channels, attending at its last level."""
+    return {
+        "channels": channels,
+        "attention": (*(False,) * (len(channels) - 1), True),
+        "num_res_blocks": 1,
+        "patch_size": 1,
+        "num_head_channels": 32,
+        "num_norm_groups": 32,
+    }

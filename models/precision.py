@@ -8,9 +8,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from models.compiling import Compute, compiled
 from models.denoiser import Denoiser
@@ -22,6 +23,8 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Name -> type of the network's weights and activations while it computes."""
 
 PREFERENCE_MARGIN = 1.10
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,17 @@ CHOICES = (
 """What the probe tries, in order of preference: a later one must be clearly faster to be taken."""
 
 
-def apply_precision(denoiser: Denoiser, precision: Precision) -> Denoiser:
-    """Set a denoiser's memory layout and type in place and return it; bf16 rounds its weights.
+def apply_precision(model: ModelT, precision: Precision) -> ModelT:
+    """Set layout and type of a denoiser or autoencoder in place and return it; bf16 rounds its weights.
 
-    Noise levels, preconditioning and the result stay fp32.
+    Only its ``network`` is narrowed: noise levels, preconditioning, scaling and the result stay fp32.
     """
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
-    denoiser.network.to(DTYPES[precision.dtype])
-    for parameter in denoiser.parameters():
+    model.network.to(DTYPES[precision.dtype])
+    for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
-    return denoiser
+    return model
 
 
 def default_device() -> torch.device:

@@ -15,18 +15,18 @@ def fuse_upsampling(network: nn.Module) -> int:
     The network keeps its parameters, their names and, up to rounding, its function.
 
     Args:
-        network: a MONAI ``DiffusionModelUNet``; changed in place.
+        network: a MONAI ``DiffusionModelUNet`` or ``AutoencoderKL``; changed in place.
 
     Returns:
         The number of layers replaced.
     """
-    from monai.networks.nets.diffusion_model_unet import WrappedUpsample
+    from monai.networks.blocks.upsample import UpSample
 
     found = [
         (parent, name, child)
         for parent in network.modules()
         for name, child in parent.named_children()
-        if isinstance(child, WrappedUpsample) and _doubles_then_convolves(child)
+        if isinstance(child, UpSample) and _doubles_then_convolves(child)
     ]
     for parent, name, child in found:
         setattr(parent, name, UpsampleConvolution(child.postconv))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic
 
 import torch
 from torch import Tensor
 
 from models.compiling import Compute, compiled
 from models.denoiser import Denoiser
-from models.precision import Precision, apply_precision
+from models.precision import ModelT, Precision, apply_precision
 from models.recompute import recompute_activations
 
 
-class WorkingCopy:
-    """The denoiser that computes while `master` learns (Micikevicius et al. 2018, arXiv 1710.03740).
+class NarrowCopy(Generic[ModelT]):
+    """The model that computes while `master` learns (Micikevicius et al. 2018, arXiv 1710.03740).
 
     bf16 has the range of fp32 but 8 bits of precision, so that a small step would be rounded away: the steps
     are added up in fp32, and the weights are rounded anew for each. Rounding all at once costs far less than
@@ -22,27 +23,22 @@ class WorkingCopy:
     are one.
 
     Args:
-        master: the denoiser whose fp32 weights the optimiser changes, on its device.
+        master: the model whose fp32 weights the optimiser changes, on its device.
         precision: what to compute in; its layout is given to both.
-        recompute: compute activations again in the backward pass instead of keeping them.
 
     Attributes:
-        denoiser: the denoiser that computes.
-        compute: what to call to train it: itself or its compiled form.
+        model: the model that computes.
     """
 
-    def __init__(self, master: Denoiser, precision: Precision, *, recompute: bool = False) -> None:
+    def __init__(self, master: ModelT, precision: Precision) -> None:
         self._master: list[Tensor] = list(master.parameters())
         self._is_master = precision.dtype == "fp32"
-        self.denoiser = apply_precision(master if self._is_master else copy.deepcopy(master), precision)
-        self._working: list[Tensor] = list(self.denoiser.parameters())
+        self.model = apply_precision(master if self._is_master else copy.deepcopy(master), precision)
+        self._working: list[Tensor] = list(self.model.parameters())
         if not self._is_master:
             apply_precision(master, Precision("fp32", precision.channels_last))
             for parameter in self._master:
                 parameter.grad = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        if recompute:
-            recompute_activations(self.denoiser)
-        self.compute: Compute = compiled(self.denoiser) if precision.compiled else self.denoiser
 
     @torch.no_grad()
     def take_weights(self) -> None:
@@ -76,9 +72,30 @@ class WorkingCopy:
 
     def drop_gradients(self) -> None:
         """Free the working copy's gradients, for instance after a step that was broken off."""
-        self.denoiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
 
     def clear_gradients(self) -> None:
         """Forget the gradients after a step."""
         if self._is_master:
-            self.denoiser.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
+
+
+class WorkingCopy(NarrowCopy[Denoiser]):
+    """The denoiser that computes, with what makes it cheaper to train.
+
+    Args:
+        master: the denoiser whose fp32 weights the optimiser changes, on its device.
+        precision: what to compute in; its layout is given to both.
+        recompute: compute activations again in the backward pass instead of keeping them.
+
+    Attributes:
+        denoiser: the denoiser that computes.
+        compute: what to call to train it: itself or its compiled form.
+    """
+
+    def __init__(self, master: Denoiser, precision: Precision, *, recompute: bool = False) -> None:
+        super().__init__(master, precision)
+        self.denoiser = self.model
+        if recompute:
+            recompute_activations(self.denoiser)
+        self.compute: Compute = compiled(self.denoiser) if precision.compiled else self.denoiser

@@ -34,6 +34,28 @@ CANDIDATE_COLUMNS = (
 `sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
 `index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
 
+CONDITION_COLUMN = "condition"
+"""What a candidate was asked to show beside its class: JSON text, empty where only classes are known.
+
+An object of attributes (`sex`, `age_band`, `view`: text, or null if not given) and `findings` (name -> 1
+present, 0 absent, null not given), with the same names in every row. The file holds this column only where a
+candidate has conditions, so that other candidates keep their bytes; read through `Candidates`, it is always
+there."""
+
+EDITED_FROM = "edited_from"
+"""Further column of candidates that were edited and not drawn: what each was edited from, one of:"""
+
+FROM_SCAN = "scan"
+"""a real scan, or an edit of one: it may hold real pixels and is never released;"""
+
+FROM_CANDIDATE = "candidate"
+"""a synthetic image."""
+
+
+def count_from_scans(table: pd.DataFrame) -> int:
+    """Return how many candidates were edited from real scans; what is unknown counts as that."""
+    return int((table[EDITED_FROM] != FROM_CANDIDATE).sum()) if EDITED_FROM in table.columns else 0
+
 
 def sample_id(class_name: str, index: int) -> str:
     """Return the id of candidate `index` of a class; it holds nothing of any record."""
@@ -62,6 +84,8 @@ class Candidates:
                 value=missing or None,
                 remedy="Sample again.",
             )
+        if CONDITION_COLUMN not in self.table.columns:
+            self.table[CONDITION_COLUMN] = ""
 
     @property
     def digest(self) -> str:
@@ -80,7 +104,17 @@ class Candidates:
         return to_model_range(self.take(rows))
 
 
+def written_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that a candidate table is written with.
+
+    `condition` only if a row has any, `edited_from` only where candidates were edited and not drawn.
+    """
+    conditioned = CONDITION_COLUMN in table.columns and bool((table[CONDITION_COLUMN] != "").any())
+    further = [*([CONDITION_COLUMN] if conditioned else []), *([EDITED_FROM] if EDITED_FROM in table else [])]
+    return [*CANDIDATE_COLUMNS, *further]
+
+
 def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:
-    """Write `candidates.parquet` with exactly the columns of `CANDIDATE_COLUMNS`; return its name."""
-    write_parquet(folder / TABLE_NAME, table.loc[:, list(CANDIDATE_COLUMNS)], private=True)
+    """Write `candidates.parquet` with exactly the columns of `written_columns`; return its name."""
+    write_parquet(folder / TABLE_NAME, table.loc[:, written_columns(table)], private=True)
     return TABLE_NAME

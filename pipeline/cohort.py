@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.config import read_model
 from pipeline.errors import DataError
@@ -41,6 +41,16 @@ RECORD_COLUMNS = (
 FINDINGS_NAME = "findings.npy"
 """(N, K) uint8 beside `labels.npy` where scans have several labels: 0 absent, 1 present, 2 uncertain."""
 
+ATTRIBUTES = ("sex", "age_band", "view")
+ATTRIBUTES_NAME = "attributes.npy"
+"""(N, 3) uint8 where a scan has an attribute: position in the values that `cohort.json` lists."""
+
+UNKNOWN = 255
+"""Code of an attribute that a scan does not have."""
+
+PATIENTS_NAME = "patients.npy"
+"""(N,) int32 beside attributes or findings: scans of one patient have one number."""
+
 
 class CohortInfo(BaseModel):
     """`cohort.json`: what the cohort is, readable without touching pixels.
@@ -58,6 +68,8 @@ class CohortInfo(BaseModel):
         pixel_mean, pixel_std: over the train split, in model range [-1, 1].
         license, citation: from the manifest.
         findings: names of the columns of `findings.npy`, empty where each scan has one label.
+        attributes: values of each column of `attributes.npy` in the order of its codes; empty where no scan
+            has any.
         notes: what ingest found that is worth showing to people (shared patients of published splits, ...).
     """
 
@@ -78,7 +90,16 @@ class CohortInfo(BaseModel):
     license: str = ""
     citation: str = ""
     findings: tuple[str, ...] = ()
+    attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_attributes(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Cohorts without attributes keep the bytes, and so the digest, that they had before."""
+        body: dict[str, Any] = inner(self)
+        if not self.attributes:
+            body.pop("attributes", None)
+        return body
 
 
 class Cohort:
@@ -144,17 +165,36 @@ class Cohort:
         shape = (self.info.num_scans, len(self.info.findings))
         if not self.info.findings:
             return np.zeros(shape, dtype=np.uint8)
+        return self._mapped(FINDINGS_NAME, shape, np.uint8)
+
+    def attributes(self) -> npt.NDArray[np.uint8]:
+        """Return the attribute codes of every scan: (N, 3) uint8, columns `ATTRIBUTES`, `UNKNOWN` for none.
+
+        Raises:
+            DataError: the cohort holds none, or a file that does not fit it.
+        """
+        return self._mapped(ATTRIBUTES_NAME, (self.info.num_scans, len(ATTRIBUTES)), np.uint8)
+
+    def patients(self) -> npt.NDArray[np.int32]:
+        """Return the patient number of every scan (N,); without patient ids each scan has its own.
+
+        Raises:
+            DataError: the cohort has patient ids, but not their numbers (made by an earlier version).
+        """
+        if not self.info.has_patient_ids:
+            return np.arange(self.info.num_scans, dtype=np.int32)
+        return self._mapped(PATIENTS_NAME, (self.info.num_scans,), np.int32)
+
+    def _mapped(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         try:
-            states = np.load(self.folder / FINDINGS_NAME, mmap_mode="r", allow_pickle=False)
+            stored: npt.NDArray[Any] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise DataError(
-                f"{FINDINGS_NAME} is missing or unreadable", field="cohort", remedy="Ingest again."
+                f"{name} is missing or unreadable", field="cohort", remedy="Ingest again."
             ) from error
-        if states.shape != shape or states.dtype != np.uint8:
-            raise DataError(
-                f"{FINDINGS_NAME} does not fit the cohort", field="cohort", remedy="Ingest again."
-            )
-        return states
+        if stored.shape != shape or stored.dtype != dtype:
+            raise DataError(f"{name} does not fit the cohort", field="cohort", remedy="Ingest again.")
+        return stored
 
     def derived_path(self, name: str) -> Path:
         """Return where something computed from this cohort alone may be cached (outside the digest)."""

@@ -140,8 +140,15 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
         seconds += 12 * step
     if settings.grid_every_steps:
         seconds += settings.num_steps // settings.grid_every_steps * 8 * step
-    # EMA weights, and two generations of weights, average and both moments of AdamW, in fp32.
-    disk = parameters * 4 * (1 + 2 * 4)
+    lengths = len(settings.ema_lengths)
+    # EMA weights, and two generations of weights, averages and both moments of AdamW, in fp32; snapshots of
+    # the averages in 16 bits.
+    disk = parameters * (4 * (1 + 2 * (3 + lengths)) + 2 * lengths * settings.ema_snapshots)
+    if settings.latent.enabled:
+        autoencoder = speed.autoencoder_speed(settings, work.image_size)
+        seconds += settings.latent.num_steps * autoencoder.step_seconds
+        seconds += work.num_train * autoencoder.encode_seconds
+        disk += autoencoder.parameters * 4 * (1 + 2 * 4) + work.num_train * autoencoder.moment_bytes
     return Estimate(seconds, speed.resident_bytes(), disk)
 
 
@@ -160,10 +167,28 @@ def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
     count = settings.candidates_per_class * work.num_classes
     batches = -(-count // settings.batch_size)
     call = speed.denoise_seconds(recipe.train, settings, work.image_size, work.num_classes)
+    seconds = batches * calls * call + 1.0
+    if recipe.train.latent.enabled:
+        seconds += count * speed.autoencoder_speed(recipe.train, work.image_size).decode_seconds
     return Estimate(
-        batches * calls * call + 1.0,
+        seconds,
         speed.resident_bytes(),
         count * (work.image_bytes + _TABLE_BYTES_A_ROW),
+    )
+
+
+def estimate_edit(recipe: Recipe, work: Workload, count: int) -> Estimate:
+    """Estimate editing `count` images: batches times denoise calls times the time of one."""
+    from pipeline.edit.draw import num_denoise_calls
+
+    settings = recipe.edit
+    calls = num_denoise_calls(settings) * (2 if settings.guidance_scale != 1.0 else 1)
+    batch = recipe.sample.model_copy(update={"batch_size": settings.batch_size})
+    call = speed.denoise_seconds(recipe.train, batch, work.image_size, work.num_classes)
+    return Estimate(
+        -(-count // settings.batch_size) * calls * call + 1.0,
+        speed.resident_bytes(),
+        count * (work.image_bytes + 2 * _TABLE_BYTES_A_ROW) + MEBIBYTE // 2,
     )
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.combinations import Combination
+from pipeline.conditions import ConditionField
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.records import CheckpointRef
 from pipeline.stage import verify_reference
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.autoencoder import Autoencoder
+    from models.autoencoder_spec import AutoencoderSpec
     from models.denoiser import Denoiser
 
 MODEL_NAME = "model.safetensors"
+AUTOENCODER_NAME = "autoencoder.safetensors"
 INFO_NAME = "checkpoint.json"
 FORMAT_VERSION: Literal[1] = 1
 
@@ -28,15 +35,23 @@ class CheckpointInfo(BaseModel):
     Attributes:
         format_version: version of the checkpoint layout.
         network: fields of `models.network.NetworkSpec`.
+        autoencoder: fields of `models.autoencoder_spec.AutoencoderSpec` if the denoiser works on latents; its
+            weights and its scaling are `autoencoder.safetensors`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
         parametrisation: what the network predicts, `edm` or `flow`.
         classes: label names in the order of the class indices.
+        conditions: what it was trained on beside the class, in the order of the condition codes.
+        combinations: how often conditions occur together in its train split, for sampling (private).
         image_size: (height, width) in pixels.
         bit_depth: 8 or 16, the depth of the cohort's stored pixels.
         cohort_digest: content digest of the cohort it was trained on.
         cohort_name: name of that cohort.
         num_steps: optimiser steps done.
         images_seen: scans shown, repeats counted.
+        ema_step: step at which the weights in `model.safetensors` were averaged; None if not recorded.
+        ema_length: length of that average; ema_lengths: lengths of the averages in every snapshot.
+        snapshots: steps of the snapshots of the averages, rising.
+        init_digest: digest of the checkpoint that training started from; None for random weights.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
         channels_last: memory layout of the network.
@@ -49,15 +64,23 @@ class CheckpointInfo(BaseModel):
 
     format_version: Literal[1] = FORMAT_VERSION
     network: dict[str, Any]
+    autoencoder: dict[str, Any] | None = None
     sigma_data: float = Field(gt=0)
     parametrisation: Literal["edm", "flow"] = "edm"
     classes: tuple[str, ...] = Field(min_length=1)
+    conditions: tuple[ConditionField, ...] = ()
+    combinations: tuple[Combination, ...] = ()
     image_size: tuple[int, int]
     bit_depth: Literal[8, 16]
     cohort_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     cohort_name: str
     num_steps: int = Field(ge=1)
     images_seen: int = Field(ge=1)
+    ema_step: int | None = Field(None, ge=1)
+    ema_length: float | None = Field(None, gt=0)
+    ema_lengths: tuple[float, ...] = ()
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    init_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     seed: int
     precision: Literal["fp32", "bf16"]
     channels_last: bool
@@ -86,26 +109,53 @@ def read_checkpoint_info(checkpoint: Path) -> CheckpointInfo:
     return read_model(CheckpointInfo, checkpoint / INFO_NAME, role="checkpoint", remedy="Train again.")
 
 
-def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[Denoiser, CheckpointInfo]:
-    """Load the EMA denoiser of a finished checkpoint, ready to sample, on the device chosen for this machine.
+def load_denoiser(
+    checkpoint: Path,
+    cohort_digest: str | None = None,
+    *,
+    ema_length: float | None = None,
+    step: int | None = None,
+) -> tuple[Denoiser, CheckpointInfo]:
+    """Load the averaged denoiser of a finished checkpoint, ready to sample, on this machine's device.
 
     Every content file is re-hashed first; the weights are read as safetensors, which cannot run code.
 
     Args:
         checkpoint: a checkpoint directory made by `train`.
         cohort_digest: digest of the cohort it must have been trained on; None accepts any.
+        ema_length: length of the average; None takes the one that training chose.
+        step: step of the average; None takes the one that training chose.
 
     Returns:
         The denoiser in evaluation mode, without gradients, and the description of the checkpoint.
 
     Raises:
         TamperedError: a file differs from what training recorded.
-        DataError: not a checkpoint, one of another cohort, or weights that do not fit the network.
+        DataError: not a checkpoint, one of another cohort, weights that do not fit the network, or an average
+            that its snapshots cannot give.
+    """
+    from models.precision import Precision, apply_precision, default_device
+
+    denoiser, info = read_denoiser(checkpoint, cohort_digest, ema_length=ema_length, step=step)
+    precision = Precision(info.precision, info.channels_last)
+    apply_precision(denoiser.to(default_device()), precision)
+    return denoiser.eval().requires_grad_(False), info
+
+
+def read_denoiser(
+    checkpoint: Path,
+    cohort_digest: str | None = None,
+    *,
+    ema_length: float | None = None,
+    step: int | None = None,
+) -> tuple[Denoiser, CheckpointInfo]:
+    """Read the averaged denoiser of a finished checkpoint as it is stored: fp32, on the CPU.
+
+    Arguments and errors are those of `load_denoiser`.
     """
     from models.checkpoint import load_into, read_tensors
     from models.denoiser import Denoiser
     from models.network import NetworkSpec
-    from models.precision import Precision, apply_precision, default_device
 
     verify_reference(CheckpointRef, checkpoint)
     info = read_checkpoint_info(checkpoint)
@@ -118,12 +168,104 @@ def load_denoiser(checkpoint: Path, cohort_digest: str | None = None) -> tuple[D
         )
     try:
         spec = NetworkSpec.from_dict(info.network)
-        if spec.num_classes != len(info.classes) or spec.image_size != info.image_size:
+        if (spec.num_classes, spec.in_channels, spec.image_size) != (len(info.classes), *_data_shape(info)):
             raise ValueError("the network does not fit the classes and image size beside it")
+        _check_conditions(info, spec.num_values)
         denoiser = Denoiser(spec, sigma_data=info.sigma_data, parametrisation=info.parametrisation)
         load_into(denoiser, read_tensors(checkpoint / MODEL_NAME, denoiser.state_dict()).tensors)
     except (ValueError, TypeError) as error:
         raise DataError(str(error), field="checkpoint", remedy="Train again.") from error
-    precision = Precision(info.precision, info.channels_last)
-    apply_precision(denoiser.to(default_device()), precision)
-    return denoiser.eval().requires_grad_(False), info
+    if ema_length not in (None, info.ema_length) or step not in (None, info.ema_step):
+        load_into(denoiser, _other_average(checkpoint, info, denoiser, ema_length, step))
+    return denoiser, info
+
+
+def _other_average(
+    checkpoint: Path, info: CheckpointInfo, denoiser: Denoiser, ema_length: float | None, step: int | None
+) -> dict[str, Tensor]:
+    from models.snapshots import read_average
+
+    length, step = ema_length or info.ema_length, step or info.ema_step
+    if length is None or step is None or not info.snapshots:
+        raise DataError(
+            "the checkpoint has no snapshots to make another average from",
+            field="sample.ema_length",
+            value=ema_length,
+            remedy="Leave it out, or train again with train.ema_snapshots above 0.",
+        )
+    try:
+        known = [own for own in info.snapshots if own <= step]
+        return read_average(checkpoint, known, info.ema_lengths, (length, step), denoiser.state_dict())
+    except (ValueError, OSError) as error:
+        raise DataError(
+            str(error) if isinstance(error, ValueError) else "a snapshot cannot be read",
+            field="sample.ema_length",
+            value=length,
+            remedy=f"Choose one of {list(info.ema_lengths)}, or one near them.",
+        ) from error
+
+
+def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None:
+    """Raise ValueError unless the conditions are those of the network, and their codes in its range."""
+    if num_values[1:] != tuple(len(field.values) for field in info.conditions):
+        raise ValueError("the network does not fit the conditions beside it")
+    for row in info.combinations:
+        codes = (row.label, *row.codes)
+        if len(codes) != len(num_values) or row.label >= num_values[0]:
+            raise ValueError("combinations do not fit the conditions")
+        if not all(0 <= code <= null for code, null in zip(codes, num_values, strict=True)):
+            raise ValueError("combinations hold codes out of range")
+
+
+def load_autoencoder(checkpoint: Path) -> Autoencoder | None:
+    """Load the autoencoder of a finished checkpoint, on the device chosen for this machine.
+
+    Every content file is re-hashed first, as for the denoiser.
+
+    Args:
+        checkpoint: a checkpoint directory made by `train`.
+
+    Returns:
+        The frozen autoencoder, or None if the denoiser of the checkpoint works on pixels.
+
+    Raises:
+        TamperedError: a file differs from what training recorded.
+        DataError: not a checkpoint, or weights or scaling that cannot be used.
+    """
+    from models.autoencoder import Autoencoder, freeze_autoencoder
+    from models.checkpoint import load_into, read_tensors
+    from models.precision import default_device
+
+    verify_reference(CheckpointRef, checkpoint)
+    info = read_checkpoint_info(checkpoint)
+    if info.autoencoder is None:
+        return None
+    try:
+        autoencoder = Autoencoder(_autoencoder_spec(info, info.autoencoder))
+        load_into(autoencoder, read_tensors(checkpoint / AUTOENCODER_NAME, autoencoder.state_dict()).tensors)
+        if not bool((autoencoder.scale > 0).all()):
+            raise ValueError("the autoencoder's scale is not positive")
+    except OSError as error:
+        raise DataError(
+            f"{AUTOENCODER_NAME} cannot be read", field="checkpoint", remedy="Train again."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise DataError(str(error), field="checkpoint", remedy="Train again.") from error
+    return freeze_autoencoder(autoencoder.to(default_device()))
+
+
+def _data_shape(info: CheckpointInfo) -> tuple[int, tuple[int, int]]:
+    """Return (channels, (height, width)) of what the denoiser of a checkpoint works on."""
+    if info.autoencoder is None:
+        return 1, info.image_size
+    spec = _autoencoder_spec(info, info.autoencoder)
+    return spec.latent_channels, spec.latent_size
+
+
+def _autoencoder_spec(info: CheckpointInfo, fields: dict[str, Any]) -> AutoencoderSpec:
+    from models.autoencoder_spec import AutoencoderSpec
+
+    spec = AutoencoderSpec.from_dict(fields)
+    if spec.image_size != info.image_size:
+        raise ValueError("the autoencoder does not fit the image size beside it")
+    return spec

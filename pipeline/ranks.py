@@ -81,6 +81,22 @@ def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
     return Place(rank, size, local_rank, max(local_size, local_rank + 1))
 
 
+def require_alone(command: str) -> None:
+    """Refuse to do in several processes what one must do.
+
+    Raises:
+        UsageError: the environment makes this process one of several.
+    """
+    size = place_of_process().size
+    if size > 1:
+        raise UsageError(
+            f"{command} works as one process; only train and sample share their work",
+            field="WORLD_SIZE",
+            value=size,
+            remedy="Start train and sample under torchrun, and the other commands without it.",
+        )
+
+
 def _number(given: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
     text = given.get(name) or str(default)
     if not text.isdecimal() or not low <= int(text) <= high:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.config import Settings, first_problem
+from pipeline.edit.settings import EditSettings
 from pipeline.errors import RecipeError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.ingest.settings import IngestSettings
@@ -41,6 +42,7 @@ class Recipe(Settings):
     ingest: IngestSettings = Field(default_factory=IngestSettings, description="pixels and splits")
     train: TrainSettings = Field(default_factory=TrainSettings, description="denoiser and optimiser")
     sample: SampleSettings = Field(default_factory=SampleSettings, description="sampler and counts")
+    edit: EditSettings = Field(default_factory=EditSettings, description="edits of scans or candidates")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="privacy gate")
     release: ReleaseSettings = Field(default_factory=ReleaseSettings, description="formats and gate policy")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="fidelity and utility")
@@ -130,6 +132,9 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe and its digest for a release's provenance, without paths of the user's machine."""
     body = recipe.model_dump(mode="json")
     body["ingest"].pop("private_map", None)
+    body["train"].pop("init_from", None)
+    # A mask file may be named after a patient.
+    body["edit"].pop("mask", None)
     return {"recipe": body, "recipe_digest": recipe.digest()}
 
 

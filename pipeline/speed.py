@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,7 @@ def train_step_seconds(
     """Return (seconds of one optimiser step, parameters of the network)."""
     import torch
 
-    from models.ema import ExponentialMovingAverage
+    from models.ema import PowerFunctionAverages
     from models.objective import denoising_loss
     from models.working_copy import WorkingCopy
 
@@ -41,8 +43,8 @@ def train_step_seconds(
     working = WorkingCopy(denoiser.train(), precision, recompute=settings.checkpoint_activations)
     device = next(denoiser.parameters()).device
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
-    ema = ExponentialMovingAverage(denoiser, half_life=settings.ema_half_life, ramp_share=0.1)
-    images = torch.zeros(settings.batch_size, 1, *image_size, device=device)
+    ema = PowerFunctionAverages(denoiser, settings.ema_lengths)
+    images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
     labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
     sigma = torch.full((settings.batch_size,), 0.5, device=device)
 
@@ -63,7 +65,7 @@ def train_step_seconds(
         optimizer.step()
         working.clear_gradients()
         working.take_weights()
-        ema.update(0, settings.batch_size)
+        ema.update(1)
 
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     return _seconds(step, device.type == "cuda"), parameters
@@ -79,7 +81,7 @@ def denoise_seconds(
 
     denoiser = apply_precision(*_denoiser(settings, image_size, num_classes)).eval()
     device = next(denoiser.parameters()).device
-    noise = torch.zeros(sample.batch_size, 1, *image_size, device=device)
+    noise = torch.zeros(sample.batch_size, *denoiser.sample_shape, device=device)
     sigma = torch.full((sample.batch_size,), 0.5, device=device)
     labels = torch.zeros(sample.batch_size, dtype=torch.int64, device=device)
 
@@ -88,6 +90,62 @@ def denoise_seconds(
             denoiser(noise, sigma, labels)
 
     return _seconds(call, device.type == "cuda")
+
+
+@dataclass(frozen=True)
+class AutoencoderSpeed:
+    """What the autoencoder costs.
+
+    Attributes:
+        step_seconds: of one optimiser step; encode_seconds, decode_seconds: of one scan.
+        parameters: of the network; moment_bytes: of the stored mean and log-variance of one scan.
+    """
+
+    step_seconds: float
+    encode_seconds: float
+    decode_seconds: float
+    parameters: int
+    moment_bytes: int
+
+
+def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> AutoencoderSpeed:
+    """Measure training, encoding and decoding of the autoencoder of `settings.latent`."""
+    import torch
+
+    from models.autoencoder import BLOCK_SIZE, Autoencoder, autoencoder_loss, freeze_autoencoder
+    from models.precision import default_device
+    from models.working_copy import NarrowCopy
+
+    spec = settings.latent.autoencoder_spec(image_size)
+    device, batch_size = default_device(), settings.latent.batch_size
+    autoencoder = Autoencoder(spec).to(device)
+    working = NarrowCopy(autoencoder.train(), _precision(settings))
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=1e-9, fused=True)
+    latent_shape = (spec.latent_channels, *spec.latent_size)
+    images = torch.zeros(batch_size, 1, *image_size, device=device)
+    noise = torch.zeros(batch_size, *latent_shape, device=device)
+
+    def step() -> None:
+        autoencoder_loss(
+            working.model, images, noise=noise, gradient_weight=1.0, kl_weight=1e-3
+        ).total.backward()
+        working.return_gradients()
+        optimizer.step()
+        working.clear_gradients()
+        working.take_weights()
+
+    cuda = device.type == "cuda"
+    step_seconds = _seconds(step, cuda)
+    frozen = freeze_autoencoder(autoencoder)
+    images = torch.zeros(BLOCK_SIZE, 1, *image_size, device=device)
+    latents = torch.zeros(BLOCK_SIZE, *latent_shape, device=device)
+    return AutoencoderSpeed(
+        step_seconds=step_seconds,
+        encode_seconds=_seconds(lambda: frozen.moments(images), cuda) / BLOCK_SIZE,
+        decode_seconds=_seconds(lambda: frozen.to_images(latents), cuda) / BLOCK_SIZE,
+        parameters=sum(parameter.numel() for parameter in frozen.parameters()),
+        moment_bytes=2 * 2 * math.prod(latent_shape),
+    )
 
 
 def classifier_step_seconds(
@@ -236,14 +294,20 @@ def _denoiser(
 ) -> tuple[Denoiser, Precision]:
     from models.denoiser import Denoiser
     from models.network import NetworkSpec
-    from models.precision import Precision, default_device
+    from models.precision import default_device
 
+    data = settings.data_fields(image_size)
     spec = NetworkSpec.from_dict(
-        {"image_size": image_size, "num_classes": num_classes, **settings.network_fields()}
+        {**data, "num_classes": num_classes, **settings.network_fields(data["image_size"])}
     )
+    return Denoiser(spec, sigma_data=settings.sigma_data).to(default_device()), _precision(settings)
+
+
+def _precision(settings: TrainSettings) -> Precision:
+    from models.precision import Precision
+
     # `auto` nearly always ends in bf16; the probe itself would take longer than the estimate may.
-    fast = Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
-    return Denoiser(spec, sigma_data=settings.sigma_data).to(default_device()), fast
+    return Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
 
 
 def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -251,7 +315,7 @@ def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple
     return round(image_size[0] * shrink), round(image_size[1] * shrink)
 
 
-def _seconds(call: Callable[[], None], cuda: bool, timed: int = TIMED_STEPS) -> float:
+def _seconds(call: Callable[[], object], cuda: bool, timed: int = TIMED_STEPS) -> float:
     """Return the median seconds of a call, after one that is not timed."""
     import torch
 

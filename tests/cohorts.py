@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.cohort import RECORD_COLUMNS, CohortInfo
+from pipeline.cohort import (
+    ATTRIBUTES,
+    ATTRIBUTES_NAME,
+    FINDINGS_NAME,
+    PATIENTS_NAME,
+    RECORD_COLUMNS,
+    CohortInfo,
+)
 from pipeline.config import Settings
+from pipeline.ingest.attributes import AttributeCodes
 from pipeline.pixels import StoredPixels, to_model_range, write_shard
 from pipeline.records import SPLITS, CohortRef
 from pipeline.stage import open_stage
@@ -50,10 +59,14 @@ def write_cohort(
     labels: npt.NDArray[np.integer] | None = None,
     classes: tuple[str, ...] | None = None,
     shares: tuple[float, float, float, float] = (0.55, 0.1, 0.15, 0.2),
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    findings: Mapping[str, Sequence[int] | npt.NDArray[np.integer]] | None = None,
 ) -> CohortRef:
     """Write a finished cohort of drawn images (or of given `pixels` (N, 1, H, W) and `labels` (N,)).
 
-    Patients own `images_per_patient` consecutive scans of one class; splits are by patient.
+    Patients own `images_per_patient` consecutive scans of one class; splits are by patient. `attributes`
+    gives a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for
+    each name: 0 absent, 1 present, 2 uncertain.
     """
     rng = np.random.default_rng(seed)
     if pixels is None or labels is None:
@@ -89,7 +102,9 @@ def write_cohort(
             "original_width": pixels.shape[3],
             "spacing_mm": np.nan,
         }
-        write_parquet(folder / "records.parquet", pd.DataFrame(columns), private=True)
+        values = {name: list((attributes or {}).get(name, [""] * count)) for name in ATTRIBUTES}
+        known, extra = _write_conditions(folder, values, findings or {}, patient)
+        write_parquet(folder / "records.parquet", pd.DataFrame(columns | values), private=True)
         train = to_model_range(pixels[split == 0])
         counts = {
             name: {names[k]: int(((split == code) & (labels == k)).sum()) for k in range(len(names))}
@@ -108,7 +123,32 @@ def write_cohort(
             pixel_mean=float(train.mean()),
             pixel_std=float(train.std()),
             license="CC0-1.0",
+            findings=tuple(findings or {}),
+            attributes=known,
         )
         write_json(folder / "cohort.json", info.model_dump(mode="json"), private=True)
-        files = ["cohort.json", "records.parquet", "labels.npy", "split.npy", *shards]
+        files = ["cohort.json", "records.parquet", "labels.npy", "split.npy", *shards, *extra]
         return stage.finish(files, {"scans": count, "patients": len(split_of_patient)})
+
+
+def _write_conditions(
+    folder: Path,
+    attributes: Mapping[str, Sequence[str]],
+    findings: Mapping[str, Sequence[int] | npt.NDArray[np.integer]],
+    patient: npt.NDArray[np.integer],
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Write what ingest writes beside the labels; return the attributes' values and the files' names."""
+    collected = AttributeCodes()
+    for row in zip(*attributes.values(), strict=True):
+        collected.add(**dict(zip(attributes, row, strict=True)))
+    known, codes = collected.finish()
+    written: dict[str, npt.NDArray[np.generic]] = {}
+    if known:
+        written[ATTRIBUTES_NAME] = codes
+    if findings:
+        written[FINDINGS_NAME] = np.stack([np.asarray(s, np.uint8) for s in findings.values()], axis=1)
+    if written:
+        written[PATIENTS_NAME] = patient.astype(np.int32)
+    for name, array in written.items():
+        np.save(folder / name, array)
+    return known, list(written)

@@ -21,6 +21,7 @@ STAGES = {
     "ingest": ("pipeline.ingest", "pipeline.sources"),
     "train": ("pipeline.train",),
     "sample": ("pipeline.sample",),
+    "edit": ("pipeline.edit",),
     "privacy": ("pipeline.privacy",),
     "release": ("pipeline.release",),
     "evaluate": ("pipeline.evaluate",),
@@ -154,8 +155,8 @@ def test_every_command_is_documented_with_a_runnable_example() -> None:
         if command.callback
     }
     assert set(commands) == {
-        "run", "ingest", "train", "sample", "audit", "release", "evaluate", "verify", "validate", "doctor",
-        "deploy",
+        "run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate", "verify", "validate",
+        "doctor", "deploy",
     }  # fmt: skip
     for name, text in commands.items():
         assert re.search(rf"Example:\n\s+phosphor {name}\b", text), name

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cohort import FINDINGS_NAME
+from pipeline.cohort import ATTRIBUTES_NAME, FINDINGS_NAME, PATIENTS_NAME
+from pipeline.ingest.attributes import AttributeCodes
 from pipeline.ingest.looks import Looks
 from pipeline.ingest.parts import PartRow, read_images
 from pipeline.ingest.quality import DUPLICATE
@@ -43,6 +44,7 @@ class Written:
         rejected: reason -> scans, most frequent first.
         flags: quality flag -> records.
         examples: quality flag -> positions of its first records.
+        attributes: attribute -> its values in the order of their codes; empty where no scan has any.
     """
 
     files: list[str]
@@ -54,6 +56,7 @@ class Written:
     rejected: dict[str, int]
     flags: dict[str, int]
     examples: dict[str, list[int]]
+    attributes: dict[str, tuple[str, ...]]
 
 
 def write_cohort(
@@ -88,6 +91,7 @@ def write_cohort(
     classes, findings = rows.classes, rows.findings
     flags, rejected = Counter[str](), Counter[str]()
     examples: dict[str, list[int]] = {}
+    attributes = AttributeCodes()
     tables = (
         BlockTable(out / "records.parquet", record_schema(), ROWS_A_BLOCK),
         BlockTable(out / "rejected.parquet", rejected_schema(), ROWS_A_BLOCK),
@@ -110,6 +114,7 @@ def write_cohort(
             flags.update(row.flags)
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
+            attributes.add(sex=row.sex, age_band=row.age_band, view=row.view)
             role = AUDIT_ROLES[int(overview.split.audit[at])]
             records.add(
                 **_record(row, classes[int(overview.labels[at])], SPLITS[side], role),
@@ -123,6 +128,15 @@ def write_cohort(
     if findings.names:
         write_npy(out / FINDINGS_NAME, findings.states[kept], private=True)
         files.append(FINDINGS_NAME)
+    known, codes = attributes.finish()
+    if known:
+        write_npy(out / ATTRIBUTES_NAME, codes, private=True)
+        files.append(ATTRIBUTES_NAME)
+    if known or findings.names:
+        # Training counts patients, and reads no table.
+        numbers = np.unique(patients, return_inverse=True)[1]
+        write_npy(out / PATIENTS_NAME, numbers.astype(np.int32), private=True)
+        files.append(PATIENTS_NAME)
     return Written(
         files=files,
         counts={
@@ -136,6 +150,7 @@ def write_cohort(
         rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
         flags=dict(sorted(flags.items())),
         examples=examples,
+        attributes=known,
     )
 
 

@@ -185,6 +185,7 @@ def _info(
         license=manifest.license,
         citation=manifest.citation,
         findings=rows.findings.names,
+        attributes=written.attributes,
         notes=tuple(notes),
     )
 

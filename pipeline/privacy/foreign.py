@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.candidates import CANDIDATE_COLUMNS, Candidates, sample_id
+from pipeline.candidates import CANDIDATE_COLUMNS, Candidates, count_from_scans, sample_id
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.pixels import StoredPixels, stored_dtype
@@ -90,6 +90,8 @@ def _own(folder: Path) -> AuditedSet:
     if not isinstance(per_class, int) or per_class < 1:
         raise DataError("per_class is missing", field="candidates/inputs.json", remedy="Sample again.")
     digests = candidates.table["checkpoint_digest"].unique()
+    scans = count_from_scans(candidates.table)
+    note = f"{scans} of {len(candidates)} candidates are edits of real scans: the set is never released"
     return AuditedSet(
         take=candidates.take,
         table=candidates.table,
@@ -97,6 +99,7 @@ def _own(folder: Path) -> AuditedSet:
         asked=dict.fromkeys(present, per_class),
         checkpoint_digest=str(digests[0]) if len(digests) == 1 else "",
         foreign=False,
+        notes=(note,) if scans else (),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.candidates import CANDIDATE_COLUMNS, TABLE_NAME
+from pipeline.candidates import TABLE_NAME, written_columns
 from pipeline.cohort import Cohort
 from pipeline.privacy.filter import rule_statistics
 from pipeline.privacy.foreign import AuditedSet
@@ -28,10 +28,11 @@ def write_audit_table(
 ) -> str:
     """Write `candidates.parquet` (private: names the nearest record of each candidate); return its name.
 
-    Columns: CANDIDATE_COLUMNS, accepted, reason, nearest_row, nearest_sample_id (by correlation), and per
-    view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log ratios).
+    Columns: those of the candidate table, accepted, reason, nearest_row, nearest_sample_id (by correlation),
+    and per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log
+    ratios).
     """
-    table = audited.table.loc[:, list(CANDIDATE_COLUMNS)].copy()
+    table = audited.table.loc[:, written_columns(audited.table)].copy()
     rows = references.rows[measured.found["correlation"].train_row]
     table["accepted"] = accepted
     table["reason"] = reasons

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.candidates import CANDIDATE_COLUMNS, TABLE_NAME, Candidates, sample_id
+from pipeline.candidates import TABLE_NAME, Candidates, count_from_scans, sample_id, written_columns
 from pipeline.errors import DataError, GateRefusedError, TamperedError
 from pipeline.pixels import StoredPixels
 from pipeline.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
+from pipeline.release.conditions import ConditionColumns, read_conditions
 from pipeline.release.layout import MAX_SIDE, is_safe_name
 from pipeline.stage import REFERENCE_NAME, verify_reference
 from pipeline.storage import read_json
@@ -62,6 +63,11 @@ class Admission:
         pairs = self.table[["class", "label"]].drop_duplicates()
         return {str(name): int(label) for name, label in pairs.itertuples(index=False)}
 
+    @property
+    def conditions(self) -> ConditionColumns:
+        """What the images were asked to show beside their class, as columns."""
+        return read_conditions(self.table)[0]
+
     def pixels(self, rows: np.ndarray) -> StoredPixels:
         """Return stored pixels of rows of the candidates, (n, 1, H, W)."""
         return self.candidates.take(rows)
@@ -73,7 +79,8 @@ def admit(candidates: Path, audit: Path, policy: Policy) -> Admission:
     Raises:
         DataError: the candidates were not made by `sample`, or hold names that are unsafe in a release.
         TamperedError: a file was changed, or the two do not belong together.
-        GateRefusedError: the verdict is FAIL, or the policy does not allow it.
+        GateRefusedError: the verdict is FAIL, or the policy does not allow it, or a candidate was edited from
+            a real scan.
     """
     if candidates.is_dir() and not (candidates / REFERENCE_NAME).exists():
         raise DataError(
@@ -86,6 +93,7 @@ def admit(candidates: Path, audit: Path, policy: Policy) -> Admission:
     opened = Candidates(candidates)
     pixel_files = {path.name for path in candidates.glob("pixels-*.npy")}
     _require_recorded(candidates, {TABLE_NAME, *pixel_files}, role="candidates")
+    _refuse_edited_scans(opened)
     reference = verify_reference(AuditRef, audit)
     _require_recorded(audit, {REPORT_NAME, TABLE_NAME}, role="audit")
     report = read_privacy_report(audit)
@@ -116,6 +124,19 @@ def _require_recorded(folder: Path, names: set[str], *, role: str) -> None:
             f"{missing[0]} is not among the files recorded when it was made",
             field=role,
             remedy="Make this output again; nothing was written.",
+        )
+
+
+def _refuse_edited_scans(candidates: Candidates) -> None:
+    """Refuse edits of real scans, whatever verdict and policy say: a release holds no real pixel."""
+    from_scans = count_from_scans(candidates.table)
+    if from_scans:
+        raise GateRefusedError(
+            f"{from_scans} of {len(candidates)} candidates are edits of real scans: they hold real pixels "
+            "or derive from one patient",
+            field="candidates",
+            remedy="They are for private analysis and never released under any policy; "
+            "edits of synthetic candidates are.",
         )
 
 
@@ -177,6 +198,7 @@ def _check_safe(candidates: Candidates) -> None:
         raise DataError("not a sha256", field="checkpoint_digest", remedy="Sample again.")
     if not np.isfinite(table["guidance_scale"].dropna().to_numpy(dtype=float)).all():
         raise DataError("not a finite number", field="guidance_scale", remedy="Sample again.")
+    read_conditions(table)
     if max(candidates.shards.image_shape) > MAX_SIDE:
         raise DataError(
             f"images are larger than {MAX_SIDE} pixels", field="candidates", remedy="Sample smaller ones."
@@ -197,11 +219,13 @@ def _accepted_rows(
     import pandas as pd
 
     audited = pd.read_parquet(path)
-    wanted = {*CANDIDATE_COLUMNS, "accepted", "reason"}
+    columns = written_columns(candidates.table)
+    wanted = {*columns, "accepted", "reason"}
     if not wanted <= set(audited.columns) or not pd.api.types.is_bool_dtype(audited["accepted"]):
         raise TamperedError("columns are missing", field=f"audit {TABLE_NAME}", remedy=_AGAIN)
     ours = candidates.table
-    if len(audited) != len(ours) or not all(_equal(audited[name], ours[name]) for name in CANDIDATE_COLUMNS):
+    same = written_columns(audited) == columns and len(audited) == len(ours)
+    if not same or not all(_equal(audited[name], ours[name]) for name in columns):
         raise TamperedError("rows are not those of the candidates", field="audit", remedy=_AGAIN)
     accepted = audited["accepted"].to_numpy(dtype=bool)
     if (accepted != (audited["reason"].fillna("?") == "").to_numpy()).any():

@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.privacy_report import PrivacyReport
 from pipeline.records import Policy
+from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
 from pipeline.release.layout import CARD_NAME, CSV_NAME, IMAGE_FOLDER, NOT_CLINICAL
 from pipeline.release.provenance import release_note
 from pipeline.storage import write_text
@@ -27,6 +28,7 @@ def write_card(
     source: dict[str, str],
     image_size: tuple[int, int],
     bit_depth: int,
+    conditions: ConditionColumns = NO_CONDITIONS,
 ) -> None:
     """Write `DATASET_CARD.md`: a YAML header that `datasets` understands, then the text.
 
@@ -38,6 +40,7 @@ def write_card(
         source: `name`, `license`, `citation` of the real scans (empty where unknown).
         image_size: height and width in pixels.
         bit_depth: 8 or 16.
+        conditions: the columns of what the images were asked to show beside their class.
     """
     import jinja2
 
@@ -64,6 +67,7 @@ def write_card(
         bit_depth=bit_depth,
         total=total,
         warning=NOT_CLINICAL,
+        conditions=conditions,
     )
     write_text(folder / CARD_NAME, text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
 from pipeline.release.layout import CSV_NAME, IMAGE_FOLDER
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
@@ -86,6 +87,7 @@ def croissant(
     license_text: str,
     citation: str,
     filled_columns: tuple[str, ...],
+    conditions: ConditionColumns = NO_CONDITIONS,
 ) -> dict[str, Any]:
     """Return the body of `croissant.json`.
 
@@ -98,6 +100,7 @@ def croissant(
         citation: how to cite it.
         filled_columns: columns that hold a value in every row; the others are left out, since the format
             has no empty cell.
+        conditions: the columns of what the images were asked to show beside their class.
     """
     return {
         "@context": _CONTEXT,
@@ -131,18 +134,20 @@ def croissant(
                 "includes": f"{IMAGE_FOLDER}/*/*.png",
             },
         ],
-        "recordSet": [_record_set(filled_columns)],
+        "recordSet": [_record_set(filled_columns, conditions)],
     }
 
 
-def _record_set(columns: tuple[str, ...]) -> dict[str, Any]:
+def _record_set(columns: tuple[str, ...], conditions: ConditionColumns) -> dict[str, Any]:
+    types = _TYPES | dict.fromkeys(conditions.findings, "sc:Integer")
+    meanings = _MEANINGS | conditions.meanings
     fields: list[dict[str, Any]] = [
         {
             "@type": "cr:Field",
             "@id": f"images/{column}",
             "name": column,
-            "description": _MEANINGS[column],
-            "dataType": _TYPES.get(column, "sc:Text"),
+            "description": meanings[column],
+            "dataType": types.get(column, "sc:Text"),
             "source": {"fileObject": {"@id": CSV_NAME}, "extract": {"column": column}},
         }
         for column in columns

@@ -176,7 +176,8 @@ def _write(
     """Write every file of the release into `folder` and return its reference (path `folder`)."""
     rows = table_rows(admission.table, admission.image_size)
     write_images(folder, rows, admission.table["row"].to_numpy(), admission.pixels)
-    write_tables(folder, rows, admission.classes)
+    conditions = admission.conditions
+    write_tables(folder, rows, admission.classes, conditions)
     hashes = digest_files(folder, [*(row["file_name"] for row in rows), *TABLES])
     report = admission.report.model_copy(
         update={"policy_note": release_note(admission.report.verdict, settings.policy)}
@@ -209,6 +210,7 @@ def _write(
         source=source,
         image_size=admission.image_size,
         bit_depth=admission.bit_depth,
+        conditions=conditions,
     )
     description = croissant(
         hashes[CSV_NAME],
@@ -218,7 +220,10 @@ def _write(
         version=f"{FORMAT_VERSION}.0.0",
         license_text=source["license"] or "unspecified",
         citation=source["citation"] or "unspecified",
-        filled_columns=tuple(name for name in COLUMNS if all(row[name] is not None for row in rows)),
+        filled_columns=tuple(
+            name for name in (*COLUMNS, *conditions.names) if all(row[name] is not None for row in rows)
+        ),
+        conditions=conditions,
     )
     write_json(folder / CROISSANT_NAME, description)
     write_preview(folder, admission, per_class=settings.preview_per_class, seed=seed)

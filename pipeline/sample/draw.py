@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
-from models.guidance import guided_denoise
+from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
-from pipeline.errors import PhosphorError
+from pipeline.drawing import require_finite
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
 
@@ -25,11 +25,13 @@ class Candidate:
         label: class index in the checkpoint's classes.
         index: place within its class, from 0.
         seed: its own seed.
+        codes: code of each condition beside the class; empty if nothing beside it is given.
     """
 
     label: int
     index: int
     seed: int
+    codes: tuple[int, ...] = ()
 
 
 def list_candidates(labels: Sequence[int], per_class: int, run_seed: int) -> list[Candidate]:
@@ -47,7 +49,13 @@ def resolved_steps(settings: SampleSettings) -> int:
 
 
 def draw_candidates(
-    denoiser: Denoiser, candidates: Sequence[Candidate], settings: SampleSettings, *, bit_depth: int
+    denoiser: Denoiser,
+    candidates: Sequence[Candidate],
+    settings: SampleSettings,
+    *,
+    bit_depth: int,
+    guidance: Guidance | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> StoredPixels:
     """Draw at most one batch of candidates.
 
@@ -60,6 +68,8 @@ def draw_candidates(
         candidates: 1 to `settings.batch_size` candidates.
         settings: sample settings.
         bit_depth: 8 or 16, depth of the stored pixels.
+        autoencoder: turns what the denoiser makes into images; None if it makes images.
+        guidance: from `make_guidance`; None is classifier-free guidance of the settings' scale.
 
     Returns:
         Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
@@ -72,21 +82,23 @@ def draw_candidates(
         raise ValueError(f"candidates must number 1 to {settings.batch_size}, got {len(candidates)}")
     filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
     device = next(denoiser.parameters()).device
-    labels = torch.tensor([candidate.label for candidate in filled], device=device)
-    shape = (1, *denoiser.spec.image_size)
+    codes = _condition_codes(denoiser, filled).to(device)
+    shape = denoiser.sample_shape
     seeds = [candidate.seed for candidate in filled]
     entry = SAMPLERS[settings.sampler]
     sigmas = entry.schedule(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
-    denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
+    denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
     noise = initial_noise(seeds, shape).to(device)
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
-    images = samples[: len(candidates)].cpu().numpy()
-    if not np.isfinite(images).all():
-        raise PhosphorError(
-            "the denoiser returned values that are not finite",
-            field="checkpoint",
-            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
-        )
+    drawn = samples[: len(candidates)]
+    images = (drawn if autoencoder is None else autoencoder.to_images(drawn)).cpu().numpy()
+    require_finite(images)
     return from_model_range(images, bit_depth)
+
+
+def _condition_codes(denoiser: Denoiser, candidates: Sequence[Candidate]) -> torch.Tensor:
+    """Return the codes (N, F) int64 of what is asked for, the class first."""
+    open_codes = denoiser.spec.conditions
+    return torch.tensor([(candidate.label, *(candidate.codes or open_codes)) for candidate in candidates])

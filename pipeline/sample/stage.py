@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import DataError, StorageError, UsageError
+from pipeline.drawing import candidate_table, is_whole, require_known_class, require_same_checkpoint
+from pipeline.errors import StorageError, UsageError
+from pipeline.generator import read_checkpoint_info
 from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
-from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
+from pipeline.pixels import StoredPixels, shard_name, write_shard
 from pipeline.progress import Progress, track
 from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
+from pipeline.sample.conditions import AskedConditions
+from pipeline.sample.guiding import check_guidance, make_guidance
 from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
+    from models.autoencoder import Autoencoder
     from models.denoiser import Denoiser
+    from models.guidance import Guidance
     from pipeline.generator import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
@@ -55,10 +61,17 @@ def run_sample(
         which the audit trims to).
 
     Raises:
-        UsageError: a class is unknown or named twice, or `out` holds something else.
-        DataError: the checkpoint is unreadable, tampered with, or of another cohort.
+        UsageError: a class is unknown or named twice, a condition is unknown or contradicts the classes, or
+            `out` holds something else.
+        DataError: the checkpoint is unreadable, tampered with, of another cohort, or lacks the snapshots that
+            the settings need.
         StorageError: the disk is full or cannot be written.
     """
+    # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+    described = read_checkpoint_info(checkpoint.path)
+    check_guidance(described, settings)
+    if settings.given:
+        AskedConditions(described, settings)
     inputs = {"checkpoint": checkpoint.digest}
     if classes is not None:
         inputs["classes"] = ",".join(classes)
@@ -81,9 +94,7 @@ def run_sample(
             missing = drawing.missing(folder.path)
             tell_to_work(ranks, {"folder": str(folder.path), "missing": missing})
             files = _draw(drawing, folder.path, missing, ranks)
-            files.append(
-                _write_table(folder.path, drawing.candidates, settings, drawing.info, checkpoint.digest)
-            )
+            files.append(_write_table(folder.path, drawing, checkpoint.digest))
             counts = {
                 "candidates": len(drawing.candidates),
                 "classes": drawing.num_classes,
@@ -114,13 +125,16 @@ def _follow(
 
 @dataclass(frozen=True)
 class _Drawing:
-    """What is drawn: the denoiser, and all candidates in the order of the table."""
+    """What is drawn: the denoiser, its autoencoder if it has one, and all candidates in table order."""
 
     denoiser: Denoiser
+    autoencoder: Autoencoder | None
     info: CheckpointInfo
     candidates: Sequence[Candidate]
     num_classes: int
     settings: SampleSettings
+    asked: AskedConditions
+    guidance: Guidance
 
     @property
     def shards(self) -> list[Sequence[Candidate]]:
@@ -134,7 +148,7 @@ class _Drawing:
         return [
             number
             for number, shard in enumerate(self.shards)
-            if not _is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
+            if not is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
         ]
 
 
@@ -146,14 +160,17 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import load_denoiser
+    from pipeline.generator import load_autoencoder, load_denoiser
     from pipeline.sample.draw import list_candidates
 
-    denoiser, info = load_denoiser(checkpoint.path, cohort_digest)
-    _require_same(checkpoint)
-    labels = _chosen_labels(info, classes)
-    candidates = list_candidates(labels, settings.candidates_per_class, seed)
-    return _Drawing(denoiser, info, candidates, len(labels), settings)
+    denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
+    autoencoder = load_autoencoder(checkpoint.path)
+    require_same_checkpoint(checkpoint)
+    asked = AskedConditions(info, settings)
+    labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)
+    candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
+    guidance = make_guidance(checkpoint.path, info, denoiser, settings)
+    return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked, guidance)
 
 
 def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
@@ -205,50 +222,39 @@ def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progres
     parts: list[Any] = []
     for first in range(0, len(shard), settings.batch_size):
         batch = shard[first : first + settings.batch_size]
-        parts.append(draw_candidates(drawing.denoiser, batch, settings, bit_depth=drawing.info.bit_depth))
+        parts.append(
+            draw_candidates(
+                drawing.denoiser,
+                batch,
+                settings,
+                bit_depth=drawing.info.bit_depth,
+                autoencoder=drawing.autoencoder,
+                guidance=drawing.guidance,
+            )
+        )
         if progress is not None:
             progress.update(len(batch))
     pixels: StoredPixels = np.concatenate(parts)
     return pixels
 
 
-def _is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
-    """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return False
-    return found.shape == shape and found.dtype == stored_dtype(bit_depth)
-
-
-def _write_table(
-    folder: Path,
-    candidates: Sequence[Candidate],
-    settings: SampleSettings,
-    info: CheckpointInfo,
-    checkpoint_digest: str,
-) -> str:
-    import pandas as pd
-
-    from pipeline.candidates import sample_id, write_candidate_table
+def _write_table(folder: Path, drawing: _Drawing, checkpoint_digest: str) -> str:
+    from pipeline.candidates import CONDITION_COLUMN, write_candidate_table
     from pipeline.sample.draw import resolved_steps
 
-    names = [info.classes[candidate.label] for candidate in candidates]
-    table = pd.DataFrame(
-        {
-            "sample_id": [
-                sample_id(name, candidate.index) for name, candidate in zip(names, candidates, strict=True)
-            ],
-            "class": names,
-            "label": np.array([candidate.label for candidate in candidates], dtype=np.int64),
-            "index": np.array([candidate.index for candidate in candidates], dtype=np.int64),
-            "seed": pd.array([candidate.seed for candidate in candidates], dtype="Int64"),
-            "sampler": settings.sampler,
-            "num_steps": resolved_steps(settings),
-            "guidance_scale": settings.guidance_scale,
-            "checkpoint_digest": checkpoint_digest,
-        }
+    candidates, settings, info = drawing.candidates, drawing.settings, drawing.info
+    table = candidate_table(
+        [info.classes[candidate.label] for candidate in candidates],
+        [candidate.label for candidate in candidates],
+        [candidate.index for candidate in candidates],
+        [candidate.seed for candidate in candidates],
+        sampler=settings.sampler,
+        num_steps=resolved_steps(settings),
+        guidance_scale=settings.guidance_scale,
+        checkpoint_digest=checkpoint_digest,
     )
+    if info.conditions:
+        table[CONDITION_COLUMN] = [drawing.asked.text(candidate) for candidate in candidates]
     return write_candidate_table(folder, table)
 
 
@@ -262,24 +268,4 @@ def _chosen_labels(info: CheckpointInfo, classes: Sequence[str] | None) -> list[
             value=list(classes),
             remedy=f"Choose from {list(info.classes)}.",
         )
-    unknown = [name for name in classes if name not in info.classes]
-    if unknown:
-        raise UsageError(
-            "the checkpoint knows no such class",
-            field="--class",
-            value=unknown[0],
-            remedy=f"Choose from {list(info.classes)}.",
-        )
-    return [info.classes.index(name) for name in classes]
-
-
-def _require_same(checkpoint: CheckpointRef) -> None:
-    from pipeline.stage import load_reference
-
-    if load_reference(CheckpointRef, checkpoint.path).digest != checkpoint.digest:
-        raise DataError(
-            "the checkpoint directory holds another checkpoint than the one asked for",
-            field="checkpoint",
-            value=str(checkpoint.path),
-            remedy="Train again, or name the right directory.",
-        )
+    return [require_known_class(name, info.classes, field="--class") for name in classes]

@@ -11,6 +11,9 @@ from models.noise import stream_seed
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 
+PRESENT = 1
+"""State of a finding in `findings.npy`."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -28,69 +31,113 @@ class Batch:
 class BatchPlan:
     """Draws the scans of every step.
 
-    Without class balance, each pass over the train split is a permutation of its own. With it, that share of
-    the places in each batch is given to a class drawn evenly and one of its scans.
+    Without balance, each pass over the train split is a permutation of its own. With it, that share of the
+    places in each batch is given to a class drawn evenly and one of its scans; or, by findings, to a finding
+    drawn evenly (scans without any count as one more) and a scan that shows it, so that a scan with a rare
+    finding is drawn as often as one with a common finding.
 
     Args:
         cohort: the cohort; rows of its train split are drawn.
         batch_size: scans a step.
-        class_balance: share of the places drawn evenly over the classes, in [0, 1].
+        class_balance: share of the places drawn evenly over the groups, in [0, 1].
         horizontal_flip: whether half of the scans are mirrored.
         seed: run seed.
+        balance_by: what the groups are, `class` or `findings`.
 
     Raises:
-        DataError: a class has no scan in the train split.
+        DataError: a class has no scan in the train split, or the cohort has no findings to balance by.
     """
 
     def __init__(
-        self, cohort: Cohort, *, batch_size: int, class_balance: float, horizontal_flip: bool, seed: int
+        self,
+        cohort: Cohort,
+        *,
+        batch_size: int,
+        class_balance: float,
+        horizontal_flip: bool,
+        seed: int,
+        balance_by: str = "class",
     ) -> None:
         self._batch_size = batch_size
         self._class_balance = class_balance
         self._horizontal_flip = horizontal_flip
         self._seed = seed
         self._rows = cohort.rows("train")
-        self._by_class = [cohort.rows("train", label) for label in range(len(cohort.info.classes))]
-        for name, rows in zip(cohort.info.classes, self._by_class, strict=True):
-            if not len(rows):
-                raise DataError(
-                    "a class has no scan in the train split",
-                    field="cohort",
-                    value=name,
-                    remedy="Add scans of this class, or take it out of the manifest's labels.",
-                )
+        groups = _rows_by_class(cohort)
+        if balance_by == "findings":
+            groups = _rows_by_finding(cohort, self._rows)
+        self._sizes = np.array([len(rows) for rows in groups], dtype=np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._grouped = np.concatenate(groups) if class_balance > 0.0 else self._rows[:0]
         self._pass_number = -1
         self._permutation = self._rows
 
     def batch(self, step: int) -> Batch:
         """Return the scans of `step` (counted from 0)."""
         generator = _generator(self._seed, "batch", step)
-        first = step * self._batch_size
-        rows = np.array([self._row(first + place) for place in range(self._batch_size)], dtype=np.int64)
+        rows = self._in_passes(step * self._batch_size)
         if self._class_balance > 0.0:
             balanced = generator.random(self._batch_size) < self._class_balance
-            for place in np.flatnonzero(balanced):
-                scans = self._by_class[int(generator.integers(len(self._by_class)))]
-                rows[place] = scans[int(generator.integers(len(scans)))]
+            group = generator.integers(len(self._sizes), size=self._batch_size)
+            scan = generator.integers(self._sizes[group])
+            rows = np.where(balanced, self._grouped[self._starts[group] + scan], rows)
         flipped = np.zeros(self._batch_size, dtype=np.bool_)
         if self._horizontal_flip:
             flipped = generator.random(self._batch_size) < 0.5
         return Batch(rows, flipped)
 
-    def _row(self, position: int) -> int:
-        pass_number, place = divmod(position, len(self._rows))
-        if pass_number != self._pass_number:
-            self._pass_number = pass_number
-            self._permutation = _generator(self._seed, "pass", pass_number).permutation(self._rows)
-        return int(self._permutation[place])
+    def _in_passes(self, first: int) -> npt.NDArray[np.int64]:
+        """Return the rows at one batch of positions in the sequence of all passes, from position `first`."""
+        parts: list[npt.NDArray[np.int64]] = []
+        position, end = first, first + self._batch_size
+        while position < end:
+            pass_number, place = divmod(position, len(self._rows))
+            if pass_number != self._pass_number:
+                self._pass_number = pass_number
+                self._permutation = _generator(self._seed, "pass", pass_number).permutation(self._rows)
+            parts.append(self._permutation[place : place + end - position])
+            position += len(parts[-1])
+        return np.concatenate(parts)
 
 
-def load_batch(cohort: Cohort, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return the images (N, 1, H, W) float32 in [-1, 1] and the labels (N,) of a batch."""
+def as_they_are(rows: npt.NDArray[np.int64]) -> Batch:
+    """Return a batch of cohort rows, none of them mirrored."""
+    return Batch(rows, np.zeros(len(rows), dtype=np.bool_))
+
+
+def load_images(cohort: Cohort, batch: Batch) -> npt.NDArray[np.float32]:
+    """Return the images of a batch: (N, 1, H, W) float32 in [-1, 1]."""
     images = cohort.images(batch.rows)
     if batch.flipped.any():
         images[batch.flipped] = images[batch.flipped][..., ::-1]
-    return images, np.asarray(cohort.labels[batch.rows], dtype=np.int64)
+    return images
+
+
+def _rows_by_class(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
+    by_class = [cohort.rows("train", label) for label in range(len(cohort.info.classes))]
+    for name, rows in zip(cohort.info.classes, by_class, strict=True):
+        if not len(rows):
+            raise DataError(
+                "a class has no scan in the train split",
+                field="cohort",
+                value=name,
+                remedy="Add scans of this class, or take it out of the manifest's labels.",
+            )
+    return by_class
+
+
+def _rows_by_finding(cohort: Cohort, train: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    if not cohort.info.findings:
+        raise DataError(
+            "the scans have no findings, only classes",
+            field="train.balance_by",
+            value="findings",
+            remedy="Set train.balance_by=class.",
+        )
+    present = cohort.findings()[train] == PRESENT
+    groups = [train[present[:, column]] for column in range(present.shape[1])]
+    groups.append(train[~present.any(axis=1)])
+    return [rows for rows in groups if len(rows)]
 
 
 def _generator(seed: int, purpose: str, position: int) -> np.random.Generator:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.guidance import guided_denoise
 from models.noise import initial_noise, stream_seed
@@ -24,7 +25,9 @@ GRID_STEPS = 16
 GAP = 2
 
 
-def write_grid(folder: Path, denoiser: Denoiser, *, step: int, seed: int) -> Path:
+def write_grid(
+    folder: Path, denoiser: Denoiser, *, step: int, seed: int, autoencoder: Autoencoder | None = None
+) -> Path:
     """Draw one row of samples a class (at most eight classes) and write `grids/step-<step>.png` (private).
 
     Args:
@@ -32,13 +35,16 @@ def write_grid(folder: Path, denoiser: Denoiser, *, step: int, seed: int) -> Pat
         denoiser: the averaged denoiser.
         step: optimiser steps done.
         seed: run seed; the noise does not depend on the step.
+        autoencoder: turns what the denoiser makes into images; None if it makes images.
     """
     num_rows = min(denoiser.num_classes, MAX_ROWS)
     device = next(denoiser.parameters()).device
     labels = torch.arange(num_rows, device=device).repeat_interleave(COLUMNS)
     seeds = [stream_seed(seed, "grid", place) for place in range(num_rows * COLUMNS)]
-    noise = initial_noise(seeds, (1, *denoiser.spec.image_size)).to(device)
+    noise = initial_noise(seeds, denoiser.sample_shape).to(device)
     samples = SAMPLERS["dpmpp_2m"].sample(guided_denoise(denoiser, labels), noise, sigma_schedule(GRID_STEPS))
+    if autoencoder is not None:
+        samples = autoencoder.to_images(samples)
     pixels = from_model_range(samples.cpu().numpy(), 8)[:, 0]
     path = make_private_directory(folder / FOLDER_NAME) / f"step-{step:06d}.png"
     with atomic_path(path, private=True) as temporary:

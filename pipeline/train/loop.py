@@ -11,26 +11,30 @@ from pathlib import Path
 import torch
 
 from models.allocator import held_memory
-from models.checkpoint import write_tensors
 from models.denoiser import Denoiser
 from models.memory import out_of_memory
 from models.network import NetworkSpec
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
-from pipeline.generator import INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.ranks import Ranks
-from pipeline.storage import storage_errors, write_json
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
+from pipeline.train.finishing import ChosenAverage, write_checkpoint
+from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.plan import MachinePlan, make_plan, threads
 from pipeline.train.report import Report, draw_grid, open_report
-from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_of
+from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
+from pipeline.train.snapshots import Snapshots
+from pipeline.train.starting import layers_to_start_from, start_from
 from pipeline.train.state import TrainingState
 from pipeline.train.step import Step
+from pipeline.train.stopping import MemorisationWatch
 from pipeline.train.timing import NoTiming, Timing
+from pipeline.train.watching import PairedScans
 
 __all__ = ["Trainer", "learning_rate", "train"]
 
@@ -44,6 +48,7 @@ def train(
     *,
     seed: int,
     inputs_digest: str,
+    init_digest: str | None = None,
     ranks: Ranks | None = None,
     timing: Timing | None = None,
 ) -> tuple[list[str], dict[str, int]]:
@@ -55,6 +60,8 @@ def train(
         settings: training settings.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
+        init_digest: digest of the checkpoint that `train.init_from` names. None on every process but the
+            first, which gives its weights to all.
         ranks: the processes that train together; None for this one alone.
         timing: counts where the time goes, if that is wanted.
 
@@ -75,11 +82,15 @@ def train(
             value=ranks.size,
             remedy=f"Start at most {settings.batch_size} processes, or raise train.batch_size.",
         )
+    conditions = CohortConditions(cohort, settings.conditions)
+    data = settings.data_fields(cohort.info.image_size)
     spec = NetworkSpec.from_dict(
         {
-            "image_size": cohort.info.image_size,
+            **data,
             "num_classes": len(cohort.info.classes),
-            **settings.network_fields(),
+            "conditions": conditions.num_values,
+            **settings.network_fields(data["image_size"]),
+            **ranks.same(layers_to_start_from(settings) if ranks.is_main else None),
         }
     )
     denoiser = Denoiser(
@@ -88,15 +99,23 @@ def train(
         parametrisation=settings.parametrisation,
         seed=stream_seed(seed, "weights"),
     )
+    if settings.init_from is not None and init_digest is not None:
+        fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]
+        start_from(denoiser, settings.init_from, fields, digest=init_digest)
     with held_memory():
         plan = make_plan(folder, denoiser, settings, ranks)
         with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            source = open_source(
+                cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+            )
             trainer = Trainer(
                 cohort,
                 folder,
                 settings,
                 denoiser,
                 plan,
+                conditions=conditions,
+                source=source,
                 seed=seed,
                 inputs_digest=inputs_digest,
                 ranks=ranks,
@@ -105,8 +124,17 @@ def train(
             num_steps = trainer.run()
     if folder is None:
         return [], {}
-    return _write_checkpoint(
-        cohort, folder, settings, trainer.ema.model, trainer.plan, num_steps=num_steps, seed=seed
+    return write_checkpoint(
+        cohort,
+        folder,
+        settings,
+        trainer.chosen_average(num_steps),
+        trainer.plan,
+        conditions=conditions,
+        num_steps=num_steps,
+        init_digest=init_digest,
+        seed=seed,
+        autoencoder=source.autoencoder,
     )
 
 
@@ -119,8 +147,10 @@ class Trainer:
         settings: training settings.
         denoiser: the denoiser with its initial weights.
         plan: what this machine computes with.
+        source: reads what the denoiser learns from.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
+        conditions: what the cohort tells of each scan; None reads it as the settings ask.
         ranks: the processes that train together; None for this one alone.
         timing: counts where the time goes, if that is wanted.
     """
@@ -133,34 +163,51 @@ class Trainer:
         denoiser: Denoiser,
         plan: MachinePlan,
         *,
+        source: PixelSource | LatentSource,
         seed: int,
         inputs_digest: str,
+        conditions: CohortConditions | None = None,
         ranks: Ranks | None = None,
         timing: Timing | None = None,
     ) -> None:
+        conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
-        self.device = plan.device
-        self.one_step = Step(denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing)
+        self.device, self.source = plan.device, source
+        self.one_step = Step(
+            denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
+        )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
         batches = BatchPlan(
             cohort,
             batch_size=settings.batch_size,
             class_balance=settings.class_balance,
+            balance_by=settings.balance_by,
             horizontal_flip=settings.horizontal_flip,
             seed=seed,
         )
-        self.feed = Feed(cohort, batches, self.one_step.share, plan.device)
+        self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
-            folder, model=self.denoiser, ema=self.ema, optimizer=self.optimizer, inputs_digest=inputs_digest
+            folder,
+            model=self.denoiser,
+            ema=self.ema,
+            optimizer=self.optimizer,
+            inputs_digest=inputs_digest,
+            weighting=self.one_step.weighting,
         )
+        self.snapshots = Snapshots(folder, settings)
+        self.watch: MemorisationWatch | None = None
+        if folder is not None:
+            scans = PairedScans(cohort, source, conditions, settings, seed)
+            self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
+        self.stopped = False
         self.budget = TimeBudget(settings, plan.decisions) if settings.max_minutes is not None else None
         self.saved_step = 0
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole training, as decided so far."""
+        """Optimiser steps of the whole training, as decided so far; it may stop before."""
         return num_steps_of(self.settings, self.plan.decisions)
 
     def learning_rate(self, step: int) -> float:
@@ -171,10 +218,11 @@ class Trainer:
         """Train from the last saved state to the last step; saves at intervals and at the end.
 
         Returns:
-            The optimiser steps of the whole training.
+            The optimiser steps done.
         """
         step = self.saved_step = self.state.load_shared(self.ranks)
         self.one_step.working.take_weights()
+        self._resume_snapshots(step)
         images = step * self.settings.batch_size
         with (
             contextlib.closing(self.feed),
@@ -183,11 +231,12 @@ class Trainer:
         ):
             report.set_total(self.num_steps)
             saved_at = time.monotonic()
-            while step < self.num_steps:
+            while step < self.num_steps and not self.stopped:
                 report.count(self._guarded(step))
                 step += 1
                 self._review(step, report)
-                last = step == self.num_steps
+                self._snapshot(step, report)
+                last = self.stopped or step == self.num_steps
                 at_report = last or step % REPORT_EVERY_STEPS == 0
                 finite = self._require_finite(step, report, at_report=at_report)
                 if at_report:
@@ -201,8 +250,21 @@ class Trainer:
                     saved_at = time.monotonic()
                 if self.folder is not None and _is_multiple(step, self.settings.grid_every_steps):
                     with self.timing.part("grid"):
-                        draw_grid(self.folder, self.ema.model, self.plan.precision, step=step, seed=self.seed)
+                        draw_grid(
+                            self.folder,
+                            self.ema.nearest(self.settings.ema_length),
+                            self.plan.precision,
+                            step=step,
+                            seed=self.seed,
+                            autoencoder=self.source.autoencoder,
+                        )
         return step
+
+    def chosen_average(self, step: int) -> ChosenAverage:
+        """Return the average that becomes the model after `step` steps, on process 0."""
+        kept = (self.watch.kept_step if self.watch is not None else None) or step
+        tensors = self.snapshots.chosen(self.ema, kept, newest=kept == step)
+        return ChosenAverage(tensors, self.denoiser, kept, self.snapshots.until(kept))
 
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return its mean loss, a scalar on the device.
@@ -210,8 +272,27 @@ class Trainer:
         The returned loss is not finite if the gradient was not.
         """
         with self.timing.part("data"):
-            images, labels = self.feed.take(step)
-        return self.one_step.run(step, images, labels, self.learning_rate(step))
+            images, codes = self.feed.take(step)
+        return self.one_step.run(step, images, codes, self.learning_rate(step))
+
+    def _resume_snapshots(self, step: int) -> None:
+        """Bring snapshots and the memorisation curve to where `step` has them. All processes call it."""
+        self.snapshots.resume(step)
+        if self.watch is not None:
+            self.watch.resume(step, self.denoiser, self.plan.precision)
+        self.stopped = bool(self.ranks.same(self.watch is not None and self.watch.kept_step is not None))
+
+    def _snapshot(self, step: int, report: Report) -> None:
+        """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
+        if not self.snapshots.due(step, num_steps_at(step, self.settings, self.plan.decisions)):
+            return
+        self._require_finite(step, report, at_report=True)
+        stop = False
+        if self.watch is not None:
+            with self.timing.part("snapshot"):
+                self.snapshots.take(step, self.ema)
+                stop = self.watch.look(step, self.denoiser, self.plan.precision)
+        self.stopped = bool(self.ranks.same(stop))
 
     def _guarded(self, step: int) -> torch.Tensor:
         try:
@@ -274,43 +355,3 @@ class Trainer:
 
 def _is_multiple(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def _write_checkpoint(
-    cohort: Cohort,
-    folder: Path,
-    settings: TrainSettings,
-    denoiser: Denoiser,
-    plan: MachinePlan,
-    *,
-    num_steps: int,
-    seed: int,
-) -> tuple[list[str], dict[str, int]]:
-    info = CheckpointInfo(
-        network=denoiser.spec.to_dict(),
-        sigma_data=denoiser.sigma_data,
-        parametrisation=denoiser.parametrisation,
-        classes=cohort.info.classes,
-        image_size=cohort.info.image_size,
-        bit_depth=cohort.info.bit_depth,
-        cohort_digest=cohort.digest,
-        cohort_name=cohort.info.name,
-        num_steps=num_steps,
-        images_seen=num_steps * settings.batch_size,
-        seed=seed,
-        precision=plan.precision.dtype,
-        channels_last=plan.precision.channels_last,
-        num_threads=plan.num_threads,
-        device=plan.device.type,
-        libraries=library_versions(),
-    )
-    body = info.model_dump(mode="json")
-    with storage_errors(folder / MODEL_NAME):
-        write_tensors(folder / MODEL_NAME, denoiser.state_dict(), {"checkpoint": body})
-    write_json(folder / INFO_NAME, body, private=True)
-    counts = {
-        "steps": info.num_steps,
-        "images": info.images_seen,
-        "parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
-    }
-    return [MODEL_NAME, INFO_NAME], counts

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
 from models.precision import Precision, apply_precision
 from pipeline.progress import Progress, track
@@ -59,17 +60,28 @@ class Report:
 
 
 @contextlib.contextmanager
-def open_report(folder: Path | None, *, step: int, num_steps: int, images: int) -> Iterator[Report]:
+def open_report(
+    folder: Path | None, *, step: int, num_steps: int, images: int, description: str = "train"
+) -> Iterator[Report]:
     """Open the report of a training that goes on from `step` and `images`; silent without a folder."""
     if folder is None:
         yield Report(None, None)
         return
     history = History(folder, step)
-    with track("train", num_steps, done=step, unit="steps") as progress:
+    with track(description, num_steps, done=step, unit="steps") as progress:
         history.restart_clock(images)
         yield Report(history, progress)
 
 
-def draw_grid(folder: Path, averaged: Denoiser, precision: Precision, *, step: int, seed: int) -> None:
+def draw_grid(
+    folder: Path,
+    averaged: Denoiser,
+    precision: Precision,
+    *,
+    step: int,
+    seed: int,
+    autoencoder: Autoencoder | None,
+) -> None:
     """Draw a sample grid with a copy of the averaged denoiser in the arithmetic of the training."""
-    write_grid(folder, apply_precision(copy.deepcopy(averaged), precision), step=step, seed=seed)
+    denoiser = apply_precision(copy.deepcopy(averaged), precision)
+    write_grid(folder, denoiser, step=step, seed=seed, autoencoder=autoencoder)

@@ -22,6 +22,15 @@ def num_steps_of(settings: TrainSettings, decisions: Sequence[Decision]) -> int:
     return decisions[-1][1] if decisions else settings.num_steps
 
 
+def num_steps_at(step: int, settings: TrainSettings, decisions: Sequence[Decision]) -> int:
+    """Return the steps of the whole training as they were known after `step` steps.
+
+    What is done at shares of a training, such as snapshots, asks this: it then falls on the same steps in a
+    training that is made again from its recorded decisions.
+    """
+    return num_steps_of(settings, [decision for decision in decisions if decision[0] <= step])
+
+
 def learning_rate(step: int, settings: TrainSettings, decisions: Sequence[Decision] = ()) -> float:
     """Return the learning rate of step `step` (counted from 0): linear warm-up, then the chosen decay.
 

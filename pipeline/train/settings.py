@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from models.network_sizes import NetworkSize
+from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
+from pipeline.train.latent_settings import LatentSettings
+
+# The range of models.ema, which is not imported here: recipes are read without torch.
+Length = Annotated[float, Field(ge=0.005, le=0.28)]
 
 
 class TrainSettings(Settings):
     """What decides a training run besides the cohort and the seed."""
 
+    init_from: Path | None = Field(
+        None,
+        description="checkpoint of another cohort to start from, instead of from random weights; classes are "
+        "matched by name, another image size is no obstacle",
+    )
     num_steps: int = Field(
         1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, at most so many"
     )
@@ -46,31 +58,88 @@ class TrainSettings(Settings):
     class_balance: float = Field(
         0.0, ge=0, le=1, description="0 draws scans as they come, 1 draws every class equally often"
     )
+    balance_by: Literal["class", "findings"] = Field(
+        "class",
+        description="what class_balance draws evenly: the classes, or the findings of a set with several a "
+        "scan (and the scans without any)",
+    )
+    conditions: tuple[ConditionName, ...] = Field(
+        (),
+        description="what the network learns beside the class: sex, age_band, view, findings (one condition "
+        "each)",
+    )
+    min_combination_patients: int = Field(
+        5,
+        ge=1,
+        le=1_000_000,
+        description="combinations of conditions that fewer patients share are not kept for sampling",
+    )
     horizontal_flip: bool = Field(
         False,
         description="mirror half of the scans; off, as a mirrored chest has its heart on the wrong side",
     )
-    ema_half_life: float = Field(20_000, ge=0, description="half-life of the weight average, in images")
-    ema_ramp_share: float = Field(
-        0.1, gt=0, le=1, description="the half-life never exceeds this share of the images seen"
+    augment: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability of each geometric augmentation; the network is told of them and samples "
+        "without, which helps where scans are scarce",
+    )
+    augment_mirror: bool = Field(
+        False, description="mirroring is one of the augmentations of train.augment; samples are not mirrored"
+    )
+    ema_lengths: tuple[Length, ...] = Field(
+        (0.05, 0.10),
+        min_length=1,
+        max_length=8,
+        description="lengths of the weight averages that are tracked: standard deviation of their memory as "
+        "a share of the training so far",
+    )
+    ema_length: Length = Field(
+        0.10, description="length of the average that samples; any, if there are snapshots to make it from"
+    )
+    ema_snapshots: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="snapshots of the averages along the training, from which other lengths and weaker "
+        "models are made at sampling; 0 keeps none",
+    )
+    stop_when_memorising: bool = Field(
+        False,
+        description="stop when the loss on val scans rises clearly above the loss on train scans, and keep "
+        "the weights from before",
     )
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
     sigma_data: float = Field(
-        0.5, gt=0, le=10, description="assumed standard deviation of the scans in [-1, 1]"
+        0.5,
+        gt=0,
+        le=10,
+        description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
     parametrisation: Literal["edm", "flow"] = Field(
         "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
     )
-    channels: tuple[int, ...] = Field(
-        (32, 64, 64), min_length=1, description="channels a level, finest first"
+    loss_weighting: Literal["edm", "learned"] = Field(
+        "edm",
+        description="how noise levels count: as the parametrisation weighs them, or also divided by the loss "
+        "that is learnt to be expected of each",
     )
-    num_res_blocks: int = Field(1, ge=1, le=16, description="residual blocks a level")
-    attention: tuple[bool, ...] = Field((False, False, True), description="levels with attention")
-    num_head_channels: int = Field(32, ge=1, description="channels of an attention head")
-    num_norm_groups: int = Field(32, ge=1, description="groups of the group normalisation")
-    patch_size: int = Field(
-        1, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
+    network: NetworkSize = Field(
+        "small",
+        description="layers of the network, sized to the images: small for a CPU, medium for one GPU, large "
+        "for several; the settings below change single ones",
+    )
+    channels: tuple[int, ...] | None = Field(
+        None, min_length=1, description="channels a level, finest first; the other layers are then plain ones"
+    )
+    num_res_blocks: int | None = Field(None, ge=1, le=16, description="residual blocks a level")
+    attention: tuple[bool, ...] | None = Field(None, description="levels with attention")
+    num_head_channels: int | None = Field(None, ge=1, description="channels of an attention head")
+    num_norm_groups: int | None = Field(None, ge=1, description="groups of the group normalisation")
+    patch_size: int | None = Field(
+        None, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the network; auto measures at the start and records its choice"
@@ -91,6 +160,31 @@ class TrainSettings(Settings):
         500, ge=0, description="draw a sample grid at multiples of this step; 0 does not"
     )
 
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_in_order(cls, asked: tuple[ConditionName, ...]) -> tuple[ConditionName, ...]:
+        return in_order(asked)
+
+    latent: LatentSettings = Field(
+        default_factory=LatentSettings, description="latent diffusion: the autoencoder and its latents"
+    )
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> TrainSettings:
+        """Refuse what would have to change scans that were encoded once, before training began."""
+        if self.latent.enabled and self.init_from is not None:
+            raise ValueError(
+                "train.init_from cannot be used with train.latent.enabled: latents of another autoencoder "
+                "mean something else; leave one of the two out"
+            )
+        for name in ("horizontal_flip", "augment"):
+            if self.latent.enabled and getattr(self, name):
+                raise ValueError(
+                    f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
+                    "scans as they are; turn one of the two off"
+                )
+        return self
+
     @model_validator(mode="after")
     def _choices_fit(self) -> TrainSettings:
         if self.compile == "on" and self.checkpoint_activations:
@@ -102,23 +196,53 @@ class TrainSettings(Settings):
         """Refuse a network that cannot be built while the recipe is read, not when training starts."""
         from models.network_spec import NetworkSpec
 
-        NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields())
+        NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields((64, 64)))
+        return self
+
+    @model_validator(mode="after")
+    def _mirror_has_an_effect(self) -> TrainSettings:
+        if self.augment_mirror and self.augment == 0.0:
+            raise ValueError("augment_mirror does nothing at augment=0: set a probability, for instance 0.12")
+        return self
+
+    @model_validator(mode="after")
+    def _averages_can_be_made(self) -> TrainSettings:
+        if len(set(self.ema_lengths)) != len(self.ema_lengths):
+            raise ValueError(f"ema_lengths={self.ema_lengths} must name each length once")
+        if self.stop_when_memorising and self.ema_snapshots < 3:
+            raise ValueError("stop_when_memorising needs ema_snapshots of at least 3 to go back to")
+        if self.ema_length not in self.ema_lengths and not self.ema_snapshots:
+            raise ValueError(
+                f"ema_length={self.ema_length} must be one of ema_lengths={self.ema_lengths}, or "
+                "ema_snapshots be more than 0"
+            )
         return self
 
     def content_settings(self) -> TrainSettings:
         """Return these settings without those that change how much fits in memory, not what is learnt.
 
-        A training that ran out of memory can so be gone on with in smaller parts.
+        A training that ran out of memory can so be gone on with in smaller parts. The checkpoint to start
+        from is left out too: it is an input, known by its digest.
         """
-        return self.model_copy(update={"micro_batch": None, "checkpoint_activations": False})
+        unset = {"micro_batch": None, "checkpoint_activations": False, "init_from": None}
+        return self.model_copy(update=unset)
 
-    def network_fields(self) -> dict[str, Any]:
-        """Return the fields of `NetworkSpec` that are settings."""
+    def data_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of `NetworkSpec` that say what is denoised: scans of a size, or their latents."""
+        if not self.latent.enabled:
+            return {"image_size": image_size}
+        spec = self.latent.autoencoder_spec(image_size)
+        return {"image_size": spec.latent_size, "in_channels": spec.latent_channels}
+
+    def network_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
+        """Return the fields of `NetworkSpec` that are settings, for images (or latents) of a size."""
+        from models.network_sizes import network_layers, plain_layers
+
+        layers = plain_layers(self.channels) if self.channels else network_layers(image_size, self.network)
+        given = {name: getattr(self, name) for name in layers if getattr(self, name) is not None}
         return {
-            "channels": self.channels,
-            "num_res_blocks": self.num_res_blocks,
-            "attention": self.attention,
-            "num_head_channels": self.num_head_channels,
-            "num_norm_groups": self.num_norm_groups,
-            "patch_size": self.patch_size,
+            **layers,
+            **given,
+            # NUM_FEATURES of models.augment, which is not imported here: recipes are read without torch.
+            "augment_features": 7 if self.augment > 0.0 else 0,
         }

@@ -11,6 +11,7 @@ from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
 from pipeline.train.settings import TrainSettings
+from pipeline.train.starting import check_start, train_inputs
 
 
 def run_train(
@@ -37,7 +38,9 @@ def run_train(
 
     Raises:
         OutputExistsError: `out` holds something else.
-        DataError: the cohort is unreadable, changed, or has a class without a train scan.
+        UsageError: the checkpoint to start from lies in `out`.
+        DataError: the cohort is unreadable, changed, or has a class without a train scan; or the checkpoint
+            to start from is missing, changed, or of another network.
         TrainingError: the loss is no longer finite, or memory does not suffice; the last good state is kept.
         RankFailedError: another process of the job failed.
         StorageError: the disk is full or cannot be written.
@@ -46,14 +49,9 @@ def run_train(
         require_same_command(ranks, [CheckpointRef.stage, cohort.digest, settings.digest(), seed])
         if not ranks.is_main:
             return _follow(cohort, settings, seed, ranks)
-        with open_stage(
-            CheckpointRef,
-            out,
-            inputs={"cohort": cohort.digest},
-            settings=settings.content_settings(),
-            seed=seed,
-            force=force,
-        ) as folder:
+        inputs, stable = train_inputs(cohort.digest, settings)
+        check_start(settings, out)
+        with open_stage(CheckpointRef, out, inputs=inputs, settings=stable, seed=seed, force=force) as folder:
             if folder.finished is not None:
                 tell_reference(ranks, folder.finished)
                 return folder.finished
@@ -63,7 +61,13 @@ def run_train(
             from pipeline.train.loop import train
 
             files, counts = train(
-                opened, folder.path, settings, seed=seed, inputs_digest=folder.inputs_digest, ranks=ranks
+                opened,
+                folder.path,
+                settings,
+                seed=seed,
+                inputs_digest=folder.inputs_digest,
+                init_digest=inputs.get("init_from"),
+                ranks=ranks,
             )
             reference = folder.finish(files, counts)
             tell_reference(ranks, reference)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_into, read_tensors, write_tensors
-from models.ema import ExponentialMovingAverage
+from models.ema import PowerFunctionAverages
 from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
@@ -24,15 +24,16 @@ _NAME = re.compile(r"^step-(\d{9})\.safetensors$")
 
 
 class TrainingState:
-    """The weights, their average and the optimiser of a run, and the folder they are saved in.
+    """The weights, their averages and the optimiser of a run, and the folder they are saved in.
 
     Random numbers need no saving: every step draws from streams derived from seed and step.
 
     Args:
         folder: the checkpoint directory; None on a process that writes nothing and gets all from another.
         model: the denoiser being trained.
-        ema: its average.
+        ema: its averages.
         optimizer: its AdamW optimiser.
+        weighting: the learned loss weighting, if there is one, which the optimiser changes too.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
     """
 
@@ -41,13 +42,15 @@ class TrainingState:
         folder: Path | None,
         *,
         model: nn.Module,
-        ema: ExponentialMovingAverage,
+        ema: PowerFunctionAverages,
         optimizer: torch.optim.AdamW,
         inputs_digest: str,
+        weighting: nn.Module | None = None,
     ) -> None:
         self._folder = make_private_directory(folder / FOLDER_NAME) if folder is not None else None
         self._model, self._ema, self._optimizer = model, ema, optimizer
         self._inputs_digest = inputs_digest
+        self._weighting = weighting
 
     def save(self, step: int) -> None:
         """Save the state after `step` steps, then drop all but the newest two."""
@@ -80,7 +83,8 @@ class TrainingState:
         step = int(ranks.same(self.load_newest()))
         if ranks.size > 1:
             moments = self._moments().values() if step else ()
-            ranks.same_tensors([*self._model.state_dict().values(), *moments])
+            weighting = self._weighting.state_dict().values() if self._weighting is not None else ()
+            ranks.same_tensors([*self._model.state_dict().values(), *weighting, *moments])
             self._set_step(step)
         return step
 
@@ -92,7 +96,9 @@ class TrainingState:
         if not isinstance(step, int) or step < 1:
             raise ValueError("its header holds no step")
         load_into(self._model, _part(found.tensors, "model."))
-        load_into(self._ema.model, _part(found.tensors, "ema."))
+        self._ema.load(_part(found.tensors, "ema."))
+        if self._weighting is not None:
+            load_into(self._weighting, _part(found.tensors, "weighting."))
         with torch.no_grad():
             for name, moment in self._moments().items():
                 moment.copy_(found.tensors[name])
@@ -109,7 +115,7 @@ class TrainingState:
         Copying keeps the memory layout of the moments equal to the weights'; the fused optimiser reads both
         as plain memory.
         """
-        for parameter in self._model.parameters():
+        for _, parameter in self._learnt():
             if parameter not in self._optimizer.state:
                 self._optimizer.state[parameter] = {
                     "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -119,12 +125,20 @@ class TrainingState:
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.model.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.tensors().items()}
+        if self._weighting is not None:
+            tensors |= {f"weighting.{name}": part for name, part in self._weighting.state_dict().items()}
         return tensors | self._moments()
+
+    def _learnt(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return everything that the optimiser changes, by name."""
+        yield from self._model.named_parameters()
+        if self._weighting is not None:
+            yield from self._weighting.named_parameters(prefix="weighting")
 
     def _moments(self) -> dict[str, Tensor]:
         moments: dict[str, Tensor] = {}
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self._learnt():
             for kind in ("exp_avg", "exp_avg_sq"):
                 moments[f"{kind}.{name}"] = self._optimizer.state[parameter][kind]
         return moments

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.augment import augment, draw_augmentation
 from models.denoiser import Denoiser
 from models.distributed import GradientSum
-from models.ema import ExponentialMovingAverage
+from models.ema import PowerFunctionAverages
 from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
+from models.uncertainty import Uncertainty
 from models.working_copy import WorkingCopy
 from pipeline.ranks import Ranks
+from pipeline.train.latents import LatentSource, PixelSource
 from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
@@ -34,6 +37,7 @@ class Step:
         ranks: the processes that share each batch.
         seed: run seed.
         timing: counts where the time goes.
+        source: turns what was read into what is denoised.
 
     Attributes:
         losses: (REMEMBERED_STEPS, batch_size), of this process's scans; zero elsewhere.
@@ -50,25 +54,27 @@ class Step:
         *,
         seed: int,
         timing: Timing,
+        source: PixelSource | LatentSource,
     ) -> None:
+        self._source = source
         self._settings, self._ranks, self._seed, self._timing = settings, ranks, seed, timing
         self.device = plan.device
         self.denoiser = denoiser.to(plan.device).train()
-        # The average is a copy: made before the layers of what computes may be changed.
-        self.ema: ExponentialMovingAverage[Denoiser] = ExponentialMovingAverage(
-            self.denoiser, half_life=settings.ema_half_life, ramp_share=settings.ema_ramp_share
-        )
+        # The averages are copies: made before the layers of what computes may be changed.
+        self.ema: PowerFunctionAverages[Denoiser] = PowerFunctionAverages(self.denoiser, settings.ema_lengths)
+        self.weighting = Uncertainty().to(plan.device) if settings.loss_weighting == "learned" else None
         self.working = WorkingCopy(self.denoiser, plan.precision, recompute=settings.checkpoint_activations)
         self.parameters = list(self.denoiser.parameters())
+        learnt = [*self.parameters, *(self.weighting.parameters() if self.weighting is not None else ())]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            learnt,
             lr=settings.learning_rate,
             betas=BETAS,
             weight_decay=settings.weight_decay,
             fused=True,
         )
         self._noise_levels = SigmaDistribution(settings.sigma_mean, settings.sigma_std)
-        self._gradient_sum = GradientSum(self.parameters) if ranks.size > 1 else None
+        self._gradient_sum = GradientSum(learnt) if ranks.size > 1 else None
         self.share = ranks.share(settings.batch_size)
         self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
         shape = (REMEMBERED_STEPS, settings.batch_size)
@@ -76,20 +82,20 @@ class Step:
         self.losses, self.sigmas = self.losses.to(plan.device), self.sigmas.to(plan.device)
         self.norms = torch.zeros(REMEMBERED_STEPS, device=plan.device)
 
-    def run(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+    def run(self, step: int, images: Tensor, codes: Tensor, learning_rate: float) -> Tensor:
         """Do optimiser step `step` (counted from 0).
 
         Args:
             step: number of the step.
-            images: this process's scans (n, C, H, W) in [-1, 1], on the device.
-            labels: their classes (n,) or condition codes (n, F) int64.
+            images: what the source read of this process's scans (n, C, H, W), on the device.
+            codes: their condition codes (n, F) int64.
             learning_rate: of this step.
 
         Returns:
             The mean loss of the whole batch, a scalar on the device. It is not finite if the gradient was
             not.
         """
-        loss = self._backward(step, images, labels)
+        loss = self._backward(step, images, codes)
         if self._gradient_sum is not None:
             with self._timing.part("exchange"), self._ranks.exchange():
                 loss = self._gradient_sum.add_up(loss)
@@ -99,51 +105,72 @@ class Step:
                 group["lr"] = learning_rate
             self.optimizer.step()
             self.working.clear_gradients()
+            if self.weighting is not None:
+                self.weighting.zero_grad(set_to_none=True)
             self.working.take_weights()
         with self._timing.part("average"):
             self.norms[step % REMEMBERED_STEPS].copy_(norm)
             if self._ranks.is_main:
-                batch_size = self._settings.batch_size
-                self.ema.update(step * batch_size, batch_size)
+                self.ema.update(step + 1)
         return loss + 0.0 * norm
 
-    def _backward(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+    def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
-            codes, sigma, noise = self._draw(step, images, labels)
+            clean, codes, sigma, noise, features = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(images), self.micro_batch):
-            part = slice(first, min(first + self.micro_batch, len(images)))
+        for first in range(0, len(clean), self.micro_batch):
+            part = slice(first, min(first + self.micro_batch, len(clean)))
             with self._timing.part("forward"):
                 losses = denoising_loss(
                     self.working.compute,
-                    images[part],
+                    clean[part],
                     codes[part],
                     sigma=sigma[part],
                     noise=noise[part],
                     sigma_data=self._settings.sigma_data,
                     parametrisation=self._settings.parametrisation,
+                    augment=features[part] if features is not None else None,
                 )
-                # The sum of all parts of all processes is the mean over the whole batch.
+                # The sum of all parts of all processes is the mean over the whole batch. The loss that is
+                # told stays the denoising loss, whatever it is weighed by.
                 loss = losses.sum() / self._settings.batch_size
+                weighed = loss
+                if self.weighting is not None:
+                    weighed = self.weighting.weigh(losses, sigma[part]).sum() / self._settings.batch_size
             with self._timing.part("backward"):
-                loss.backward()
+                weighed.backward()
                 self.working.return_gradients(add=first > 0)
             total += loss.detach()
             self._remember(step, part, losses)
         return total
 
-    def _draw(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw for the whole batch; return this process's codes (n, F), noise levels (n,) and noise."""
+    def _draw(
+        self, step: int, images: Tensor, codes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """Draw for the whole batch.
+
+        Returns:
+            This process's clean data (n, C, H, W), codes (n, F), noise levels (n,), noise, and augmentation
+            features (n, A) or None.
+        """
         count, spec = self._settings.batch_size, self.denoiser.spec
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
-        codes = self.denoiser.null_codes(count, self.device).clone()
-        codes[self.share] = self.denoiser.expand(labels)
-        codes = drop_labels(codes, self._settings.label_dropout, spec.num_values, generator)
+        everyone = self.denoiser.null_codes(count, self.device).clone()
+        everyone[self.share] = codes
+        everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
         self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
-        noise = torch.randn((count, *images.shape[1:]), generator=generator, device=self.device)
-        return codes[self.share], sigma[self.share], noise[self.share]
+        noise = torch.randn((count, *self.denoiser.sample_shape), generator=generator, device=self.device)
+        clean = self._source.clean(images, generator, count=count, share=self.share)
+        features = None
+        if self._settings.augment > 0.0:
+            # Drawn last: without augmentation, all else is drawn as it always was.
+            features = draw_augmentation(
+                count, self._settings.augment, generator, mirror=self._settings.augment_mirror
+            )[self.share]
+            clean = augment(clean, features)
+        return clean, everyone[self.share], sigma[self.share], noise[self.share], features
 
     @torch.no_grad()
     def _remember(self, step: int, part: slice, losses: Tensor) -> None:

@@ -11,7 +11,7 @@ from tests.cohorts import write_cohort
 from tests.flows.conftest import PHANTOM, Call, sets
 
 COMMANDS = (
-    "run", "ingest", "train", "sample", "audit", "release", "evaluate",
+    "run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate",
     "verify", "validate", "doctor", "deploy",
 )  # fmt: skip
 
@@ -48,7 +48,9 @@ def test_the_help_of_a_command_holds_an_example_that_the_command_accepts(call: C
     subcommand.make_context(command, parts[1:], resilient_parsing=False)
 
 
-@pytest.mark.parametrize("command", ["run", "ingest", "train", "sample", "audit", "release", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate"]
+)
 def test_every_stage_takes_the_shared_options(call: Call, command: str) -> None:
     shown = call(command, "--help").out
     assert all(option in shown for option in ("--recipe", "--set", "--force", "--dry-run", "--out"))
@@ -120,6 +122,7 @@ def test_dry_runs_of_single_stages_write_nothing(finished_run: Path, tmp_path: P
         ("ingest", PHANTOM),
         ("train", run / "cohort"),
         ("sample", run / "checkpoint"),
+        ("edit", run / "checkpoint", "--from", run / "cohort", "--to", "mass", "--mask", ".2,.2,.6,.6"),
         ("audit", run / "candidates", "--cohort", run / "cohort"),
         ("release", run / "candidates", "--audit", run / "audit"),
         ("evaluate", run / "release", "--cohort", run / "cohort"),

@@ -16,7 +16,8 @@ from models.precision import Precision, probe_compiled
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 FP32 = Precision("fp32", channels_last=False)
-BATCH = (torch.zeros(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1]))
+# Not a flat image: its normalisation would divide rounding by rounding.
+BATCH = (torch.linspace(-1, 1, 128).reshape(2, 1, 8, 8), torch.ones(2), torch.tensor([0, 1]))
 
 
 def broken(_module: Any, **_options: Any) -> Any:
@@ -84,7 +85,7 @@ def test_a_compiled_denoiser_computes_the_same() -> None:
     call = compiled(denoiser)
     expected, found = denoiser(*BATCH), call(*BATCH)
     assert not call.failed
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     found.square().mean().backward()
     chosen = probe_compiled(denoiser, FP32, batch_size=2, images_left=10, must=True)
     assert chosen.compiled

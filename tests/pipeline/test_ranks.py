@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RankFailedError, UsageError
-from pipeline.ranks import Place, Ranks, join_ranks, place_of_process, timeout_seconds
+from pipeline.ranks import Place, Ranks, join_ranks, place_of_process, require_alone, timeout_seconds
 from tests.jobs import run_job
 
 JOB = {"WORLD_SIZE": "4", "RANK": "2", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
@@ -79,6 +79,14 @@ def test_an_environment_that_cannot_be_right_is_named(change: dict[str, Any], fi
     assert caught.value.field == field
     assert caught.value.exit_code == 2
     assert caught.value.remedy
+
+
+def test_a_command_for_one_process_is_refused_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_alone("run")
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="run works as one process"):
+        require_alone("run")
 
 
 def test_a_failure_keeps_its_exit_code_when_it_is_pickled() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cohort import Cohort
+from pipeline.cohort import ATTRIBUTES, Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
@@ -57,6 +58,20 @@ def test_both_formats_are_read_and_every_file_is_used(cohort: Cohort) -> None:
     assert (records.groupby("patient_id")["label"].nunique() == 1).all()
     assert (records["spacing_mm"] > 0).all()
     assert set(records["sex"]) <= {"F", "M"}
+
+
+def test_attributes_and_patients_are_kept_as_codes_for_training(cohort: Cohort) -> None:
+    records, codes = cohort.records(), cohort.attributes()
+    for column, name in enumerate(ATTRIBUTES):
+        values = (*cohort.info.attributes[name], *[""] * 256)
+        assert [values[code] for code in codes[:, column]] == list(records[name])
+    assert cohort.info.attributes["sex"] == ("F", "M")
+    pairs = set(zip(records["patient_id"], cohort.patients().tolist(), strict=True))
+    assert len(pairs) == PATIENTS == len(np.unique(cohort.patients()))
+    assert [field.name for field in CohortConditions(cohort, ("sex", "age_band")).fields] == [
+        "sex",
+        "age_band",
+    ]
 
 
 def test_every_image_has_the_same_sense_and_orientation(cohort: Cohort) -> None:

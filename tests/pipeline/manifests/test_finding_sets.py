@@ -75,6 +75,7 @@ def test_chestxray14_gives_each_scan_its_rarest_class_and_all_its_findings(nih: 
     assert nih.findings("images_001/images/00000001_000.png") == {}
     assert len(nih.cohort.info.findings) == 14
     assert nih.cohort.findings().shape == (len(nih.records), 14)
+    assert nih.cohort.patients().shape == (len(nih.records),)
 
 
 def test_chestxray14_keeps_its_test_list_and_refuses_what_cannot_be_told(nih: Ingested) -> None:

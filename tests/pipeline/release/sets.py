@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,12 @@ def make_candidates(
     classes: tuple[str, ...] = CLASSES,
     seed: int = 0,
     seedless: bool = False,
+    conditions: Sequence[str] = (),
 ) -> Path:
-    """Write candidates of smooth random images, `per_class` of each class, in two shards."""
+    """Write candidates of smooth random images, `per_class` of each class, in two shards.
+
+    `conditions` are what they were asked to show, taken in turn.
+    """
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = [
         {
@@ -69,6 +74,8 @@ def make_candidates(
         names = [write_shard(folder, 0, pixels[:half]), write_shard(folder, 1, pixels[half:])]
         table = pd.DataFrame(rows)
         table["seed"] = pd.array([None] * len(rows) if seedless else table["seed"], dtype="Int64")
+        if conditions:
+            table["condition"] = [conditions[row % len(conditions)] for row in range(len(rows))]
         names.append(write_candidate_table(folder, table))
         stage.finish(files=names, counts={"candidates": len(rows)})
     return folder

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.noise import stream_seed
 from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.records import CohortRef
-from pipeline.train.batches import Batch, BatchPlan, load_batch
+from pipeline.train.batches import Batch, BatchPlan, load_images
 from tests.cohorts import write_cohort
 
 
@@ -60,11 +62,12 @@ def test_balance_evens_out_the_classes(tmp_path: Path) -> None:
 
 def test_flipped_scans_are_mirrored_and_the_others_are_not(cohort: Cohort) -> None:
     rows = cohort.rows("train")[:2]
-    images, labels = load_batch(cohort, Batch(rows, np.array([True, False])))
+    images = load_images(cohort, Batch(rows, np.array([True, False])))
+    codes = CohortConditions(cohort).codes(rows)
     stored = cohort.images(rows)
     assert np.array_equal(images[0], stored[0][..., ::-1])
     assert np.array_equal(images[1], stored[1])
-    assert np.array_equal(labels, cohort.labels[rows])
+    assert np.array_equal(codes, cohort.labels[rows][:, None])
     flipped = np.concatenate([plan(cohort, flip=True).batch(step).flipped for step in range(60)])
     assert float(flipped.mean()) == pytest.approx(0.5, abs=0.06)
     assert not plan(cohort).batch(0).flipped.any()
@@ -80,3 +83,57 @@ def test_a_class_without_train_scans_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="bar"):
         plan(Cohort(reference.path))
+
+
+@pytest.mark.parametrize("size", [7, 64, 300])
+def test_batches_follow_the_passes_whatever_their_size(cohort: Cohort, size: int) -> None:
+    train = cohort.rows("train")
+    passes = [
+        np.random.Generator(np.random.PCG64(stream_seed(5, "pass", number))).permutation(train)
+        for number in range(1 + 3 * size // len(train))
+    ]
+    whole = np.concatenate(passes)
+    drawn = plan(cohort, seed=5, size=size)
+    for step in (0, 2, 1):
+        assert np.array_equal(drawn.batch(step).rows, whole[step * size : (step + 1) * size])
+
+
+@pytest.fixture(scope="module")
+def multi_label(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    number = np.arange(400)
+    reference = write_cohort(
+        tmp_path_factory.mktemp("multi") / "cohort",
+        pixels=np.random.default_rng(0).integers(0, 256, (400, 1, 8, 8), dtype=np.uint8),
+        labels=np.where(number < 40, 0, 1),
+        classes=("mass", "no_finding"),
+        shares=(1, 0, 0, 0),
+        attributes={"sex": np.where(number % 2, "M", "F").tolist()},
+        findings={"mass": (number < 40).astype(int), "hernia": (number < 4).astype(int)},
+    )
+    return Cohort(reference.path)
+
+
+def test_a_batch_gives_the_codes_of_its_rows(multi_label: Cohort) -> None:
+    conditions = CohortConditions(multi_label, ("sex", "findings"))
+    rows = np.array([399, 2, 5, 40])
+    images, codes = load_images(multi_label, Batch(rows, np.zeros(4, bool))), conditions.codes(rows)
+    assert np.array_equal(images, multi_label.images(rows))
+    assert codes.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]]
+
+
+def test_balance_by_findings_draws_each_finding_and_none_equally_often(multi_label: Cohort) -> None:
+    balanced = BatchPlan(
+        multi_label, batch_size=64, class_balance=1.0, balance_by="findings", horizontal_flip=False, seed=0
+    )
+    rows = np.concatenate([balanced.batch(step).rows for step in range(60)])
+    # Three groups: mass (40 scans), hernia (4 of these), none (360).
+    assert float((rows >= 40).mean()) == pytest.approx(1 / 3, abs=0.03)
+    assert float((rows < 4).mean()) == pytest.approx(1 / 3 + 1 / 30, abs=0.03)
+    assert len(np.unique(rows[rows < 40])) == 40
+
+
+def test_balance_by_findings_needs_findings(cohort: Cohort) -> None:
+    with pytest.raises(DataError, match="no findings"):
+        BatchPlan(
+            cohort, batch_size=8, class_balance=0.5, balance_by="findings", horizontal_flip=False, seed=0
+        )

@@ -41,8 +41,11 @@ FIELDS: Mapping[str, Any] = {
 SETTINGS = TrainSettings(**FIELDS)
 SAMPLING: Mapping[str, Any] = {"per_class": 10, "num_steps": 4, "batch_size": 8, "shard_size": 8}
 
-# PLACEHOLDER
-ROUNDING = 1e-3
+ROUNDING, ROUNDING_BF16 = 1e-5, 2e-2
+"""Relative, of the images that two trainings expect. Measured after 12 (60) steps, two processes or parts of
+four scans against one whole batch: fp32 9e-8 (2e-7), bf16 1e-3 (3e-3). Their weights are 2e-5 (2e-4) and 2e-3
+(8e-3) apart: some, such as a bias before a normalisation, do not change the function and follow rounding
+alone."""
 
 WORK = """
 import json, os, signal, sys
@@ -196,7 +199,7 @@ def test_small_parts_add_up_to_the_same_training(
         expected, found = (read_tensors(path / final).tensors for path in (whole.path, parts.path))
         assert all(np.array_equal(found[name], tensor) for name, tensor in expected.items())
     else:
-        assert difference(whole.path, parts.path) < (ROUNDING if dtype == "fp32" else 0.02)
+        assert difference(whole.path, parts.path) < (ROUNDING if dtype == "fp32" else ROUNDING_BF16)
 
 
 def test_a_training_goes_on_in_smaller_parts(

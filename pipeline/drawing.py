@@ -1,0 +1,151 @@
+"""Drawing candidates shard by shard, whatever draws them: finished shards are kept, the table comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError, PhosphorError, UsageError
+from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
+from pipeline.progress import track
+from pipeline.records import CheckpointRef
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DrawBatch = Callable[[int, int], StoredPixels]
+"""(first, end) -> stored pixels (end - first, 1, H, W) of these candidates, at most a batch of them."""
+
+
+def draw_shards(
+    folder: Path,
+    draw_batch: DrawBatch,
+    count: int,
+    *,
+    rows_per_shard: int,
+    batch_size: int,
+    image_size: tuple[int, int],
+    bit_depth: int,
+    stage: str,
+) -> list[str]:
+    """Draw every shard that is not there yet and return the names of all.
+
+    Args:
+        folder: the candidates directory.
+        draw_batch: draws some candidates.
+        count: candidates in all.
+        rows_per_shard: candidates a file, a multiple of `batch_size`.
+        batch_size: candidates drawn at a time.
+        image_size: (height, width).
+        bit_depth: 8 or 16.
+        stage: what is going on, for the progress bar.
+    """
+    spans = [(first, min(first + rows_per_shard, count)) for first in range(0, count, rows_per_shard)]
+    missing = [
+        number
+        for number, (first, end) in enumerate(spans)
+        if not is_whole(folder / shard_name(number), (end - first, 1, *image_size), bit_depth)
+    ]
+    done = count - sum(spans[number][1] - spans[number][0] for number in missing)
+    with track(stage, count, done=done, unit="candidates") as progress:
+        for number in missing:
+            start, stop = spans[number]
+            parts: list[Any] = []
+            for first in range(start, stop, batch_size):
+                end = min(first + batch_size, stop)
+                parts.append(draw_batch(first, end))
+                progress.update(end - first)
+            pixels: StoredPixels = np.concatenate(parts)
+            write_shard(folder, number, pixels)
+    return [shard_name(number) for number in range(len(spans))]
+
+
+def is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
+    """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == stored_dtype(bit_depth)
+
+
+def candidate_table(
+    names: Sequence[str],
+    labels: Sequence[int],
+    indices: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    sampler: str,
+    num_steps: int,
+    guidance_scale: float,
+    checkpoint_digest: str,
+) -> pd.DataFrame:
+    """Return the candidate table (columns `CANDIDATE_COLUMNS`) of what one checkpoint drew in one way."""
+    import pandas as pd
+
+    from pipeline.candidates import sample_id
+
+    return pd.DataFrame(
+        {
+            "sample_id": [sample_id(name, index) for name, index in zip(names, indices, strict=True)],
+            "class": list(names),
+            "label": np.array(labels, dtype=np.int64),
+            "index": np.array(indices, dtype=np.int64),
+            "seed": pd.array(list(seeds), dtype="Int64"),
+            "sampler": sampler,
+            "num_steps": num_steps,
+            "guidance_scale": guidance_scale,
+            "checkpoint_digest": checkpoint_digest,
+        }
+    )
+
+
+def require_finite(images: npt.NDArray[np.floating]) -> None:
+    """Check what a denoiser made.
+
+    Raises:
+        PhosphorError: a value is not finite.
+    """
+    if not np.isfinite(images).all():
+        raise PhosphorError(
+            "the denoiser returned values that are not finite",
+            field="checkpoint",
+            remedy="Train again with a lower train.learning_rate or train.precision=fp32.",
+        )
+
+
+def require_known_class(name: str, classes: Sequence[str], *, field: str) -> int:
+    """Return the label of a class.
+
+    Raises:
+        UsageError: the checkpoint does not know it.
+    """
+    if name not in classes:
+        raise UsageError(
+            "the checkpoint knows no such class",
+            field=field,
+            value=name,
+            remedy=f"Choose from {list(classes)}.",
+        )
+    return list(classes).index(name)
+
+
+def require_same_checkpoint(checkpoint: CheckpointRef) -> None:
+    """Check that the directory of a checkpoint still holds the one of the reference.
+
+    Raises:
+        DataError: it holds another one.
+    """
+    from pipeline.stage import load_reference
+
+    if load_reference(CheckpointRef, checkpoint.path).digest != checkpoint.digest:
+        raise DataError(
+            "the checkpoint directory holds another checkpoint than the one asked for",
+            field="checkpoint",
+            value=str(checkpoint.path),
+            remedy="Train again, or name the right directory.",
+        )

@@ -1,0 +1,119 @@
+"""Editing a batch: each image depends on its source, its seed and the settings, not on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser
+from models.editing import edit_schedule, hold, repaint_passes, sample_repaint, start_noise
+from models.guidance import Guidance, guided_denoise
+from models.noise import fresh_noise, initial_noise
+from models.samplers import SAMPLERS
+from pipeline.drawing import require_finite
+from pipeline.edit.masks import Mask
+from pipeline.edit.settings import EditSettings
+from pipeline.pixels import StoredPixels, from_model_range, to_model_range
+
+REPAINT_STEPS = 26
+"""Steps of a full repaint: those at which the deterministic default is within 2 % of a known Gaussian."""
+
+
+def schedule_of(settings: EditSettings) -> Tensor:
+    """Return the noise levels of an edit, (num_steps + 1,), ending in 0."""
+    sampler = settings.resolved_sampler
+    steps = settings.num_steps or (
+        REPAINT_STEPS if sampler == "repaint" else SAMPLERS[sampler].recommended_steps
+    )
+    return edit_schedule(
+        settings.resolved_strength,
+        steps,
+        sigma_min=settings.sigma_min,
+        sigma_max=settings.sigma_max,
+        rho=settings.rho,
+    )
+
+
+def num_denoise_calls(settings: EditSettings) -> int:
+    """Return the denoise calls that the edit of one batch costs; a guided one costs two."""
+    sigmas = schedule_of(settings)
+    if settings.resolved_sampler == "repaint":
+        return repaint_passes(sigmas, settings.repeats)
+    return SAMPLERS[settings.resolved_sampler].num_passes(len(sigmas) - 1)
+
+
+def edit_batch(
+    denoiser: Denoiser,
+    sources: StoredPixels,
+    seeds: Sequence[int],
+    settings: EditSettings,
+    *,
+    mask: Mask,
+    label: int,
+) -> StoredPixels:
+    """Edit at most one batch of images.
+
+    Short batches are filled up with repeats of their first image, as when candidates are drawn: kernels are
+    chosen by batch size and round differently.
+
+    Args:
+        denoiser: the denoiser, on its device.
+        sources: stored pixels (N, 1, H, W), 1 to `settings.batch_size` of them.
+        seeds: one seed an image.
+        settings: edit settings.
+        mask: (H, W) in [0, 1], 1 where the image is made anew.
+        label: class that the edits are to show.
+
+    Returns:
+        Stored pixels (N, 1, H, W) of the sources' depth. Where the mask is 0 they are the sources'.
+
+    Raises:
+        ValueError: no image, more than a batch of them, or another number of seeds.
+        PhosphorError: the denoiser returned values that are not finite.
+    """
+    count = len(sources)
+    if not 1 <= count <= settings.batch_size or len(seeds) != count:
+        raise ValueError(
+            f"sources must number 1 to {settings.batch_size} and have one seed each, got {count} and "
+            f"{len(seeds)} seeds"
+        )
+    missing = settings.batch_size - count
+    filled_seeds = [*seeds, *[seeds[0]] * missing]
+    filled = np.concatenate([sources, sources[:1].repeat(missing, axis=0)])
+    device = next(denoiser.parameters()).device
+    source = torch.from_numpy(to_model_range(filled)).to(device)
+    remade = torch.from_numpy(mask).to(device)
+    images = _edit(denoiser, source, filled_seeds, settings, mask=remade, label=label)
+    edited = images[:count].cpu().numpy()
+    require_finite(edited)
+    stored = from_model_range(edited, sources.dtype.itemsize * 8)
+    # The samplers subtract and add noise, which rounds: what is kept is kept to the bit.
+    kept: StoredPixels = np.where(mask == 0.0, sources, stored)
+    return kept
+
+
+def _edit(
+    denoiser: Denoiser,
+    source: Tensor,
+    seeds: Sequence[int],
+    settings: EditSettings,
+    *,
+    mask: Tensor,
+    label: int,
+) -> Tensor:
+    sigmas = schedule_of(settings)
+    shape = tuple(source.shape[1:])
+    labels = torch.full((len(source),), label, device=source.device)
+    low, high = settings.guided_between
+    denoise = guided_denoise(denoiser, labels, Guidance(settings.guidance_scale, low, high))
+    noise = initial_noise(seeds, shape).to(source.device)
+    noise = start_noise(source, noise, float(sigmas[0]), strength=settings.resolved_strength, mask=mask)
+    if bool((mask < 1.0).any()):
+        denoise = hold(denoise, source, mask)
+    if settings.resolved_sampler == "repaint":
+        fresh = fresh_noise(seeds, shape)
+        return sample_repaint(denoise, noise, sigmas, fresh, repeats=settings.repeats)
+    return SAMPLERS[settings.resolved_sampler].sample(denoise, noise, sigmas)

@@ -1,0 +1,123 @@
+"""Settings of the edit stage."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config import Settings
+
+Box = tuple[float, float, float, float]
+
+
+class EditSettings(Settings):
+    """What decides the edits besides the checkpoint, the sources and the seed."""
+
+    to_class: str | None = Field(None, description="class that the edited images are to show")
+    from_class: str | None = Field(
+        None, description="class of the sources; none takes every class but to_class"
+    )
+    split: str = Field("train", description="split of a cohort whose scans are edited: train, val or test")
+    per_class: int = Field(64, ge=1, le=10_000_000, description="edits wanted, at most")
+    overdraw: float = Field(
+        1.25, ge=1, le=100, description="sources edited for each edit wanted; the privacy gate rejects some"
+    )
+    strength: float | None = Field(
+        None,
+        ge=0.01,
+        le=1,
+        description="how much noise the edit begins from, in (0, 1]: 1 keeps nothing of what is edited; none "
+        "is 1 under a mask and 0.4 without",
+    )
+    mask: Box | str | None = Field(
+        None,
+        description="region that is edited: a box [x0, y0, x1, y1] in fractions of the image, or a PNG or "
+        "npy file of its size; none is the whole image",
+    )
+    feather: int = Field(1, ge=0, le=64, description="pixels over which the mask's edge is softened, inwards")
+    sampler: Literal["repaint", "dpmpp_2m", "heun", "ddim"] | None = Field(
+        None, description="none is repaint under a mask and dpmpp_2m without"
+    )
+    repeats: int = Field(
+        8, ge=1, le=100, description="how often repaint takes each step at low noise, so that regions fit"
+    )
+    num_steps: int | None = Field(
+        None, ge=1, le=10_000, description="steps at strength 1; none takes what the sampler recommends"
+    )
+    guidance_scale: float = Field(1.0, ge=0, le=50, description="1 is the plain class-conditional model")
+    guidance_low: float = Field(0.0, ge=0, le=10_000, description="noise level below which nothing is guided")
+    guidance_high: float | None = Field(
+        None, gt=0, le=10_000, description="noise level above which nothing is guided; none is no limit"
+    )
+    batch_size: int = Field(64, ge=1, le=65_536, description="images edited at a time")
+    shard_size: int = Field(
+        1024, ge=1, le=1_000_000, description="images a file; finished files survive a kill"
+    )
+    sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
+    sigma_max: float = Field(80.0, gt=1, le=10_000, description="noise level of strength 1")
+    rho: float = Field(10.0, ge=1, le=100, description="how strongly the steps crowd at low noise")
+
+    @field_validator("split")
+    @classmethod
+    def _split_may_be_edited(cls, split: str) -> str:
+        if split == "holdout":
+            raise ValueError(
+                "the holdout is not edited: the privacy gate measures by it, and edits of it would look safe"
+            )
+        if split not in ("train", "val", "test"):
+            raise ValueError("split must be train, val or test")
+        return split
+
+    @field_validator("mask")
+    @classmethod
+    def _box_lies_in_the_image(cls, mask: Box | str | None) -> Box | str | None:
+        if isinstance(mask, tuple):
+            x0, y0, x1, y1 = mask
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError("a box is x0, y0, x1, y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+        return mask
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> EditSettings:
+        if self.shard_size < self.batch_size:
+            raise ValueError(
+                f"shard_size={self.shard_size} must not be smaller than batch_size={self.batch_size}"
+            )
+        if self.guidance_high is not None and self.guidance_high <= self.guidance_low:
+            raise ValueError(
+                f"guidance_low={self.guidance_low} must be below guidance_high={self.guidance_high}"
+            )
+        if self.sampler == "repaint" and self.mask is None:
+            raise ValueError("sampler=repaint fills a masked region: name a mask, or another sampler")
+        return self
+
+    @property
+    def resolved_strength(self) -> float:
+        """The strength, or what stands for none."""
+        return self.strength if self.strength is not None else 0.4 if self.mask is None else 1.0
+
+    @property
+    def resolved_sampler(self) -> str:
+        """The sampler, or what stands for none."""
+        return self.sampler or ("dpmpp_2m" if self.mask is None else "repaint")
+
+    @property
+    def guided_between(self) -> tuple[float, float]:
+        """Noise levels between which the guidance acts."""
+        return self.guidance_low, math.inf if self.guidance_high is None else self.guidance_high
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Edits a file: `shard_size` cut to whole batches."""
+        return self.shard_size // self.batch_size * self.batch_size
+
+    def num_sources(self, available: int) -> int:
+        """Return how many of the available sources are edited: `per_class` times `overdraw`, rounded up."""
+        return min(available, math.ceil(self.per_class * Fraction(str(self.overdraw))))
+
+    def num_wanted(self, edited: int) -> int:
+        """Return how many of the edits the audit is to keep: `per_class`, or what `edited` allow for."""
+        return min(self.per_class, max(1, math.floor(edited / Fraction(str(self.overdraw)))))

@@ -1,0 +1,74 @@
+"""Augmented training tells its network what was done, survives a kill, and is sampled from without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.augment import NUM_FEATURES
+from pipeline.candidates import Candidates
+from pipeline.generator import load_denoiser
+from pipeline.records import CohortRef
+from pipeline.sample import SampleSettings, run_sample
+from pipeline.train import TrainSettings, run_train
+
+FIELDS: dict[str, Any] = {
+    "num_steps": 6,
+    "batch_size": 8,
+    "channels": (8, 16),
+    "attention": (False, False),
+    "num_head_channels": 8,
+    "num_norm_groups": 8,
+    "num_threads": 1,
+    "precision": "fp32",
+    "grid_every_steps": 0,
+    "ema_snapshots": 0,
+    "checkpoint_every_steps": 4,
+    "augment": 0.3,
+    "augment_mirror": True,
+}
+
+
+def test_it_is_resumed_told_to_the_network_and_left_out_of_samples(
+    tiny_cohort_16: CohortRef, tmp_path: Path
+) -> None:
+    settings = TrainSettings(**FIELDS)
+    made = run_train(tiny_cohort_16, tmp_path / "c", settings, seed=3)
+    for name in (
+        "reference.json",
+        "model.safetensors",
+        "checkpoint.json",
+        "state/step-000000006.safetensors",
+    ):
+        (made.path / name).unlink()
+    assert run_train(tiny_cohort_16, made.path, settings, seed=3).digest == made.digest
+
+    denoiser, _ = load_denoiser(made.path)
+    assert denoiser.spec.augment_features == NUM_FEATURES
+    weights = denoiser.state_dict()["network.class_embedding.features.weight"]
+    assert weights.abs().sum(dim=0).min() > 0
+    x, sigma, codes = torch.randn(2, 1, 16, 16), torch.ones(2), torch.tensor([0, 1])
+    plain = denoiser(x, sigma, codes)
+    assert torch.equal(denoiser(x, sigma, codes, torch.zeros(2, NUM_FEATURES)), plain)
+
+    sample = SampleSettings(per_class=1, overdraw=1.0, num_steps=3, batch_size=4, shard_size=4)
+    drawn = Candidates(run_sample(made, tmp_path / "s", sample, seed=1).path)
+    assert len(np.unique(drawn.take([0, 1, 2]).reshape(3, -1), axis=0)) == 3
+
+
+def test_without_augmentation_the_network_has_no_features() -> None:
+    assert (
+        TrainSettings(**{**FIELDS, "augment": 0.0, "augment_mirror": False}).network_fields((16, 16))[
+            "augment_features"
+        ]
+        == 0
+    )
+
+
+def test_a_mirror_without_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match="augment_mirror does nothing"):
+        TrainSettings(augment_mirror=True)
