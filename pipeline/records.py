@@ -73,7 +73,7 @@ class CandidatesRef(Reference):
     """Candidates made by `sample`."""
 
     stage: ClassVar[str] = "candidates"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
 
 class AuditRef(Reference):

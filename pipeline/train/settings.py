@@ -172,17 +172,17 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:
         """Refuse what would have to change scans that were encoded once, before training began."""
-        if self.latent.enabled and self.init_from is not None:
-            raise ValueError(
-                "train.init_from cannot be used with train.latent.enabled: latents of another autoencoder "
-                "mean something else; leave one of the two out"
-            )
         for name in ("horizontal_flip", "augment"):
             if self.latent.enabled and getattr(self, name):
                 raise ValueError(
                     f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
                     "scans as they are; turn one of the two off"
                 )
+        if self.latent.enabled and self.init_from is not None:
+            raise ValueError(
+                "train.init_from cannot be used with train.latent.enabled: each cohort trains an "
+                "autoencoder of its own, whose latents mean something else"
+            )
         return self
 
     @model_validator(mode="after")

@@ -192,6 +192,11 @@ def test_the_path_stays_out_of_a_release(first: CheckpointRef) -> None:
     assert str(first.path) not in json.dumps(public_recipe(recipe))
 
 
+def test_latents_cannot_be_fine_tuned(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.init_from cannot be used with train\.latent\.enabled"):
+        TrainSettings(init_from=tmp_path, latent={"enabled": True})
+
+
 def test_errors_are_our_own(tmp_path: Path) -> None:
     with pytest.raises(PhosphorError, match=r"train\.init_from: reference\.json is missing"):
         start_digest(TrainSettings(init_from=tmp_path / "nowhere"))

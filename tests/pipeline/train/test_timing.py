@@ -33,7 +33,8 @@ def test_the_parts_of_a_training_make_up_its_wall_time(tiny_cohort_16: CohortRef
     seconds = dict(timing.seconds)
     wall = seconds.pop("wall")
     assert set(seconds) == {
-        "data", "draw", "forward", "backward", "optimizer", "average", "report", "save", "grid"
+        "data", "draw", "forward", "backward", "optimizer", "average", "report", "save", "snapshot",
+        "grid",
     }  # fmt: skip
     assert all(value > 0 for value in seconds.values())
     assert 0.9 * wall < sum(seconds.values()) <= wall
