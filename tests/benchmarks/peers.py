@@ -256,9 +256,15 @@ def train_peer(
         device: the peer's device.
         num_steps: timed steps; the rate leaves out `SKIPPED_STEPS` before them.
         seconds: wall time instead of a number of steps, the first ones included.
+
+    Raises:
+        ValueError: both or neither of ``num_steps`` and ``seconds``, or too few train scans for a batch.
     """
+    if bool(num_steps) == bool(seconds):
+        raise ValueError(f"give either num_steps or seconds, got {num_steps} and {seconds}")
+    last = SKIPPED_STEPS + num_steps if num_steps else None
     done, started, begun = 0, time.perf_counter(), time.perf_counter()
-    for images, labels in itertools.islice(_batches(cohort, batch_size), SKIPPED_STEPS + num_steps or None):
+    for images, labels in itertools.islice(_batches(cohort, batch_size), last):
         peer.step(images.to(device), labels.to(device))
         done += 1
         if done == SKIPPED_STEPS:

@@ -82,4 +82,7 @@ class Skipped:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
+    size = abs(value)
+    if 0 < size < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if 0 < size < 0.1 else f"{value:.2f}"
