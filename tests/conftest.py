@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,9 @@ def tiny_cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortRef:
 def tiny_cohort_16(tmp_path_factory: pytest.TempPathFactory) -> CohortRef:
     """Return a cohort of 240 drawn 16x16 scans in 3 classes, 120 patients."""
     return write_cohort(tmp_path_factory.mktemp("tiny16") / "cohort", image_size=16)
+
+
+def pytest_configure() -> None:
+    """Let children be interrupted: what starts in the background of a script ignores the signal, and so do they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
