@@ -50,6 +50,6 @@ def tiny_cohort_16(tmp_path_factory: pytest.TempPathFactory) -> CohortRef:
 
 
 def pytest_configure() -> None:
-    """Let children be interrupted: in the background of a script the signal is ignored, and they inherit that."""
+    """Let children be interrupted: what runs in the background ignores that, and they inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
