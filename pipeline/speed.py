@@ -37,12 +37,13 @@ def train_step_seconds(
 
     from models.ema import PowerFunctionAverages
     from models.objective import denoising_loss
+    from models.optimiser import Optimiser
     from models.working_copy import WorkingCopy
 
     denoiser, precision = _denoiser(settings, image_size, num_classes)
     working = WorkingCopy(denoiser.train(), precision, recompute=settings.checkpoint_activations)
     device = next(denoiser.parameters()).device
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=1e-9, fused=True)
+    optimizer = Optimiser(denoiser.named_parameters(), name=settings.optimizer, weight_decay=0.0)
     ema = PowerFunctionAverages(denoiser, settings.ema_lengths)
     images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
     labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
@@ -62,7 +63,7 @@ def train_step_seconds(
             )
             (losses.sum() / settings.batch_size).backward()
             working.return_gradients(add=first > 0)
-        optimizer.step()
+        optimizer.step(1e-9)
         working.clear_gradients()
         working.take_weights()
         ema.update(1)
@@ -113,6 +114,7 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
     import torch
 
     from models.autoencoder import BLOCK_SIZE, Autoencoder, autoencoder_loss, freeze_autoencoder
+    from models.optimiser import Optimiser
     from models.precision import default_device
     from models.working_copy import NarrowCopy
 
@@ -120,7 +122,7 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
     device, batch_size = default_device(), settings.latent.batch_size
     autoencoder = Autoencoder(spec).to(device)
     working = NarrowCopy(autoencoder.train(), _precision(settings))
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=1e-9, fused=True)
+    optimizer = Optimiser(autoencoder.named_parameters(), name="adamw", weight_decay=0.0)
     latent_shape = (spec.latent_channels, *spec.latent_size)
     images = torch.zeros(batch_size, 1, *image_size, device=device)
     noise = torch.zeros(batch_size, *latent_shape, device=device)
@@ -130,7 +132,7 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
             working.model, images, noise=noise, gradient_weight=1.0, kl_weight=1e-3
         ).total.backward()
         working.return_gradients()
-        optimizer.step()
+        optimizer.step(1e-9)
         working.clear_gradients()
         working.take_weights()
 

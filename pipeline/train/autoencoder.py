@@ -13,6 +13,7 @@ from models.distributed import GradientSum
 from models.ema import PowerFunctionAverages
 from models.memory import out_of_memory
 from models.noise import stream_seed
+from models.optimiser import Optimiser
 from models.working_copy import NarrowCopy
 from pipeline.cohort import Cohort
 from pipeline.errors import TrainingError, UsageError
@@ -26,7 +27,6 @@ from pipeline.train.state import TrainingState
 
 FOLDER_NAME = "autoencoder"
 REPORT_EVERY_STEPS = 10
-BETAS = (0.9, 0.99)
 EMA_LENGTH = 0.10
 
 
@@ -76,9 +76,7 @@ class AutoencoderTrainer:
         self.working = NarrowCopy(self.autoencoder, plan.precision)
         self.ema = PowerFunctionAverages(self.autoencoder, [EMA_LENGTH])
         self.parameters = list(self.autoencoder.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.latent.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
-        )
+        self.optimizer = Optimiser(self.autoencoder.named_parameters(), name="adamw", weight_decay=0.0)
         self.gradient_sum = GradientSum(self.parameters) if ranks.size > 1 else None
         self.share = ranks.share(self.latent.batch_size)
         self.batches = BatchPlan(
@@ -156,9 +154,7 @@ class AutoencoderTrainer:
             with self.ranks.exchange():
                 total = self.gradient_sum.add_up(total)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.latent.gradient_clip, foreach=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(step)
-        self.optimizer.step()
+        self.optimizer.step(self._rate(step))
         self.working.clear_gradients()
         self.working.take_weights()
         if self.ranks.is_main:

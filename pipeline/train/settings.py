@@ -45,12 +45,17 @@ class TrainSettings(Settings):
     checkpoint_activations: bool = Field(
         False, description="keep less for the backward pass and compute it again: less memory, more time"
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="muon takes the matrices inside the network and leaves the rest to AdamW; it learns more "
+        "from each step",
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
         "cosine", description="how the learning rate falls after the warm-up: to zero along a cosine, or not"
     )
-    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay of AdamW")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of one step's gradient")
     label_dropout: float = Field(
         0.1, ge=0, le=1, description="share of labels hidden, which classifier-free guidance needs"

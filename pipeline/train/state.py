@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_into, read_tensors, write_tensors
 from models.ema import PowerFunctionAverages
+from models.optimiser import Optimiser
 from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
@@ -32,7 +33,7 @@ class TrainingState:
         folder: the checkpoint directory; None on a process that writes nothing and gets all from another.
         model: the denoiser being trained.
         ema: its averages.
-        optimizer: its AdamW optimiser.
+        optimizer: its optimiser.
         weighting: the learned loss weighting, if there is one, which the optimiser changes too.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
     """
@@ -43,7 +44,7 @@ class TrainingState:
         *,
         model: nn.Module,
         ema: PowerFunctionAverages,
-        optimizer: torch.optim.AdamW,
+        optimizer: Optimiser,
         inputs_digest: str,
         weighting: nn.Module | None = None,
     ) -> None:
@@ -66,7 +67,6 @@ class TrainingState:
 
     def load_newest(self) -> int:
         """Load the newest readable state in place and return its step, or 0 if there is none."""
-        self._prepare_optimizer()
         for path in self._saved():
             try:
                 step = self._load(path)
@@ -82,10 +82,10 @@ class TrainingState:
         """Load the newest readable state on process 0 and give it to all; return its step on each."""
         step = int(ranks.same(self.load_newest()))
         if ranks.size > 1:
-            moments = self._moments().values() if step else ()
+            moments = self._optimizer.moments().values() if step else ()
             weighting = self._weighting.state_dict().values() if self._weighting is not None else ()
             ranks.same_tensors([*self._model.state_dict().values(), *weighting, *moments])
-            self._set_step(step)
+            self._optimizer.set_step(step)
         return step
 
     def _load(self, path: Path) -> int:
@@ -100,48 +100,17 @@ class TrainingState:
         if self._weighting is not None:
             load_into(self._weighting, _part(found.tensors, "weighting."))
         with torch.no_grad():
-            for name, moment in self._moments().items():
+            for name, moment in self._optimizer.moments().items():
                 moment.copy_(found.tensors[name])
-        self._set_step(step)
+        self._optimizer.set_step(step)
         return step
-
-    def _set_step(self, step: int) -> None:
-        for state in self._optimizer.state.values():
-            state["step"].fill_(float(step))
-
-    def _prepare_optimizer(self) -> None:
-        """Give the optimiser its state as its first step would, so that loading can copy in place.
-
-        Copying keeps the memory layout of the moments equal to the weights'; the fused optimiser reads both
-        as plain memory.
-        """
-        for _, parameter in self._learnt():
-            if parameter not in self._optimizer.state:
-                self._optimizer.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                }
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.tensors().items()}
         if self._weighting is not None:
             tensors |= {f"weighting.{name}": part for name, part in self._weighting.state_dict().items()}
-        return tensors | self._moments()
-
-    def _learnt(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Return everything that the optimiser changes, by name."""
-        yield from self._model.named_parameters()
-        if self._weighting is not None:
-            yield from self._weighting.named_parameters(prefix="weighting")
-
-    def _moments(self) -> dict[str, Tensor]:
-        moments: dict[str, Tensor] = {}
-        for name, parameter in self._learnt():
-            for kind in ("exp_avg", "exp_avg_sq"):
-                moments[f"{kind}.{name}"] = self._optimizer.state[parameter][kind]
-        return moments
+        return tensors | self._optimizer.moments()
 
     def _saved(self) -> list[Path]:
         """Return the saved states, newest first."""

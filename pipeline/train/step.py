@@ -11,6 +11,7 @@ from models.distributed import GradientSum
 from models.ema import PowerFunctionAverages
 from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
+from models.optimiser import Optimiser
 from models.uncertainty import Uncertainty
 from models.working_copy import WorkingCopy
 from pipeline.ranks import Ranks
@@ -19,7 +20,6 @@ from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
 
-BETAS = (0.9, 0.99)
 REMEMBERED_STEPS = 10
 """Losses and noise levels of so many steps are kept to explain a loss that is not finite."""
 
@@ -65,16 +65,12 @@ class Step:
         self.weighting = Uncertainty().to(plan.device) if settings.loss_weighting == "learned" else None
         self.working = WorkingCopy(self.denoiser, plan.precision, recompute=settings.checkpoint_activations)
         self.parameters = list(self.denoiser.parameters())
-        learnt = [*self.parameters, *(self.weighting.parameters() if self.weighting is not None else ())]
-        self.optimizer = torch.optim.AdamW(
-            learnt,
-            lr=settings.learning_rate,
-            betas=BETAS,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        learnt = list(self.denoiser.named_parameters())
+        if self.weighting is not None:
+            learnt += self.weighting.named_parameters(prefix="weighting")
+        self.optimizer = Optimiser(learnt, name=settings.optimizer, weight_decay=settings.weight_decay)
         self._noise_levels = SigmaDistribution(settings.sigma_mean, settings.sigma_std)
-        self._gradient_sum = GradientSum(learnt) if ranks.size > 1 else None
+        self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.size > 1 else None
         self.share = ranks.share(settings.batch_size)
         self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
         shape = (REMEMBERED_STEPS, settings.batch_size)
@@ -101,9 +97,7 @@ class Step:
                 loss = self._gradient_sum.add_up(loss)
         with self._timing.part("optimizer"):
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip, foreach=True)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
+            self.optimizer.step(learning_rate)
             self.working.clear_gradients()
             if self.weighting is not None:
                 self.weighting.zero_grad(set_to_none=True)

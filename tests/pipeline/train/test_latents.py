@@ -101,7 +101,7 @@ from pipeline.stage import load_reference
 from pipeline.train import TrainSettings, run_train
 import monai.networks.nets, pipeline.train.loop
 import pipeline.train.autoencoder as autoencoder, pipeline.train.moments as moments
-def die(): os.kill(os.getpid(), signal.SIGKILL)
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 moments.SHARD_ROWS = {SHARD_ROWS}
 replace = Path.replace
 def replacing(self, target):

@@ -41,11 +41,11 @@ FIELDS: Mapping[str, Any] = {
 SETTINGS = TrainSettings(**FIELDS)
 SAMPLING: Mapping[str, Any] = {"per_class": 10, "num_steps": 4, "batch_size": 8, "shard_size": 8}
 
-ROUNDING, ROUNDING_BF16 = 1e-5, 2e-2
-"""Relative, of the images that two trainings expect. Measured after 12 (60) steps, two processes or parts of
-four scans against one whole batch: fp32 9e-8 (2e-7), bf16 1e-3 (3e-3). Their weights are 2e-5 (2e-4) and 2e-3
-(8e-3) apart: some, such as a bias before a normalisation, do not change the function and follow rounding
-alone."""
+ROUNDING, ROUNDING_BF16, ROUNDING_ADAMW = 4e-4, 2e-2, 1e-5
+"""Relative, of the images that two trainings expect. Measured after 12 steps, two processes or parts of four
+scans against one whole batch: fp32 4e-5, bf16 1e-3; with AdamW alone fp32 9e-8. Muon rounds what it makes of
+a gradient to bf16, whatever the arithmetic. Weights are further apart than images: some, such as a bias
+before a normalisation, do not change the function and follow rounding alone."""
 
 WORK = """
 import json, os, signal, sys
@@ -181,6 +181,16 @@ def test_more_processes_than_scans_are_refused(tiny_cohort_16: CohortRef, tmp_pa
         )
     assert caught.value.exit_code == 2
     assert "at most 9 processes" in caught.value.remedy
+
+
+def test_small_parts_of_a_gradient_differ_by_its_rounding_alone(
+    tiny_cohort_16: CohortRef, tmp_path: Path
+) -> None:
+    fields = {**FIELDS, "optimizer": "adamw"}
+    whole = run_train(tiny_cohort_16, tmp_path / "whole", TrainSettings(**fields), seed=4)
+    settings = TrainSettings(**{**fields, "micro_batch": 4})
+    parts = run_train(tiny_cohort_16, tmp_path / "parts", settings, seed=4)
+    assert difference(whole.path, parts.path) < ROUNDING_ADAMW
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4, 9, 100])

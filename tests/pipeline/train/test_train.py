@@ -67,7 +67,7 @@ from pipeline.records import CohortRef
 from pipeline.stage import load_reference
 from pipeline.train import TrainSettings, run_train
 import models.checkpoint, pipeline.train.loop as loop, pipeline.train.state as state
-def die(): os.kill(os.getpid(), signal.SIGKILL)
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 {moment}
 cohort = load_reference(CohortRef, Path(sys.argv[1]))
 run_train(cohort, Path(sys.argv[2]), TrainSettings(**json.loads(sys.argv[3])), seed=4)
