@@ -36,16 +36,19 @@ CLASSIFIER_SEEDS = 2
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "cpu recipe": (),
-    "guidance 1": ("sample.guidance_scale=1.0",),
-    "classes as frequent as they are": ("train.class_balance=0.0",),
-    "one pixel a position, 32-64-64": (
-        "train.patch_size=1",
-        "train.channels=[32, 64, 64]",
-        "train.attention=[false, false, true]",
-    ),
+    "AdamW": ("train.optimizer=adamw", "train.learning_rate=2e-3"),
+    "one pixel a position, 32-64-64": ("train.channels=[32, 64, 64]",),
     "rectified flow": ("train.parametrisation=flow", "train.sigma_mean=-0.7", "train.sigma_std=1.0"),
-    "noise levels of EDM": ("train.sigma_mean=-1.2", "train.sigma_std=1.2"),
+    "noise levels of EDM": ("train.sigma_mean=-1.2", "train.sigma_std=1.2", "train.sigma_data=0.5"),
+    "learned loss weighting": ("train.loss_weighting=learned",),
+    "augmentation told to the network": ("train.augment=0.15",),
+    "average of length 0.05": ("train.ema_length=0.05",),
+    "average of length 0.15": ("train.ema_length=0.15",),
     "no learning-rate decay": ("train.learning_rate_decay=none",),
+    "classes as frequent as they are": ("train.class_balance=0.0",),
+    "guidance 1": ("sample.guidance_scale=1.0",),
+    "guidance 1.6": ("sample.guidance_scale=1.6",),
+    "autoguidance 1.6": ("sample.guidance_scale=1.6", "sample.autoguide=0.25"),
     "fp32": ("train.precision=fp32",),
 }
 
