@@ -50,7 +50,7 @@ class TrainSettings(Settings):
         description="muon takes the matrices inside the network and leaves the rest to AdamW; it learns more "
         "from each step",
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
         "cosine", description="how the learning rate falls after the warm-up: to zero along a cosine, or not"

@@ -46,7 +46,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "average of length 0.15": ("train.ema_length=0.15",),
     "no learning-rate decay": ("train.learning_rate_decay=none",),
     "classes as frequent as they are": ("train.class_balance=0.0",),
-    "guidance 1": ("sample.guidance_scale=1.0",),
     "guidance 1.6": ("sample.guidance_scale=1.6",),
     "autoguidance 1.6": ("sample.guidance_scale=1.6", "sample.autoguide=0.25"),
     "fp32": ("train.precision=fp32",),
