@@ -20,8 +20,15 @@ from tests.cohorts import write_cohort
 from tests.flows.conftest import MICRO, PHANTOM, sets, spawn
 
 SEED = 20
-SLOWER = (*MICRO, "train.num_steps=120", "train.checkpoint_every_steps=2", "sample.per_class=40")
-"""Long enough in each stage to be hit in it; a checkpoint is written every second step."""
+SLOWER = (
+    *MICRO,
+    "train.num_steps=120",
+    "train.checkpoint_every_steps=2",
+    "sample.per_class=40",
+    "sample.overdraw=4",
+)
+"""Long enough in each stage to be hit in it; a checkpoint is written every second step. Enough candidates for
+the gate to leave as many as are asked for."""
 
 Moment = Callable[[Path, str], bool]
 

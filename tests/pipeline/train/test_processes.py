@@ -26,6 +26,7 @@ from tests.jobs import run_job, torchrun
 FIELDS: Mapping[str, Any] = {
     "num_steps": 12,
     "batch_size": 9,
+    "learning_rate": 1e-3,
     "warmup_steps": 3,
     "channels": (8, 16),
     "attention": (False, True),
