@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-MAX_LEVELS = 8
-MAX_CHANNELS = 4096
+from models.specification import MAX_CHANNELS, Specification, check_channels, check_image_size, check_range
+
 MAX_CLASSES = 10_000
-MAX_IMAGE_SIZE = 4096
 MAX_IN_CHANNELS = 64
 MAX_PATCH_SIZE = 16
 MAX_CONDITIONS = 256
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
+class NetworkSpec(Specification):
     """Everything that decides the shape of the denoiser network.
 
     A specification is plain data: it goes into a checkpoint header and builds the same network again.
@@ -38,6 +36,8 @@ class NetworkSpec:
         augment_features: numbers that describe an augmentation to the network; 0 where nothing is augmented.
     """
 
+    kind: ClassVar[str] = "network"
+
     image_size: tuple[int, int]
     num_classes: int
     channels: tuple[int, ...] = (32, 64, 64)
@@ -51,32 +51,21 @@ class NetworkSpec:
     augment_features: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
-            raise ValueError(f"image_size must be (height, width), got {self.image_size!r}")
-        for pixels in self.image_size:
-            _check_range("image_size", pixels, 4, MAX_IMAGE_SIZE)
-        _check_range("num_classes", self.num_classes, 1, MAX_CLASSES)
-        _check_range("num_res_blocks", self.num_res_blocks, 1, 16)
-        _check_range("num_head_channels", self.num_head_channels, 1, MAX_CHANNELS)
-        _check_range("num_norm_groups", self.num_norm_groups, 1, MAX_CHANNELS)
-        _check_range("in_channels", self.in_channels, 1, MAX_IN_CHANNELS)
-        _check_range("patch_size", self.patch_size, 1, MAX_PATCH_SIZE)
-        _check_range("augment_features", self.augment_features, 0, MAX_CHANNELS)
+        check_image_size(self.image_size, 4)
+        check_range("num_classes", self.num_classes, 1, MAX_CLASSES)
+        check_range("num_res_blocks", self.num_res_blocks, 1, 16)
+        check_range("num_head_channels", self.num_head_channels, 1, MAX_CHANNELS)
+        check_range("num_norm_groups", self.num_norm_groups, 1, MAX_CHANNELS)
+        check_range("in_channels", self.in_channels, 1, MAX_IN_CHANNELS)
+        check_range("patch_size", self.patch_size, 1, MAX_PATCH_SIZE)
+        check_range("augment_features", self.augment_features, 0, MAX_CHANNELS)
         if not isinstance(self.conditions, tuple) or len(self.conditions) > MAX_CONDITIONS:
             raise ValueError(
                 f"conditions must be a tuple of at most {MAX_CONDITIONS} numbers, got {self.conditions!r}"
             )
         for count in self.conditions:
-            _check_range("conditions", count, 1, MAX_CLASSES)
-        if not isinstance(self.channels, tuple) or not 1 <= len(self.channels) <= MAX_LEVELS:
-            raise ValueError(f"channels must be a tuple of 1 to {MAX_LEVELS} numbers, got {self.channels!r}")
-        for count in self.channels:
-            _check_range("channels", count, 1, MAX_CHANNELS)
-            if count % self.num_norm_groups:
-                raise ValueError(
-                    f"channels must be multiples of num_norm_groups={self.num_norm_groups}, "
-                    f"got {self.channels}"
-                )
+            check_range("conditions", count, 1, MAX_CLASSES)
+        check_channels(self.channels, self.num_norm_groups)
         if not isinstance(self.attention, tuple) or any(type(flag) is not bool for flag in self.attention):
             raise ValueError(f"attention must be a tuple of true / false, got {self.attention!r}")
         if len(self.attention) != len(self.channels):
@@ -109,32 +98,3 @@ class NetworkSpec:
     def null_label(self) -> int:
         """The class index that stands for "no class given"."""
         return self.num_classes
-
-    def to_dict(self) -> dict[str, Any]:
-        """The specification as JSON-ready values."""
-        values = asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkSpec:
-        """Rebuild a specification from ``to_dict``'s values, checking every one of them.
-
-        Raises:
-            ValueError: a field is missing, unknown, of the wrong type or out of range.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"network specification has unknown fields {unknown}; known are {sorted(known)}")
-        missing = sorted({"image_size", "num_classes"} - set(values))
-        if missing:
-            raise ValueError(f"network specification misses the fields {missing}")
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**given)
-
-
-def _check_range(name: str, value: object, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
