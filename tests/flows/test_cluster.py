@@ -73,7 +73,8 @@ def test_slurm_gives_every_process_its_place(tmp_path: Path) -> None:
     (tmp_path / "programs").mkdir()
     (tmp_path / "phosphor" / "bin" / "activate").write_text(f'PATH="{tmp_path}/programs:$PATH"\n')
     programs = {
-        "scontrol": 'echo "node7"; echo "node8"',
+        # More names than a pipe holds: what reads only the first must not end the script by SIGPIPE.
+        "scontrol": 'for i in $(seq 7 20000); do echo "node$i"; done',
         "srun": "shift; for i in 0 1 2; do SLURM_PROCID=$i SLURM_LOCALID=$((i % 2)) SLURM_NTASKS=3 "
         'SLURM_NTASKS_PER_NODE=2 "$@"; done',
         "phosphor": 'echo "$1 $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT"',
