@@ -66,7 +66,7 @@ class CheckpointRef(Reference):
     """A checkpoint made by `train`."""
 
     stage: ClassVar[str] = "checkpoint"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
 
 class CandidatesRef(Reference):

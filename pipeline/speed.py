@@ -38,12 +38,18 @@ def train_step_seconds(
     from models.ema import PowerFunctionAverages
     from models.objective import denoising_loss
     from models.optimiser import Optimiser
+    from models.precision import DTYPES
     from models.working_copy import WorkingCopy
 
     denoiser, precision = _denoiser(settings, image_size, num_classes)
     working = WorkingCopy(denoiser.train(), precision, recompute=settings.checkpoint_activations)
     device = next(denoiser.parameters()).device
-    optimizer = Optimiser(denoiser.named_parameters(), name=settings.optimizer, weight_decay=0.0)
+    optimizer = Optimiser(
+        denoiser.named_parameters(),
+        name=settings.optimizer,
+        weight_decay=0.0,
+        dtype=DTYPES[precision.dtype],
+    )
     ema = PowerFunctionAverages(denoiser, settings.ema_lengths)
     images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
     labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)

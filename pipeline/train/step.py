@@ -12,6 +12,7 @@ from models.ema import PowerFunctionAverages
 from models.noise import stream_seed
 from models.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.optimiser import Optimiser
+from models.precision import DTYPES
 from models.uncertainty import Uncertainty
 from models.working_copy import WorkingCopy
 from pipeline.ranks import Ranks
@@ -68,7 +69,12 @@ class Step:
         learnt = list(self.denoiser.named_parameters())
         if self.weighting is not None:
             learnt += self.weighting.named_parameters(prefix="weighting")
-        self.optimizer = Optimiser(learnt, name=settings.optimizer, weight_decay=settings.weight_decay)
+        self.optimizer = Optimiser(
+            learnt,
+            name=settings.optimizer,
+            weight_decay=settings.weight_decay,
+            dtype=DTYPES[plan.precision.dtype],
+        )
         self._noise_levels = SigmaDistribution(settings.sigma_mean, settings.sigma_std)
         self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.size > 1 else None
         self.share = ranks.share(settings.batch_size)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.denoiser import Denoiser
 from models.network import NetworkSpec
-from models.optimiser import Optimiser, as_matrix
+from models.optimiser import Optimiser
 
 SPEC = NetworkSpec(
     (8, 8), 2, channels=(8, 16), attention=(False, True), num_head_channels=8, num_norm_groups=8
@@ -78,8 +78,3 @@ def test_a_copied_state_goes_on_as_the_original(name: str) -> None:
         optimiser.step(1e-2)
     for parameter, copied in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(parameter, copied)
-
-
-def test_a_weight_with_gaps_is_refused() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        as_matrix(torch.zeros(4, 6)[:, ::2])
