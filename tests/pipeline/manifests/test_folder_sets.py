@@ -1,4 +1,4 @@
-"""Sets whose folders and names say it all: Kermany, Shenzhen and Montgomery, MURA as published."""
+"""Sets whose folders and names say it all: Kermany, Shenzhen and Montgomery, MURA, MedNIST as published."""
 
 from __future__ import annotations
 
@@ -111,3 +111,16 @@ def test_mura_takes_label_and_patient_from_the_path_and_tests_on_valid(
         "train/XR_HAND/patient11186/study1_positive/image1.png": "patient stands in the kept test split",
         "train/XR_HAND/patient00013/study1/image1.png": "no label",
     }
+
+
+def test_mednist_takes_its_two_kinds_of_x_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = Tree(tmp_path / "MedNIST")
+    for number in range(12):
+        for folder in ("CXR", "Hand", "HeadCT"):
+            tree.image(f"{folder}/{number:06d}.jpeg")
+    monkeypatch.setenv("MEDNIST", str(tree.folder))
+    mednist = ingest_set("mednist", tmp_path)
+    kinds = {"CXR": "chest", "Hand": "hand"}
+    expected = {f"{kind}/{number:06d}.jpeg": kinds[kind] for kind in kinds for number in range(12)}
+    assert mednist.labels() == expected
+    assert mednist.cohort.info.num_patients == 24
