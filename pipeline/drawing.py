@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DataError, PhosphorError, UsageError
+from pipeline.errors import DataError, PhosphorError, StorageError, UsageError
 from pipeline.pixels import StoredPixels, shard_name, stored_dtype, write_shard
-from pipeline.progress import track
+from pipeline.progress import Progress, track
+from pipeline.ranks import Ranks
 from pipeline.records import CheckpointRef
 
 if TYPE_CHECKING:
@@ -21,47 +24,103 @@ DrawBatch = Callable[[int, int], StoredPixels]
 """(first, end) -> stored pixels (end - first, 1, H, W) of these candidates, at most a batch of them."""
 
 
-def draw_shards(
-    folder: Path,
-    draw_batch: DrawBatch,
-    count: int,
-    *,
-    rows_per_shard: int,
-    batch_size: int,
-    image_size: tuple[int, int],
-    bit_depth: int,
-    stage: str,
-) -> list[str]:
-    """Draw every shard that is not there yet and return the names of all.
+@dataclass(frozen=True)
+class Shards:
+    """The files that hold the pixels of a candidate set.
 
-    Args:
-        folder: the candidates directory.
-        draw_batch: draws some candidates.
+    Attributes:
         count: candidates in all.
         rows_per_shard: candidates a file, a multiple of `batch_size`.
         batch_size: candidates drawn at a time.
         image_size: (height, width).
         bit_depth: 8 or 16.
-        stage: what is going on, for the progress bar.
     """
-    spans = [(first, min(first + rows_per_shard, count)) for first in range(0, count, rows_per_shard)]
-    missing = [
-        number
-        for number, (first, end) in enumerate(spans)
-        if not is_whole(folder / shard_name(number), (end - first, 1, *image_size), bit_depth)
-    ]
-    done = count - sum(spans[number][1] - spans[number][0] for number in missing)
-    with track(stage, count, done=done, unit="candidates") as progress:
-        for number in missing:
+
+    count: int
+    rows_per_shard: int
+    batch_size: int
+    image_size: tuple[int, int]
+    bit_depth: int
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First candidate and the one after the last of each file."""
+        size = self.rows_per_shard
+        return [(first, min(first + size, self.count)) for first in range(0, self.count, size)]
+
+    def missing(self, folder: Path) -> list[int]:
+        """Return the numbers of the files that are not there yet."""
+        return [
+            number
+            for number, (first, end) in enumerate(self.spans)
+            if not is_whole(folder / shard_name(number), (end - first, 1, *self.image_size), self.bit_depth)
+        ]
+
+
+def draw_shards(
+    folder: Path,
+    draw_batch: DrawBatch,
+    shards: Shards,
+    missing: Sequence[int],
+    *,
+    stage: str,
+    ranks: Ranks | None = None,
+) -> list[str]:
+    """Draw this process's part of the missing shards, wait for the others, and return the names of all.
+
+    A shard belongs to the process that its number falls to, so that each is drawn once; its bytes do not
+    depend on who draws it.
+
+    Args:
+        folder: the candidates directory.
+        draw_batch: draws some candidates.
+        shards: the files.
+        missing: numbers of those to draw, the same on every process.
+        stage: what is going on, for the progress bar.
+        ranks: the processes that draw together; None for this one alone.
+
+    Raises:
+        StorageError: the disk is full, or another process wrote its shards where process 0 does not see them.
+    """
+    from models.allocator import held_memory
+
+    ranks, spans = ranks or Ranks(), shards.spans
+    mine = [number for number in missing if number % ranks.size == ranks.rank]
+    with held_memory(), _progress(shards, missing, mine, ranks, stage) as progress:
+        for number in mine:
             start, stop = spans[number]
             parts: list[Any] = []
-            for first in range(start, stop, batch_size):
-                end = min(first + batch_size, stop)
+            for first in range(start, stop, shards.batch_size):
+                end = min(first + shards.batch_size, stop)
                 parts.append(draw_batch(first, end))
-                progress.update(end - first)
+                if progress is not None:
+                    progress.update(end - first)
             pixels: StoredPixels = np.concatenate(parts)
             write_shard(folder, number, pixels)
+    ranks.wait_for_all()
+    if ranks.size > 1 and ranks.is_main and (lost := shards.missing(folder)):
+        raise StorageError(
+            f"{len(lost)} shards that other processes have drawn are not there",
+            field="--out",
+            value=str(folder),
+            remedy="Name a directory that all nodes of the job share.",
+        )
     return [shard_name(number) for number in range(len(spans))]
+
+
+@contextlib.contextmanager
+def _progress(
+    shards: Shards, missing: Sequence[int], mine: Sequence[int], ranks: Ranks, stage: str
+) -> Iterator[Progress | None]:
+    """Show what process 0 has to draw; the others draw as much beside it."""
+    if not ranks.is_main:
+        yield None
+        return
+    sizes = [end - first for first, end in shards.spans]
+    done = shards.count - sum(sizes[number] for number in missing)
+    total = done + sum(sizes[number] for number in mine)
+    with track(stage, total, done=done, unit="candidates") as progress:
+        yield progress
 
 
 def is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from pipeline.candidates import EDITED_FROM, count_from_scans, write_candidate_table
 from pipeline.config import Settings
-from pipeline.drawing import candidate_table, draw_shards, require_known_class, require_same_checkpoint
+from pipeline.drawing import (
+    Shards,
+    candidate_table,
+    draw_shards,
+    require_known_class,
+    require_same_checkpoint,
+)
 from pipeline.edit.masks import Mask, read_mask
 from pipeline.edit.pairs import write_edits, write_pairs
 from pipeline.edit.settings import EditSettings
@@ -129,7 +135,6 @@ def _carry_out(
     folder: Path, checkpoint: CheckpointRef, plan: EditPlan, settings: EditSettings, seed: int
 ) -> tuple[list[str], dict[str, int]]:
     """Edit, write every file, and return their names and the counts."""
-    from models.allocator import held_memory
     from models.noise import stream_seed
     from pipeline.edit.draw import edit_batch, schedule_of
     from pipeline.generator import load_denoiser
@@ -139,24 +144,27 @@ def _carry_out(
     count, name = len(plan.sources), info.classes[plan.label]
     # Streams of their own: noise that drew a candidate would not be independent of it when that is edited.
     seeds = [stream_seed(seed, "edit", plan.label, index) for index in range(count)]
-    with held_memory():
-        files = draw_shards(
-            folder,
-            lambda first, end: edit_batch(
-                denoiser,
-                plan.sources.pixels(first, end),
-                seeds[first:end],
-                settings,
-                mask=plan.mask,
-                label=plan.label,
-            ),
-            count,
-            rows_per_shard=settings.rows_per_shard,
-            batch_size=settings.batch_size,
-            image_size=info.image_size,
-            bit_depth=info.bit_depth,
-            stage="edit",
-        )
+    shards = Shards(
+        count,
+        rows_per_shard=settings.rows_per_shard,
+        batch_size=settings.batch_size,
+        image_size=info.image_size,
+        bit_depth=info.bit_depth,
+    )
+    files = draw_shards(
+        folder,
+        lambda first, end: edit_batch(
+            denoiser,
+            plan.sources.pixels(first, end),
+            seeds[first:end],
+            settings,
+            mask=plan.mask,
+            label=plan.label,
+        ),
+        shards,
+        shards.missing(folder),
+        stage="edit",
+    )
     table = candidate_table(
         [name] * count,
         [plan.label] * count,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.drawing import candidate_table, is_whole, require_known_class, require_same_checkpoint
-from pipeline.errors import StorageError, UsageError
+from pipeline.drawing import (
+    Shards,
+    candidate_table,
+    draw_shards,
+    require_known_class,
+    require_same_checkpoint,
+)
+from pipeline.errors import UsageError
 from pipeline.generator import read_checkpoint_info
 from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
-from pipeline.pixels import StoredPixels, shard_name, write_shard
-from pipeline.progress import Progress, track
 from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.conditions import AskedConditions
@@ -91,9 +92,9 @@ def run_sample(
                 tell_reference(ranks, folder.finished)
                 return folder.finished
             drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
-            missing = drawing.missing(folder.path)
+            missing = drawing.shards.missing(folder.path)
             tell_to_work(ranks, {"folder": str(folder.path), "missing": missing})
-            files = _draw(drawing, folder.path, missing, ranks)
+            files = drawing.draw(folder.path, missing, ranks)
             files.append(_write_table(folder.path, drawing, checkpoint.digest))
             counts = {
                 "candidates": len(drawing.candidates),
@@ -119,7 +120,7 @@ def _follow(
     if finished is not None:
         return finished
     drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
-    _draw(drawing, Path(told["folder"]), told["missing"], ranks)
+    drawing.draw(Path(told["folder"]), told["missing"], ranks)
     return hear_reference(ranks, CandidatesRef)
 
 
@@ -137,19 +138,36 @@ class _Drawing:
     guidance: Guidance
 
     @property
-    def shards(self) -> list[Sequence[Candidate]]:
-        """The candidates of each file."""
-        size = self.settings.rows_per_shard
-        return [self.candidates[first : first + size] for first in range(0, len(self.candidates), size)]
+    def shards(self) -> Shards:
+        """The files of the candidates."""
+        settings, info = self.settings, self.info
+        return Shards(
+            len(self.candidates),
+            rows_per_shard=settings.rows_per_shard,
+            batch_size=settings.batch_size,
+            image_size=info.image_size,
+            bit_depth=info.bit_depth,
+        )
 
-    def missing(self, folder: Path) -> list[int]:
-        """Return the numbers of the files that are not there yet."""
-        height, width = self.info.image_size
-        return [
-            number
-            for number, shard in enumerate(self.shards)
-            if not is_whole(folder / shard_name(number), (len(shard), 1, height, width), self.info.bit_depth)
-        ]
+    def draw(self, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
+        """Draw this process's part of the missing files and return the names of all."""
+        from pipeline.sample.draw import draw_candidates
+
+        return draw_shards(
+            folder,
+            lambda first, end: draw_candidates(
+                self.denoiser,
+                self.candidates[first:end],
+                self.settings,
+                bit_depth=self.info.bit_depth,
+                autoencoder=self.autoencoder,
+                guidance=self.guidance,
+            ),
+            self.shards,
+            missing,
+            stage="sample",
+            ranks=ranks,
+        )
 
 
 def _prepare(
@@ -171,71 +189,6 @@ def _prepare(
     candidates = asked.fill(list_candidates(labels, settings.candidates_per_class, seed))
     guidance = make_guidance(checkpoint.path, info, denoiser, settings)
     return _Drawing(denoiser, autoencoder, info, candidates, len(labels), settings, asked, guidance)
-
-
-def _draw(drawing: _Drawing, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
-    """Draw this process's part of the missing shards, wait for the others, and return the names of all.
-
-    A shard belongs to the process that its number falls to, so that each is drawn once; its bytes do not
-    depend on who draws it.
-
-    Raises:
-        StorageError: another process wrote its shards where process 0 does not see them.
-    """
-    from models.allocator import held_memory
-
-    mine = [number for number in missing if number % ranks.size == ranks.rank]
-    shards = drawing.shards
-    with held_memory(), _progress(drawing, missing, mine, ranks) as progress:
-        for number in mine:
-            write_shard(folder, number, _draw_shard(drawing, shards[number], progress))
-    ranks.wait_for_all()
-    if ranks.size > 1 and ranks.is_main and (lost := drawing.missing(folder)):
-        raise StorageError(
-            f"{len(lost)} shards that other processes have drawn are not there",
-            field="--out",
-            value=str(folder),
-            remedy="Name a directory that all nodes of the job share.",
-        )
-    return [shard_name(number) for number in range(len(shards))]
-
-
-@contextlib.contextmanager
-def _progress(
-    drawing: _Drawing, missing: Sequence[int], mine: Sequence[int], ranks: Ranks
-) -> Iterator[Progress | None]:
-    """Show what process 0 has to draw; the others draw as much beside it."""
-    if not ranks.is_main:
-        yield None
-        return
-    sizes = [len(shard) for shard in drawing.shards]
-    done = sum(sizes) - sum(sizes[number] for number in missing)
-    total = done + sum(sizes[number] for number in mine)
-    with track("sample", total, done=done, unit="candidates") as progress:
-        yield progress
-
-
-def _draw_shard(drawing: _Drawing, shard: Sequence[Candidate], progress: Progress | None) -> StoredPixels:
-    from pipeline.sample.draw import draw_candidates
-
-    settings = drawing.settings
-    parts: list[Any] = []
-    for first in range(0, len(shard), settings.batch_size):
-        batch = shard[first : first + settings.batch_size]
-        parts.append(
-            draw_candidates(
-                drawing.denoiser,
-                batch,
-                settings,
-                bit_depth=drawing.info.bit_depth,
-                autoencoder=drawing.autoencoder,
-                guidance=drawing.guidance,
-            )
-        )
-        if progress is not None:
-            progress.update(len(batch))
-    pixels: StoredPixels = np.concatenate(parts)
-    return pixels
 
 
 def _write_table(folder: Path, drawing: _Drawing, checkpoint_digest: str) -> str:
