@@ -59,12 +59,14 @@ def write_cohort(
     labels: npt.NDArray[np.integer] | None = None,
     classes: tuple[str, ...] | None = None,
     shares: tuple[float, float, float, float] = (0.55, 0.1, 0.15, 0.2),
+    split: npt.NDArray[np.integer] | None = None,
     attributes: Mapping[str, Sequence[str]] | None = None,
     findings: Mapping[str, Sequence[int] | npt.NDArray[np.integer]] | None = None,
 ) -> CohortRef:
     """Write a finished cohort of drawn images (or of given `pixels` (N, 1, H, W) and `labels` (N,)).
 
-    Patients own `images_per_patient` consecutive scans of one class; splits are by patient. `attributes`
+    Patients own `images_per_patient` consecutive scans of one class; splits are by patient, drawn in `shares`
+    unless `split` gives the index in SPLITS of each scan. `attributes`
     gives a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for
     each name: 0 absent, 1 present, 2 uncertain.
     """
@@ -75,8 +77,10 @@ def write_cohort(
     count = len(labels)
     names = classes or CLASSES[: int(labels.max()) + 1]
     patient = np.arange(count) // images_per_patient
-    split_of_patient = rng.choice(len(SPLITS), size=int(patient.max()) + 1, p=shares)
-    split = split_of_patient[patient].astype(np.uint8)
+    if split is None:
+        split = rng.choice(len(SPLITS), size=int(patient.max()) + 1, p=shares)[patient]
+    split = split.astype(np.uint8)
+    split_of_patient = split[::images_per_patient]
     audit = np.where(split == 3, "out", np.where((split == 0) & (patient % 4 == 0), "in", ""))
     with open_stage(
         CohortRef,

@@ -2,7 +2,8 @@
 
 `python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only=A,B]`
 makes what is not done yet and prints one row a variant. Each variant is the `cpu` recipe with a few settings
-changed. `train_scans` trains on so many scans of the train split (drawn evenly over the classes) alone.
+changed; those that change nothing in training share one. `train_scans` trains on so many scans of the train
+split (drawn evenly over the classes) alone, and has variants of its own.
 """
 
 from __future__ import annotations
@@ -27,28 +28,65 @@ from pipeline.evaluate.statistics import fid, kid
 from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest
 from pipeline.recipe import load_recipe
-from pipeline.records import CandidatesRef, CohortRef
+from pipeline.records import SPLITS, CandidatesRef, CohortRef
 from pipeline.sample import run_sample
+from pipeline.storage import digest_of
 from pipeline.train import run_train
 
 MANIFEST = Path("data_manifests/pneumoniamnist.yaml")
 CLASSIFIER_SEEDS = 2
 
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "cpu recipe": (),
-    "AdamW": ("train.optimizer=adamw", "train.learning_rate=2e-3"),
-    "one pixel a position, 32-64-64": ("train.channels=[32, 64, 64]",),
-    "rectified flow": ("train.parametrisation=flow", "train.sigma_mean=-0.7", "train.sigma_std=1.0"),
-    "noise levels of EDM": ("train.sigma_mean=-1.2", "train.sigma_std=1.2", "train.sigma_data=0.5"),
-    "learned loss weighting": ("train.loss_weighting=learned",),
-    "augmentation told to the network": ("train.augment=0.15",),
-    "average of length 0.05": ("train.ema_length=0.05",),
-    "average of length 0.15": ("train.ema_length=0.15",),
-    "no learning-rate decay": ("train.learning_rate_decay=none",),
-    "classes as frequent as they are": ("train.class_balance=0.0",),
-    "guidance 1.6": ("sample.guidance_scale=1.6",),
-    "autoguidance 1.6": ("sample.guidance_scale=1.6", "sample.autoguide=0.25"),
-    "fp32": ("train.precision=fp32",),
+
+@dataclass(frozen=True)
+class Variant:
+    """The recipe with a few settings changed; what changes only the sampling samples the same checkpoint."""
+
+    train: tuple[str, ...] = ()
+    sample: tuple[str, ...] = ()
+
+    @property
+    def checkpoint_name(self) -> str:
+        """Name of the directory of its checkpoint, the same for variants that train alike."""
+        return digest_of(list(self.train))[:12]
+
+
+RECIPE = {"cpu recipe": Variant()}
+VARIANTS = {
+    **RECIPE,
+    "AdamW": Variant(("train.optimizer=adamw", "train.learning_rate=2e-3")),
+    "fp32": Variant(("train.precision=fp32",)),
+    "one pixel a position, 32-64-64": Variant(("train.channels=[32, 64, 64]",)),
+    "2x2 pixels, 96-128": Variant(
+        ("train.patch_size=2", "train.channels=[96, 128]", "train.attention=[false, true]")
+    ),
+    "batch of 32": Variant(("train.batch_size=32",)),
+    "rectified flow": Variant(
+        ("train.parametrisation=flow", "train.sigma_mean=-0.7", "train.sigma_std=1.0"),
+        ("sample.sampler=flow_euler", "sample.num_steps=50"),
+    ),
+    "noisier levels (mean of ln sigma -0.6)": Variant(("train.sigma_mean=-0.6",)),
+    "sigma_data of .35": Variant(("train.sigma_data=0.35",)),
+    "learned loss weighting": Variant(("train.loss_weighting=learned",)),
+    "augmentation told to the network": Variant(("train.augment=0.15",)),
+    "no learning-rate decay": Variant(("train.learning_rate_decay=none",)),
+    "classes as frequent as they are": Variant(("train.class_balance=0.0",)),
+    "average of length 0.05": Variant(sample=("sample.ema_length=0.05",)),
+    "average of length 0.15": Variant(sample=("sample.ema_length=0.15",)),
+    "guidance 1.6": Variant(sample=("sample.guidance_scale=1.6",)),
+    "guidance 1.6 for levels of .3 to 5": Variant(
+        sample=("sample.guidance_scale=1.6", "sample.guidance_low=0.3", "sample.guidance_high=5")
+    ),
+    "autoguidance 1.6": Variant(sample=("sample.guidance_scale=1.6", "sample.autoguide=0.25")),
+}
+FEW_SCANS = {
+    **RECIPE,
+    "AdamW": VARIANTS["AdamW"],
+    "stopped when memorising": Variant(("train.stop_when_memorising=true",)),
+    "augmentation told to the network": VARIANTS["augmentation told to the network"],
+    "more of it (.3)": Variant(("train.augment=0.3",)),
+    "augmentation, stopped when memorising": Variant(
+        ("train.augment=0.15", "train.stop_when_memorising=true")
+    ),
 }
 
 
@@ -69,25 +107,33 @@ def main() -> int:
     words = [word for word in sys.argv[1:] if "=" not in word]
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     out = Path(words[0] if words else "runs/ablation")
-    names = options["only"].split(",") if "only" in options else list(VARIANTS)
+    few = int(options.get("train_scans", 0))
+    variants = FEW_SCANS if few else VARIANTS
+    names = options["only"].split(",") if "only" in options else list(variants)
     recipe = load_recipe("cpu")
     cohort = run_ingest(load_manifest(MANIFEST), out / "cohort", recipe.ingest)
-    few = int(options.get("train_scans", 0))
     trained_on = fewer_scans(cohort, out / f"cohort-{few}", few) if few else cohort
     judge = Judge(Cohort(cohort.path))
     print("variant | steps | KID to val | FID to val | synthetic-only val AUC | read as intended", flush=True)
     for name in names:
-        results = []
+        variant, results = variants[name], []
         for seed in range(1, int(options.get("seeds", 3)) + 1):
-            minutes = float(options.get("minutes", 2))
-            folder = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"
             settings = load_recipe(
-                "cpu", [f"train.max_minutes={minutes}", "sample.overdraw=1", *VARIANTS[name]]
+                "cpu",
+                [
+                    "train.num_steps=1000000",
+                    f"train.max_minutes={options.get('minutes', 2)}",
+                    f"sample.per_class={options.get('per_class', 480)}",
+                    "sample.overdraw=1",
+                    *variant.train,
+                    *variant.sample,
+                ],
             )
-            checkpoint = run_train(trained_on, folder / "checkpoint", settings.train, seed=seed)
-            sampling = settings.sample.model_copy(update={"per_class": int(options.get("per_class", 480))})
-            candidates = run_sample(checkpoint, folder / "candidates", sampling, seed=seed)
-            results.append(judge(candidates, checkpoint.counts["steps"], folder / "judged.json"))
+            trained = out / f"trained-{few}-{variant.checkpoint_name}" / f"seed-{seed}"
+            checkpoint = run_train(trained_on, trained, settings.train, seed=seed)
+            made = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"
+            candidates = run_sample(checkpoint, made / "candidates", settings.sample, seed=seed)
+            results.append(judge(candidates, checkpoint.counts["steps"], made / "judged.json"))
         print(_row(name, results), flush=True)
     return 0
 
@@ -143,26 +189,33 @@ class Judge:
 def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:
     """Write a cohort of `count` train scans, evenly over the classes, as the generator's only data.
 
+    Its val split, which stops a training that memorises, is a quarter as many scans of the holdout: the val
+    split of the whole cohort judges what was made.
+
     Raises:
-        ValueError: a class has too few train scans.
+        ValueError: a class has too few scans.
     """
     from tests.cohorts import write_cohort
 
     opened = Cohort(cohort.path)
     classes = opened.info.classes
     rng = np.random.default_rng(0)
-    share = count // len(classes)
-    chosen = [rng.permutation(opened.rows("train", k))[:share] for k in range(len(classes))]
-    if min(len(rows) for rows in chosen) < share:
-        raise ValueError(f"train_scans must be at most {len(classes)} times the scans of the rarest class")
-    rows = np.sort(np.concatenate(chosen))
+    rows, split = [], []
+    for name, becomes, wanted in (("train", "train", count), ("holdout", "val", count // 4)):
+        for label in range(len(classes)):
+            found = rng.permutation(opened.rows(name, label))[: wanted // len(classes)]
+            if len(found) < wanted // len(classes):
+                raise ValueError(f"class {classes[label]} has {len(found)} scans in {name}, too few")
+            rows.append(found)
+            split.append(np.full(len(found), SPLITS.index(becomes)))
+    chosen = np.concatenate(rows)
     return write_cohort(
         folder,
-        pixels=opened.take(rows),
-        labels=np.asarray(opened.labels[rows]),
+        pixels=opened.take(chosen),
+        labels=np.asarray(opened.labels[chosen]),
         classes=classes,
         images_per_patient=1,
-        shares=(1.0, 0.0, 0.0, 0.0),
+        split=np.concatenate(split),
     )
 
 
