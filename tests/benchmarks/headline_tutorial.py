@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.checkpoint import load_into, read_tensors, write_tensors
 from models.precision import default_device
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, training_set
@@ -27,7 +28,7 @@ from pipeline.storage import make_private_directory, read_json, write_json, writ
 from tests.benchmarks import peers
 from tests.benchmarks.real_cohort import sample_peer
 
-PIXELS, DONE = "pixels.npy", "tutorial.json"
+PIXELS, TRAINED, DONE = "pixels.npy", "training.json", "tutorial.json"
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,27 @@ def _generated(
     if (out / PIXELS).is_file():
         pixels: StoredPixels = np.load(out / PIXELS, allow_pickle=False)
         if len(pixels) == len(labels):
-            return pixels, float(read_json(out / "training.json", role="tutorial")["seconds"])
+            return pixels, float(read_json(out / TRAINED, role="tutorial")["seconds"])
     torch.manual_seed(recipe.seed)
     device = default_device()
     peer = peers.TutorialLoop(peers.peer_spec(checkpoint), device)
-    done = peers.train_peer(peer, cohort, batch_size=recipe.train.batch_size, device=device, seconds=seconds)
-    pixels = sample_peer(peer, cohort, labels, batch_size=128, seed=recipe.seed)
-    write_json(out / "training.json", {"seconds": done.seconds, "steps": done.steps}, private=True)
+    taken = _trained(peer, cohort, out, recipe, seconds)
+    pixels = sample_peer(peer, cohort, labels, batch_size=128, seed=recipe.seed, kept=out)
     write_npy(out / PIXELS, pixels, private=True)
-    return pixels, done.seconds
+    return pixels, taken
+
+
+def _trained(peer: peers.TutorialLoop, cohort: Cohort, out: Path, recipe: Recipe, seconds: float) -> float:
+    """Train the peer, or load what an earlier call trained; returns the seconds that it took."""
+    weights = out / "model.safetensors"
+    if weights.is_file():
+        file = read_tensors(weights, peer.network.state_dict())
+        load_into(peer.network, file.tensors)
+        return float(file.metadata["seconds"])
+    done = peers.train_peer(
+        peer, cohort, batch_size=recipe.train.batch_size, device=peer.device, seconds=seconds
+    )
+    figures = {"seconds": done.seconds, "steps": done.steps}
+    write_json(out / TRAINED, figures, private=True)
+    write_tensors(weights, peer.network.state_dict(), figures)
+    return done.seconds

@@ -23,6 +23,7 @@ from pipeline.pixels import StoredPixels, from_model_range, to_model_range
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.records import CohortRef
 from pipeline.stage import load_reference
+from pipeline.storage import write_npy
 from tests.benchmarks.peers import Peer
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "data_manifests"
@@ -78,17 +79,33 @@ class KidMeter:
 
 
 def sample_peer(
-    peer: Peer, cohort: Cohort, labels: npt.NDArray[np.int64], *, batch_size: int, seed: int
+    peer: Peer,
+    cohort: Cohort,
+    labels: npt.NDArray[np.int64],
+    *,
+    batch_size: int,
+    seed: int,
+    kept: Path | None = None,
 ) -> StoredPixels:
-    """Sample a peer at full length and store the images as ours are stored: (n, 1, H, W)."""
+    """Sample a peer at full length and store the images as ours are stored: (n, 1, H, W).
+
+    A thousand steps take long on a CPU: with `kept`, a batch that is there from a killed call is not drawn
+    again.
+    """
     device = next(peer.network.parameters()).device
-    generator = torch.Generator(device).manual_seed(stream_seed(seed, "peer") % 2**31)
     parts = []
     for start in range(0, len(labels), batch_size):
+        path = kept / f"sampled-{start:06d}.npy" if kept is not None else None
+        if path is not None and path.is_file():
+            parts.append(np.load(path, allow_pickle=False))
+            continue
+        generator = torch.Generator(device).manual_seed(stream_seed(seed, "peer-steps", start) % 2**31)
         part = torch.from_numpy(labels[start : start + batch_size]).to(device)
         seeds = [stream_seed(seed, "peer", start + place) for place in range(len(part))]
         noise = initial_noise(seeds, (1, *cohort.info.image_size)).to(device)
         images = peer.sample(noise, part, generator).float().cpu().numpy()
         parts.append(from_model_range(np.nan_to_num(images), cohort.info.bit_depth))
+        if path is not None:
+            write_npy(path, parts[-1], private=True)
     pixels: StoredPixels = np.concatenate(parts)
     return pixels

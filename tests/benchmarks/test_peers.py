@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from tests.benchmarks.peers import (
     num_parameters,
     train_peer,
 )
+from tests.benchmarks.real_cohort import sample_peer
 
 SPEC = NetworkSpec(
     image_size=(14, 14),
@@ -80,3 +83,31 @@ def test_a_peer_trains_until_its_time_is_over_or_for_its_steps(tiny_cohort_16: C
     assert train_peer(checked, cohort, batch_size=8, device=CPU, num_steps=40).steps == 40 + SKIPPED_STEPS
     with pytest.raises(ValueError, match="either num_steps or seconds"):
         train_peer(checked, cohort, batch_size=8, device=CPU)
+
+
+class _Drawing(_Counting):
+    """A peer that counts its batches and adds noise of its own; it may be killed."""
+
+    network = torch.nn.Linear(1, 1)
+
+    def __init__(self, dies_after: int = 1000) -> None:
+        self.batches, self._dies_after = 0, dies_after
+
+    def sample(self, noise: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        if self.batches == self._dies_after:
+            raise KeyboardInterrupt
+        self.batches += 1
+        return (noise + torch.randn(noise.shape, generator=generator)) / 4
+
+
+def test_a_peer_killed_while_sampling_goes_on_to_the_same_images(
+    tiny_cohort_16: CohortRef, tmp_path: Path
+) -> None:
+    cohort, labels = Cohort(tiny_cohort_16.path), np.arange(20, dtype=np.int64) % 4
+    whole = sample_peer(_Drawing(), cohort, labels, batch_size=8, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        sample_peer(_Drawing(dies_after=2), cohort, labels, batch_size=8, seed=3, kept=tmp_path)
+    resumed = _Drawing()
+    assert np.array_equal(sample_peer(resumed, cohort, labels, batch_size=8, seed=3, kept=tmp_path), whole)
+    assert resumed.batches == 1
+    assert len(np.unique(whole[:, 0, 0, 0])) > 1
