@@ -109,10 +109,34 @@ def read_checkpoint_info(checkpoint: Path) -> CheckpointInfo:
     return read_model(CheckpointInfo, checkpoint / INFO_NAME, role="checkpoint", remedy="Train again.")
 
 
+def verify_checkpoint(checkpoint: Path, cohort_digest: str | None = None) -> CheckpointInfo:
+    """Re-hash every content file of a finished checkpoint and return its description.
+
+    Args:
+        checkpoint: a checkpoint directory made by `train`.
+        cohort_digest: digest of the cohort it must have been trained on; None accepts any.
+
+    Raises:
+        TamperedError: a file differs from what training recorded.
+        DataError: not a checkpoint, or one of another cohort.
+    """
+    verify_reference(CheckpointRef, checkpoint)
+    info = read_checkpoint_info(checkpoint)
+    if cohort_digest is not None and info.cohort_digest != cohort_digest:
+        raise DataError(
+            "the checkpoint was trained on another cohort",
+            field="checkpoint",
+            value=f"cohort digest {info.cohort_digest[:12]}, expected {cohort_digest[:12]}",
+            remedy="Name the checkpoint of this cohort, or train one.",
+        )
+    return info
+
+
 def load_denoiser(
     checkpoint: Path,
     cohort_digest: str | None = None,
     *,
+    verified: CheckpointInfo | None = None,
     ema_length: float | None = None,
     step: int | None = None,
 ) -> tuple[Denoiser, CheckpointInfo]:
@@ -123,6 +147,7 @@ def load_denoiser(
     Args:
         checkpoint: a checkpoint directory made by `train`.
         cohort_digest: digest of the cohort it must have been trained on; None accepts any.
+        verified: what `verify_checkpoint` returned for it, if its files were hashed already.
         ema_length: length of the average; None takes the one that training chose.
         step: step of the average; None takes the one that training chose.
 
@@ -136,7 +161,9 @@ def load_denoiser(
     """
     from models.precision import Precision, apply_precision, default_device
 
-    denoiser, info = read_denoiser(checkpoint, cohort_digest, ema_length=ema_length, step=step)
+    denoiser, info = read_denoiser(
+        checkpoint, cohort_digest, verified=verified, ema_length=ema_length, step=step
+    )
     precision = Precision(info.precision, info.channels_last)
     apply_precision(denoiser.to(default_device()), precision)
     return denoiser.eval().requires_grad_(False), info
@@ -146,6 +173,7 @@ def read_denoiser(
     checkpoint: Path,
     cohort_digest: str | None = None,
     *,
+    verified: CheckpointInfo | None = None,
     ema_length: float | None = None,
     step: int | None = None,
 ) -> tuple[Denoiser, CheckpointInfo]:
@@ -157,15 +185,7 @@ def read_denoiser(
     from models.denoiser import Denoiser
     from models.network import NetworkSpec
 
-    verify_reference(CheckpointRef, checkpoint)
-    info = read_checkpoint_info(checkpoint)
-    if cohort_digest is not None and info.cohort_digest != cohort_digest:
-        raise DataError(
-            "the checkpoint was trained on another cohort",
-            field="checkpoint",
-            value=f"cohort digest {info.cohort_digest[:12]}, expected {cohort_digest[:12]}",
-            remedy="Name the checkpoint of this cohort, or train one.",
-        )
+    info = verified or verify_checkpoint(checkpoint, cohort_digest)
     try:
         spec = NetworkSpec.from_dict(info.network)
         if (spec.num_classes, spec.in_channels, spec.image_size) != (len(info.classes), *_data_shape(info)):
@@ -217,13 +237,12 @@ def _check_conditions(info: CheckpointInfo, num_values: tuple[int, ...]) -> None
             raise ValueError("combinations hold codes out of range")
 
 
-def load_autoencoder(checkpoint: Path) -> Autoencoder | None:
+def load_autoencoder(checkpoint: Path, *, verified: CheckpointInfo | None = None) -> Autoencoder | None:
     """Load the autoencoder of a finished checkpoint, on the device chosen for this machine.
-
-    Every content file is re-hashed first, as for the denoiser.
 
     Args:
         checkpoint: a checkpoint directory made by `train`.
+        verified: what `verify_checkpoint` returned for it, if its files were hashed already.
 
     Returns:
         The frozen autoencoder, or None if the denoiser of the checkpoint works on pixels.
@@ -236,8 +255,7 @@ def load_autoencoder(checkpoint: Path) -> Autoencoder | None:
     from models.checkpoint import load_into, read_tensors
     from models.precision import default_device
 
-    verify_reference(CheckpointRef, checkpoint)
-    info = read_checkpoint_info(checkpoint)
+    info = verified or verify_checkpoint(checkpoint)
     if info.autoencoder is None:
         return None
     try:

@@ -48,7 +48,7 @@ def make_guidance(
 
     Args:
         checkpoint: the checkpoint directory.
-        info: its description.
+        info: its description, of files that are verified.
         denoiser: its denoiser.
         settings: sample settings.
 
@@ -65,7 +65,7 @@ def make_guidance(
         away_from = denoiser.expand(torch.tensor([label]))[0]
     if settings.autoguide is not None:
         step = weaker_step(info, settings.autoguide)
-        guide, _ = load_denoiser(checkpoint, ema_length=min(info.ema_lengths), step=step)
+        guide, _ = load_denoiser(checkpoint, verified=info, ema_length=min(info.ema_lengths), step=step)
     return Guidance(
         scale=settings.guidance_scale,
         low=settings.guidance_low,

@@ -178,11 +178,12 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import load_autoencoder, load_denoiser
+    from pipeline.generator import load_autoencoder, load_denoiser, verify_checkpoint
     from pipeline.sample.draw import list_candidates
 
-    denoiser, info = load_denoiser(checkpoint.path, cohort_digest, ema_length=settings.ema_length)
-    autoencoder = load_autoencoder(checkpoint.path)
+    info = verify_checkpoint(checkpoint.path, cohort_digest)
+    denoiser, _ = load_denoiser(checkpoint.path, verified=info, ema_length=settings.ema_length)
+    autoencoder = load_autoencoder(checkpoint.path, verified=info)
     require_same_checkpoint(checkpoint)
     asked = AskedConditions(info, settings)
     labels = asked.choose_labels(_chosen_labels(info, classes), named=classes is not None)

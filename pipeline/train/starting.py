@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import CheckpointInfo, read_checkpoint_info, read_denoiser
+from pipeline.generator import CheckpointInfo, read_checkpoint_info, read_denoiser, verify_checkpoint
 from pipeline.records import CheckpointRef
-from pipeline.stage import load_reference, verify_reference
+from pipeline.stage import load_reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,8 +72,7 @@ def check_start(settings: TrainSettings, out: Path) -> None:
             remedy="Name another --out.",
         )
     try:
-        verify_reference(CheckpointRef, path)
-        info = read_checkpoint_info(path)
+        info = verify_checkpoint(path)
     except DataError as error:
         raise _named(error, path) from error
     _require_alike(info, settings)
