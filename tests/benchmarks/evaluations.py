@@ -23,6 +23,7 @@ from pipeline.evaluate.statistics import Z95
 from pipeline.generator import load_denoiser
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
+from pipeline.storage import make_private_directory, write_npy
 from pipeline.train import run_train
 from tests.benchmarks.paired_kid import kernel_sums, paired_difference
 from tests.benchmarks.real_cohort import KidMeter, device_recipe, open_or_ingest
@@ -69,6 +70,7 @@ def measure(
     cohort: str = "",
     batch: int = 250,
     seed: int = 1,
+    keep: str = "",
 ) -> Iterator[Row | Skipped]:
     """Draw the same noise with every sampler and number of evaluations, and compare KIDs pair by pair.
 
@@ -82,6 +84,7 @@ def measure(
         cohort: the cohort directory of that checkpoint; empty ingests PneumoniaMNIST or the phantom cohort.
         batch: images at a time.
         seed: run seed.
+        keep: a directory for what is drawn, so that a killed call with the same options goes on.
     """
     numbers = sorted(int(word) for word in counts.split(","))
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name, held_memory():
@@ -95,17 +98,19 @@ def measure(
         denoiser, info = load_denoiser(trained, cohort_ref.digest)
         meter = KidMeter(Cohort(cohort_ref.path), recipe.evaluate)
         labels = meter.labels(samples)
-        stage = _Sets(denoiser, labels, batch, seed, info.bit_depth)
+        if keep:
+            make_private_directory(Path(keep))
+        stage = _Sets(denoiser, labels, batch, seed, info.bit_depth, Path(keep) if keep else None)
 
-        exact = stage.draw(_own(reference, recipe.sample), reference_steps)
+        exact = stage.draw(reference, _own(reference, recipe.sample), reference_steps)
         exact_kid = meter.kid(exact)
         half = ((exact_kid.high or math.nan) - exact_kid.value) / Z95
         exact_sums = kernel_sums(meter.features(exact), meter.val.features)
 
-        def trials(draw: Draw) -> list[Trial]:
+        def trials(title: str, draw: Draw) -> list[Trial]:
             found = []
             for number in numbers:
-                sums = kernel_sums(meter.features(stage.draw(draw, number)), meter.val.features)
+                sums = kernel_sums(meter.features(stage.draw(title, draw, number)), meter.val.features)
                 found.append(Trial(number, *paired_difference(sums, exact_sums, meter.val.groups)))
             return found
 
@@ -113,7 +118,7 @@ def measure(
             f"KID {exact_kid.value:.4f} (its own standard error {half:.4f}) with {reference} at "
             f"{reference_steps} steps, {samples} images, {info.cohort_name}"
         )
-        ours = {sampler: trials(_own(sampler, recipe.sample)) for sampler in samplers.split(",")}
+        ours = {sampler: trials(sampler, _own(sampler, recipe.sample)) for sampler in samplers.split(",")}
         best = min(ours, key=lambda sampler: fewest(ours[sampler]))
         title = f"network evaluations to the KID of {reference_steps:,} steps, within 2 standard errors"
         yield _row(f"{title}: {best}", ours[best], words, GOAL)
@@ -125,7 +130,7 @@ def measure(
                 yield Skipped(f"{title}: {peer}", f"{module} is not installed")
                 continue
             scheduler = getattr(importlib.import_module(module), cls)
-            found = trials(_peer(lambda make=scheduler, more=options: make(TRAIN_TIMESTEPS, **more)))
+            found = trials(peer, _peer(lambda make=scheduler, more=options: make(TRAIN_TIMESTEPS, **more)))
             yield _row(f"{title}: {peer} on our network", found, words, None)
 
 
@@ -153,17 +158,26 @@ class _Sets:
     batch: int
     seed: int
     bit_depth: int
+    keep: Path | None = None
 
-    def draw(self, draw: Draw, evaluations: int) -> StoredPixels:
-        """Return stored pixels (n, 1, H, W) of all labels."""
+    def draw(self, title: str, draw: Draw, evaluations: int) -> StoredPixels:
+        """Return stored pixels (n, 1, H, W) of all labels; `title` and `evaluations` name what is kept."""
         device = next(self.denoiser.parameters()).device
         parts = []
         for start in range(0, len(self.labels), self.batch):
+            path = None
+            if self.keep is not None:
+                path = self.keep / f"{title.replace(' ', '-')}-{evaluations}-{start:06d}.npy"
+                if path.is_file():
+                    parts.append(np.load(path, allow_pickle=False))
+                    continue
             part = self.labels[start : start + self.batch]
             seeds = [candidate_seed(self.seed, int(label), start + place) for place, label in enumerate(part)]
             noise = initial_noise(seeds, self.denoiser.sample_shape).to(device)
             images = draw(self.denoiser, noise, torch.from_numpy(part).to(device), evaluations)
             parts.append(from_model_range(np.nan_to_num(images.float().cpu().numpy()), self.bit_depth))
+            if path is not None:
+                write_npy(path, parts[-1], private=True)
         pixels: StoredPixels = np.concatenate(parts)
         return pixels
 
