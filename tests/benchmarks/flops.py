@@ -34,7 +34,9 @@ class Counted:
     device: str
 
 
-def measure(rounds: int = 3, steps: int = 0, recipe: str = "", image_size: int = 0) -> list[Row]:
+def measure(
+    rounds: int = 3, steps: int = 0, recipe: str = "", image_size: int = 0, network: str = ""
+) -> list[Row]:
     """Measure the ceiling and the training in turn, each in a process of its own with the same threads.
 
     Args:
@@ -42,8 +44,9 @@ def measure(rounds: int = 3, steps: int = 0, recipe: str = "", image_size: int =
         steps: optimiser steps a round; 0 chooses by the device.
         recipe: another recipe than the device's.
         image_size: another side than the recipe's.
+        network: another `train.network` than the recipe's.
     """
-    chosen = workload(recipe, image_size, steps)
+    chosen = workload(recipe, image_size, steps, network)
     ceilings, trained = [], []
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name:
         cohort = drawn_cohort(Path(name) / "cohort", chosen)

@@ -46,7 +46,7 @@ class Run:
 
 
 def measure(
-    rounds: int = 5, steps: int = 0, recipe: str = "", image_size: int = 0
+    rounds: int = 5, steps: int = 0, recipe: str = "", image_size: int = 0, network: str = ""
 ) -> Iterator[Row | Skipped]:
     """Measure rounds of ours and of the peers in turn, each in a process of its own as a user would run it.
 
@@ -55,8 +55,9 @@ def measure(
         steps: optimiser steps of ours a round; 0 chooses by the device.
         recipe: another recipe than the device's.
         image_size: another side than the recipe's.
+        network: another `train.network` than the recipe's.
     """
-    chosen = workload(recipe, image_size, steps)
+    chosen = workload(recipe, image_size, steps, network)
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name:
         cohort = drawn_cohort(Path(name) / "cohort", chosen)
         ours: list[Run] = []

@@ -35,18 +35,21 @@ class Workload:
 
     @property
     def words(self) -> str:
-        """Image size, batch and recipe, for a row's detail."""
+        """Image size, batch, recipe and network, for a row's detail."""
         size = f"{self.image_size}x{self.image_size}"
-        return f"{size}, batch {self.settings.batch_size}, recipe {self.recipe}"
+        return (
+            f"{size}, batch {self.settings.batch_size}, recipe {self.recipe}, {self.settings.network} network"
+        )
 
 
-def workload(recipe: str = "", image_size: int = 0, steps: int = 0) -> Workload:
+def workload(recipe: str = "", image_size: int = 0, steps: int = 0, network: str = "") -> Workload:
     """Return the workload of this machine: recipe `gpu` with an accelerator, else `cpu`.
 
     Args:
         recipe: another recipe; empty chooses by the device.
         image_size: another side; 0 takes the recipe's.
         steps: optimiser steps of ours; 0 takes 80, or 400 on an accelerator.
+        network: another `train.network`; empty takes the recipe's.
     """
     from models.precision import default_device
 
@@ -54,12 +57,14 @@ def workload(recipe: str = "", image_size: int = 0, steps: int = 0) -> Workload:
     name = recipe or ("gpu" if on_gpu else "cpu")
     resolved = load_recipe(name)
     num_steps = steps or (400 if on_gpu else 80)
-    changes = {
+    changes: dict[str, object] = {
         "num_steps": max(num_steps, 2 * SKIPPED_STEPS),
         "max_minutes": None,
         "grid_every_steps": 0,
         "checkpoint_every_seconds": 3600,
     }
+    if network:
+        changes["network"] = network
     settings = TrainSettings.model_validate({**resolved.train.model_dump(), **changes})
     peer_steps = max(settings.num_steps * 3 // 8, SKIPPED_STEPS)
     return Workload(name, settings, image_size or resolved.ingest.image_size, peer_steps)
