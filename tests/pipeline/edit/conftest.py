@@ -8,21 +8,15 @@ from pipeline.edit import EditSettings, run_edit
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tiny_cohort_16: CohortRef, tmp_path_factory: pytest.TempPathFactory) -> CheckpointRef:
     settings = TrainSettings(
+        **{**tiny.TRAIN, "batch_size": 16},
         num_steps=300,
-        batch_size=16,
-        precision="fp32",
-        num_threads=1,
         learning_rate=4e-3,
-        grid_every_steps=0,
-        channels=(8, 16),
-        attention=(False, True),
-        num_head_channels=8,
-        num_norm_groups=8,
     )
     return run_train(tiny_cohort_16, tmp_path_factory.mktemp("edit") / "checkpoint", settings, seed=2)
 

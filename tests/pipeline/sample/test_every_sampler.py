@@ -16,6 +16,7 @@ from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import draw_candidates, list_candidates
 from pipeline.sample.settings import DDPM_MIN_STEPS
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 from tests.models.samplers.known_scores import one_dimensional, outcome
 
 NAMES = get_args(SampleSettings.model_fields["sampler"].annotation)
@@ -32,17 +33,7 @@ def checkpoints(
     tiny_cohort_16: CohortRef, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, CheckpointRef]:
     def train(precision: str) -> CheckpointRef:
-        settings = TrainSettings(
-            num_steps=5,
-            batch_size=8,
-            precision=precision,
-            num_threads=1,
-            grid_every_steps=0,
-            channels=(8, 16),
-            attention=(False, True),
-            num_head_channels=8,
-            num_norm_groups=8,
-        )
+        settings = TrainSettings(**{**tiny.TRAIN, "precision": precision, "num_steps": 5})
         return run_train(tiny_cohort_16, tmp_path_factory.mktemp("sample") / precision, settings, seed=2)
 
     return {precision: train(precision) for precision in ("fp32", "bf16")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,19 +20,13 @@ from pipeline.sample.draw import Candidate, draw_candidates
 from pipeline.sample.guiding import make_guidance, weaker_step
 from pipeline.stage import load_reference
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 
 FIELDS = {"per_class": 3, "overdraw": 1.0, "num_steps": 4, "batch_size": 4, "shard_size": 8}
-TRAIN = {
+TRAIN: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 40,
-    "batch_size": 8,
-    "precision": "fp32",
-    "num_threads": 1,
     "learning_rate": 4e-3,
-    "grid_every_steps": 0,
-    "channels": (8, 16),
-    "attention": (False, True),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,18 @@ from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 from tests.cohorts import write_cohort
 
 LATENT = {"enabled": True, "channels": (16,), "patch_size": 8, "num_norm_groups": 8, "num_steps": 60}
-TRAIN: dict[str, Any] = {
+TRAIN: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 30,
     "batch_size": 16,
     "channels": (16, 16),
     "attention": (False, False),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
     "precision": "bf16",
     "learning_rate": 4e-3,
-    "grid_every_steps": 0,
     "latent": LATENT,
 }
 SAMPLE = SampleSettings(per_class=10, overdraw=1.0, num_steps=4, batch_size=12, shard_size=24)

@@ -20,23 +20,19 @@ from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates, list_candidates
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 from tests.cohorts import write_cohort
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-NETWORK = {"channels": (8, 16), "attention": (False, True), "num_head_channels": 8, "num_norm_groups": 8}
 FIELDS = {"per_class": 10, "overdraw": 1.25, "num_steps": 4, "batch_size": 8, "shard_size": 17}
 SETTINGS = SampleSettings(**FIELDS)
 
 
 def train(cohort: CohortRef, out: Path, precision: str = "fp32", num_steps: int = 30) -> CheckpointRef:
     settings = TrainSettings(
+        **{**tiny.TRAIN, "precision": precision},
         num_steps=num_steps,
-        batch_size=8,
-        precision=precision,
-        num_threads=1,
         learning_rate=4e-3,
-        grid_every_steps=0,
-        **NETWORK,
     )
     return run_train(cohort, out, settings, seed=2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,12 @@ from pipeline.generator import load_denoiser
 from pipeline.records import CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.train import TrainSettings, run_train
+from tests import tiny
 
-FIELDS: dict[str, Any] = {
+FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 6,
-    "batch_size": 8,
-    "channels": (8, 16),
     "attention": (False, False),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
-    "grid_every_steps": 0,
     "ema_snapshots": 0,
     "checkpoint_every_steps": 4,
     "augment": 0.3,

@@ -19,19 +19,13 @@ from pipeline.records import CohortRef
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.feed import require_usable
 from pipeline.train.loop import Trainer
+from tests import tiny
 
 FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 12,
-    "batch_size": 8,
     "warmup_steps": 3,
-    "channels": (8, 16),
-    "attention": (False, True),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
     "checkpoint_every_steps": 3,
-    "grid_every_steps": 0,
 }
 SETTINGS = TrainSettings(**FIELDS)
 

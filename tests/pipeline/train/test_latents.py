@@ -29,6 +29,7 @@ from pipeline.train.autoencoder import AutoencoderTrainer
 from pipeline.train.batches import Batch
 from pipeline.train.latents import LatentSource
 from pipeline.train.moments import MomentShards, encode_rows
+from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LATENT: Mapping[str, Any] = {
@@ -40,15 +41,10 @@ LATENT: Mapping[str, Any] = {
     "warmup_steps": 2,
 }
 FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 6,
-    "batch_size": 8,
     "warmup_steps": 3,
-    "channels": (8, 16),
     "attention": (False, False),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
     "checkpoint_every_steps": 3,
     "grid_every_steps": 6,
     "latent": LATENT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,16 @@ from pipeline.recipe import Recipe, public_recipe
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.starting import start_digest, start_from
+from tests import tiny
 from tests.cohorts import write_cohort
 
-FIELDS: dict[str, Any] = {
+FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 10,
     "batch_size": 16,
     "learning_rate": 4e-3,
     "warmup_steps": 5,
-    "channels": (8, 16),
     "attention": (False, False),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
-    "grid_every_steps": 0,
     "ema_snapshots": 2,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,17 @@ from pipeline.train import TrainSettings, run_train
 from pipeline.train.latents import PixelSource
 from pipeline.train.stopping import Row, is_open, step_before_gap
 from pipeline.train.watching import Gap, PairedScans
+from tests import tiny
 from tests.cohorts import write_cohort
 
-FIELDS: dict[str, Any] = {
+FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 400,
     "batch_size": 16,
     "learning_rate": 4e-3,
     "warmup_steps": 10,
     "channels": (16, 32),
     "attention": (False, False),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
-    "grid_every_steps": 0,
     "checkpoint_every_steps": 60,
     "ema_snapshots": 10,
     "stop_when_memorising": True,

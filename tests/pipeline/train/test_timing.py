@@ -11,18 +11,12 @@ from pipeline.records import CohortRef
 from pipeline.train import TrainSettings
 from pipeline.train.loop import train
 from pipeline.train.timing import NoTiming, Timing
+from tests import tiny
 
 SETTINGS = TrainSettings(
+    **{**tiny.TRAIN, "precision": "bf16", "grid_every_steps": 3},
     num_steps=6,
-    batch_size=8,
-    channels=(8, 16),
-    attention=(False, True),
-    num_head_channels=8,
-    num_norm_groups=8,
-    num_threads=1,
-    precision="bf16",
     checkpoint_every_steps=3,
-    grid_every_steps=3,
     micro_batch=4,
 )
 

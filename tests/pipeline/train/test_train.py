@@ -26,19 +26,14 @@ from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.grid import encode_png
 from pipeline.train.loop import Trainer, learning_rate
+from tests import tiny
 from tests.cohorts import write_cohort
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FIELDS: Mapping[str, Any] = {
+    **tiny.TRAIN,
     "num_steps": 12,
-    "batch_size": 8,
     "warmup_steps": 3,
-    "channels": (8, 16),
-    "attention": (False, True),
-    "num_head_channels": 8,
-    "num_norm_groups": 8,
-    "num_threads": 1,
-    "precision": "fp32",
     "checkpoint_every_steps": 3,
     "grid_every_steps": 6,
     "ema_snapshots": 5,
