@@ -14,7 +14,8 @@ MEASURED_SHARE, MEASURED_SECONDS, MEASURED_STEPS = 0.03, 60.0, 3
 """The speed is measured over this share of the time budget, at most so long, and at least so many steps."""
 
 REVIEW_SHARE, TOLERANCE = 0.05, 1.05
-"""It is looked at again after each such share; only a training that would take longer than this is cut."""
+"""It is looked at again after each such share. A training that would take so many times its budget, or leave
+as much of it unused, is planned anew: what slowed a machine for a while must not cost the rest of the time."""
 
 
 def num_steps_of(settings: TrainSettings, decisions: Sequence[Decision]) -> int:
@@ -97,8 +98,11 @@ class TimeBudget:
         step_seconds = max(elapsed / steps, 1e-9)
         left = max(self._seconds - seconds, 0.0)
         planned = num_steps_of(self._settings, self._decisions)
-        if self._decisions and seconds + (planned - step) * step_seconds <= TOLERANCE * self._seconds:
-            return None
-        decided = (step, min(planned, step + int(left / step_seconds)))
+        fits = min(step + int(left / step_seconds), self._settings.num_steps)
+        if self._decisions:
+            expected = (seconds + (planned - step) * step_seconds) / self._seconds
+            if step >= planned or fits == planned or 1.0 / TOLERANCE <= expected <= TOLERANCE:
+                return None
+        decided = (step, fits)
         self._decisions = (*self._decisions, decided)
         return decided

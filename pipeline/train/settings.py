@@ -32,7 +32,7 @@ class TrainSettings(Settings):
         gt=0,
         le=1_000_000,
         description="training time to spend, over all resumes; the steps that fit are counted once the speed "
-        "is known, and the learning rate falls to zero with the last of them",
+        "is known and again as it changes, and the learning rate falls to zero with the last of them",
     )
     batch_size: int = Field(64, ge=1, le=65_536, description="scans a step, over all processes together")
     micro_batch: int | None = Field(

@@ -48,6 +48,16 @@ def test_a_machine_that_becomes_slower_cuts_its_steps_and_stays_near_the_budget(
     assert rates[-1] < 1e-3 * SETTINGS.learning_rate
 
 
+def test_a_machine_that_was_slow_for_a_while_uses_the_rest_of_the_budget() -> None:
+    step, seconds, decisions = simulate(SETTINGS, [0.2, 0.2, 0.6, 0.6, 0.2])
+    assert any(later[1] < before[1] for before, later in pairwise(decisions))
+    assert decisions[-1][1] > min(num_steps for _, num_steps in decisions)
+    assert 0.95 * 600 < seconds < 1.06 * 600
+    rates = [learning_rate(number, SETTINGS, decisions) for number in range(step)]
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[-1] < 1e-3 * SETTINGS.learning_rate
+
+
 def test_num_steps_stays_the_upper_bound() -> None:
     few = SETTINGS.model_copy(update={"num_steps": 300})
     step, seconds, _ = simulate(few, [0.3])
@@ -69,17 +79,17 @@ def test_time_of_earlier_runs_counts() -> None:
 
 @given(
     first=st.integers(5, 400),
-    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=5),
+    changes=st.lists(st.integers(-500, 500), min_size=1, max_size=5),
     warmup=st.integers(0, 300),
 )
 def test_a_rate_never_rises_after_the_warm_up_and_depends_only_on_decisions_made_before(
-    first: int, lengths: list[int], warmup: int
+    first: int, changes: list[int], warmup: int
 ) -> None:
     settings = TrainSettings(num_steps=10_000, max_minutes=1, warmup_steps=warmup)
     decisions: list[Decision] = []
     at, end = first, 5000
-    for length in lengths:
-        end = max(at, end - length)
+    for change in changes:
+        end = max(at, end + change)
         decisions.append((at, end))
         at = min(at + 7, end)
     rates = [learning_rate(step, settings, decisions) for step in range(end)]
