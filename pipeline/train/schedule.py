@@ -15,7 +15,7 @@ MEASURED_SHARE, MEASURED_SECONDS, MEASURED_STEPS = 0.03, 60.0, 3
 
 REVIEW_SHARE, TOLERANCE = 0.05, 1.05
 """It is looked at again after each such share. A training that would take so many times its budget, or leave
-as much of it unused, is planned anew: what slowed a machine for a while must not cost the rest of the time."""
+as much of it unused, is planned anew: what slows a machine for a while must not cost the rest of the time."""
 
 
 def num_steps_of(settings: TrainSettings, decisions: Sequence[Decision]) -> int:
