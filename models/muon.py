@@ -44,9 +44,11 @@ class Muon:
         self._parameters, self._weight_decay, self._dtype = list(parameters), weight_decay, dtype
         self._matrices = [as_matrix(parameter.detach()) for parameter in self._parameters]
         self.momentum = [torch.zeros_like(matrix) for matrix in self._matrices]
-        self._groups: dict[tuple[int, int], list[int]] = {}
+        self._groups: dict[tuple[int, int], list[tuple[int, bool]]] = {}
+        """(rows, columns) with rows <= columns -> index of each such matrix, and whether it lies that way."""
         for index, matrix in enumerate(self._matrices):
-            self._groups.setdefault((min(matrix.shape), max(matrix.shape)), []).append(index)
+            rows, columns = sorted(matrix.shape)
+            self._groups.setdefault((rows, columns), []).append((index, len(matrix) == rows))
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -60,17 +62,14 @@ class Muon:
         ahead = torch._foreach_lerp(gradients, self.momentum, MOMENTUM)
         if self._weight_decay:
             torch._foreach_mul_(self._matrices, 1.0 - learning_rate * self._weight_decay)
-        for (_, longer), indices in self._groups.items():
-            wide = [self._is_wide(index) for index in indices]
-            stack = torch.stack([ahead[i] if w else ahead[i].mT for i, w in zip(indices, wide, strict=True)])
+        for (_, longer), members in self._groups.items():
+            stack = torch.stack([ahead[i] if wide else ahead[i].mT for i, wide in members])
             lifted = orthogonalise(stack, self._dtype).to(torch.float32)
+            changes = [
+                one if wide else one.mT for one, (_, wide) in zip(lifted.unbind(), members, strict=True)
+            ]
             size = learning_rate * RMS_OF_ADAMW * longer**0.5
-            changes = [one if w else one.mT for one, w in zip(lifted.unbind(), wide, strict=True)]
-            torch._foreach_add_([self._matrices[i] for i in indices], changes, alpha=-size)
-
-    def _is_wide(self, index: int) -> bool:
-        rows, columns = self._matrices[index].shape
-        return rows <= columns
+            torch._foreach_add_([self._matrices[i] for i, _ in members], changes, alpha=-size)
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:

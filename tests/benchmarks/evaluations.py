@@ -23,10 +23,10 @@ from pipeline.evaluate.statistics import Z95
 from pipeline.generator import load_denoiser
 from pipeline.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
-from pipeline.storage import make_private_directory, write_npy
+from pipeline.storage import make_private_directory
 from pipeline.train import run_train
 from tests.benchmarks.paired_kid import kernel_sums, paired_difference
-from tests.benchmarks.real_cohort import KidMeter, device_recipe, open_or_ingest
+from tests.benchmarks.real_cohort import KidMeter, device_recipe, kept_batch, open_or_ingest
 from tests.benchmarks.rows import Row, Skipped
 
 GOAL = 20
@@ -165,19 +165,16 @@ class _Sets:
         device = next(self.denoiser.parameters()).device
         parts = []
         for start in range(0, len(self.labels), self.batch):
-            path = None
-            if self.keep is not None:
-                path = self.keep / f"{title.replace(' ', '-')}-{evaluations}-{start:06d}.npy"
-                if path.is_file():
-                    parts.append(np.load(path, allow_pickle=False))
-                    continue
-            part = self.labels[start : start + self.batch]
-            seeds = [candidate_seed(self.seed, int(label), start + place) for place, label in enumerate(part)]
-            noise = initial_noise(seeds, self.denoiser.sample_shape).to(device)
-            images = draw(self.denoiser, noise, torch.from_numpy(part).to(device), evaluations)
-            parts.append(from_model_range(np.nan_to_num(images.float().cpu().numpy()), self.bit_depth))
-            if path is not None:
-                write_npy(path, parts[-1], private=True)
+
+            def drawn(start: int = start) -> StoredPixels:
+                part = self.labels[start : start + self.batch]
+                seeds = [candidate_seed(self.seed, int(own), start + place) for place, own in enumerate(part)]
+                noise = initial_noise(seeds, self.denoiser.sample_shape).to(device)
+                images = draw(self.denoiser, noise, torch.from_numpy(part).to(device), evaluations)
+                return from_model_range(np.nan_to_num(images.float().cpu().numpy()), self.bit_depth)
+
+            name = f"{title.replace(' ', '-')}-{evaluations}-{start:06d}.npy"
+            parts.append(kept_batch(self.keep / name if self.keep is not None else None, drawn))
         pixels: StoredPixels = np.concatenate(parts)
         return pixels
 

@@ -28,7 +28,7 @@ from pipeline.storage import make_private_directory, read_json, write_json, writ
 from tests.benchmarks import peers
 from tests.benchmarks.real_cohort import sample_peer
 
-PIXELS, TRAINED, DONE = "pixels.npy", "training.json", "tutorial.json"
+PIXELS, WEIGHTS, DONE = "pixels.npy", "model.safetensors", "tutorial.json"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _generated(
     if (out / PIXELS).is_file():
         pixels: StoredPixels = np.load(out / PIXELS, allow_pickle=False)
         if len(pixels) == len(labels):
-            return pixels, float(read_json(out / TRAINED, role="tutorial")["seconds"])
+            return pixels, float(read_tensors(out / WEIGHTS).metadata["seconds"])
     torch.manual_seed(recipe.seed)
     device = default_device()
     peer = peers.TutorialLoop(peers.peer_spec(checkpoint), device)
@@ -121,15 +121,13 @@ def _generated(
 
 def _trained(peer: peers.TutorialLoop, cohort: Cohort, out: Path, recipe: Recipe, seconds: float) -> float:
     """Train the peer, or load what an earlier call trained; returns the seconds that it took."""
-    weights = out / "model.safetensors"
-    if weights.is_file():
-        file = read_tensors(weights, peer.network.state_dict())
+    if (out / WEIGHTS).is_file():
+        file = read_tensors(out / WEIGHTS, peer.network.state_dict())
         load_into(peer.network, file.tensors)
         return float(file.metadata["seconds"])
     done = peers.train_peer(
         peer, cohort, batch_size=recipe.train.batch_size, device=peer.device, seconds=seconds
     )
     figures = {"seconds": done.seconds, "steps": done.steps}
-    write_json(out / TRAINED, figures, private=True)
-    write_tensors(weights, peer.network.state_dict(), figures)
+    write_tensors(out / WEIGHTS, peer.network.state_dict(), figures)
     return done.seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,17 @@ class KidMeter:
         return self.kid(np.concatenate(parts))
 
 
+def kept_batch(path: Path | None, draw: Callable[[], StoredPixels]) -> StoredPixels:
+    """Return what `path` holds from an earlier call; otherwise draw it, and keep it where there is a path."""
+    if path is not None and path.is_file():
+        found: StoredPixels = np.load(path, allow_pickle=False)
+        return found
+    drawn = draw()
+    if path is not None:
+        write_npy(path, drawn, private=True)
+    return drawn
+
+
 def sample_peer(
     peer: Peer,
     cohort: Cohort,
@@ -95,17 +107,15 @@ def sample_peer(
     device = next(peer.network.parameters()).device
     parts = []
     for start in range(0, len(labels), batch_size):
-        path = kept / f"sampled-{start:06d}.npy" if kept is not None else None
-        if path is not None and path.is_file():
-            parts.append(np.load(path, allow_pickle=False))
-            continue
-        generator = torch.Generator(device).manual_seed(stream_seed(seed, "peer-steps", start) % 2**31)
-        part = torch.from_numpy(labels[start : start + batch_size]).to(device)
-        seeds = [stream_seed(seed, "peer", start + place) for place in range(len(part))]
-        noise = initial_noise(seeds, (1, *cohort.info.image_size)).to(device)
-        images = peer.sample(noise, part, generator).float().cpu().numpy()
-        parts.append(from_model_range(np.nan_to_num(images), cohort.info.bit_depth))
-        if path is not None:
-            write_npy(path, parts[-1], private=True)
+
+        def drawn(start: int = start) -> StoredPixels:
+            generator = torch.Generator(device).manual_seed(stream_seed(seed, "peer-steps", start) % 2**31)
+            part = torch.from_numpy(labels[start : start + batch_size]).to(device)
+            seeds = [stream_seed(seed, "peer", start + place) for place in range(len(part))]
+            noise = initial_noise(seeds, (1, *cohort.info.image_size)).to(device)
+            images = peer.sample(noise, part, generator).float().cpu().numpy()
+            return from_model_range(np.nan_to_num(images), cohort.info.bit_depth)
+
+        parts.append(kept_batch(kept / f"sampled-{start:06d}.npy" if kept is not None else None, drawn))
     pixels: StoredPixels = np.concatenate(parts)
     return pixels
