@@ -1,17 +1,20 @@
 """What each choice of the generator brings at equal training time: three seeds, judged on validation only.
 
-`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only=A,B]`
-makes what is not done yet and prints one row a variant. Each variant is the `cpu` recipe with a few settings
-changed; those that change nothing in training share one. `train_scans` trains on so many scans of the train
-split (drawn evenly over the classes) alone, and has variants of its own.
+`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only=A,B]
+[results=FILE]` makes what is not done yet, seed by seed, and prints one row a variant, with its difference
+from the recipe at the same seed. Each variant is the `cpu` recipe with a few settings changed; those that
+change nothing in training share one. `train_scans` trains on so many scans of the train split (drawn evenly
+over the classes) alone, and has variants of its own. Each generator's figures go into the results file
+(results/ablation.json here), so that seeds may be made on different days. What is equal is time: it wants an
+idle machine.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +33,17 @@ from pipeline.manifest import load_manifest
 from pipeline.recipe import load_recipe
 from pipeline.records import SPLITS, CandidatesRef, CohortRef
 from pipeline.sample import run_sample
-from pipeline.storage import digest_of
+from pipeline.storage import digest_of, read_json, write_json
 from pipeline.train import run_train
+from tests.benchmarks.machine import describe
 
 MANIFEST = Path("data_manifests/pneumoniamnist.yaml")
 CLASSIFIER_SEEDS = 2
+HEAD = (
+    "| variant | steps | KID to val | over recipe | FID to val | synthetic-only val AUC | over recipe "
+    "| read as intended |"
+)
+RESULTS = Path(__file__).with_name("results") / "ablation.json"
 
 
 @dataclass(frozen=True)
@@ -102,39 +111,72 @@ class Judged:
     agreement: float
 
 
+class Results:
+    """What was judged before, by protocol, variant and seed, in one JSON file."""
+
+    def __init__(self, path: Path, protocol: str) -> None:
+        self.path, self.protocol = path, protocol
+        self.body: dict[str, Any] = read_json(path, role="ablation results") if path.is_file() else {}
+
+    def get(self, name: str, variant: Variant, seed: int) -> Judged | None:
+        """Return the figures of this variant as it is now; None where they are still to be made."""
+        found = self.body.get(self.protocol, {}).get(name, {})
+        if found.get("settings") != [*variant.train, *variant.sample] or str(seed) not in found["seeds"]:
+            return None
+        return Judged(**found["seeds"][str(seed)])
+
+    def put(self, name: str, variant: Variant, seed: int, judged: Judged) -> None:
+        """Keep one generator's figures; those of a variant whose settings have changed since are dropped."""
+        protocol = self.body.setdefault(self.protocol, {})
+        settings = [*variant.train, *variant.sample]
+        if protocol.get(name, {}).get("settings") != settings:
+            protocol[name] = {"settings": settings, "seeds": {}}
+        protocol[name]["seeds"][str(seed)] = {key: round(value, 6) for key, value in asdict(judged).items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, self.body)
+
+
 def main() -> int:
     """Make and judge every variant and seed, then print the table."""
     words = [word for word in sys.argv[1:] if "=" not in word]
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     out = Path(words[0] if words else "runs/ablation")
-    few = int(options.get("train_scans", 0))
+    few, minutes = int(options.get("train_scans", 0)), float(options.get("minutes", 2))
+    per_class = int(options.get("per_class", 480))
+    seeds = range(1, int(options.get("seeds", 3)) + 1)
     variants = FEW_SCANS if few else VARIANTS
     names = options["only"].split(",") if "only" in options else list(variants)
     recipe = load_recipe("cpu")
     cohort = run_ingest(load_manifest(MANIFEST), out / "cohort", recipe.ingest)
     trained_on = fewer_scans(cohort, out / f"cohort-{few}", few) if few else cohort
     judge = Judge(Cohort(cohort.path))
-    print("variant | steps | KID to val | FID to val | synthetic-only val AUC | read as intended", flush=True)
-    for name in names:
-        variant, results = variants[name], []
-        for seed in range(1, int(options.get("seeds", 3)) + 1):
-            settings = load_recipe(
-                "cpu",
-                [
-                    "train.num_steps=1000000",
-                    f"train.max_minutes={options.get('minutes', 2)}",
-                    f"sample.per_class={options.get('per_class', 480)}",
-                    "sample.overdraw=1",
-                    *variant.train,
-                    *variant.sample,
-                ],
-            )
+    scans = f"{few} train scans" if few else "all train scans"
+    protocol = f"{scans}, {minutes:g} minutes, {per_class} images a class"
+    results = Results(Path(options.get("results", RESULTS)), protocol)
+    print(f"machine: {describe()}; {protocol}", flush=True)
+    for seed in seeds:
+        for name in names:
+            variant = variants[name]
+            if results.get(name, variant, seed) is not None:
+                continue
+            fixed = [
+                "train.num_steps=1000000",
+                f"train.max_minutes={minutes:g}",
+                f"sample.per_class={per_class}",
+                "sample.overdraw=1",
+            ]
+            settings = load_recipe("cpu", [*fixed, *variant.train, *variant.sample])
             trained = out / f"trained-{few}-{variant.checkpoint_name}" / f"seed-{seed}"
             checkpoint = run_train(trained_on, trained, settings.train, seed=seed)
             made = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"
             candidates = run_sample(checkpoint, made / "candidates", settings.sample, seed=seed)
-            results.append(judge(candidates, checkpoint.counts["steps"], made / "judged.json"))
-        print(_row(name, results), flush=True)
+            judged = judge(candidates, checkpoint.counts["steps"])
+            results.put(name, variant, seed, judged)
+            print(f"seed {seed}, {name}: {judged}", flush=True)
+    print(HEAD + "\n" + "|---" * HEAD.count(" |") + "|")
+    reference = [results.get("cpu recipe", variants["cpu recipe"], seed) for seed in seeds]
+    for name in names:
+        print(_row(name, [results.get(name, variants[name], seed) for seed in seeds], reference))
     return 0
 
 
@@ -150,12 +192,8 @@ class Judge:
         labels = torch.from_numpy(cohort.labels[train].astype("int64"))
         self.reader = self._classifier(torch.from_numpy(cohort.images(train)), labels, 0)
 
-    def __call__(self, candidates: CandidatesRef, steps: int, kept: Path) -> Judged:
-        """Judge one candidate set, or return what was found before."""
-        if kept.is_file():
-            body: dict[str, Any] = json.loads(kept.read_text())
-            if body.pop("candidates") == candidates.digest:
-                return Judged(**body)
+    def __call__(self, candidates: CandidatesRef, steps: int) -> Judged:
+        """Judge one candidate set of a training of `steps` steps."""
         opened = Candidates(candidates.path)
         images = torch.from_numpy(opened.images(np.arange(len(opened))))
         labels = opened.table["label"].to_numpy()
@@ -163,15 +201,13 @@ class Judge:
         classes = range(self.num_classes)
         pairs = [(features[labels == k], self.features[self.labels == k]) for k in classes]
         read = predict_probabilities(self.reader, images).numpy().argmax(axis=1)
-        judged = Judged(
+        return Judged(
             steps=steps,
             kid=statistics.mean(kid(made, real).value for made, real in pairs),
             fid=statistics.mean(fid(made, real) for made, real in pairs),
             auc=statistics.mean(self._auc(images, labels, seed) for seed in range(CLASSIFIER_SEEDS)),
             agreement=float((read == labels).mean()),
         )
-        kept.write_text(json.dumps({"candidates": candidates.digest, **judged.__dict__}))
-        return judged
 
     def _auc(self, images: torch.Tensor, labels: np.ndarray, seed: int) -> float:
         network = self._classifier(images, torch.from_numpy(labels), seed)
@@ -219,14 +255,25 @@ def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:
     )
 
 
-def _row(name: str, results: list[Judged]) -> str:
-    def spread(field: str, digits: int) -> str:
-        values = [float(getattr(result, field)) for result in results]
-        sd = statistics.stdev(values) if len(values) > 1 else 0.0
-        return f"{statistics.mean(values):.{digits}f} ({sd:.{digits}f})"
+def _row(name: str, results: Sequence[Judged | None], reference: Sequence[Judged | None]) -> str:
+    """Return the variant's row: means and sd over seeds, and mean difference from the recipe with its sd."""
+    pairs = [(found, recipe) for found, recipe in zip(results, reference, strict=True) if found is not None]
 
-    cells = [spread("steps", 0), spread("kid", 3), spread("fid", 2), spread("auc", 4), spread("agreement", 3)]
-    return " | ".join([name, *cells])
+    def spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+        sd = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+        return f"{statistics.mean(values):{sign}.{digits}f}{sd}"
+
+    def own(field: str, digits: int) -> str:
+        return spread([float(getattr(found, field)) for found, _ in pairs], digits)
+
+    def over(field: str, digits: int) -> str:
+        gains = [
+            getattr(found, field) - getattr(recipe, field) for found, recipe in pairs if recipe is not None
+        ]
+        return spread(gains, digits, "+") if gains and any(gains) else "-"
+
+    cells = [own("steps", 0), own("kid", 3), over("kid", 3), own("fid", 2), own("auc", 4), over("auc", 4)]
+    return "| " + " | ".join([name, *cells, own("agreement", 3)]) + " |"
 
 
 if __name__ == "__main__":
