@@ -50,11 +50,11 @@ def _network_seconds(checkpoint: Path, settings: SampleSettings) -> float:
     batches = PER_CLASS * 3 // settings.batch_size
     x = torch.randn(settings.batch_size, 1, *denoiser.spec.image_size).to(denoiser.compute_dtype)
     times = torch.zeros(settings.batch_size)
-    labels = torch.zeros(settings.batch_size, dtype=torch.int64)
+    condition = (torch.zeros(settings.batch_size, 1, dtype=torch.int64), None)
     # With memory held as the stage holds it, or the ceiling would be too low.
     with held_memory():
-        denoiser.network(x, times, class_labels=labels)
+        denoiser.network(x, times, class_labels=condition)
         started = time.perf_counter()
         for _ in range(passes * batches):
-            denoiser.network(x, times, class_labels=labels)
+            denoiser.network(x, times, class_labels=condition)
         return time.perf_counter() - started
