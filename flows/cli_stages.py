@@ -156,7 +156,8 @@ def audit(
     cohort: CohortPath,
     out: Out,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Checkpoint that made the candidates; checked.")
+        Path | None,
+        typer.Option("--checkpoint", help="Checkpoint that made the candidates: checked, and attacked."),
     ] = None,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
@@ -166,7 +167,8 @@ def audit(
     """Measure the privacy risk of candidates.
 
     Accepts or rejects each one and concludes PASS, FAIL or INCONCLUSIVE. An audit that ends in FAIL is a
-    finished audit: the exit code is 0, and `release` refuses it.
+    finished audit: the exit code is 0, and `release` refuses it. Whether one can tell who was in the
+    training data is asked of the accepted images and, with --checkpoint, of the model.
 
     \b
     Example:
@@ -177,7 +179,8 @@ def audit(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            emit(plan_stages(settings, {"audit": out}, force=force, cohort=cohort, candidates=candidates))
+            known = {"cohort": cohort, "candidates": candidates, "checkpoint": checkpoint}
+            emit(plan_stages(settings, {"audit": out}, force=force, **known))
             return
         from pipeline.privacy import run_audit
 

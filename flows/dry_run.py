@@ -68,7 +68,7 @@ def plan_run(recipe: Recipe, manifest: Manifest, folder: Path, *, force: bool = 
         "cohort": lambda: ingest,
         "checkpoint": lambda: estimate_train(recipe, work),
         "candidates": lambda: estimate_sample(recipe, work),
-        "audit": lambda: estimate_audit(recipe, work, count),
+        "audit": lambda: estimate_audit(recipe, work, count, with_checkpoint=True),
         "release": lambda: estimate_release(work, recipe.sample.per_class * work.num_classes),
         "evaluation": lambda: estimate_evaluate(recipe, work),
     }
@@ -127,7 +127,8 @@ def plan_stages(
         count = _count_candidates(candidates)
         reference = load_reference(records.CohortRef, cohort)
         state = _state(records.AuditRef, out, recipe.audit, recipe.seed, {"cohort": reference.digest})
-        cost = _if_needed(state, lambda: estimate_audit(recipe, _known_cohort(cohort), count))
+        work, attacked = _known_cohort(cohort), checkpoint is not None
+        cost = _if_needed(state, lambda: estimate_audit(recipe, work, count, with_checkpoint=attacked))
     elif verb == "release":
         assert candidates is not None and audit is not None
         state = _release_state(recipe, out, candidates, audit)

@@ -56,6 +56,12 @@ class ConditionField(BaseModel):
         return len(self.values)
 
 
+def asked_conditions(fields: tuple[ConditionField, ...]) -> tuple[ConditionName, ...]:
+    """Return what was asked for to get these fields."""
+    names = {FINDINGS if field.is_finding else field.name for field in fields}
+    return tuple(name for name in CONDITION_NAMES if name in names)
+
+
 class CohortConditions:
     """The condition fields that a cohort offers, and the codes of its scans.
 

@@ -18,7 +18,6 @@ MEBIBYTE = 2**20
 PREFECT_BYTES = 350 * MEBIBYTE
 """Resident memory of Prefect's client and of its temporary server."""
 
-PLANTED_KINDS = 5
 _REPORT_BYTES = 3 * MEBIBYTE
 _TABLE_BYTES_A_ROW = 200
 
@@ -192,17 +191,34 @@ def estimate_edit(recipe: Recipe, work: Workload, count: int) -> Estimate:
     )
 
 
-def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int) -> Estimate:
-    """Estimate the audit: steps of the copy embedding, and the search of every candidate and holdout scan."""
+def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int, *, with_checkpoint: bool) -> Estimate:
+    """Estimate the audit: steps of the copy embedding, the search of every candidate and holdout scan, and,
+    where a checkpoint is named, the attacks on it and on an untrained network of its shape."""
+    from pipeline.privacy.planted import KINDS
+
     settings, count = recipe.audit, num_candidates
     references = max(work.num_train + work.num_holdout, 2)
     folds = max(1, min(16, round(work.num_train / max(work.num_holdout, 1))))
-    queries = count + work.num_holdout + PLANTED_KINDS * settings.planted_per_kind
+    queries = count + work.num_holdout + len(KINDS) * settings.planted_per_kind
     step = speed.embedding_step_seconds(settings, work.image_size, work.num_train)
     query = speed.search_seconds(settings, work.image_size, references, folds)
     seconds = settings.embedding_steps * step + queries * query + 2.0
+    if with_checkpoint and settings.membership.enabled:
+        seconds += 2 * _attack_seconds(recipe, work)
     disk = count * _TABLE_BYTES_A_ROW + _REPORT_BYTES // 6
     return Estimate(seconds, speed.resident_bytes(), disk)
+
+
+def _attack_seconds(recipe: Recipe, work: Workload) -> float:
+    """Return the seconds of scoring known and audit scans by every attack on one denoiser."""
+    from models.membership import num_passes
+
+    settings = recipe.audit.membership
+    known = min(settings.known_scans, work.num_train) + min(settings.known_scans, work.num_holdout)
+    audited = round(recipe.ingest.audit_share * (work.num_train + work.num_holdout))
+    batch = recipe.sample.model_copy(update={"batch_size": settings.batch_size})
+    call = speed.denoise_seconds(recipe.train, batch, work.image_size, work.num_classes)
+    return -(-(known + audited) // settings.batch_size) * num_passes(len(settings.sigmas)) * call
 
 
 def estimate_release(work: Workload, num_images: int) -> Estimate:

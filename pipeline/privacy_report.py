@@ -62,6 +62,37 @@ class TestResult(_Part):
     note: str = ""
 
 
+class MembershipResult(_Part):
+    """How well one attack tells audit patients of train from those of the holdout, by patient.
+
+    Attributes:
+        attack: `loss`, `sima`, `pia`, `combined` (with access to the model), `release_...` (without), or
+            `control_untrained`, `control_members`, which must find nothing.
+        members, non_members: patients on either side.
+        auc: chance that a member scores higher than a non-member; noticeable_auc: from which value on this
+            many patients give p < 0.01 with a chance of 80 %.
+        hit_rate: share of members found where at most 1 % of non-members are taken for members;
+            hit_rate_interval: its 95 % interval (bootstrap over patients).
+        p_value: chance of so large an AUC had the coins fallen otherwise; adjusted_p_value (Holm).
+        passed: whether nothing was told apart; None for a control.
+        epsilon_lower_bound: one-run lower bound (Steinke et al. 2023) at 95 %, from `correct` of `guesses`.
+    """
+
+    attack: str
+    members: int = Field(ge=0)
+    non_members: int = Field(ge=0)
+    auc: float = Field(ge=0, le=1)
+    noticeable_auc: float = Field(ge=0, le=1)
+    hit_rate: float = Field(ge=0, le=1)
+    hit_rate_interval: tuple[float, float]
+    p_value: float = Field(ge=0, le=1)
+    adjusted_p_value: float | None = Field(ge=0, le=1)
+    passed: bool | None
+    epsilon_lower_bound: float = Field(ge=0)
+    guesses: int = Field(ge=0)
+    correct: int = Field(ge=0)
+
+
 class Threshold(_Part):
     """A rejection threshold of one view and what it costs.
 
@@ -91,6 +122,9 @@ class PrivacyReport(_Part):
         false_reject_budget, false_reject_rate: the total budget, and the share of fresh holdout rejected by
             all rules together, with interval.
         planted: recall on copies planted from this cohort, by kind ({kind: {recall, low, high, n}}).
+        membership: attacks on the audit patients, with controls; membership_note: why none were made.
+        checkpoint_verdict: whether membership inference speaks against sharing the checkpoint itself; None if
+            it was not attacked; checkpoint_reasons: in words.
         not_covered: what was not tested, in words.
         settings: the audit settings used.
     """
@@ -111,6 +145,10 @@ class PrivacyReport(_Part):
     false_reject_rate: float | None
     false_reject_interval: tuple[float, float] | None
     planted: dict[str, dict[str, float]]
+    membership: tuple[MembershipResult, ...] = ()
+    membership_note: str = ""
+    checkpoint_verdict: Verdict | None = None
+    checkpoint_reasons: tuple[str, ...] = ()
     not_covered: tuple[str, ...]
     settings: dict[str, Any]
 

@@ -218,6 +218,7 @@ def search_seconds(
     import torch
 
     from models.matching import Alignments, aligned_similarity, coarse_similarity
+    from models.partial_copies import blend_isolation, half_similarity
 
     shape = _search_shape(settings, image_size)
     queries = torch.rand(_QUERIES, 1, *shape)
@@ -233,6 +234,19 @@ def search_seconds(
             for _ in coarse_similarity(queries, references, coarse, block=_QUERIES):
                 pass
             aligned_similarity(queries, references, pairs, fine)
+            for _ in half_similarity(queries, references, sigma=settings.flat_field_sigma):
+                pass
+            blends = blend_isolation(
+                queries,
+                references,
+                patients=torch.arange(num_references),
+                in_train=torch.ones(num_references, dtype=torch.bool),
+                own=torch.full((_QUERIES,), -1),
+                sigma=settings.flat_field_sigma,
+                shortlist=settings.blend_shortlist,
+            )
+            for _ in blends:
+                pass
 
     return _seconds(search, cuda=False, timed=1) / _QUERIES
 

@@ -65,6 +65,7 @@ def write_cohort(
 ) -> CohortRef:
     """Write a finished cohort of drawn images (or of given `pixels` (N, 1, H, W) and `labels` (N,)).
 
+    Every second patient of train and holdout is an audit patient.
     Patients own `images_per_patient` consecutive scans of one class; splits are by patient, drawn in `shares`
     unless `split` gives the index in SPLITS of each scan. `attributes`
     gives a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for
@@ -81,7 +82,10 @@ def write_cohort(
         split = rng.choice(len(SPLITS), size=int(patient.max()) + 1, p=shares)[patient]
     split = split.astype(np.uint8)
     split_of_patient = split[::images_per_patient]
-    audit = np.where(split == 3, "out", np.where((split == 0) & (patient % 4 == 0), "in", ""))
+    coin = {0: "in", 3: "out"}
+    audit = [
+        coin.get(int(side), "") if owner % 2 == 0 else "" for side, owner in zip(split, patient, strict=True)
+    ]
     with open_stage(
         CohortRef,
         folder,

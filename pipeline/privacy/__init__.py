@@ -29,8 +29,9 @@ def run_audit(
         cohort: output of `ingest`.
         out: the audit directory.
         settings: of the gate.
-        seed: run seed; folds, the tuning half and planted copies are drawn from it.
-        checkpoint: if named, it must have been trained on this cohort and have made these candidates.
+        seed: run seed; folds, the tuning half, planted copies and coin flips are drawn from it.
+        checkpoint: if named, it must have been trained on this cohort and have made these candidates; it is
+            attacked by membership inference.
         force: replace an audit of other inputs.
 
     Returns:

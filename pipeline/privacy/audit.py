@@ -18,6 +18,7 @@ from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import measure
 from pipeline.privacy.hashes import pixel_digests
+from pipeline.privacy.membership.run import measure_membership
 from pipeline.privacy.page import write_page
 from pipeline.privacy.references import Ints, load_references, search_images
 from pipeline.privacy.report import build_report, final_reasons
@@ -63,8 +64,9 @@ def audit(
         network = cohort_embedding(opened, references, settings)
         labels = audited.table["label"].to_numpy().astype(np.int64)
         rows = np.arange(len(labels))
+        images = search_images(audited.take, rows, settings.search_size)
         measured = measure(
-            images=search_images(audited.take, rows, settings.search_size),
+            images=images,
             labels=labels,
             classes={name: opened.info.classes.index(name) for name in audited.asked},
             digests=_digests(audited.take, rows),
@@ -74,8 +76,18 @@ def audit(
             settings=settings,
             rng=planted,
         )
-        report = build_report(audited, opened, references, measured, settings)
         accepted, reasons = final_reasons(audited, measured)
+        membership = measure_membership(
+            opened,
+            images[torch.from_numpy(accepted)],
+            network,
+            settings,
+            seed=seed,
+            checkpoint=checkpoint,
+        )
+        report = build_report(
+            audited, opened, references, measured=measured, membership=membership, settings=settings
+        )
         table = write_audit_table(
             stage.path,
             audited=audited,

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import VIEWS, Floats, Neighbours
+from pipeline.privacy.views import BLEND, VIEWS, Floats, Found, Neighbours
 
-RULES = ("ratio", "isolation", "absolute")
+ISOLATION = "isolation"
+RULES = {
+    "correlation": ("ratio", ISOLATION, "absolute"),
+    "embedding": ("ratio", ISOLATION, "absolute"),
+    # Half an image resembles halves of strangers: only that one patient stands out says something.
+    "halves": (ISOLATION,),
+}
 SCALE_QUANTILE = 0.25
 LEAST_SCALE = 1e-3
 
@@ -25,9 +31,18 @@ def rule_statistics(neighbours: Neighbours) -> dict[str, Floats]:
     train = np.log(neighbours.train)
     return {
         "ratio": train - np.log(neighbours.holdout),
-        "isolation": train - np.log(neighbours.rest),
+        ISOLATION: train - np.log(neighbours.rest),
         "absolute": train,
     }
+
+
+def all_statistics(found: Found) -> dict[tuple[str, str], Floats]:
+    """Return (view, rule) -> statistic (n,) of every rule of the gate."""
+    statistics: dict[tuple[str, str], Floats] = {}
+    for view in VIEWS:
+        own = rule_statistics(found.views[view])
+        statistics |= {(view, name): own[name] for name in RULES[view]}
+    return statistics | {(BLEND, ISOLATION): found.blend}
 
 
 @dataclass(frozen=True)
@@ -56,23 +71,23 @@ class Calibration:
     rules: tuple[Rule, ...]
     score: float
 
-    def scores(self, found: dict[str, Neighbours]) -> Floats:
+    def scores(self, found: Found) -> Floats:
         """Return (n, number of rules) scores."""
-        statistics = {view: rule_statistics(found[view]) for view in VIEWS}
-        columns = [(statistics[rule.view][rule.name] - rule.centre) / rule.scale for rule in self.rules]
+        statistics = all_statistics(found)
+        columns = [(statistics[rule.view, rule.name] - rule.centre) / rule.scale for rule in self.rules]
         return np.stack(columns, axis=1)
 
-    def rejects(self, found: dict[str, Neighbours]) -> tuple[Bools, Ints]:
+    def rejects(self, found: Found) -> tuple[Bools, Ints]:
         """Return which images are rejected, and the position of the rule that speaks most strongly."""
         scores = self.scores(found)
         return scores.min(axis=1) < self.score, scores.argmin(axis=1).astype(np.int64)
 
 
-def calibrate(tuning: dict[str, Neighbours], share: float, hashed: Bools) -> Calibration:
+def calibrate(tuning: Found, share: float, hashed: Bools) -> Calibration:
     """Tune the rules on holdout images of tuning patients.
 
     Args:
-        tuning: neighbours of n tuning images, their own patients left out.
+        tuning: what was found about n tuning images, their own patients left out.
         share: share of them that all rules together may reject.
         hashed: (n,) which the hash rules reject already: they are part of the budget.
 
@@ -80,11 +95,10 @@ def calibrate(tuning: dict[str, Neighbours], share: float, hashed: Bools) -> Cal
     tuning image is.
     """
     rules: list[Rule] = []
-    for view in VIEWS:
-        for name, values in rule_statistics(tuning[view]).items():
-            centre = float(np.median(values))
-            scale = max(centre - float(np.quantile(values, SCALE_QUANTILE)), LEAST_SCALE)
-            rules.append(Rule(view, name, centre, scale))
+    for (view, name), values in all_statistics(tuning).items():
+        centre = float(np.median(values))
+        scale = max(centre - float(np.quantile(values, SCALE_QUANTILE)), LEAST_SCALE)
+        rules.append(Rule(view, name, centre, scale))
     unset = Calibration(tuple(rules), 0.0)
     lowest = np.where(hashed, -np.inf, unset.scores(tuning).min(axis=1))
     # The k-th smallest of n has a chance of k / (n + 1) that a fresh image falls below it.

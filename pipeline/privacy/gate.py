@@ -21,7 +21,7 @@ from pipeline.privacy.hashes import duplicates, hash_matches
 from pipeline.privacy.planted import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import VIEWS, Floats, Neighbours, Views
+from pipeline.privacy.views import VIEWS, Floats, Found, Neighbours, Views
 
 EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
 
@@ -31,7 +31,7 @@ class Measured:
     """All that was measured about n candidates.
 
     Attributes:
-        found: neighbours by view.
+        found: what was found about them.
         reasons: (n,) why a candidate is rejected, empty if it passes.
         calibration: the rules with their common threshold.
         fresh_rejected, fresh_total: holdout images of fresh patients rejected by all rules, and in all.
@@ -42,7 +42,7 @@ class Measured:
         plan: depths and null of the tests.
     """
 
-    found: dict[str, Neighbours]
+    found: Found
     reasons: list[str]
     calibration: Calibration
     fresh_rejected: int
@@ -95,12 +95,11 @@ def measure(
     hashed = _hashed(references.images[torch.from_numpy(held)], references, settings)
     tuning = references.tuning[held]
     calibration = calibrate(
-        {view: pseudo[view].take(tuning) for view in VIEWS},
+        pseudo.take(tuning),
         settings.false_reject_budget * settings.tuning_share,
         hashed[tuning],
     )
-    fresh = {view: pseudo[view].take(~tuning) for view in VIEWS}
-    fresh_scores = calibration.scores(fresh) < calibration.score
+    fresh_scores = calibration.scores(pseudo.take(~tuning)) < calibration.score
     reasons = _reasons(
         images=images,
         digests=digests,
@@ -116,7 +115,7 @@ def measure(
     names = np.array(kinds)
     plan = Plan(settings.depths, settings.null_draws, references.holdout_share)
     cut = {view: isolation_cut(calibration, view) for view in VIEWS}
-    tests = run_tests(found, labels, classes, plan, control=pseudo, cut=cut)
+    tests = run_tests(found.views, labels, classes, plan, control=pseudo.views, cut=cut)
     for_power = np.isin(names, POWER_KINDS)
     return Measured(
         found=found,
@@ -130,12 +129,12 @@ def measure(
         tests=tests,
         adjusted=holm([test.p_value for test in tests]),
         detected=detection_power(
-            found,
+            found.views,
             labels,
             classes,
             plan,
-            control=pseudo,
-            planted={view: planted_found[view].take(for_power) for view in VIEWS},
+            control=pseudo.views,
+            planted=planted_found.take(for_power).views,
             planted_labels=references.labels[sources[for_power]],
             share=settings.planted_share,
             draws=settings.power_draws,
@@ -188,7 +187,7 @@ def _reasons(
     images: torch.Tensor,
     digests: list[bytes],
     train_digests: set[bytes],
-    found: dict[str, Neighbours],
+    found: Found,
     calibration: Calibration,
     views: Views,
 ) -> list[str]:

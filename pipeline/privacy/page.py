@@ -32,7 +32,7 @@ def write_page(
     """Write `report.html` (mode 0600: it shows real patients), self-contained."""
     from jinja2 import Environment, PackageLoader
 
-    found = measured.found["correlation"]
+    found = measured.found.views["correlation"]
     kept = np.flatnonzero(accepted)
     closest = kept[np.argsort(found.train[kept], kind="stable")[:SHOWN_PAIRS]]
     pairs = []

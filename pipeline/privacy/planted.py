@@ -13,7 +13,7 @@ from pipeline.privacy.references import Ints, References
 
 PLAIN_KINDS = ("exact", "mirrored", "gamma_0.7", "shifted_2px", "resampled_5pct")
 """Disguises that the gate must see through; recall over them is held against `min_planted_recall`."""
-OTHER_KINDS = ("noise_5pct", "blurred", "rotated_5deg", "blend_50pct")
+OTHER_KINDS = ("noise_5pct", "blurred", "rotated_5deg", "half_composite", "blend_50pct")
 POWER_KINDS = (*PLAIN_KINDS, "noise_5pct", "blurred", "rotated_5deg")
 KINDS = (*PLAIN_KINDS, *OTHER_KINDS)
 
@@ -58,9 +58,16 @@ def disguise(images: torch.Tensor, kind: str, generator: torch.Generator) -> tor
         "noise_5pct": lambda: images + 0.1 * torch.randn(images.shape, generator=generator),
         "blurred": lambda: F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1),
         "rotated_5deg": lambda: warp(images, flip=False, scale=1.0, rotation=5.0),
+        "half_composite": lambda: _left_half_of(images.roll(1, dims=0), images),
         "blend_50pct": lambda: 0.5 * (images + images.roll(1, dims=0)),
     }
     return ((makers[kind]().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def _left_half_of(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Put the left half of one image beside the right half of another."""
+    middle = ours.shape[-1] // 2
+    return torch.cat([ours[..., :middle], theirs[..., middle:]], dim=-1)
 
 
 def _shift(images: torch.Tensor, pixels: int) -> torch.Tensor:

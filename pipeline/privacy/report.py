@@ -8,25 +8,37 @@ import numpy as np
 
 from pipeline.cohort import Cohort
 from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, SideTest
-from pipeline.privacy.filter import clopper_pearson
+from pipeline.privacy.filter import RULES, clopper_pearson
 from pipeline.privacy.foreign import AuditedSet
 from pipeline.privacy.gate import Measured, excess_copies, isolation_cut
+from pipeline.privacy.membership.run import Membership
 from pipeline.privacy.references import Bools, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.verdict import ClassFacts, Strength, judge_class, overall, policy_note
+from pipeline.privacy.verdict import (
+    ClassFacts,
+    Strength,
+    judge_checkpoint,
+    judge_class,
+    overall,
+    policy_note,
+)
 from pipeline.privacy.views import VIEWS
 from pipeline.privacy_report import PrivacyReport, TestResult, Threshold
+from pipeline.records import Verdict
 
 RULE_WORDS = {
     "ratio": "log distance to train - log distance to holdout, below the value",
-    "isolation": "log distance to the nearest train image - log distance to any other patient, below",
+    "isolation": "log distance to the nearest train image (blend: pair of them) - log distance to any other "
+    "patient, below",
     "absolute": "log distance to train, below the value",
 }
 NOT_COVERED = (
-    "membership inference with access to the model (this audit does not allow publishing the checkpoint)",
-    "copies of parts of an image, and blends of several, beyond what the planted recall shows",
+    "copies of less than half an image, and blends of more than two, beyond what the planted recall shows",
     "attributes of patients that can be inferred from the set as a whole",
     "other releases made from the same cohort: together they reveal more than each alone",
+)
+MODEL_NOT_COVERED = (
+    "membership inference with access to the model (this audit does not allow publishing the checkpoint)"
 )
 SURPLUS = "not needed"
 
@@ -48,7 +60,13 @@ def final_reasons(audited: AuditedSet, measured: Measured) -> tuple[Bools, list[
 
 
 def build_report(
-    audited: AuditedSet, cohort: Cohort, references: References, measured: Measured, settings: AuditSettings
+    audited: AuditedSet,
+    cohort: Cohort,
+    references: References,
+    *,
+    measured: Measured,
+    membership: Membership,
+    settings: AuditSettings,
 ) -> PrivacyReport:
     """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
     counts = references.counts()
@@ -71,9 +89,19 @@ def build_report(
         values, numbers = np.unique(own[own != ""], return_counts=True)
         rejected = {str(value): int(number) for value, number in zip(values, numbers, strict=True)}
         facts = ClassFacts(asked, len(own), int((own == "").sum()), rejected)
-        classes[name] = judge_class(name, facts, tests, strength)
+        classes[name] = judge_class(name, facts, tests, strength, membership.release)
     verdict, reasons = overall(classes)
     rate, interval = _share(measured.fresh_rejected, measured.fresh_total)
+    checkpoint_verdict: Verdict | None = None
+    checkpoint_reasons: tuple[str, ...] = ()
+    if membership.checkpoint:
+        checkpoint_verdict, checkpoint_reasons = judge_checkpoint(
+            membership.checkpoint,
+            membership.controls,
+            has_patient_ids=cohort.info.has_patient_ids,
+            min_patients=settings.membership.min_patients,
+            significance=settings.significance,
+        )
     return PrivacyReport(
         verdict=verdict,
         reasons=reasons,
@@ -90,9 +118,19 @@ def build_report(
         false_reject_rate=rate,
         false_reject_interval=interval,
         planted={kind: _recall(hits, total) for kind, (hits, total) in measured.planted.items()},
-        not_covered=NOT_COVERED + audited.notes,
+        membership=(*membership.release, *membership.checkpoint, *membership.controls),
+        membership_note=membership.not_run,
+        checkpoint_verdict=checkpoint_verdict,
+        checkpoint_reasons=checkpoint_reasons,
+        not_covered=_not_covered(membership) + audited.notes,
         settings=_settings(settings),
     )
+
+
+def _not_covered(membership: Membership) -> tuple[str, ...]:
+    if membership.not_run:
+        return (f"membership inference: {membership.not_run}", *NOT_COVERED)
+    return NOT_COVERED if membership.checkpoint else (MODEL_NOT_COVERED, *NOT_COVERED)
 
 
 def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[TestResult, ...]:
@@ -103,7 +141,7 @@ def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[Tes
     for view in VIEWS:
         cut = isolation_cut(measured.calibration, view)
         share = measured.plan.holdout_share
-        excess, (low, high), past = excess_copies(measured.found[view], cut, share)
+        excess, (low, high), past = excess_copies(measured.found.views[view], cut, share)
         results.append(
             TestResult(
                 name="excess_copies",
@@ -123,7 +161,8 @@ def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[Tes
                 ),
             )
         )
-        results.append(_decoy(measured, view, count))
+        if "ratio" in RULES[view]:
+            results.append(_decoy(measured, view, count))
     return tuple(results)
 
 
@@ -154,7 +193,7 @@ def _decoy(measured: Measured, view: str, count: int) -> TestResult:
     """Hold the ratio rule's rejections against the mirrored right tail of matched folds."""
     rule = next(r for r in measured.calibration.rules if (r.view, r.name) == (view, "ratio"))
     cut = rule.threshold(measured.calibration.score)
-    found = measured.found[view]
+    found = measured.found.views[view]
     matched = np.log(found.folds) - np.log(found.holdout)[:, None]
     left = float((np.log(found.train) - np.log(found.holdout) < cut).mean())
     right = float(min(1.0, (matched > -cut).mean() * matched.shape[1]))

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pipeline.config import Settings
+from pipeline.privacy.membership.settings import MembershipSettings
 
 
 class AuditSettings(Settings):
@@ -37,6 +38,9 @@ class AuditSettings(Settings):
     )
     shortlist: int = Field(
         4, ge=1, le=64, description="Real images per fold that the coarse search hands to the exact one."
+    )
+    blend_shortlist: int = Field(
+        32, ge=2, le=1_024, description="Real images tried as the first of the two that a blend is made of."
     )
     embedding_steps: int = Field(300, ge=1, description="Optimiser steps of the copy-detection embedding.")
     embedding_batch: int = Field(256, ge=2, description="Images a step.")
@@ -70,6 +74,9 @@ class AuditSettings(Settings):
         description="Recall of planted plain copies below which the gate calls itself too weak.",
     )
     min_holdout_patients: int = Field(50, ge=2, description="Holdout patients that PASS needs.")
+    membership: MembershipSettings = Field(
+        default_factory=MembershipSettings, description="Membership inference on the audit patients."
+    )
     num_threads: int = Field(0, ge=0, description="Threads of torch; 0 leaves them as they are.")
 
     @model_validator(mode="after")

@@ -29,21 +29,22 @@ def write_audit_table(
     """Write `candidates.parquet` (private: names the nearest record of each candidate); return its name.
 
     Columns: those of the candidate table, accepted, reason, nearest_row, nearest_sample_id (by correlation),
-    and per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log
-    ratios).
+    per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log ratios),
+    and `blend_isolation`.
     """
     table = audited.table.loc[:, written_columns(audited.table)].copy()
-    rows = references.rows[measured.found["correlation"].train_row]
+    rows = references.rows[measured.found.views["correlation"].train_row]
     table["accepted"] = accepted
     table["reason"] = reasons
     table["nearest_row"] = rows.astype(np.int64)
     table["nearest_sample_id"] = cohort.records()["sample_id"].to_numpy()[rows]
     for view in VIEWS:
-        found = measured.found[view]
+        found = measured.found.views[view]
         statistics = rule_statistics(found)
         table[f"{view}_train"] = found.train
         table[f"{view}_holdout"] = found.holdout
         table[f"{view}_ratio"] = statistics["ratio"]
         table[f"{view}_isolation"] = statistics["isolation"]
+    table["blend_isolation"] = measured.found.blend
     write_parquet(folder / TABLE_NAME, table, private=True)
     return TABLE_NAME

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.privacy.dataset_test import POOLED
-from pipeline.privacy_report import ClassVerdict, TestResult
+from pipeline.privacy_report import ClassVerdict, MembershipResult, TestResult
 from pipeline.records import Verdict
 
 WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -71,12 +71,16 @@ class Strength:
 
 
 def judge_class(
-    name: str, facts: ClassFacts, tests: tuple[TestResult, ...], strength: Strength
+    name: str,
+    facts: ClassFacts,
+    tests: tuple[TestResult, ...],
+    strength: Strength,
+    release_attacks: tuple[MembershipResult, ...] = (),
 ) -> ClassVerdict:
     """Conclude for one class.
 
-    FAIL if a test of the class or of the whole set fails, or the class runs short; INCONCLUSIVE if nothing
-    fails but the gate was too weak to tell; PASS otherwise.
+    FAIL if a test of the class or of the whole set fails, the release tells who was trained on, or the class
+    runs short; INCONCLUSIVE if nothing fails but the gate was too weak to tell; PASS otherwise.
     """
     accepted = min(facts.asked, facts.passing)
     reasons = []
@@ -87,6 +91,11 @@ def judge_class(
                 f"the most copy-like candidates {whose} lie nearer to train than chance allows "
                 f"({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
             )
+    reasons += [
+        f"the accepted images tell who was trained on: {_told(attack)}"
+        for attack in release_attacks
+        if attack.passed is False
+    ]
     if accepted < facts.asked:
         reasons.append(
             f"{facts.asked} images were asked for, {accepted} of {facts.candidates} candidates "
@@ -119,6 +128,45 @@ def overall(classes: dict[str, ClassVerdict]) -> tuple[Verdict, tuple[str, ...]]
     if not said:
         return worst, ("no test fails, and planted copies would have been noticed",)
     return worst, tuple(f"{', '.join(names)}: {reason}" for reason, names in said.items())
+
+
+def judge_checkpoint(
+    attacks: tuple[MembershipResult, ...],
+    controls: tuple[MembershipResult, ...],
+    *,
+    has_patient_ids: bool,
+    min_patients: int,
+    significance: float,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Conclude whether membership inference speaks against sharing the checkpoint itself."""
+    loud = [control for control in controls if control.p_value < significance / len(controls)]
+    if loud:
+        return Verdict.INCONCLUSIVE, tuple(
+            f"a control finds what is not there, so the attacks mean nothing: {_told(control)}"
+            for control in loud
+        )
+    told = tuple(
+        f"the model tells who was trained on: {_told(attack)}" for attack in attacks if attack.passed is False
+    )
+    if told:
+        return Verdict.FAIL, told
+    weak = []
+    if not has_patient_ids:
+        weak.append("the cohort has no patient ids, so images of one patient may stand on both sides")
+    fewest = min(min(attack.members, attack.non_members) for attack in attacks)
+    if fewest < min_patients:
+        weak.append(f"{fewest} audit patients on one side are too few to tell (needed: {min_patients})")
+    if weak:
+        return Verdict.INCONCLUSIVE, tuple(weak)
+    noticed = max(attack.noticeable_auc for attack in attacks)
+    return Verdict.PASS, (
+        f"no attack tells members from others; an AUC of {noticed:.2f} would have been noticed",
+    )
+
+
+def _told(attack: MembershipResult) -> str:
+    p_value = attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value
+    return f"{attack.attack} attack, AUC {attack.auc:.2f} over patients, p = {p_value:.2g}"
 
 
 def policy_note(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""Two ways to see that an image is a copy: aligned correlation, and a copy-detection embedding."""
+"""Ways to see that an image is a copy: as a whole, by what is learnt of copies, by halves, as a blend."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import torch
 
 from models.copy_embedding import CopyEmbedding, embed
 from models.matching import Alignments, aligned_similarity, coarse_similarity, flat_field
+from models.partial_copies import HALVES, blend_isolation, half_similarity
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 
 Floats = npt.NDArray[np.float64]
 
-VIEWS = ("correlation", "embedding")
+VIEWS = ("correlation", "embedding", "halves")
+BLEND = "blend"
+"""Not a view of neighbours: what explains a blend is a pair of images, which lies on no one side."""
 NO_PATIENT = -1
 FLOOR = 1e-3
 """Distances below this count as this: finer differences are rounding, and the logarithm stays finite."""
@@ -52,8 +55,29 @@ class Neighbours:
         return Neighbours(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 
+@dataclass(frozen=True)
+class Found:
+    """All that was found about n queries.
+
+    Attributes:
+        views: view -> nearest real images.
+        blend: (n,) how far the best pair of train images stands out in explaining the query as their blend:
+            log distance of that pair minus that of the best pair with neither; very negative for a blend.
+    """
+
+    views: dict[str, Neighbours]
+    blend: Floats
+
+    def __len__(self) -> int:
+        return len(self.blend)
+
+    def take(self, rows: Ints | Bools | slice) -> Found:
+        """Return what was found about some queries."""
+        return Found({view: own.take(rows) for view, own in self.views.items()}, self.blend[rows])
+
+
 class Views:
-    """Searches train and holdout alike in both views.
+    """Searches train and holdout alike in every view.
 
     Args:
         references: the real images.
@@ -74,8 +98,8 @@ class Views:
         return flat_field(images, sigma=self._sigma)
 
     @torch.inference_mode()
-    def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> dict[str, Neighbours]:
-        """Return the neighbours of (n, 1, h, w) images in [-1, 1], by view.
+    def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
+        """Return what is found about (n, 1, h, w) images in [-1, 1].
 
         Args:
             images: queries at the search size.
@@ -89,7 +113,8 @@ class Views:
         count = len(self.references.rows)
         block = int(np.clip(2**24 // count, 8, 512))
         found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
-        with track("search", len(images), unit="images") as progress:
+        blend: list[torch.Tensor] = []
+        with track("search", 3 * len(images), unit="looks") as progress:
             vectors = embed(self._network, images, self.prepare)
             for first, rough in coarse_similarity(images, self.references.images, coarse, block=block):
                 part = slice(first, first + len(rough))
@@ -101,7 +126,42 @@ class Views:
                 pairs = self._shortlist(cosine, barred)
                 found["embedding"].append(self._nearest(cosine.gather(1, pairs), pairs, barred))
                 progress.update(len(rough))
-        return {view: _join(parts) for view, parts in found.items()}
+            halves = half_similarity(images, self.references.images, sigma=self._sigma, block=block)
+            for first, by_half in halves:
+                found["halves"].append(self._by_halves(by_half, own[first : first + block]))
+                progress.update(len(own[first : first + block]))
+            pairs_of = blend_isolation(
+                images,
+                self.references.images,
+                patients=self._patients,
+                in_train=torch.from_numpy(self.references.in_train),
+                own=own,
+                sigma=self._sigma,
+                shortlist=settings.blend_shortlist,
+                least=FLOOR,
+            )
+            for _, isolation in pairs_of:
+                blend.append(isolation)
+                progress.update(len(isolation))
+        views = {view: _join(parts) for view, parts in found.items()}
+        return Found(views, torch.cat(blend).numpy())
+
+    def _by_halves(self, by_half: dict[str, torch.Tensor], own: torch.Tensor) -> Neighbours:
+        """Return for each query the neighbours of the half in which one patient stands out most.
+
+        The gap that chooses the half knows no sides, so that the side of that half is as fair a coin.
+        """
+        barred = own[:, None] == self._patients[None, :]
+        halves = []
+        for name in HALVES:
+            pairs = self._shortlist(by_half[name], barred)
+            halves.append(self._nearest(by_half[name].gather(1, pairs), pairs, barred))
+        chosen = np.stack([half.gap for half in halves]).argmin(axis=0)
+        here = np.arange(len(chosen))
+        fields = Neighbours.__dataclass_fields__
+        return Neighbours(
+            **{field: np.stack([getattr(half, field) for half in halves])[chosen, here] for field in fields}
+        )
 
     def _shortlist(self, similarity: torch.Tensor, barred: torch.Tensor) -> torch.Tensor:
         """Return the rows of the most similar references, equally many of each fold and the holdout."""

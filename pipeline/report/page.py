@@ -79,6 +79,7 @@ def _privacy(run: RunFolder) -> dict[str, Any]:
         "gate_rows": privacy_card.gate_rows(run.audit),
         "estimate_rows": privacy_card.estimate_rows(run.audit),
         "planted_rows": privacy_card.planted_rows(run.audit),
+        "membership_rows": privacy_card.membership_rows(run.audit),
         "risks": privacy_card.risks(run.audit),
         "view_words": privacy_card.view_words,
         "rejection_words": privacy_card.rejection_words,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.privacy_report import ClassVerdict, PrivacyReport, TestResult
+from pipeline.privacy_report import ClassVerdict, MembershipResult, PrivacyReport, TestResult
+from pipeline.records import Verdict
 from pipeline.report.formats import number, percent, percent_interval
 
 VIEW_WORDS = {
@@ -12,7 +13,8 @@ VIEW_WORDS = {
     "embedding": "copy-detection features",
     "hash": "file and picture hashes",
     "duplicate": "duplicates among candidates",
-    "tile": "parts of the image",
+    "halves": "halves of the image",
+    "blend": "pairs of scans, as the sources of a blend",
 }
 TEST_EXPLAINED = {
     "sign_test": "Sign test: are the candidates that look most like copies nearer to training scans than to "
@@ -47,6 +49,35 @@ class PlantedRow:
     recall: float
     interval: tuple[float, float] | None
     n: int
+
+
+ATTACK_WORDS = {
+    "loss": "denoising loss",
+    "sima": "noise seen in the scan (SimA)",
+    "pia": "noise of its own, predicted again (PIA)",
+    "combined": "all three, combined",
+    "release_correlation": "closest released image, aligned pixels",
+    "release_embedding": "closest released image, copy-detection features",
+    "release_combined": "both, combined",
+    "control_untrained": "control: an untrained model",
+    "control_members": "control: members against members",
+}
+
+
+@dataclass(frozen=True)
+class MembershipRow:
+    """One attack on the audit patients in words."""
+
+    name: str
+    given: str
+    patients: str
+    auc: str
+    noticeable: str
+    hits: str
+    p_value: float
+    epsilon: str
+    outcome: str
+    tone: str
 
 
 @dataclass(frozen=True)
@@ -141,19 +172,10 @@ def risks(report: PrivacyReport) -> list[Risk]:
 
     The three are those of Article 29 Working Party Opinion 05/2014 (WP 216), section 2.2.
     """
-    membership = [test for test in report.tests if "membership" in test.name]
     planted = [row.recall for row in planted_rows(report) if row.n]
     copies = "Each candidate was compared with every training scan and with scans never trained on."
     if planted:
         copies += f" Of copies planted as a test, {percent(min(planted), 0)} or more were caught, by kind."
-    if membership:
-        failed = any(test.passed is False for test in membership)
-        inference = "Membership inference was run: it " + ("succeeded." if failed else "did not succeed.")
-    else:
-        inference = (
-            "Not measured here: no membership inference was run against the model. A checkpoint should not "
-            "be shared on the strength of this audit."
-        )
     return [
         Risk("Singling out", "Does an image show one particular patient?", copies),
         Risk(
@@ -163,5 +185,48 @@ def risks(report: PrivacyReport) -> list[Risk]:
             if report.has_patient_ids
             else "Not measured: without patient ids, scans of one patient cannot be told apart.",
         ),
-        Risk("Inference", "Can one tell who was in the training data, or something about them?", inference),
+        Risk(
+            "Inference",
+            "Can one tell who was in the training data, or something about them?",
+            _inference(report),
+        ),
     ]
+
+
+def membership_rows(report: PrivacyReport) -> list[MembershipRow]:
+    """Return the attacks on the audit patients and their controls, in the order of the report."""
+    return [_membership_row(attack) for attack in report.membership]
+
+
+def _membership_row(attack: MembershipResult) -> MembershipRow:
+    outcome, tone = {True: ("passed", "good"), False: ("failed", "bad"), None: ("control", "")}[attack.passed]
+    return MembershipRow(
+        name=ATTACK_WORDS.get(attack.attack, attack.attack.replace("_", " ")),
+        given="the release" if attack.attack.startswith("release") else "the model",
+        patients=f"{attack.members:,}, {attack.non_members:,}",
+        auc=number(attack.auc, 3),
+        noticeable=number(attack.noticeable_auc, 2),
+        hits=f"{percent(attack.hit_rate)} ({percent_interval(attack.hit_rate_interval)})",
+        p_value=attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value,
+        epsilon=number(attack.epsilon_lower_bound, 2),
+        outcome=outcome,
+        tone=tone,
+    )
+
+
+def _inference(report: PrivacyReport) -> str:
+    """Return what was found about who was in the training data."""
+    share = "A checkpoint should not be shared on the strength of this audit."
+    if not report.membership:
+        why = f" ({report.membership_note})" if report.membership_note else ""
+        return f"Not measured here: no membership inference was run{why}. {share}"
+    told = {attack.attack for attack in report.membership if attack.passed is False}
+    by_release = any(name.startswith("release") for name in told)
+    release = "tell" if by_release else "were not found to tell"
+    words = f"The released images {release} who was in the training data."
+    if report.checkpoint_verdict is None:
+        return f"{words} The model itself was not attacked. {share}"
+    by_model = any(not name.startswith("release") for name in told)
+    model = "tells who was" if by_model else "was not found to tell who was"
+    end = f" {share}" if by_model or report.checkpoint_verdict is not Verdict.PASS else ""
+    return f"{words} The model itself {model}.{end}"

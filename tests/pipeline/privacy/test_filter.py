@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.privacy.filter import calibrate, clopper_pearson, rule_statistics
-from pipeline.privacy.views import VIEWS, Neighbours
+from pipeline.privacy.filter import all_statistics, calibrate, clopper_pearson, rule_statistics
+from pipeline.privacy.views import VIEWS, Found, Neighbours
 
 
-def real(count: int, rng: np.random.Generator) -> dict[str, Neighbours]:
-    """Return neighbours of unseen real images: correlated between rules, as they are in truth."""
+def real(count: int, rng: np.random.Generator) -> Found:
+    """Return what is found about unseen real images: correlated between rules, as they are in truth."""
     found = {}
     level = rng.normal(-1.0, 0.3, count)
     for view in VIEWS:
@@ -20,7 +20,7 @@ def real(count: int, rng: np.random.Generator) -> dict[str, Neighbours]:
         side = rng.random(count) < 0.85
         codes = rng.integers(0, 1_000, count)
         found[view] = Neighbours(train, codes, holdout, rest, train[:, None], level, side, codes)
-    return found
+    return Found(found, rng.normal(-0.1, 0.1, count))
 
 
 def test_all_rules_together_cost_about_their_budget_on_fresh_images() -> None:
@@ -55,7 +55,7 @@ def test_each_rule_reports_the_statistic_at_which_it_rejects() -> None:
     calibration, fresh = calibrate(real(300, rng), 0.05, np.zeros(300, dtype=bool)), real(500, rng)
     by_rule = np.zeros(500, dtype=bool)
     for rule in calibration.rules:
-        values = rule_statistics(fresh[rule.view])[rule.name]
+        values = all_statistics(fresh)[rule.view, rule.name]
         by_rule |= values < rule.threshold(calibration.score)
     assert (by_rule == calibration.rejects(fresh)[0]).all()
 

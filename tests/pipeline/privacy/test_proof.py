@@ -31,13 +31,13 @@ def failures(cohort: Cohort, resamples: int) -> int:
     references = load_references(cohort, QUICK, np.random.default_rng(0))
     views = Views(references, cohort_embedding(cohort, references, QUICK), QUICK)
     held = np.flatnonzero(~references.in_train)
-    control = views.search(references.images[torch.from_numpy(held)], references.patients[held])
+    control = views.search(references.images[torch.from_numpy(held)], references.patients[held]).views
     plan = Plan(QUICK.depths, QUICK.null_draws, references.holdout_share)
     classes = {name: code for code, name in enumerate(CLASSES)}
     failed = 0
     for seed in range(resamples):
         pixels, labels = fresh(150, seed=1_000 + seed)
-        found = views.search(shrink(pixels, QUICK.search_size))
+        found = views.search(shrink(pixels, QUICK.search_size)).views
         tests = run_tests(found, labels, classes, plan, control=control, cut=None)
         failed += min(holm([test.p_value for test in tests])) < 0.01
     return failed

@@ -1,0 +1,176 @@
+"""The attack on a checkpoint: score the audit patients' scans, and tell whose coin fell which way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.denoiser import Denoiser
+from models.membership import ATTACKS, attack_scores
+from pipeline.cohort import Cohort
+from pipeline.privacy.membership.calibration import Describer, QuantileCalibration
+from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.progress import track
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]
+"""rows -> what the denoiser was trained on (n, C, H, W), and condition codes (n, F), on its device."""
+
+COMBINED = "combined"
+PRIOR = 0.5
+"""Strength of the prior on the weights of the combined score."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of the cohort by what is known of them.
+
+    Attributes:
+        inside, outside: scans of audit patients whom the coin put into train, or into the holdout.
+        known_inside, known_outside: scans of other patients of train and of the holdout, with which the
+            attacker learns what members look like; as many of each as there are, up to a cap.
+    """
+
+    inside: Ints
+    outside: Ints
+    known_inside: Ints
+    known_outside: Ints
+
+    @property
+    def every(self) -> Ints:
+        """All rows, rising."""
+        parts = [self.inside, self.outside, self.known_inside, self.known_outside]
+        return np.unique(np.concatenate(parts))
+
+    @property
+    def audited(self) -> Ints:
+        """Rows of all audit patients, members first."""
+        return np.concatenate([self.inside, self.outside])
+
+
+def audit_groups(cohort: Cohort, cap: int, rng: np.random.Generator) -> Groups:
+    """Return whom the attack is tried on and learnt from."""
+    roles = cohort.records()["audit"].to_numpy()
+    train, holdout = cohort.rows("train"), cohort.rows("holdout")
+
+    def some(rows: Ints) -> Ints:
+        chosen: Ints = np.sort(rng.permutation(rows)[:cap])
+        return chosen
+
+    return Groups(
+        inside=train[roles[train] == "in"],
+        outside=holdout[roles[holdout] == "out"],
+        known_inside=some(train[roles[train] == ""]),
+        known_outside=some(holdout[roles[holdout] == ""]),
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of cohort rows by one way to attack.
+
+    Attributes:
+        rows: (n,) cohort rows, rising; values: (n, columns) scores, higher for likelier members.
+        attacks: name -> the columns that belong to it (one a noise level, say).
+    """
+
+    rows: Ints
+    values: Floats
+    attacks: Mapping[str, Sequence[int]]
+
+    def of(self, rows: Ints) -> Floats:
+        """Return the scores of some of the rows."""
+        found: Floats = self.values[np.searchsorted(self.rows, rows)]
+        return found
+
+
+@torch.no_grad()
+def checkpoint_scores(
+    denoiser: Denoiser, rows: Ints, read: Read, settings: MembershipSettings, title: str
+) -> Scores:
+    """Score cohort rows (rising) by every attack on a denoiser; `title` names the progress bar."""
+    parts = []
+    with track(title, len(rows), unit="scans") as progress:
+        for first in range(0, len(rows), settings.batch_size):
+            part = rows[first : first + settings.batch_size]
+            parts.append(attack_scores(denoiser, *read(part), settings.sigmas).flatten(1).numpy())
+            progress.update(len(part))
+    levels = len(settings.sigmas)
+    columns = {name: range(i * levels, (i + 1) * levels) for i, name in enumerate(ATTACKS)}
+    return Scores(rows, np.concatenate(parts), columns)
+
+
+class Attacker:
+    """Learns from known members and non-members what a score says, and applies it to others.
+
+    Each score is calibrated on one half of the known non-members. The combined score weighs all calibrated
+    scores (on the scale of arcsinh, where no single one runs away); the weights are learnt from known members
+    against the other half.
+
+    Args:
+        cohort: the cohort.
+        groups: whose known rows are learnt from.
+        scores: of all rows of the groups.
+        rng: halves the known non-members.
+    """
+
+    def __init__(self, cohort: Cohort, groups: Groups, scores: Scores, rng: np.random.Generator) -> None:
+        self._cohort, self._all = cohort, scores
+        mixed = rng.permutation(groups.known_outside)
+        first, second = mixed[: (len(mixed) + 1) // 2], mixed[(len(mixed) + 1) // 2 :]
+        self._describer = Describer(cohort.images(first), len(cohort.info.classes))
+        described, own = self._described(first), scores.of(first)
+        self._calibrations = [QuantileCalibration(described, own[:, i]) for i in range(own.shape[1])]
+        rows = np.concatenate([groups.known_inside, second])
+        told = np.arange(len(rows)) < len(groups.known_inside)
+        self._weights = member_weights(self.calibrated(rows), told)
+
+    def calibrated(self, rows: Ints) -> Floats:
+        """Return calibrated scores (n, columns)."""
+        described, own = self._described(rows), self._all.of(rows)
+        columns = [calibrate(described, own[:, i]) for i, calibrate in enumerate(self._calibrations)]
+        return np.stack(columns, axis=1)
+
+    def by_attack(self, rows: Ints) -> dict[str, Floats]:
+        """Return one score (n,) for each attack, the mean over its columns, and the combined one."""
+        calibrated = self.calibrated(rows)
+        means = {name: calibrated[:, list(own)].mean(axis=1) for name, own in self._all.attacks.items()}
+        return means | {COMBINED: np.arcsinh(calibrated) @ self._weights}
+
+    def _described(self, rows: Ints) -> Floats:
+        return self._describer(self._cohort.images(rows), self._cohort.labels[rows].astype(np.int64))
+
+
+def member_weights(calibrated: Floats, members: Bools) -> Floats:
+    """Return weights (columns,) of calibrated scores (n, columns) that tell known members from others.
+
+    Logistic regression with weights that are not negative, as each score is higher for likelier members, and
+    a Gaussian prior around equal ones: where known members teach nothing, what is left is the mean.
+    """
+    from scipy.optimize import minimize
+
+    scores = np.arcsinh(calibrated)
+    columns = scores.shape[1]
+    equal = np.full(columns, 1.0 / columns)
+    sides = np.where(members, 1.0, -1.0)
+    # Both sides count alike, whatever their numbers.
+    share = np.where(members, 0.5 / members.sum(), 0.5 / (~members).sum())
+
+    def loss(point: Floats) -> tuple[float, Floats]:
+        weights, offset = point[:-1], point[-1]
+        margin = sides * (scores @ weights + offset)
+        push = -sides * share / (1.0 + np.exp(np.clip(margin, -500, 500)))
+        away = weights - equal
+        value = float(share @ np.logaddexp(0.0, -margin) + PRIOR * away @ away)
+        return value, np.append(scores.T @ push + 2 * PRIOR * away, push.sum())
+
+    start = np.append(equal, 0.0)
+    bounds = [(0.0, None)] * columns + [(None, None)]
+    found: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[:-1]
+    return found

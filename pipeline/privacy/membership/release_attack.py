@@ -1,0 +1,49 @@
+"""The attack without the model: a scan is taken for a member if the released images come close to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models.copy_embedding import CopyEmbedding, embed
+from models.matching import Alignments, aligned_similarity, coarse_similarity, flat_field
+from pipeline.privacy.membership.attack import Ints, Scores
+from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy.views import FLOOR
+from pipeline.progress import track
+
+SHORTLIST = 8
+
+
+@torch.inference_mode()
+def release_scores(
+    rows: Ints, scans: torch.Tensor, released: torch.Tensor, network: CopyEmbedding, settings: AuditSettings
+) -> Scores:
+    """Score scans by the released image that comes closest to each, as a whole and by the copy embedding.
+
+    Args:
+        rows: (n,) their cohort rows, rising.
+        scans: (n, 1, h, w) in [-1, 1] at the search size; released: (m, 1, h, w).
+        network: the cohort's copy embedding.
+        settings: of the audit.
+    """
+    sigma = settings.flat_field_sigma
+    fine = Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=sigma)
+    coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=sigma)
+    block = int(np.clip(2**24 // max(1, len(released)), 8, 512))
+    correlation = []
+    with track("attack on the release", len(scans), unit="scans") as progress:
+        for first, rough in coarse_similarity(scans, released, coarse, block=block):
+            part = scans[first : first + len(rough)]
+            pairs = rough.topk(min(SHORTLIST, len(released)), dim=1).indices
+            correlation.append(aligned_similarity(part, released, pairs, fine).amax(dim=1))
+            progress.update(len(rough))
+
+    def prepare(images: torch.Tensor) -> torch.Tensor:
+        return flat_field(images, sigma=sigma)
+
+    ours, theirs = embed(network, scans, prepare), embed(network, released, prepare)
+    cosine = torch.cat([(ours[i : i + block] @ theirs.T).amax(dim=1) for i in range(0, len(ours), block)])
+    nearest = torch.stack([torch.cat(correlation), cosine], dim=1).double()
+    closeness = -(1.0 - nearest).clamp_min(FLOOR).log()
+    return Scores(rows, closeness.numpy(), {"release_correlation": (0,), "release_embedding": (1,)})

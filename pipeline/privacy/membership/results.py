@@ -1,0 +1,61 @@
+"""One attack's outcome on the audit patients, in the shape of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.privacy.membership.measures import (
+    auc,
+    epsilon_lower_bound,
+    hits_at_low_error,
+    noticeable_auc,
+    patient_scores,
+    permutation_p,
+)
+from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy_report import MembershipResult
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audit patients' scans: patient codes (n,), and whether their coin put them into train (n,)."""
+
+    patients: Ints
+    members: Bools
+
+    def members_halved(self, rng: np.random.Generator) -> Audited:
+        """Return the members' scans alone, every other patient called a non-member by another coin."""
+        patients = self.patients[self.members]
+        known = rng.permutation(np.unique(patients))
+        return Audited(patients, np.isin(patients, known[: len(known) // 2]))
+
+
+def attack_result(
+    attack: str, scores: Floats, audited: Audited, settings: MembershipSettings, rng: np.random.Generator
+) -> MembershipResult:
+    """Measure how well scores (n,) of scans tell members from others; a patient's is the mean of them."""
+    by_patient, inside = patient_scores(scores, audited.patients, audited.members)
+    hits = hits_at_low_error(by_patient, inside, draws=settings.resamples, rng=rng)
+    bound = epsilon_lower_bound(by_patient, inside)
+    return MembershipResult(
+        attack=attack,
+        members=int(inside.sum()),
+        non_members=int((~inside).sum()),
+        auc=round(auc(by_patient, inside), 6),
+        noticeable_auc=round(noticeable_auc(inside), 6),
+        hit_rate=hits.value,
+        hit_rate_interval=(hits.low, hits.high),
+        p_value=permutation_p(by_patient, inside, draws=settings.permutations, rng=rng),
+        adjusted_p_value=None,
+        passed=None,
+        epsilon_lower_bound=round(bound.epsilon, 4),
+        guesses=bound.guesses,
+        correct=bound.correct,
+    )

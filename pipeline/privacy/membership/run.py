@@ -1,0 +1,175 @@
+"""Membership inference of one audit: against the release, and against the checkpoint where one is named."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.copy_embedding import CopyEmbedding
+from models.denoiser import Denoiser
+from models.noise import stream_seed
+from models.precision import default_device
+from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions, asked_conditions
+from pipeline.generator import CheckpointInfo, load_autoencoder, load_denoiser, read_checkpoint_info
+from pipeline.privacy.dataset_test import holm
+from pipeline.privacy.membership.attack import (
+    COMBINED,
+    Attacker,
+    Floats,
+    Groups,
+    Ints,
+    Read,
+    audit_groups,
+    checkpoint_scores,
+)
+from pipeline.privacy.membership.release_attack import release_scores
+from pipeline.privacy.membership.results import Audited, attack_result
+from pipeline.privacy.references import search_images
+from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy_report import MembershipResult
+
+logger = logging.getLogger(__name__)
+
+LEAST_KNOWN = 20
+UNTRAINED, MEMBERS = "control_untrained", "control_members"
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What membership inference found.
+
+    Attributes:
+        release: attacks with nothing but the released images.
+        checkpoint: attacks with access to the model, empty where none was named.
+        controls: attacks that must find nothing; if one does, the attacks on the checkpoint mean nothing.
+        not_run: why nothing was measured; empty otherwise.
+    """
+
+    release: tuple[MembershipResult, ...] = ()
+    checkpoint: tuple[MembershipResult, ...] = ()
+    controls: tuple[MembershipResult, ...] = ()
+    not_run: str = ""
+
+
+def measure_membership(
+    cohort: Cohort,
+    released: torch.Tensor,
+    network: CopyEmbedding,
+    settings: AuditSettings,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+) -> Membership:
+    """Attack with what a recipient of the release has, and with the model itself.
+
+    Args:
+        cohort: whose audit patients are told apart.
+        released: (m, 1, h, w) accepted candidates in [-1, 1] at the search size.
+        network: the cohort's copy embedding.
+        settings: of the audit.
+        seed: run seed.
+        checkpoint: a verified checkpoint of this cohort.
+    """
+    groups = audit_groups(cohort, settings.membership.known_scans, np.random.default_rng([seed, 3]))
+    not_run = _obstacle(groups, len(released), settings)
+    if not_run:
+        return Membership(not_run=not_run)
+    audited = _audited(cohort, groups)
+    rows = groups.every
+    scans = search_images(cohort.take, rows, settings.search_size)
+    closeness = release_scores(rows, scans, released, network, settings)
+    outsider = Attacker(cohort, groups, closeness, np.random.default_rng([seed, 4]))
+    found = outsider.by_attack(groups.audited)
+    found["release_combined"] = found.pop(COMBINED)
+    release = _tested(found, audited, settings, seed)
+    if checkpoint is None:
+        return Membership(release=release)
+    info = read_checkpoint_info(checkpoint)
+    denoiser, _ = load_denoiser(checkpoint, verified=info)
+    read = _reader(cohort, checkpoint, info)
+    trained = checkpoint_scores(denoiser, rows, read, settings.membership, "attack on the checkpoint")
+    attacker = Attacker(cohort, groups, trained, np.random.default_rng([seed, 4]))
+    model = _tested(attacker.by_attack(groups.audited), audited, settings, seed)
+
+    fresh = _untrained(denoiser, seed)
+    nothing = checkpoint_scores(fresh, rows, read, settings.membership, "control: untrained")
+    learnt = Attacker(cohort, groups, nothing, np.random.default_rng([seed, 4]))
+    untrained = learnt.by_attack(groups.audited)[COMBINED]
+    # Members against members: a coin that decided nothing.
+    inside = attacker.by_attack(groups.inside)[COMBINED]
+    halves = audited.members_halved(np.random.default_rng([seed, 6]))
+    controls = (
+        attack_result(UNTRAINED, untrained, audited, settings.membership, np.random.default_rng([seed, 7])),
+        attack_result(MEMBERS, inside, halves, settings.membership, np.random.default_rng([seed, 8])),
+    )
+    return Membership(release=release, checkpoint=model, controls=controls)
+
+
+def _obstacle(groups: Groups, released: int, settings: AuditSettings) -> str:
+    """Return in words why nothing can be measured, or nothing."""
+    if not settings.membership.enabled:
+        return "membership inference was switched off"
+    if not released:
+        return "no candidate was accepted"
+    if not len(groups.inside) or not len(groups.outside):
+        return "the cohort has no audit patients on both sides (ingest.audit_share)"
+    if min(len(groups.known_inside), len(groups.known_outside)) < LEAST_KNOWN:
+        return f"fewer than {LEAST_KNOWN} other scans of train or of the holdout to learn the attack from"
+    return ""
+
+
+def _audited(cohort: Cohort, groups: Groups) -> Audited:
+    rows = groups.audited
+    names = cohort.records()["patient_id"].to_numpy()[rows].astype(str)
+    patients = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return Audited(patients, np.arange(len(rows)) < len(groups.inside))
+
+
+def _tested(
+    scores: dict[str, Floats], audited: Audited, settings: AuditSettings, seed: int
+) -> tuple[MembershipResult, ...]:
+    """Measure every attack; p-values are Holm-corrected over them."""
+    results = [
+        attack_result(name, own, audited, settings.membership, np.random.default_rng([seed, 5, place]))
+        for place, (name, own) in enumerate(scores.items())
+    ]
+    adjusted = holm([result.p_value for result in results])
+    return tuple(
+        result.model_copy(update={"adjusted_p_value": p, "passed": p >= settings.significance})
+        for result, p in zip(results, adjusted, strict=True)
+    )
+
+
+def _reader(cohort: Cohort, checkpoint: Path, info: CheckpointInfo) -> Read:
+    """Return how rows are read as this checkpoint's denoiser was trained on them."""
+    conditions = CohortConditions(cohort, asked_conditions(info.conditions))
+    autoencoder, device = load_autoencoder(checkpoint, verified=info), default_device()
+
+    def read(rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        clean = torch.from_numpy(cohort.images(rows)).to(device)
+        if autoencoder is not None:
+            clean = autoencoder.normalise(autoencoder.moments(clean).float().chunk(2, dim=1)[0])
+        return clean, torch.from_numpy(conditions.codes(rows)).to(device)
+
+    return read
+
+
+def _untrained(denoiser: Denoiser, seed: int) -> Denoiser:
+    """Return a denoiser of the same shape that has seen nothing; layers that start as zero are drawn too."""
+    fresh = Denoiser(
+        denoiser.spec,
+        sigma_data=denoiser.sigma_data,
+        parametrisation=denoiser.parametrisation,
+        seed=stream_seed(seed, "untrained control"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "untrained control", 1) % 2**31)
+        for weight in fresh.parameters():
+            if not weight.any():
+                torch.nn.init.normal_(weight, std=0.02)
+    return fresh.to(default_device()).eval().requires_grad_(False)

@@ -1,0 +1,109 @@
+"""Membership inference of an audit: what is attacked, and what comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cohort import Cohort
+from pipeline.pixels import to_model_range
+from pipeline.privacy import run_audit
+from pipeline.privacy.embedding_cache import cohort_embedding
+from pipeline.privacy.membership.run import Membership, measure_membership
+from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy.references import load_references
+from pipeline.privacy_report import read_privacy_report
+from pipeline.records import CheckpointRef, Verdict
+from pipeline.sample import run_sample
+from pipeline.sample.settings import SampleSettings
+from pipeline.train import run_train
+from pipeline.train.settings import TrainSettings
+from tests import tiny
+from tests.pipeline.privacy.sets import QUICK, fresh
+
+FAST = MembershipSettings(sigmas=(0.5,), known_scans=64, permutations=1_000, resamples=100, min_patients=20)
+SETTINGS = QUICK.model_copy(update={"membership": FAST})
+RELEASE = ["release_correlation", "release_embedding", "release_combined"]
+CHECKPOINT = ["loss", "sima", "pia", "combined"]
+CONTROLS = ["control_untrained", "control_members"]
+
+
+def attacked(folder: Path, released: torch.Tensor, checkpoint: Path | None = None) -> Membership:
+    cohort = Cohort(folder)
+    network = cohort_embedding(cohort, load_references(cohort, SETTINGS, np.random.default_rng(0)), SETTINGS)
+    return measure_membership(cohort, released, network, SETTINGS, seed=0, checkpoint=checkpoint)
+
+
+def scans_of(folder: Path, role: str) -> torch.Tensor:
+    cohort = Cohort(folder)
+    rows = np.flatnonzero(cohort.records()["audit"].to_numpy() == role)
+    return torch.from_numpy(cohort.images(rows))
+
+
+def test_a_release_of_copies_tells_its_members(gate_cohort: Path) -> None:
+    found = attacked(gate_cohort, scans_of(gate_cohort, "in"))
+    assert [result.attack for result in found.release] == RELEASE
+    assert all(result.passed is False and result.auc > 0.9 for result in found.release)
+    # With every guess right of as many patients as there are, the bound lies well above nothing.
+    assert all(result.epsilon_lower_bound > 1 for result in found.release)
+    assert not found.checkpoint
+
+
+def test_a_release_of_others_tells_nothing(gate_cohort: Path) -> None:
+    pixels, _ = fresh(150, seed=3)
+    found = attacked(gate_cohort, torch.from_numpy(to_model_range(pixels)))
+    assert all(result.passed for result in found.release)
+
+
+def test_a_release_of_what_was_left_out_does_not_count_against_train(gate_cohort: Path) -> None:
+    found = attacked(gate_cohort, scans_of(gate_cohort, "out"))
+    assert all(result.passed and result.auc < 0.5 for result in found.release)
+
+
+@pytest.fixture(scope="module")
+def young(gate_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> CheckpointRef:
+    """Return a checkpoint that has seen each scan less than once."""
+    settings = TrainSettings.model_validate({**tiny.TRAIN, "num_steps": 12})
+    return run_train(
+        Cohort(gate_cohort).reference, tmp_path_factory.mktemp("young") / "checkpoint", settings, seed=0
+    )
+
+
+def test_an_audit_with_a_checkpoint_attacks_it_with_controls(
+    gate_cohort: Path, young: CheckpointRef, tmp_path: Path
+) -> None:
+    run_sample(young, tmp_path / "candidates", SampleSettings(per_class=20, num_steps=4), seed=0)
+    settings = SETTINGS.model_copy(update={"min_planted_recall": 0.0})
+    run_audit(
+        tmp_path / "candidates", gate_cohort, tmp_path / "audit", settings, seed=0, checkpoint=young.path
+    )
+    report = read_privacy_report(tmp_path / "audit")
+    assert [result.attack for result in report.membership] == RELEASE + CHECKPOINT + CONTROLS
+    assert report.checkpoint_verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert not any("membership" in line for line in report.not_covered)
+    patients = {(result.members, result.non_members) for result in report.membership[:-1]}
+    assert len(patients) == 1 and min(patients.pop()) >= 20
+    page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+    assert "control_untrained" in page and str(report.checkpoint_verdict) in page
+
+
+def test_without_a_checkpoint_the_report_says_that_the_model_was_not_attacked(healthy: Path) -> None:
+    report = read_privacy_report(healthy / "audit")
+    assert [result.attack for result in report.membership] == RELEASE
+    assert report.checkpoint_verdict is None
+    assert any("with access to the model" in line for line in report.not_covered)
+
+
+def test_without_audit_patients_nothing_is_measured_and_that_is_said(gate_cohort: Path) -> None:
+    switched_off = SETTINGS.model_copy(update={"membership": FAST.model_copy(update={"enabled": False})})
+    cohort = Cohort(gate_cohort)
+    network = cohort_embedding(cohort, load_references(cohort, SETTINGS, np.random.default_rng(0)), SETTINGS)
+    pixels, _ = fresh(3, seed=4)
+    released = torch.from_numpy(to_model_range(pixels))
+    found = measure_membership(cohort, released, network, switched_off, seed=0, checkpoint=None)
+    assert not found.release and "switched off" in found.not_run
+    found = measure_membership(cohort, released[:0], network, SETTINGS, seed=0, checkpoint=None)
+    assert not found.release and "no candidate was accepted" in found.not_run
