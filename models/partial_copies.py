@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ MAX_CORRELATION = 0.95
 
 
 def half_similarity(
-    queries: Tensor, references: Tensor, *, sigma: float, max_shift: int = 1, block: int = 256
+    queries: Tensor,
+    references: Tensor,
+    *,
+    sigma: float,
+    halves: Sequence[str] = HALVES,
+    max_shift: int = 1,
+    block: int = 256,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield how alike each half of each query is to the same half of each reference, a block at a time.
 
@@ -26,13 +32,15 @@ def half_similarity(
         queries: (N, 1, H, W) in [-1, 1].
         references: (M, 1, H, W) in [-1, 1].
         sigma: blur in pixels whose low frequencies are taken out.
+        halves: of `HALVES`.
         max_shift: shifts of the query in each direction, in pixels.
         block: queries at a time; memory is about block x M floats a half.
 
     Yields:
         (first query row, half -> (n, M) similarity in [-1, 1]).
     """
-    windows = _halves(*references.shape[-2:], margin=max_shift + 1)
+    every = _halves(*references.shape[-2:], margin=max_shift + 1)
+    windows = {name: every[name] for name in halves}
     smooth = soften(references)
     rows = {name: unit_rows(_cut(smooth, w, 0, 0), sigma).T.contiguous() for name, w in windows.items()}
     steps = range(-max_shift, max_shift + 1)

@@ -93,6 +93,26 @@ class MembershipResult(_Part):
     correct: int = Field(ge=0)
 
 
+class AttackRisk(_Part):
+    """How much better an attack with the release does on train patients than on others (Giomi et al. 2023).
+
+    Attributes:
+        name: `linkability` (tie two halves of one scan to each other) or `attribute_inference` (guess its
+            class).
+        attacked, controls: scans of train, and of the holdout.
+        success, control_success: share of each for which the attack succeeds, at the classes of train.
+        risk: (success - control_success) / (1 - control_success); interval: its 95 % interval.
+    """
+
+    name: str
+    attacked: int = Field(ge=0)
+    controls: int = Field(ge=0)
+    success: float = Field(ge=0, le=1)
+    control_success: float = Field(ge=0, le=1)
+    risk: float
+    interval: tuple[float, float]
+
+
 class Threshold(_Part):
     """A rejection threshold of one view and what it costs.
 
@@ -125,6 +145,7 @@ class PrivacyReport(_Part):
         membership: attacks on the audit patients, with controls; membership_note: why none were made.
         checkpoint_verdict: whether membership inference speaks against sharing the checkpoint itself; None if
             it was not attacked; checkpoint_reasons: in words.
+        attack_risks: linkability and attribute inference, which decide nothing.
         not_covered: what was not tested, in words.
         settings: the audit settings used.
     """
@@ -149,6 +170,7 @@ class PrivacyReport(_Part):
     membership_note: str = ""
     checkpoint_verdict: Verdict | None = None
     checkpoint_reasons: tuple[str, ...] = ()
+    attack_risks: tuple[AttackRisk, ...] = ()
     not_covered: tuple[str, ...]
     settings: dict[str, Any]
 

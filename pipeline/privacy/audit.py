@@ -14,6 +14,7 @@ from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.generator import read_checkpoint_info
 from pipeline.pixels import StoredPixels
+from pipeline.privacy.attack_risk import Released, attack_risks, drawn_targets
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import measure
@@ -24,7 +25,7 @@ from pipeline.privacy.references import Ints, load_references, search_images
 from pipeline.privacy.report import build_report, final_reasons
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.table import write_audit_table
-from pipeline.privacy_report import REPORT_NAME
+from pipeline.privacy_report import REPORT_NAME, AttackRisk
 from pipeline.records import AuditRef, CheckpointRef, CohortRef
 from pipeline.stage import open_stage, verify_reference
 from pipeline.storage import write_json
@@ -85,8 +86,19 @@ def audit(
             seed=seed,
             checkpoint=checkpoint,
         )
+        risks: tuple[AttackRisk, ...] = ()
+        if accepted.any():
+            draw = np.random.default_rng([seed, 9])
+            released = Released(images[torch.from_numpy(accepted)], labels[accepted])
+            risks = attack_risks(drawn_targets(references, draw), released, network, settings, draw)
         report = build_report(
-            audited, opened, references, measured=measured, membership=membership, settings=settings
+            audited,
+            opened,
+            references,
+            measured=measured,
+            membership=membership,
+            risks=risks,
+            settings=settings,
         )
         table = write_audit_table(
             stage.path,

@@ -23,7 +23,7 @@ from pipeline.privacy.verdict import (
     policy_note,
 )
 from pipeline.privacy.views import VIEWS
-from pipeline.privacy_report import PrivacyReport, TestResult, Threshold
+from pipeline.privacy_report import AttackRisk, PrivacyReport, TestResult, Threshold
 from pipeline.records import Verdict
 
 RULE_WORDS = {
@@ -34,7 +34,7 @@ RULE_WORDS = {
 }
 NOT_COVERED = (
     "copies of less than half an image, and blends of more than two, beyond what the planted recall shows",
-    "attributes of patients that can be inferred from the set as a whole",
+    "attributes of patients other than the class that can be inferred from the set as a whole",
     "other releases made from the same cohort: together they reveal more than each alone",
 )
 MODEL_NOT_COVERED = (
@@ -66,6 +66,7 @@ def build_report(
     *,
     measured: Measured,
     membership: Membership,
+    risks: tuple[AttackRisk, ...],
     settings: AuditSettings,
 ) -> PrivacyReport:
     """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
@@ -122,6 +123,7 @@ def build_report(
         membership_note=membership.not_run,
         checkpoint_verdict=checkpoint_verdict,
         checkpoint_reasons=checkpoint_reasons,
+        attack_risks=risks,
         not_covered=_not_covered(membership) + audited.notes,
         settings=_settings(settings),
     )

@@ -181,9 +181,7 @@ def risks(report: PrivacyReport) -> list[Risk]:
         Risk(
             "Linkability",
             "Can an image be tied to other records of the same patient?",
-            "Only as far as an image resembles a training scan. No patient re-identification was tried."
-            if report.has_patient_ids
-            else "Not measured: without patient ids, scans of one patient cannot be told apart.",
+            _linkability(report),
         ),
         Risk(
             "Inference",
@@ -191,6 +189,19 @@ def risks(report: PrivacyReport) -> list[Risk]:
             _inference(report),
         ),
     ]
+
+
+def _linkability(report: PrivacyReport) -> str:
+    """Return how well two halves of one scan can be tied to each other, against the control."""
+    found = next((risk for risk in report.attack_risks if risk.name == "linkability"), None)
+    if found is None:
+        return "Only as far as an image resembles a training scan. No linkage attack was tried."
+    return (
+        f"Two halves of one scan were tied to each other through the release for {percent(found.success)} of "
+        f"training scans and {percent(found.control_success)} of scans never trained on: a risk of "
+        f"{number(found.risk, 3)} (95\u00a0% interval {number(found.interval[0], 3)} to "
+        f"{number(found.interval[1], 3)}; 0 is none). No patient re-identification was tried."
+    )
 
 
 def membership_rows(report: PrivacyReport) -> list[MembershipRow]:
@@ -229,4 +240,11 @@ def _inference(report: PrivacyReport) -> str:
     by_model = any(not name.startswith("release") for name in told)
     model = "tells who was" if by_model else "was not found to tell who was"
     end = f" {share}" if by_model or report.checkpoint_verdict is not Verdict.PASS else ""
+    guessed = next((risk for risk in report.attack_risks if risk.name == "attribute_inference"), None)
+    if guessed is not None:
+        low, high = (number(bound, 3) for bound in guessed.interval)
+        end += (
+            f" A training scan's class is guessed from the release at a risk of {number(guessed.risk, 3)} "
+            f"(95\u00a0% interval {low} to {high}; 0 is no better than for scans never trained on)."
+        )
     return f"{words} The model itself {model}.{end}"
