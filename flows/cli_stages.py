@@ -179,8 +179,16 @@ def audit(
         if dry_run:
             from flows.dry_run import plan_stages
 
-            known = {"cohort": cohort, "candidates": candidates, "checkpoint": checkpoint}
-            emit(plan_stages(settings, {"audit": out}, force=force, **known))
+            emit(
+                plan_stages(
+                    settings,
+                    {"audit": out},
+                    force=force,
+                    cohort=cohort,
+                    candidates=candidates,
+                    checkpoint=checkpoint,
+                )
+            )
             return
         from pipeline.privacy import run_audit
 
