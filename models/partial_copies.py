@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.matching import soften, unit_rows
+from models.matching import centre, soften, unit_rows
 
 HALVES = ("left", "right", "top", "bottom")
+BLEND_MARGIN = 2
+"""Pixels cut off each side before blends are looked for."""
 MAX_CORRELATION = 0.95
 """Two references more alike than this are no blend of two: their difference would be rounding."""
 
@@ -87,11 +89,8 @@ def blend_isolation(
         that holds neither of them); strongly negative for a blend of two train images, 0 where no pair of
         train images explains anything.
     """
-    margin = 2
-    window = (slice(margin, -margin), slice(margin, -margin))
     rows, mirrored = (
-        unit_rows(soften(images)[..., window[0], window[1]], sigma)
-        for images in (references, references.flip(-1))
+        unit_rows(centre(soften(images), BLEND_MARGIN), sigma) for images in (references, references.flip(-1))
     )
     known = torch.cat([rows, mirrored])
     columns = known.T.contiguous()
@@ -99,7 +98,7 @@ def blend_isolation(
     shortlist = min(shortlist, len(known))
     block = max(1, 2**24 // (shortlist * len(known)))
     for first in range(0, len(queries), block):
-        part = unit_rows(soften(queries[first : first + block])[..., window[0], window[1]], sigma)
+        part = unit_rows(centre(soften(queries[first : first + block]), BLEND_MARGIN), sigma)
         alike = part @ columns
         alike.masked_fill_(own[first : first + block, None] == owner[None, :], -1.0)
         top = alike.topk(shortlist, dim=1)

@@ -10,18 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from models.copy_embedding import CopyEmbedding, embed
-from models.matching import flat_field
+from models.copy_embedding import CopyEmbedding
 from models.partial_copies import half_similarity
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy.views import Floats, embed_flat
 from pipeline.privacy_report import AttackRisk
 from pipeline.progress import track
-
-Floats = npt.NDArray[np.float64]
 
 LINKED_NEIGHBOURS = 5
 """Released images nearest to a half that count as its neighbours."""
@@ -113,12 +110,8 @@ def class_guessed(
     targets: Targets, released: Released, network: CopyEmbedding, settings: AuditSettings
 ) -> Bools:
     """Return whether the class of the released image nearest to each target (n,) is the target's."""
-
-    def prepare(images: torch.Tensor) -> torch.Tensor:
-        return flat_field(images, sigma=settings.flat_field_sigma)
-
-    known = embed(network, released.images, prepare).T
-    ours = embed(network, targets.images, prepare)
+    known = embed_flat(network, released.images, settings).T
+    ours = embed_flat(network, targets.images, settings)
     nearest = torch.cat([(part @ known).argmax(dim=1) for part in ours.split(1024)]).numpy()
     guessed: Bools = released.labels[nearest] == targets.labels
     return guessed

@@ -80,6 +80,7 @@ def audit(
         accepted, reasons = final_reasons(audited, measured)
         membership = measure_membership(
             opened,
+            references,
             images[torch.from_numpy(accepted)],
             network,
             settings,

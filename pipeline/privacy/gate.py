@@ -65,6 +65,37 @@ class Measured:
         return float(hits / total)
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """The filter as tuned on one cohort.
+
+    Attributes:
+        pseudo: what was found about every holdout image, its own patient left out.
+        calibration: the rules with their common threshold, tuned on tuning patients.
+        fresh_by_rule: (n, number of rules) whether a rule rejects a holdout image of fresh patients.
+        fresh_rejected: (n,) whether any does, or a hash rule.
+    """
+
+    pseudo: Found
+    calibration: Calibration
+    fresh_by_rule: Bools
+    fresh_rejected: Bools
+
+
+def tune(views: Views) -> Tuned:
+    """Tune the filter on the tuning half of the holdout, and try it on the fresh half."""
+    references, settings = views.references, views.settings
+    held = np.flatnonzero(~references.in_train)
+    images = references.images[torch.from_numpy(held)]
+    pseudo = views.search(images, references.patients[held])
+    hashed = _hashed(images, references, settings)
+    tuning = references.tuning[held]
+    share = settings.false_reject_budget * settings.tuning_share
+    calibration = calibrate(pseudo.take(tuning), share, hashed[tuning])
+    by_rule = calibration.scores(pseudo.take(~tuning)) < calibration.score
+    return Tuned(pseudo, calibration, by_rule, by_rule.any(axis=1) | hashed[~tuning])
+
+
 def measure(
     *,
     images: torch.Tensor,
@@ -90,16 +121,8 @@ def measure(
     """
     views = Views(references, network, settings)
     found = views.search(images)
-    held = np.flatnonzero(~references.in_train)
-    pseudo = views.search(references.images[torch.from_numpy(held)], references.patients[held])
-    hashed = _hashed(references.images[torch.from_numpy(held)], references, settings)
-    tuning = references.tuning[held]
-    calibration = calibrate(
-        pseudo.take(tuning),
-        settings.false_reject_budget * settings.tuning_share,
-        hashed[tuning],
-    )
-    fresh_scores = calibration.scores(pseudo.take(~tuning)) < calibration.score
+    tuned = tune(views)
+    pseudo, calibration = tuned.pseudo, tuned.calibration
     reasons = _reasons(
         images=images,
         digests=digests,
@@ -121,10 +144,11 @@ def measure(
         found=found,
         reasons=reasons,
         calibration=calibration,
-        fresh_rejected=int((fresh_scores.any(axis=1) | hashed[~tuning]).sum()),
-        fresh_total=int((~tuning).sum()),
+        fresh_rejected=int(tuned.fresh_rejected.sum()),
+        fresh_total=len(tuned.fresh_rejected),
         fresh_by_rule={
-            (rule.view, rule.name): int(fresh_scores[:, i].sum()) for i, rule in enumerate(calibration.rules)
+            (rule.view, rule.name): int(tuned.fresh_by_rule[:, i].sum())
+            for i, rule in enumerate(calibration.rules)
         },
         tests=tests,
         adjusted=holm([test.p_value for test in tests]),

@@ -60,6 +60,12 @@ class References:
         held = len(np.unique(self.patients[~self.in_train]))
         return min(images, held / len(np.unique(self.patients)))
 
+    def places(self, rows: Ints) -> Ints:
+        """Return the positions (n,) of cohort rows, all of train or holdout."""
+        order = np.argsort(self.rows)
+        found: Ints = order[np.searchsorted(self.rows, rows, sorter=order)]
+        return found
+
     def counts(self) -> dict[str, int]:
         """Return images and patients of each side, for the report."""
         out: dict[str, int] = {}

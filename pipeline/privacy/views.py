@@ -76,6 +76,24 @@ class Found:
         return Found({view: own.take(rows) for view, own in self.views.items()}, self.blend[rows])
 
 
+def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
+    """Return what the coarse search of all pairs tries, and the fine one of a few."""
+    sigma = settings.flat_field_sigma
+    # At half resolution a change of scale or angle this small moves nothing by more than a pixel.
+    coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=sigma)
+    return coarse, Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=sigma)
+
+
+def search_block(num_references: int) -> int:
+    """Return how many queries are held against so many references at a time."""
+    return int(np.clip(2**24 // max(1, num_references), 8, 512))
+
+
+def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
+    """Return the copy embedding (n, d) of (n, 1, h, w) images in [-1, 1], flat-fielded first."""
+    return embed(network, images, lambda batch: flat_field(batch, sigma=settings.flat_field_sigma))
+
+
 class Views:
     """Searches train and holdout alike in every view.
 
@@ -88,14 +106,10 @@ class Views:
     def __init__(self, references: References, network: CopyEmbedding, settings: AuditSettings) -> None:
         self.references, self.settings = references, settings
         self._sigma, self._network = settings.flat_field_sigma, network
-        self._vectors = embed(network, references.images, self.prepare)
+        self._vectors = embed_flat(network, references.images, settings)
         groups = torch.from_numpy(references.groups)
         self._columns = [torch.nonzero(groups == g).flatten() for g in range(references.num_folds + 1)]
         self._patients = torch.from_numpy(references.patients)
-
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Subtract the low frequencies of (n, 1, h, w) images."""
-        return flat_field(images, sigma=self._sigma)
 
     @torch.inference_mode()
     def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
@@ -107,15 +121,12 @@ class Views:
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
         settings = self.settings
-        fine = Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=self._sigma)
-        # At half resolution a change of scale or angle this small moves nothing by more than a pixel.
-        coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=self._sigma)
-        count = len(self.references.rows)
-        block = int(np.clip(2**24 // count, 8, 512))
+        coarse, fine = alignments(settings)
+        block = search_block(len(self.references.rows))
         found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
         blend: list[torch.Tensor] = []
         with track("search", 3 * len(images), unit="looks") as progress:
-            vectors = embed(self._network, images, self.prepare)
+            vectors = embed_flat(self._network, images, settings)
             for first, rough in coarse_similarity(images, self.references.images, coarse, block=block):
                 part = slice(first, first + len(rough))
                 barred = own[part, None] == self._patients[None, :]

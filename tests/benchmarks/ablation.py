@@ -54,6 +54,11 @@ class Variant:
     sample: tuple[str, ...] = ()
 
     @property
+    def settings(self) -> list[str]:
+        """All settings that differ from the recipe."""
+        return [*self.train, *self.sample]
+
+    @property
     def checkpoint_name(self) -> str:
         """Name of the directory of its checkpoint, the same for variants that train alike."""
         return digest_of(list(self.train))[:12]
@@ -121,16 +126,15 @@ class Results:
     def get(self, name: str, variant: Variant, seed: int) -> Judged | None:
         """Return the figures of this variant as it is now; None where they are still to be made."""
         found = self.body.get(self.protocol, {}).get(name, {})
-        if found.get("settings") != [*variant.train, *variant.sample] or str(seed) not in found["seeds"]:
+        if found.get("settings") != variant.settings or str(seed) not in found["seeds"]:
             return None
         return Judged(**found["seeds"][str(seed)])
 
     def put(self, name: str, variant: Variant, seed: int, judged: Judged) -> None:
         """Keep one generator's figures; those of a variant whose settings have changed since are dropped."""
         protocol = self.body.setdefault(self.protocol, {})
-        settings = [*variant.train, *variant.sample]
-        if protocol.get(name, {}).get("settings") != settings:
-            protocol[name] = {"settings": settings, "seeds": {}}
+        if protocol.get(name, {}).get("settings") != variant.settings:
+            protocol[name] = {"settings": variant.settings, "seeds": {}}
         protocol[name]["seeds"][str(seed)] = {key: round(value, 6) for key, value in asdict(judged).items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.body)
@@ -165,7 +169,7 @@ def main() -> int:
                 f"sample.per_class={per_class}",
                 "sample.overdraw=1",
             ]
-            settings = load_recipe("cpu", [*fixed, *variant.train, *variant.sample])
+            settings = load_recipe("cpu", [*fixed, *variant.settings])
             trained = out / f"trained-{few}-{variant.checkpoint_name}" / f"seed-{seed}"
             checkpoint = run_train(trained_on, trained, settings.train, seed=seed)
             made = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"

@@ -24,7 +24,8 @@ from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest
 from pipeline.pixels import from_model_range
 from pipeline.privacy.embedding_cache import cohort_embedding
-from pipeline.privacy.filter import Calibration, calibrate, clopper_pearson
+from pipeline.privacy.filter import Calibration, clopper_pearson
+from pipeline.privacy.gate import tune
 from pipeline.privacy.planted import KINDS, disguise
 from pipeline.privacy.references import References, load_references, shrink
 from pipeline.privacy.settings import AuditSettings
@@ -69,14 +70,9 @@ def tuned_gate(cohort: Cohort, settings: AuditSettings, *, seed: int = 0) -> Gat
     """Tune the filter on tuning patients and count false rejects on the others, hash rules off."""
     references = load_references(cohort, settings, np.random.default_rng([seed, 1]))
     views = Views(references, cohort_embedding(cohort, references, settings), settings)
-    held = np.flatnonzero(~references.in_train)
-    found = views.search(references.images[torch.from_numpy(held)], references.patients[held])
-    tuning = references.tuning[held]
-    share = settings.false_reject_budget * settings.tuning_share
-    calibration = calibrate(found.take(tuning), share, np.zeros(int(tuning.sum()), dtype=bool))
-    rejected, _ = calibration.rejects(found.take(~tuning))
-    hits, total = int(rejected.sum()), len(rejected)
-    return Gate(references, views, calibration, hits / total, clopper_pearson(hits, total), total)
+    tuned = tune(views)
+    hits, total = int(tuned.fresh_rejected.sum()), len(tuned.fresh_rejected)
+    return Gate(references, views, tuned.calibration, hits / total, clopper_pearson(hits, total), total)
 
 
 def recall(gate: Gate, images: torch.Tensor) -> tuple[int, dict[str, int]]:

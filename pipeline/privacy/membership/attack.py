@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from models.denoiser import Denoiser
@@ -14,11 +13,10 @@ from models.membership import ATTACKS, attack_scores
 from pipeline.cohort import Cohort
 from pipeline.privacy.membership.calibration import Describer, QuantileCalibration
 from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.views import Floats
 from pipeline.progress import track
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]
 """rows -> what the denoiser was trained on (n, C, H, W), and condition codes (n, F), on its device."""
 

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.privacy.filter import clopper_pearson
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.views import Floats
 
 LOW_ERROR = 0.01
 GUESSED_SHARES = (0.1, 0.3, 1.0)
@@ -42,7 +40,7 @@ class EpsilonBound:
     correct: int
 
 
-def patient_scores(scores: Floats, patients: npt.NDArray[np.int64], members: Bools) -> tuple[Floats, Bools]:
+def patient_scores(scores: Floats, patients: Ints, members: Bools) -> tuple[Floats, Bools]:
     """Return the mean score of each patient (P,) and whether that patient is a member (P,).
 
     A coin was flipped for each patient, not for each image.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from models.copy_embedding import CopyEmbedding, embed
-from models.matching import Alignments, aligned_similarity, coarse_similarity, flat_field
-from pipeline.privacy.membership.attack import Ints, Scores
+from models.copy_embedding import CopyEmbedding
+from models.matching import aligned_similarity, coarse_similarity
+from pipeline.privacy.membership.attack import Scores
+from pipeline.privacy.references import Ints
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import FLOOR
+from pipeline.privacy.views import FLOOR, alignments, embed_flat, search_block
 from pipeline.progress import track
 
 SHORTLIST = 8
@@ -27,10 +27,8 @@ def release_scores(
         network: the cohort's copy embedding.
         settings: of the audit.
     """
-    sigma = settings.flat_field_sigma
-    fine = Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=sigma)
-    coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=sigma)
-    block = int(np.clip(2**24 // max(1, len(released)), 8, 512))
+    coarse, fine = alignments(settings)
+    block = search_block(len(released))
     correlation = []
     with track("attack on the release", len(scans), unit="scans") as progress:
         for first, rough in coarse_similarity(scans, released, coarse, block=block):
@@ -39,10 +37,7 @@ def release_scores(
             correlation.append(aligned_similarity(part, released, pairs, fine).amax(dim=1))
             progress.update(len(rough))
 
-    def prepare(images: torch.Tensor) -> torch.Tensor:
-        return flat_field(images, sigma=sigma)
-
-    ours, theirs = embed(network, scans, prepare), embed(network, released, prepare)
+    ours, theirs = embed_flat(network, scans, settings), embed_flat(network, released, settings)
     cosine = torch.cat([(ours[i : i + block] @ theirs.T).amax(dim=1) for i in range(0, len(ours), block)])
     nearest = torch.stack([torch.cat(correlation), cosine], dim=1).double()
     closeness = -(1.0 - nearest).clamp_min(FLOOR).log()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.privacy.membership.measures import (
     auc,
@@ -16,11 +15,9 @@ from pipeline.privacy.membership.measures import (
     permutation_p,
 )
 from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.views import Floats
 from pipeline.privacy_report import MembershipResult
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

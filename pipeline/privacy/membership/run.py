@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +19,17 @@ from pipeline.privacy.dataset_test import holm
 from pipeline.privacy.membership.attack import (
     COMBINED,
     Attacker,
-    Floats,
     Groups,
-    Ints,
     Read,
     audit_groups,
     checkpoint_scores,
 )
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.membership.results import Audited, attack_result
-from pipeline.privacy.references import search_images
+from pipeline.privacy.references import Ints, References
 from pipeline.privacy.settings import AuditSettings
+from pipeline.privacy.views import Floats
 from pipeline.privacy_report import MembershipResult
-
-logger = logging.getLogger(__name__)
 
 LEAST_KNOWN = 20
 UNTRAINED, MEMBERS = "control_untrained", "control_members"
@@ -58,6 +54,7 @@ class Membership:
 
 def measure_membership(
     cohort: Cohort,
+    references: References,
     released: torch.Tensor,
     network: CopyEmbedding,
     settings: AuditSettings,
@@ -68,7 +65,7 @@ def measure_membership(
     """Attack with what a recipient of the release has, and with the model itself.
 
     Args:
-        cohort: whose audit patients are told apart.
+        cohort: whose audit patients are told apart; references: its train and holdout.
         released: (m, 1, h, w) accepted candidates in [-1, 1] at the search size.
         network: the cohort's copy embedding.
         settings: of the audit.
@@ -79,9 +76,10 @@ def measure_membership(
     not_run = _obstacle(groups, len(released), settings)
     if not_run:
         return Membership(not_run=not_run)
-    audited = _audited(cohort, groups)
+    patients = references.patients[references.places(groups.audited)]
+    audited = Audited(patients, np.arange(len(patients)) < len(groups.inside))
     rows = groups.every
-    scans = search_images(cohort.take, rows, settings.search_size)
+    scans = references.images[torch.from_numpy(references.places(rows))]
     closeness = release_scores(rows, scans, released, network, settings)
     outsider = Attacker(cohort, groups, closeness, np.random.default_rng([seed, 4]))
     found = outsider.by_attack(groups.audited)
@@ -121,13 +119,6 @@ def _obstacle(groups: Groups, released: int, settings: AuditSettings) -> str:
     if min(len(groups.known_inside), len(groups.known_outside)) < LEAST_KNOWN:
         return f"fewer than {LEAST_KNOWN} other scans of train or of the holdout to learn the attack from"
     return ""
-
-
-def _audited(cohort: Cohort, groups: Groups) -> Audited:
-    rows = groups.audited
-    names = cohort.records()["patient_id"].to_numpy()[rows].astype(str)
-    patients = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    return Audited(patients, np.arange(len(rows)) < len(groups.inside))
 
 
 def _tested(

@@ -33,8 +33,9 @@ CONTROLS = ["control_untrained", "control_members"]
 
 def attacked(folder: Path, released: torch.Tensor, checkpoint: Path | None = None) -> Membership:
     cohort = Cohort(folder)
-    network = cohort_embedding(cohort, load_references(cohort, SETTINGS, np.random.default_rng(0)), SETTINGS)
-    return measure_membership(cohort, released, network, SETTINGS, seed=0, checkpoint=checkpoint)
+    references = load_references(cohort, SETTINGS, np.random.default_rng(0))
+    network = cohort_embedding(cohort, references, SETTINGS)
+    return measure_membership(cohort, references, released, network, SETTINGS, seed=0, checkpoint=checkpoint)
 
 
 def scans_of(folder: Path, role: str) -> torch.Tensor:
@@ -100,10 +101,11 @@ def test_without_a_checkpoint_the_report_says_that_the_model_was_not_attacked(he
 def test_without_audit_patients_nothing_is_measured_and_that_is_said(gate_cohort: Path) -> None:
     switched_off = SETTINGS.model_copy(update={"membership": FAST.model_copy(update={"enabled": False})})
     cohort = Cohort(gate_cohort)
-    network = cohort_embedding(cohort, load_references(cohort, SETTINGS, np.random.default_rng(0)), SETTINGS)
+    references = load_references(cohort, SETTINGS, np.random.default_rng(0))
+    network = cohort_embedding(cohort, references, SETTINGS)
     pixels, _ = fresh(3, seed=4)
     released = torch.from_numpy(to_model_range(pixels))
-    found = measure_membership(cohort, released, network, switched_off, seed=0, checkpoint=None)
+    found = measure_membership(cohort, references, released, network, switched_off, seed=0, checkpoint=None)
     assert not found.release and "switched off" in found.not_run
-    found = measure_membership(cohort, released[:0], network, SETTINGS, seed=0, checkpoint=None)
+    found = measure_membership(cohort, references, released[:0], network, SETTINGS, seed=0, checkpoint=None)
     assert not found.release and "no candidate was accepted" in found.not_run
