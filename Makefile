@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 RUN    := runs/phantom
 QUIET  := PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 
-.PHONY: run test test-all lint format bench bench-all headline headline-tutorial clean
+.PHONY: run test test-all lint format bench bench-all headline headline-tutorial privacy-proof clean
 
 run: $(STAMP)  ## phantom cohort -> gated synthetic dataset -> report, under 8 minutes on 2 cores
 	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=450 --set sample.per_class=100 --set audit.embedding_steps=200 --set evaluate.seeds=2 --set evaluate.num_steps=400 --set "evaluate.ratios=[0.5, 1.0]"
@@ -38,6 +38,9 @@ headline: $(STAMP)  ## three whole runs on PneumoniaMNIST (PHOSPHOR_DATA), 3 x 5
 
 headline-tutorial: $(STAMP)  ## the same, and the tutorial recipe at equal training time (hours on a CPU)
 	$(QUIET) $(BIN)/python -m tests.benchmarks.headline --tutorial
+
+privacy-proof: $(STAMP)  ## the gate's proof on PneumoniaMNIST (PHOSPHOR_DATA); its models are trained once and kept
+	$(QUIET) $(BIN)/python -m tests.privacy_proof
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

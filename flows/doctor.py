@@ -34,6 +34,7 @@ def examine() -> list[Finding]:
     """Return all findings about this machine, in the order in which they are shown."""
     parts: tuple[Callable[[], Iterator[Finding]], ...] = (
         _versions,
+        _extras,
         _compute,
         _codecs,
         _key,
@@ -52,6 +53,13 @@ def _versions() -> Iterator[Finding]:
             yield Finding(name, version(name))
         except PackageNotFoundError:
             yield Finding(name, "not installed", False, f"Run: pip install {name} -c constraints.txt")
+
+
+def _extras() -> Iterator[Finding]:
+    try:
+        yield Finding("opacus", version("opacus"))
+    except PackageNotFoundError:
+        yield Finding("opacus", "not installed (for train.dp.epsilon: pip install 'phosphor-xray[dp]')")
 
 
 def _compute() -> Iterator[Finding]:

@@ -16,12 +16,18 @@ from models.parametrisation import loss_weight
 class SigmaDistribution:
     """Log-normal noise levels of training: ln(sigma) ~ N(mean, std^2) (arXiv 2206.00364, table 1).
 
+    Args:
+        mean, std: of ln(sigma).
+        stratified: cover the distribution evenly within each draw; False draws each value on its own, which
+            differentially private training needs: no scan may change what is drawn for another.
+
     Raises:
         ValueError: ``std`` is not positive.
     """
 
     mean: float = -1.2
     std: float = 1.2
+    stratified: bool = True
 
     def __post_init__(self) -> None:
         if not self.std > 0.0:
@@ -30,15 +36,19 @@ class SigmaDistribution:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` noise levels (count,), positive, on the generator's device.
 
-        The draw is stratified: one value comes from each of ``count`` equal shares of probability, in random
+        If stratified, one value comes from each of ``count`` equal shares of probability, in random
         order. Each value alone still follows the distribution; a batch covers it evenly, which makes the
         loss of one step less noisy.
         """
         device = generator.device
-        order = torch.randperm(count, generator=generator, device=device)
-        offset = torch.rand(count, generator=generator, device=device)
+        if self.stratified:
+            order = torch.randperm(count, generator=generator, device=device)
+            offset = torch.rand(count, generator=generator, device=device)
+            share = (order + offset.double()) / count
+        else:
+            share = torch.rand(count, generator=generator, device=device).double()
         # float64, kept off 0 and 1, where the inverse normal distribution is infinite.
-        share = ((order + offset.double()) / count).clamp(1e-7, 1.0 - 1e-7)
+        share = share.clamp(1e-7, 1.0 - 1e-7)
         return (torch.special.ndtri(share) * self.std + self.mean).exp().float()
 
 

@@ -42,14 +42,21 @@ class UpsampleConvolution(nn.Module):
 
     Args:
         postconv: MONAI's ``Convolution``, which holds the 3x3 ``conv``; its parameters keep their names.
+
+    Attributes:
+        fused: False doubles and convolves one after the other, for what has to see ``postconv`` called.
     """
 
     def __init__(self, postconv: Any) -> None:
         super().__init__()
         self.postconv = postconv
+        self.fused = True
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C', 2H, 2W). ``emb`` is part of MONAI's call and not used there either."""
+        if not self.fused:
+            doubled: Tensor = self.postconv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            return doubled
         conv = self.postconv.conv
         kernel = _spread(_spread(conv.weight, 2), 3).transpose(0, 1)
         return functional.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)

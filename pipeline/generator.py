@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.combinations import Combination
 from pipeline.conditions import ConditionField
 from pipeline.config import read_model
+from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.errors import DataError
 from pipeline.records import CheckpointRef
 from pipeline.stage import verify_reference
@@ -52,6 +53,7 @@ class CheckpointInfo(BaseModel):
         ema_length: length of that average; ema_lengths: lengths of the averages in every snapshot.
         snapshots: steps of the snapshots of the averages, rising.
         init_digest: digest of the checkpoint that training started from; None for random weights.
+        differential_privacy: what the training guarantees; None without a guarantee.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
         channels_last: memory layout of the network.
@@ -81,6 +83,7 @@ class CheckpointInfo(BaseModel):
     ema_lengths: tuple[float, ...] = ()
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
     init_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    differential_privacy: DifferentialPrivacy | None = None
     seed: int
     precision: Literal["fp32", "bf16"]
     channels_last: bool

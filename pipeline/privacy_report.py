@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.config import read_model
+from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.errors import TamperedError
 from pipeline.records import Verdict
 
@@ -142,9 +143,13 @@ class PrivacyReport(_Part):
         false_reject_budget, false_reject_rate: the total budget, and the share of fresh holdout rejected by
             all rules together, with interval.
         planted: recall on copies planted from this cohort, by kind ({kind: {recall, low, high, n}}).
+        planted_strengths: family of disguises that differ in strength alone -> kind -> strength, in the unit
+            that the kind names.
         membership: attacks on the audit patients, with controls; membership_note: why none were made.
         checkpoint_verdict: whether membership inference speaks against sharing the checkpoint itself; None if
             it was not attacked; checkpoint_reasons: in words.
+        differential_privacy: what the checkpoint's training guarantees; None without a guarantee, or where no
+            checkpoint was named.
         attack_risks: linkability and attribute inference, which decide nothing.
         not_covered: what was not tested, in words.
         settings: the audit settings used.
@@ -166,10 +171,12 @@ class PrivacyReport(_Part):
     false_reject_rate: float | None
     false_reject_interval: tuple[float, float] | None
     planted: dict[str, dict[str, float]]
+    planted_strengths: dict[str, dict[str, float]] = {}
     membership: tuple[MembershipResult, ...] = ()
     membership_note: str = ""
     checkpoint_verdict: Verdict | None = None
     checkpoint_reasons: tuple[str, ...] = ()
+    differential_privacy: DifferentialPrivacy | None = None
     attack_risks: tuple[AttackRisk, ...] = ()
     not_covered: tuple[str, ...]
     settings: dict[str, Any]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.differential_privacy import require_opacus
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample.settings import SampleSettings
@@ -21,6 +22,7 @@ from pipeline.train.settings import TrainSettings
 if TYPE_CHECKING:
     from models.denoiser import Denoiser
     from models.precision import Precision
+    from models.private_gradient import PrivateGradient
     from pipeline.sources.base import ScanTask
     from pipeline.sources.phantom.settings import PhantomSettings
 
@@ -54,21 +56,27 @@ def train_step_seconds(
     images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
     labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
     sigma = torch.full((settings.batch_size,), 0.5, device=device)
+    private = _private_gradient(denoiser, settings)
 
     def step() -> None:
         noise, at_once = torch.randn_like(images), settings.micro_batch or settings.batch_size
         for first in range(0, settings.batch_size, at_once):
             part = slice(first, first + at_once)
             losses = denoising_loss(
-                working.denoiser,
+                working.denoiser if private is None else private.compute,
                 images[part],
                 labels[part],
                 sigma=sigma[part],
                 noise=noise[part],
                 sigma_data=settings.sigma_data,
             )
+            if private is not None:
+                private.add(losses)
+                continue
             (losses.sum() / settings.batch_size).backward()
             working.return_gradients(add=first > 0)
+        if private is not None:
+            private.finish(torch.Generator(device))
         optimizer.step(1e-9)
         working.clear_gradients()
         working.take_weights()
@@ -325,9 +333,22 @@ def _denoiser(
     return Denoiser(spec, sigma_data=settings.sigma_data).to(default_device()), _precision(settings)
 
 
+def _private_gradient(denoiser: Denoiser, settings: TrainSettings) -> PrivateGradient | None:
+    if settings.dp.epsilon is None:
+        return None
+    require_opacus(settings.dp.epsilon)
+    from models.private_gradient import PrivateGradient
+
+    return PrivateGradient(
+        denoiser, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch=settings.batch_size
+    )
+
+
 def _precision(settings: TrainSettings) -> Precision:
     from models.precision import Precision
 
+    if settings.dp.epsilon is not None:
+        return Precision("fp32", channels_last=False)
     # `auto` nearly always ends in bf16; the probe itself would take longer than the estimate may.
     return Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
 

@@ -14,9 +14,10 @@ import torch
 
 from models.copy_embedding import CopyEmbedding
 from models.partial_copies import half_similarity
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import Floats, embed_flat
+from pipeline.privacy.views import embed_flat
 from pipeline.privacy_report import AttackRisk
 from pipeline.progress import track
 

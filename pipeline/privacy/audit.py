@@ -12,12 +12,13 @@ import torch
 
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
-from pipeline.generator import read_checkpoint_info
+from pipeline.generator import CheckpointInfo, read_checkpoint_info
 from pipeline.pixels import StoredPixels
 from pipeline.privacy.attack_risk import Released, attack_risks, drawn_targets
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import measure
+from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import pixel_digests
 from pipeline.privacy.membership.run import measure_membership
 from pipeline.privacy.page import write_page
@@ -51,8 +52,9 @@ def audit(
     opened = Cohort(cohort)
     audited = open_audited(candidates, opened)
     inputs = {"candidates": audited.digest, "cohort": opened.digest}
+    info: CheckpointInfo | None = None
     if checkpoint is not None:
-        inputs["checkpoint"] = _check_checkpoint(checkpoint, opened, audited)
+        inputs["checkpoint"], info = _check_checkpoint(checkpoint, opened, audited)
     with (
         open_stage(AuditRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage,
         _threads(settings.num_threads),
@@ -60,6 +62,7 @@ def audit(
         if stage.finished is not None:
             logger.info("reusing the audit: verdict %s", stage.finished.verdict)
             return stage.finished
+        halfway = Halfway(stage.path)
         folds, planted = (np.random.default_rng([seed, stream]) for stream in (1, 2))
         references = load_references(opened, settings, folds)
         network = cohort_embedding(opened, references, settings)
@@ -76,6 +79,7 @@ def audit(
             network=network,
             settings=settings,
             rng=planted,
+            halfway=halfway,
         )
         accepted, reasons = final_reasons(audited, measured)
         membership = measure_membership(
@@ -86,6 +90,7 @@ def audit(
             settings,
             seed=seed,
             checkpoint=checkpoint,
+            halfway=halfway,
         )
         risks: tuple[AttackRisk, ...] = ()
         if accepted.any():
@@ -99,6 +104,7 @@ def audit(
             measured=measured,
             membership=membership,
             risks=risks,
+            guarantee=None if info is None else info.differential_privacy,
             settings=settings,
         )
         table = write_audit_table(
@@ -120,6 +126,7 @@ def audit(
             accepted=accepted,
         )
         write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
+        halfway.clear()
         counts = {
             "candidates": len(labels),
             "accepted": int(accepted.sum()),
@@ -129,9 +136,10 @@ def audit(
         return stage.finish([REPORT_NAME, table], counts, verdict=report.verdict)
 
 
-def _check_checkpoint(checkpoint: Path, cohort: Cohort, audited: AuditedSet) -> str:
+def _check_checkpoint(checkpoint: Path, cohort: Cohort, audited: AuditedSet) -> tuple[str, CheckpointInfo]:
     reference = verify_reference(CheckpointRef, checkpoint)
-    if read_checkpoint_info(checkpoint).cohort_digest != cohort.digest:
+    info = read_checkpoint_info(checkpoint)
+    if info.cohort_digest != cohort.digest:
         raise DataError(
             "a checkpoint of another cohort",
             field="checkpoint",
@@ -145,7 +153,7 @@ def _check_checkpoint(checkpoint: Path, cohort: Cohort, audited: AuditedSet) -> 
             value=reference.digest[:12],
             remedy="Name the checkpoint that made the candidates.",
         )
-    return reference.digest
+    return reference.digest, info
 
 
 def _digests(take: Callable[[Ints], StoredPixels], rows: Ints) -> list[bytes]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import VIEWS, Floats, Neighbours
+from pipeline.privacy.views import VIEWS
 
 POOLED = "pooled"
 SIGN_TEST = "sign_test"

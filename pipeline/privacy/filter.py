@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import BLEND, VIEWS, Floats, Found, Neighbours
+from pipeline.privacy.views import BLEND, VIEWS, Found
 
 ISOLATION = "isolation"
 RULES = {

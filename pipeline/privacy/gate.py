@@ -17,11 +17,13 @@ from pipeline.privacy.dataset_test import (
     run_tests,
 )
 from pipeline.privacy.filter import Calibration, calibrate, clopper_pearson
+from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import duplicates, hash_matches
+from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.planted import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import VIEWS, Floats, Found, Neighbours, Views
+from pipeline.privacy.views import VIEWS, Found, Views
 
 EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
 
@@ -82,12 +84,13 @@ class Tuned:
     fresh_rejected: Bools
 
 
-def tune(views: Views) -> Tuned:
+def tune(views: Views, halfway: Halfway | None = None) -> Tuned:
     """Tune the filter on the tuning half of the holdout, and try it on the fresh half."""
+    halfway = halfway or Halfway()
     references, settings = views.references, views.settings
     held = np.flatnonzero(~references.in_train)
     images = references.images[torch.from_numpy(held)]
-    pseudo = views.search(images, references.patients[held])
+    pseudo = halfway.search("holdout", views, images, references.patients[held])
     hashed = _hashed(images, references, settings)
     tuning = references.tuning[held]
     share = settings.false_reject_budget * settings.tuning_share
@@ -107,6 +110,7 @@ def measure(
     network: CopyEmbedding,
     settings: AuditSettings,
     rng: np.random.Generator,
+    halfway: Halfway | None = None,
 ) -> Measured:
     """Search and test candidates.
 
@@ -118,10 +122,12 @@ def measure(
         network: the cohort's copy embedding.
         settings: of the audit.
         rng: source of planted copies and simulated audits.
+        halfway: keeps what was searched for; None keeps nothing.
     """
+    halfway = halfway or Halfway()
     views = Views(references, network, settings)
-    found = views.search(images)
-    tuned = tune(views)
+    found = halfway.search("candidates", views, images)
+    tuned = tune(views, halfway)
     pseudo, calibration = tuned.pseudo, tuned.calibration
     reasons = _reasons(
         images=images,
@@ -133,7 +139,7 @@ def measure(
     )
 
     planted, kinds, sources = plant(references, settings.planted_per_kind, rng)
-    planted_found = views.search(planted)
+    planted_found = halfway.search("planted", views, planted)
     planted_hit, _ = calibration.rejects(planted_found)
     names = np.array(kinds)
     plan = Plan(settings.depths, settings.null_draws, references.holdout_share)
@@ -191,6 +197,13 @@ def excess_copies(
 
     low, high = clopper_pearson(held, total)
     return excess(held / total), (excess(high), excess(low)), total
+
+
+def patients_hit(found: Neighbours, cut: float) -> tuple[int, int]:
+    """Return how many distinct patients of train, and of the holdout, some candidate past `cut` points at."""
+    past = found.gap < cut
+    train, holdout = (np.unique(found.patient[past & side]) for side in (found.side, ~found.side))
+    return len(train), len(holdout)
 
 
 def isolation_cut(calibration: Calibration, view: str) -> float:

@@ -119,6 +119,20 @@ DISGUISES: dict[str, Disguise] = {
     "blend_50pct": Disguise("blend", 50, partial(_blend, share=0.5)),
 }
 KINDS = tuple(DISGUISES)
+
+
+def strengths() -> dict[str, dict[str, float]]:
+    """Return family -> kind -> strength, rising, of the families of several strengths."""
+    families: dict[str, dict[str, float]] = {}
+    for kind, own in DISGUISES.items():
+        families.setdefault(own.family, {})[kind] = own.strength
+    return {
+        family: dict(sorted(kinds.items(), key=lambda kind: kind[1]))
+        for family, kinds in families.items()
+        if len(kinds) > 1
+    }
+
+
 PLAIN_KINDS = ("exact", "mirrored", "gamma_0.7", "shifted_6pct", "crop_95pct")
 """Disguises that the gate must see through; recall over them is held against `min_planted_recall`."""
 POWER_KINDS = (*PLAIN_KINDS, "noise_5pct", "blurred", "rotated_5deg")

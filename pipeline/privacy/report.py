@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.cohort import Cohort
+from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, SideTest
 from pipeline.privacy.filter import RULES, clopper_pearson
 from pipeline.privacy.foreign import AuditedSet
-from pipeline.privacy.gate import Measured, excess_copies, isolation_cut
+from pipeline.privacy.gate import Measured, excess_copies, isolation_cut, patients_hit
 from pipeline.privacy.membership.run import Membership
+from pipeline.privacy.planted import strengths
 from pipeline.privacy.references import Bools, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.verdict import (
@@ -68,11 +70,12 @@ def build_report(
     membership: Membership,
     risks: tuple[AttackRisk, ...],
     settings: AuditSettings,
+    guarantee: DifferentialPrivacy | None = None,
 ) -> PrivacyReport:
     """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
     counts = references.counts()
     names = audited.table["class"].to_numpy()
-    tests = _tests(measured, settings, len(names))
+    tests = _tests(measured, settings, len(names), counts)
     strength = Strength(
         has_patient_ids=cohort.info.has_patient_ids,
         holdout_patients=counts["holdout_patients"],
@@ -102,6 +105,7 @@ def build_report(
             has_patient_ids=cohort.info.has_patient_ids,
             min_patients=settings.membership.min_patients,
             significance=settings.significance,
+            guarantee=guarantee,
         )
     return PrivacyReport(
         verdict=verdict,
@@ -119,10 +123,12 @@ def build_report(
         false_reject_rate=rate,
         false_reject_interval=interval,
         planted={kind: _recall(hits, total) for kind, (hits, total) in measured.planted.items()},
+        planted_strengths=strengths(),
         membership=(*membership.release, *membership.checkpoint, *membership.controls),
         membership_note=membership.not_run,
         checkpoint_verdict=checkpoint_verdict,
         checkpoint_reasons=checkpoint_reasons,
+        differential_privacy=guarantee,
         attack_risks=risks,
         not_covered=_not_covered(membership) + audited.notes,
         settings=_settings(settings),
@@ -135,7 +141,9 @@ def _not_covered(membership: Membership) -> tuple[str, ...]:
     return NOT_COVERED if membership.checkpoint else (MODEL_NOT_COVERED, *NOT_COVERED)
 
 
-def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[TestResult, ...]:
+def _tests(
+    measured: Measured, settings: AuditSettings, count: int, counts: dict[str, int]
+) -> tuple[TestResult, ...]:
     results = [
         _sign(test, adjusted, measured, settings)
         for test, adjusted in zip(measured.tests, measured.adjusted, strict=True)
@@ -163,9 +171,33 @@ def _tests(measured: Measured, settings: AuditSettings, count: int) -> tuple[Tes
                 ),
             )
         )
+        results.append(_hit(measured, view, cut, counts))
         if "ratio" in RULES[view]:
             results.append(_decoy(measured, view, count))
     return tuple(results)
+
+
+def _hit(measured: Measured, view: str, cut: float, counts: dict[str, int]) -> TestResult:
+    """Hold the share of train patients that candidates point at against the same of the holdout."""
+    train, holdout = patients_hit(measured.found.views[view], cut)
+    trained, held = counts["train_patients"], counts["holdout_patients"]
+    low, high = clopper_pearson(train, trained)
+    return TestResult(
+        name="patients_hit",
+        view=view,
+        scope=POOLED,
+        num_samples=trained,
+        statistic=round(train / trained, 6),
+        null_value=round(holdout / held, 6),
+        p_value=None,
+        adjusted_p_value=None,
+        power=None,
+        passed=None,
+        note=(
+            f"{train} of {trained} train patients (95 % interval {low:.4f} to {high:.4f}) are nearest to a "
+            f"candidate that stands out at the gate's threshold, and {holdout} of {held} holdout patients"
+        ),
+    )
 
 
 def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSettings) -> TestResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.privacy.dataset_test import POOLED
 from pipeline.privacy_report import ClassVerdict, MembershipResult, TestResult
 from pipeline.records import Verdict
@@ -137,8 +138,12 @@ def judge_checkpoint(
     has_patient_ids: bool,
     min_patients: int,
     significance: float,
+    guarantee: DifferentialPrivacy | None = None,
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """Conclude whether membership inference speaks against sharing the checkpoint itself."""
+    """Conclude whether membership inference speaks against sharing the checkpoint itself.
+
+    An attack that shows a larger epsilon than the training guarantees proves the guarantee wrong.
+    """
     loud = [control for control in controls if control.p_value < significance / len(controls)]
     if loud:
         return Verdict.INCONCLUSIVE, tuple(
@@ -148,6 +153,13 @@ def judge_checkpoint(
     told = tuple(
         f"the model tells who was trained on: {_told(attack)}" for attack in attacks if attack.passed is False
     )
+    if guarantee is not None:
+        told += tuple(
+            f"the {attack.attack} attack shows an epsilon of {attack.epsilon_lower_bound:.2f} at least, and "
+            f"the training guarantees {guarantee.epsilon:.2f}: the guarantee does not hold"
+            for attack in attacks
+            if attack.epsilon_lower_bound > guarantee.epsilon
+        )
     if told:
         return Verdict.FAIL, told
     weak = []

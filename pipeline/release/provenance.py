@@ -54,6 +54,7 @@ def describe(
         run: what the caller knows of the run (recipe, source licence); paths in it are withheld.
     """
     report = admission.report
+    guarantee = report.differential_privacy
     return {
         "format_version": FORMAT_VERSION,
         "synthetic": True,
@@ -73,6 +74,7 @@ def describe(
             "checkpoint": report.checkpoint_digest,
             "cohort": report.cohort_digest,
         },
+        "differential_privacy": None if guarantee is None else guarantee.model_dump(mode="json"),
         "counts": counts,
         "run": withhold_paths(run or {}),
     }

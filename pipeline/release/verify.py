@@ -194,9 +194,14 @@ def _check_verdict(folder: Path, reference: ReleaseRef, content: dict[str, str])
         report.cohort_digest,
     ):
         raise _wrong(PROVENANCE_NAME, "has other digests than the privacy report")
+    guarantee = report.differential_privacy
+    stated = None if guarantee is None else guarantee.model_dump(mode="json")
+    if provenance.get("differential_privacy") != stated:
+        raise _wrong(PROVENANCE_NAME, "states another guarantee than the privacy report")
     card = (folder / CARD_NAME).read_text(encoding="utf-8", errors="replace")
-    if note not in card or reference.digest not in card:
-        raise _wrong(CARD_NAME, "does not say the gate's verdict or the content digest")
+    promised = "" if guarantee is None else guarantee.words
+    if note not in card or reference.digest not in card or promised not in card:
+        raise _wrong(CARD_NAME, "does not say the gate's verdict, its guarantee or the content digest")
     described = read_json(folder / CROISSANT_NAME, role="croissant")
     listed = {part.get("@id"): part.get("sha256") for part in described["distribution"]}
     if listed.get(CSV_NAME) != content[CSV_NAME]:

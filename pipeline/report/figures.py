@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluation_report import ArmResult, Estimate
+from pipeline.privacy_report import PrivacyReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,8 @@ ARM_ORDER = ("real", "real_augmented", "real_duplicated", "real_synthetic", "syn
 
 MAX_PROGRESS_BYTES = 64 * 2**20
 MAX_POINTS = 600
+PANELS_A_ROW, MAX_PANELS = 4, 16
+_RECALL = ("recall", "low", "high")
 REFERENCE_DASHES = (0, (4, 3))
 
 _STYLE: dict[str, Any] = {
@@ -133,6 +136,41 @@ def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> s
         axes.margins(x=0.06)
         axes.set_xlabel("AUC (1 = perfect, 0.5 = guessing)")
         _legend(axes, with_reference=reference is not None)
+        return _svg(figure)
+
+
+def recall_chart(report: PrivacyReport) -> str:
+    """Draw the recall of planted copies against their strength, a panel a family, with 95 % intervals.
+
+    Returns:
+        An SVG `data:` address, or "" where nothing was planted in several strengths.
+    """
+    families = {
+        name: [(strength, report.planted[kind]) for kind, strength in kinds.items() if kind in report.planted]
+        for name, kinds in report.planted_strengths.items()
+    }
+    several = [(name, points) for name, points in families.items() if len(points) > 1]
+    shown = dict(several[:MAX_PANELS])
+    if not shown:
+        return ""
+    across = min(PANELS_A_ROW, len(shown))
+    down = -(-len(shown) // across)
+    with _styled():
+        figure = _figure(9.6, 0.3 + 1.7 * down)
+        panels = np.atleast_1d(figure.subplots(down, across, sharey=True, squeeze=False)).ravel()
+        for axes, (name, points) in zip(panels, shown.items(), strict=False):
+            x = [strength for strength, _ in points]
+            bounds = [[found.get(name, found.get("recall", 0.0)) for name in _RECALL] for _, found in points]
+            middle, low, high = 100 * np.clip(np.array(bounds), 0.0, 1.0).T
+            spread = (np.maximum(middle - low, 0), np.maximum(high - middle, 0))
+            axes.errorbar(x, middle, yerr=spread, color=REAL, marker="o", markersize=4, capsize=2)
+            axes.set_title(name)
+            axes.set_ylim(-3, 103)
+            axes.margins(x=0.15)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        for row in range(down):
+            panels[row * across].set_ylabel("caught, %")
         return _svg(figure)
 
 

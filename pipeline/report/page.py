@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
-from pipeline.report.figures import read_progress, training_chart, utility_chart
+from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
 from pipeline.report.formats import FILTERS, plural
 from pipeline.report.grids import class_pictures, compared_with, shown_words, snapshots
@@ -79,6 +79,7 @@ def _privacy(run: RunFolder) -> dict[str, Any]:
         "gate_rows": privacy_card.gate_rows(run.audit),
         "estimate_rows": privacy_card.estimate_rows(run.audit),
         "planted_rows": privacy_card.planted_rows(run.audit),
+        "recall_chart": recall_chart(run.audit),
         "membership_rows": privacy_card.membership_rows(run.audit),
         "risks": privacy_card.risks(run.audit),
         "view_words": privacy_card.view_words,

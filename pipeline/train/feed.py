@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.train.batches import Batch, BatchPlan
+from pipeline.train.patients import PatientDraw
 
 if TYPE_CHECKING:
     from pipeline.train.latents import LatentSource, PixelSource
@@ -35,7 +36,7 @@ class Feed:
 
     def __init__(
         self,
-        plan: BatchPlan,
+        plan: BatchPlan | PatientDraw,
         source: PixelSource | LatentSource,
         conditions: CohortConditions,
         share: slice,

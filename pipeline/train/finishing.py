@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from pipeline.conditions import CohortConditions
 from pipeline.generator import AUTOENCODER_NAME, INFO_NAME, MODEL_NAME, CheckpointInfo, library_versions
 from pipeline.storage import storage_errors, write_json
 from pipeline.train.plan import MachinePlan
+from pipeline.train.private_budget import PrivacyBudget, forget_secret
 from pipeline.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def write_checkpoint(
     init_digest: str | None,
     seed: int,
     autoencoder: Autoencoder | None,
+    budget: PrivacyBudget | None = None,
 ) -> tuple[list[str], dict[str, int]]:
     """Write `model.safetensors` and `checkpoint.json` (private).
 
@@ -64,6 +69,7 @@ def write_checkpoint(
         init_digest: digest of the checkpoint that training started from, or None.
         seed: run seed.
         autoencoder: the one whose latents were learnt, or None.
+        budget: of a differentially private training, or None.
 
     Returns:
         The names of the content files, snapshots among them, and the counts for the reference.
@@ -88,6 +94,7 @@ def write_checkpoint(
         ema_lengths=settings.ema_lengths,
         snapshots=chosen.snapshots,
         init_digest=init_digest,
+        differential_privacy=None if budget is None else budget.spent(num_steps),
         seed=seed,
         precision=plan.precision.dtype,
         channels_last=plan.precision.channels_last,
@@ -99,6 +106,9 @@ def write_checkpoint(
     with storage_errors(folder / MODEL_NAME):
         write_tensors(folder / MODEL_NAME, chosen.tensors, {"checkpoint": body})
     write_json(folder / INFO_NAME, body, private=True)
+    if info.differential_privacy is not None:
+        logger.info("%s", info.differential_privacy.words)
+        forget_secret(folder)
     counts = {
         "steps": info.num_steps,
         "images": info.images_seen,

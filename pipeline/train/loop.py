@@ -24,7 +24,10 @@ from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
+from pipeline.train.patients import PatientDraw
 from pipeline.train.plan import MachinePlan, make_plan, threads
+from pipeline.train.private_budget import PrivacyBudget, make_budget
+from pipeline.train.private_step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
@@ -82,6 +85,14 @@ def train(
             value=ranks.size,
             remedy=f"Start at most {settings.batch_size} processes, or raise train.batch_size.",
         )
+    if settings.dp.epsilon is not None and ranks.size > 1:
+        raise UsageError(
+            "a private training keeps its secret in one process",
+            field="WORLD_SIZE",
+            value=ranks.size,
+            remedy="Start one process, or train without train.dp.epsilon.",
+        )
+    budget = make_budget(cohort, folder, settings) if folder is not None else None
     conditions = CohortConditions(cohort, settings.conditions)
     data = settings.data_fields(cohort.info.image_size)
     spec = NetworkSpec.from_dict(
@@ -120,6 +131,7 @@ def train(
                 inputs_digest=inputs_digest,
                 ranks=ranks,
                 timing=timing,
+                budget=budget,
             )
             num_steps = trainer.run()
     if folder is None:
@@ -135,6 +147,7 @@ def train(
         init_digest=init_digest,
         seed=seed,
         autoencoder=source.autoencoder,
+        budget=budget,
     )
 
 
@@ -153,6 +166,7 @@ class Trainer:
         conditions: what the cohort tells of each scan; None reads it as the settings ask.
         ranks: the processes that train together; None for this one alone.
         timing: counts where the time goes, if that is wanted.
+        budget: of a differentially private training.
     """
 
     def __init__(
@@ -169,24 +183,45 @@ class Trainer:
         conditions: CohortConditions | None = None,
         ranks: Ranks | None = None,
         timing: Timing | None = None,
+        budget: PrivacyBudget | None = None,
     ) -> None:
         conditions = conditions or CohortConditions(cohort, settings.conditions)
         self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
         self.device, self.source = plan.device, source
-        self.one_step = Step(
-            denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
-        )
+        self.one_step: Step
+        batches: BatchPlan | PatientDraw
+        if budget is None:
+            self.one_step = Step(
+                denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
+            )
+            batches = BatchPlan(
+                cohort,
+                batch_size=settings.batch_size,
+                class_balance=settings.class_balance,
+                balance_by=settings.balance_by,
+                horizontal_flip=settings.horizontal_flip,
+                seed=seed,
+            )
+        else:
+            self.one_step = PrivateStep(
+                denoiser,
+                settings,
+                plan,
+                self.ranks,
+                seed=seed,
+                timing=self.timing,
+                source=source,
+                budget=budget,
+            )
+            batches = PatientDraw(
+                cohort,
+                sample_rate=budget.sample_rate,
+                horizontal_flip=settings.horizontal_flip,
+                secret=budget.secret,
+            )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
-        batches = BatchPlan(
-            cohort,
-            batch_size=settings.batch_size,
-            class_balance=settings.class_balance,
-            balance_by=settings.balance_by,
-            horizontal_flip=settings.horizontal_flip,
-            seed=seed,
-        )
         self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
         self.state = TrainingState(
             folder,

@@ -154,13 +154,15 @@ def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> Machin
     at_once = min(share.stop - share.start, settings.micro_batch or settings.batch_size)
     with threads(num_threads):
         trial = denoiser.to(device)
-        if settings.precision == "auto":
+        if settings.dp.epsilon is not None:
+            precision = _FIXED["fp32"]
+        elif settings.precision == "auto":
             precision = probe_precision(trial, batch_size=min(at_once, PROBE_BATCH))
             logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
         else:
             precision = _FIXED[settings.precision]
         tried = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
-        if tried and not settings.checkpoint_activations:
+        if tried and not settings.checkpoint_activations and settings.dp.epsilon is None:
             precision = probe_compiled(
                 trial,
                 precision,

@@ -11,6 +11,7 @@ from models.network_sizes import NetworkSize
 from pipeline.conditions import ConditionName, in_order
 from pipeline.config import Settings
 from pipeline.train.latent_settings import LatentSettings
+from pipeline.train.private_settings import PrivateSettings
 
 # The range of models.ema, which is not imported here: recipes are read without torch.
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
@@ -173,6 +174,36 @@ class TrainSettings(Settings):
     latent: LatentSettings = Field(
         default_factory=LatentSettings, description="latent diffusion: the autoencoder and its latents"
     )
+
+    dp: PrivateSettings = Field(
+        default_factory=PrivateSettings, description="differential privacy: a guarantee for each patient"
+    )
+
+    @model_validator(mode="after")
+    def _guarantee_holds(self) -> TrainSettings:
+        """Refuse what would look at the scans beside the noisy gradient."""
+        if self.dp.epsilon is None:
+            return self
+        unfit = {
+            "class_balance": (self.class_balance > 0.0, "0", "it draws patients of rare classes more often"),
+            "latent.enabled": (self.latent.enabled, "false", "its autoencoder is trained without noise"),
+            "stop_when_memorising": (self.stop_when_memorising, "false", "it decides by losses of the scans"),
+            "loss_weighting": (
+                self.loss_weighting == "learned",
+                "edm",
+                "it learns from the losses themselves",
+            ),
+            "max_minutes": (self.max_minutes is not None, "null", "the noise follows from train.num_steps"),
+            "precision": (self.precision == "bf16", "fp32", "gradients of single scans are taken in fp32"),
+            "compile": (self.compile == "on", "off", "gradients of single scans are taken layer by layer"),
+            "checkpoint_activations": (self.checkpoint_activations, "false", "each layer may run only once"),
+        }
+        for name, (is_set, value, why) in unfit.items():
+            if is_set:
+                raise ValueError(
+                    f"train.{name} cannot be used with train.dp.epsilon: {why}; set train.{name}={value}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:

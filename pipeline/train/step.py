@@ -43,6 +43,7 @@ class Step:
     Attributes:
         losses: (REMEMBERED_STEPS, batch_size), of this process's scans; zero elsewhere.
         sigmas: (REMEMBERED_STEPS, batch_size), noise levels of all scans.
+        share: this process's places in each batch.
         norms: (REMEMBERED_STEPS,), norms of the whole gradient before clipping.
     """
 
@@ -75,7 +76,9 @@ class Step:
             weight_decay=settings.weight_decay,
             dtype=DTYPES[plan.precision.dtype],
         )
-        self._noise_levels = SigmaDistribution(settings.sigma_mean, settings.sigma_std)
+        self._noise_levels = SigmaDistribution(
+            settings.sigma_mean, settings.sigma_std, stratified=settings.dp.epsilon is None
+        )
         self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.size > 1 else None
         self.share = ranks.share(settings.batch_size)
         self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
@@ -142,7 +145,7 @@ class Step:
                 weighed.backward()
                 self.working.return_gradients(add=first > 0)
             total += loss.detach()
-            self._remember(step, part, losses)
+            self._remember(step, self.share.start + part.start, losses)
         return total
 
     def _draw(
@@ -154,25 +157,34 @@ class Step:
             This process's clean data (n, C, H, W), codes (n, F), noise levels (n,), noise, and augmentation
             features (n, A) or None.
         """
-        count, spec = self._settings.batch_size, self.denoiser.spec
+        (count, share), spec = self._places(len(images)), self.denoiser.spec
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
         everyone = self.denoiser.null_codes(count, self.device).clone()
-        everyone[self.share] = codes
+        everyone[share] = codes
         everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
-        self.sigmas[step % REMEMBERED_STEPS].copy_(sigma)
+        self._remember_sigmas(step, sigma)
         noise = torch.randn((count, *self.denoiser.sample_shape), generator=generator, device=self.device)
-        clean = self._source.clean(images, generator, count=count, share=self.share)
+        clean = self._source.clean(images, generator, count=count, share=share)
         features = None
         if self._settings.augment > 0.0:
             # Drawn last: without augmentation, all else is drawn as it always was.
             features = draw_augmentation(
                 count, self._settings.augment, generator, mirror=self._settings.augment_mirror
-            )[self.share]
+            )[share]
             clean = augment(clean, features)
-        return clean, everyone[self.share], sigma[self.share], noise[self.share], features
+        return clean, everyone[share], sigma[share], noise[share], features
+
+    def _places(self, count: int) -> tuple[int, slice]:
+        """Return the scans of the whole batch, and this process's places in it, where it read `count`."""
+        return self._settings.batch_size, self.share
+
+    def _remember_sigmas(self, step: int, sigma: Tensor) -> None:
+        row = self.sigmas[step % REMEMBERED_STEPS]
+        row[: len(sigma)].copy_(sigma[: len(row)])
+        self.losses[step % REMEMBERED_STEPS].zero_()
 
     @torch.no_grad()
-    def _remember(self, step: int, part: slice, losses: Tensor) -> None:
-        row = self.losses[step % REMEMBERED_STEPS]
-        row[self.share.start + part.start : self.share.start + part.stop].copy_(losses)
+    def _remember(self, step: int, first: int, losses: Tensor) -> None:
+        row = self.losses[step % REMEMBERED_STEPS][first : first + len(losses)]
+        row.copy_(losses[: len(row)])

@@ -13,7 +13,18 @@ from typing import Any
 from tests.benchmarks import machine
 from tests.benchmarks.rows import MARKDOWN_HEAD, Row, Skipped
 
-NAMES = ("training", "flops", "overhead", "distributed", "sampling", "ingest", "memory", "dry_run", "start")
+NAMES = (
+    "training",
+    "flops",
+    "overhead",
+    "distributed",
+    "sampling",
+    "ingest",
+    "memory",
+    "dry_run",
+    "start",
+    "gate",
+)
 SLOW_NAMES = ("time_to_quality", "evaluations")
 
 

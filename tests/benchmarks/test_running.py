@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from tests.benchmarks import overhead, sampling, training
+from tests.benchmarks import gate, overhead, sampling, training
 from tests.benchmarks.rows import Row, Skipped
 
 SMALL: dict[str, Callable[[], Iterable[Row | Skipped]]] = {
     "sampling": lambda: sampling.measure(rounds=1, per_class=4, train_steps=2),
     "training": lambda: training.measure(rounds=1, steps=20, image_size=8),
+    "gate": lambda: gate.measure(train=64, holdout=16, candidates=8, size=16, features=400),
     "overhead": lambda: overhead.measure(rounds=1, steps=20, image_size=8),
 }
 

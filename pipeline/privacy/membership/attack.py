@@ -11,10 +11,11 @@ import torch
 from models.denoiser import Denoiser
 from models.membership import ATTACKS, attack_scores
 from pipeline.cohort import Cohort
+from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.membership.calibration import Describer, QuantileCalibration
 from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import Floats
 from pipeline.progress import track
 
 Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]
@@ -90,18 +91,36 @@ class Scores:
 
 @torch.no_grad()
 def checkpoint_scores(
-    denoiser: Denoiser, rows: Ints, read: Read, settings: MembershipSettings, title: str
+    denoiser: Denoiser,
+    rows: Ints,
+    read: Read,
+    settings: MembershipSettings,
+    *,
+    title: str,
+    halfway: Halfway | None = None,
 ) -> Scores:
-    """Score cohort rows (rising) by every attack on a denoiser; `title` names the progress bar."""
-    parts = []
+    """Score cohort rows (rising) by every attack on a denoiser.
+
+    `title` names the progress bar, and what `halfway` keeps.
+    """
+    halfway, parts = halfway or Halfway(), []
     with track(title, len(rows), unit="scans") as progress:
         for first in range(0, len(rows), settings.batch_size):
             part = rows[first : first + settings.batch_size]
-            parts.append(attack_scores(denoiser, *read(part), settings.sigmas).flatten(1).numpy())
+
+            def scored(part: Ints = part) -> Floats:
+                found: Floats = attack_scores(denoiser, *read(part), settings.sigmas).flatten(1).numpy()
+                return found
+
+            parts.append(halfway.values(f"{_file_name(title)}-{first:09d}", scored))
             progress.update(len(part))
     levels = len(settings.sigmas)
     columns = {name: range(i * levels, (i + 1) * levels) for i, name in enumerate(ATTACKS)}
     return Scores(rows, np.concatenate(parts), columns)
+
+
+def _file_name(title: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in title)
 
 
 class Attacker:

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Ints
-from pipeline.privacy.views import Floats
 
 SIDE = 8
 NUM_COMPONENTS = 6

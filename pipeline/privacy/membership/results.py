@@ -15,8 +15,8 @@ from pipeline.privacy.membership.measures import (
     permutation_p,
 )
 from pipeline.privacy.membership.settings import MembershipSettings
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import Floats
 from pipeline.privacy_report import MembershipResult
 
 

@@ -16,6 +16,7 @@ from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import CheckpointInfo, load_autoencoder, load_denoiser, read_checkpoint_info
 from pipeline.privacy.dataset_test import holm
+from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.membership.attack import (
     COMBINED,
     Attacker,
@@ -26,9 +27,9 @@ from pipeline.privacy.membership.attack import (
 )
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.membership.results import Audited, attack_result
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import Floats
 from pipeline.privacy_report import MembershipResult
 
 LEAST_KNOWN = 20
@@ -61,6 +62,7 @@ def measure_membership(
     *,
     seed: int,
     checkpoint: Path | None,
+    halfway: Halfway | None = None,
 ) -> Membership:
     """Attack with what a recipient of the release has, and with the model itself.
 
@@ -71,7 +73,9 @@ def measure_membership(
         settings: of the audit.
         seed: run seed.
         checkpoint: a verified checkpoint of this cohort.
+        halfway: keeps the scores of the checkpoint; None keeps nothing.
     """
+    halfway = halfway or Halfway()
     groups = audit_groups(cohort, settings.membership.known_scans, np.random.default_rng([seed, 3]))
     not_run = _obstacle(groups, len(released), settings)
     if not_run:
@@ -90,12 +94,13 @@ def measure_membership(
     info = read_checkpoint_info(checkpoint)
     denoiser, _ = load_denoiser(checkpoint, verified=info)
     read = _reader(cohort, checkpoint, info)
-    trained = checkpoint_scores(denoiser, rows, read, settings.membership, "attack on the checkpoint")
+    title, own = "attack on the checkpoint", settings.membership
+    trained = checkpoint_scores(denoiser, rows, read, own, title=title, halfway=halfway)
     attacker = Attacker(cohort, groups, trained, np.random.default_rng([seed, 4]))
     model = _tested(attacker.by_attack(groups.audited), audited, settings, seed)
 
     fresh = _untrained(denoiser, seed)
-    nothing = checkpoint_scores(fresh, rows, read, settings.membership, "control: untrained")
+    nothing = checkpoint_scores(fresh, rows, read, own, title="control: untrained", halfway=halfway)
     learnt = Attacker(cohort, groups, nothing, np.random.default_rng([seed, 4]))
     untrained = learnt.by_attack(groups.audited)[COMBINED]
     # Members against members: a coin that decided nothing.

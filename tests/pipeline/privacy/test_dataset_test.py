@@ -19,7 +19,8 @@ from pipeline.privacy.dataset_test import (
     run_tests,
     side_test,
 )
-from pipeline.privacy.views import VIEWS, Neighbours
+from pipeline.privacy.neighbours import Neighbours
+from pipeline.privacy.views import VIEWS
 
 PLAN = Plan((25, 50, 100, 200), 4_000, 0.15)
 CLASSES = {"a": 0, "b": 1}

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.privacy.filter import all_statistics, calibrate, clopper_pearson, rule_statistics
-from pipeline.privacy.views import VIEWS, Found, Neighbours
+from pipeline.privacy.neighbours import Neighbours
+from pipeline.privacy.views import VIEWS, Found
 
 
 def real(count: int, rng: np.random.Generator) -> Found:

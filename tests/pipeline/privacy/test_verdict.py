@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.privacy.verdict import ClassFacts, Strength, judge_class, overall
-from pipeline.privacy_report import TestResult
+from pipeline.differential_privacy import DifferentialPrivacy
+from pipeline.privacy.verdict import ClassFacts, Strength, judge_checkpoint, judge_class, overall
+from pipeline.privacy_report import MembershipResult, TestResult
 from pipeline.records import Verdict
 
 STRONG = Strength(
@@ -77,3 +78,77 @@ def test_failing_outranks_weakness_and_the_worst_class_decides() -> None:
 def test_a_pass_gives_its_reason_too() -> None:
     verdict, reasons = overall({"a": judge_class("a", ENOUGH, (), STRONG)})
     assert verdict is Verdict.PASS and len(reasons) == 1
+
+
+def attack(name: str, *, passed: bool | None, p_value: float = 0.5, epsilon: float = 0.0) -> MembershipResult:
+    return MembershipResult(
+        attack=name,
+        members=60,
+        non_members=50,
+        auc=0.55,
+        noticeable_auc=0.62,
+        hit_rate=0.02,
+        hit_rate_interval=(0.0, 0.05),
+        p_value=p_value,
+        adjusted_p_value=None if passed is None else p_value,
+        passed=passed,
+        epsilon_lower_bound=epsilon,
+        guesses=20,
+        correct=12,
+    )
+
+
+def checkpoint(
+    found: MembershipResult,
+    *,
+    control_p: float = 0.5,
+    has_patient_ids: bool = True,
+    min_patients: int = 40,
+    epsilon: float | None = None,
+) -> tuple[Verdict, tuple[str, ...]]:
+    guarantee = None
+    if epsilon is not None:
+        guarantee = DifferentialPrivacy(
+            epsilon=epsilon,
+            delta=1e-5,
+            prv_epsilon=epsilon,
+            unit="patient",
+            num_units=100,
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+            sample_rate=0.1,
+            num_steps=10,
+        )
+    controls = tuple(
+        attack(name, passed=None, p_value=control_p) for name in ("control_untrained", "control_members")
+    )
+    return judge_checkpoint(
+        (found,),
+        controls,
+        has_patient_ids=has_patient_ids,
+        min_patients=min_patients,
+        significance=0.01,
+        guarantee=guarantee,
+    )
+
+
+def test_a_checkpoint_passes_only_if_an_attack_by_enough_known_patients_finds_nothing() -> None:
+    quiet, loud = attack("combined", passed=True), attack("combined", passed=False, p_value=1e-4)
+    assert checkpoint(quiet)[0] is Verdict.PASS
+    verdict, reasons = checkpoint(loud)
+    assert verdict is Verdict.FAIL and "combined attack, AUC 0.55" in reasons[0]
+    assert checkpoint(quiet, min_patients=51)[0] is Verdict.INCONCLUSIVE
+    assert checkpoint(quiet, has_patient_ids=False)[0] is Verdict.INCONCLUSIVE
+
+
+def test_a_control_that_finds_something_takes_the_meaning_from_every_attack() -> None:
+    loud = attack("combined", passed=False, p_value=1e-4)
+    verdict, reasons = checkpoint(loud, control_p=0.001)
+    assert verdict is Verdict.INCONCLUSIVE and "control" in reasons[0]
+
+
+def test_an_attack_beyond_the_guaranteed_epsilon_proves_the_guarantee_wrong() -> None:
+    strong = attack("combined", passed=True, epsilon=3.2)
+    assert checkpoint(strong, epsilon=8.0)[0] is Verdict.PASS
+    verdict, reasons = checkpoint(strong, epsilon=3.0)
+    assert verdict is Verdict.FAIL and "the training guarantees 3.00" in reasons[0]

@@ -298,7 +298,9 @@ def _privacy_report(
         planted={
             "exact": {"recall": 1.0, "low": 0.926, "high": 1.0, "n": 48},
             "shift_2_pixels": {"recall": 0.896, "low": 0.773, "high": 0.965, "n": 48},
+            "shift_3_pixels": {"recall": 0.5, "low": 0.35, "high": 0.65, "n": 48},
         },
+        planted_strengths={"shift": {"shift_2_pixels": 2.0, "shift_3_pixels": 3.0}},
         not_covered=("Copies of a part of an image.", "Membership inference on the model."),
         settings={"false_reject_budget": 0.05},
     )

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation_report import ArmResult, Estimate, Fidelity
+from pipeline.privacy_report import PrivacyReport
+from pipeline.records import Verdict
 from pipeline.report import formats
 from pipeline.report.evaluation_tables import _against_floor
-from pipeline.report.figures import ordered_arms, read_progress, training_chart, utility_chart
+from pipeline.report.figures import (
+    ordered_arms,
+    read_progress,
+    recall_chart,
+    training_chart,
+    utility_chart,
+)
 from pipeline.report.grids import spread
 
 SPACE = "\u00a0"
@@ -163,3 +171,35 @@ def test_progress_is_read_without_its_damaged_rows(tmp_path: Path) -> None:
     _drawn(training_chart(progress))
     assert read_progress(tmp_path / "missing.csv") == {}
     assert training_chart({}) == ""
+
+
+def report_of(planted: dict[str, dict[str, float]], strengths: dict[str, dict[str, float]]) -> PrivacyReport:
+    return PrivacyReport(
+        verdict=Verdict.PASS,
+        reasons=(),
+        policy_note="",
+        cohort_digest="c" * 64,
+        candidates_digest="d" * 64,
+        checkpoint_digest="",
+        has_patient_ids=True,
+        classes={},
+        tests=(),
+        thresholds=(),
+        reference_counts={},
+        false_reject_budget=0.05,
+        false_reject_rate=None,
+        false_reject_interval=None,
+        planted=planted,
+        planted_strengths=strengths,
+        not_covered=(),
+        settings={},
+    )
+
+
+def test_recall_is_drawn_by_family_and_survives_damaged_figures() -> None:
+    kinds = {"shift_2": 2.0, "shift_3": 3.0}
+    whole = {"recall": 0.9, "low": 0.8, "high": 0.95, "n": 48.0}
+    _drawn(recall_chart(report_of(dict.fromkeys(kinds, whole), {"shift": kinds, "crop": kinds})))
+    _drawn(recall_chart(report_of({kind: {"recall": 7.0} for kind in kinds}, {"shift": kinds})))
+    assert recall_chart(report_of({"shift_2": whole}, {"shift": kinds})) == ""
+    assert recall_chart(report_of({}, {})) == ""

@@ -1,0 +1,100 @@
+"""What a killed audit had measured: kept piece by piece in its directory, removed once the audit is done."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.privacy.neighbours import Floats, Neighbours, join
+from pipeline.privacy.references import Ints
+from pipeline.privacy.views import Found, Views
+from pipeline.storage import atomic_path, make_private_directory
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAME = "halfway"
+QUERIES_A_PIECE = 2048
+"""So many images are searched for between two saves; pieces are the same in every run of an audit, since a
+matrix product may round otherwise in other company."""
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class Halfway:
+    """Keeps what was measured, by name.
+
+    The directory of an unfinished audit belongs to one set of inputs and settings, so that a name says all.
+
+    Args:
+        folder: the audit directory; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
+
+    def search(self, name: str, views: Views, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
+        """Return what `views` finds about (n, 1, h, w) images, piece by piece; see `Views.search`."""
+        pieces = []
+        for first in range(0, max(len(images), 1), QUERIES_A_PIECE):
+            part = slice(first, first + QUERIES_A_PIECE)
+            own = None if own_patient is None else own_patient[part]
+
+            def found(part: slice = part, own: Ints | None = own) -> Arrays:
+                return _arrays(views.search(images[part], own))
+
+            pieces.append(_found(self._kept(f"{name}-{first:09d}", found)))
+        return _joined(pieces)
+
+    def values(self, name: str, make: Callable[[], Floats]) -> Floats:
+        """Return the array that `make` returns, or returned before the audit was killed."""
+        kept: Floats = self._kept(name, lambda: {"values": make()})["values"]  # type: ignore[assignment]
+        return kept
+
+    def clear(self) -> None:
+        """Remove everything: distances of single images to patients are not kept longer than needed."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+
+    def _kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        if self._folder is None:
+            return make()
+        path = self._folder / f"{name}.npz"
+        if path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    return {key: stored[key] for key in stored.files}
+            except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
+                logger.warning("what was kept of %s is damaged: measuring it again", name)
+        arrays = make()
+        with atomic_path(path, private=True) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        return arrays
+
+
+def _arrays(found: Found) -> Arrays:
+    arrays: dict[str, npt.NDArray[np.generic]] = {"blend": found.blend}
+    for view, own in found.views.items():
+        arrays |= {f"{view}.{field}": getattr(own, field) for field in Neighbours.__dataclass_fields__}
+    return arrays
+
+
+def _found(arrays: Arrays) -> Found:
+    views: dict[str, dict[str, npt.NDArray[np.generic]]] = {}
+    for name, values in arrays.items():
+        view, _, field = name.partition(".")
+        if field:
+            views.setdefault(view, {})[field] = values
+    blend: Floats = arrays["blend"]  # type: ignore[assignment]
+    return Found({view: Neighbours(**own) for view, own in views.items()}, blend)  # type: ignore[arg-type]
+
+
+def _joined(pieces: list[Found]) -> Found:
+    views = {view: join([piece.views[view] for piece in pieces]) for view in pieces[0].views}
+    return Found(views, np.concatenate([piece.blend for piece in pieces]))

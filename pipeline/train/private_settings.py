@@ -1,0 +1,32 @@
+"""Settings of differentially private training."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Settings
+
+
+class PrivateSettings(Settings):
+    """What decides the guarantee; it needs the extra `dp` (Opacus)."""
+
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="privacy budget to spend for each patient (each image where patients are unknown), by "
+        "Renyi accounting; None trains without a guarantee",
+    )
+    delta: float | None = Field(
+        None, gt=0, lt=1, description="delta of the guarantee; None takes 1 / (10 x patients of train)"
+    )
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1e6, description="bound of the norm of each patient's gradient in a step"
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_set_in_vain(self) -> PrivateSettings:
+        bound = type(self).model_fields["max_grad_norm"].default
+        if self.epsilon is None and (self.delta is not None or self.max_grad_norm != bound):
+            raise ValueError("dp.delta and dp.max_grad_norm do nothing without dp.epsilon: set it")
+        return self

@@ -1,0 +1,106 @@
+"""Canaries: scans put into train once, 10 and 100 times are found the more, the more often they stand there.
+
+`python -m tests.privacy_proof.canaries [MANIFEST] [OUT] [size=28] [minutes=10] [each=20]` takes scans of val
+patients as canaries, trains on the cohort with them, and attacks the model and its images. As many more val
+scans stay out of train: what is printed is how well each group is told from those.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from pipeline.cohort import Cohort
+from pipeline.conditions import CohortConditions, asked_conditions
+from pipeline.generator import load_denoiser
+from pipeline.ingest import run_ingest
+from pipeline.manifest import load_manifest
+from pipeline.privacy.embedding_cache import cohort_embedding
+from pipeline.privacy.foreign import open_audited
+from pipeline.privacy.membership.attack import COMBINED, Attacker, Groups, audit_groups, checkpoint_scores
+from pipeline.privacy.membership.release_attack import release_scores
+from pipeline.privacy.references import Ints, load_references, search_images
+from pipeline.recipe import load_recipe
+from pipeline.sample import run_sample
+from pipeline.train import run_train
+from tests.benchmarks.machine import describe
+from tests.privacy_proof.selection import with_canaries
+
+TIMES = (1, 10, 100)
+
+
+def main() -> int:
+    """Print the groups; the exit code is 1 where more copies are not found better by the combined attack."""
+    words = [word for word in sys.argv[1:] if "=" not in word]
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    manifest = Path(words[0] if words else "data_manifests/pneumoniamnist.yaml")
+    out = Path(words[1] if len(words) > 1 else "runs/privacy-proof")
+    size, minutes, each = (
+        options.get("size", "28"),
+        options.get("minutes", "10"),
+        int(options.get("each", "20")),
+    )
+    fixed = [f"ingest.image_size={size}", f"train.max_minutes={minutes}", "train.num_steps=1000000"]
+    recipe = load_recipe("cpu", [*fixed, "sample.per_class=640"])
+    whole = Cohort(run_ingest(load_manifest(manifest), out / f"cohort-{size}", recipe.ingest).path)
+    chosen, times = pick(whole, each)
+    made = with_canaries(whole, out / f"cohort-{size}-canaries", chosen, times)
+    checkpoint = run_train(made, out / f"canaries-{size}" / "checkpoint", recipe.train, seed=1)
+    candidates = run_sample(checkpoint, out / f"canaries-{size}" / "candidates", recipe.sample, seed=1)
+    print(f"machine: {describe()}; {manifest.stem} at {size}x{size}, {minutes} minutes", flush=True)
+
+    # The attack reads scans of the whole cohort; who stands in train is known from `times`.
+    settings = recipe.audit
+    groups = audit_groups(whole, settings.membership.known_scans, np.random.default_rng([1, 3]))
+    groups = Groups(chosen[times > 0], chosen[times == 0], groups.known_inside, groups.known_outside)
+    denoiser, info = load_denoiser(checkpoint.path)
+    conditions = CohortConditions(whole, asked_conditions(info.conditions))
+
+    def read(rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(whole.images(rows)), torch.from_numpy(conditions.codes(rows))
+
+    rows = groups.every
+    scores = checkpoint_scores(denoiser, rows, read, settings.membership, title="attack on the checkpoint")
+    by_model = Attacker(whole, groups, scores, np.random.default_rng([1, 4])).by_attack(chosen)
+    opened = Cohort(made.path)
+    references = load_references(opened, settings, np.random.default_rng([1, 1]))
+    network = cohort_embedding(opened, references, settings)
+    audited = open_audited(candidates.path, opened)
+    drawn = search_images(audited.take, np.arange(len(audited.table)), settings.search_size)
+    scans = search_images(whole.take, rows, settings.search_size)
+    closeness = release_scores(rows, scans, drawn, network, settings)
+    by_release = Attacker(whole, groups, closeness, np.random.default_rng([1, 4])).by_attack(chosen)
+    found = {
+        **by_model,
+        **{f"release_{name.removeprefix('release_')}": own for name, own in by_release.items()},
+    }
+    print("\n| attack | " + " | ".join(f"{n} times" for n in TIMES) + " |\n" + "|---" * 4 + "|")
+    never, rising = times == 0, True
+    for name, own in found.items():
+        values = []
+        for number in TIMES:
+            group = never | (times == number)
+            values.append(float(roc_auc_score((times[group] > 0).astype(int), own[group])))
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |", flush=True)
+        if name == COMBINED:
+            rising = values[0] <= values[1] <= values[2] and values[2] > values[0]
+    print(f"\nAUC of {each} canaries each against {int(never.sum())} scans of val that were never trained on")
+    return 0 if rising else 1
+
+
+def pick(cohort: Cohort, each: int) -> tuple[Ints, Ints]:
+    """Return val scans (n,), one a patient, and how often each is to stand in train, most of them never."""
+    rng = np.random.default_rng(11)
+    rows = rng.permutation(cohort.rows("val"))
+    _, first = np.unique(cohort.records()["patient_id"].to_numpy()[rows], return_index=True)
+    rows = rows[np.sort(first)]
+    times = np.repeat(np.array([*TIMES, 0]), [each] * len(TIMES) + [5 * each])[: len(rows)]
+    return rows[: len(times)], times
+
+
+if __name__ == "__main__":
+    sys.exit(main())
