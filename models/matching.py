@@ -12,6 +12,9 @@ import torch.nn.functional as F
 
 Tensor = torch.Tensor
 
+LEAST_RELIABILITY = 0.3
+"""Share of a query's content that is taken not to be noise, at the least: what is nearly all noise looks like
+everything a little, and not much more than before."""
 FLAT = 1e-3
 """Length below which a window in [-1, 1] holds nothing but rounding, so that it matches nothing."""
 
@@ -151,6 +154,40 @@ def soften(images: Tensor) -> Tensor:
     return F.conv2d(padded, torch.outer(kernel, kernel)[None, None])
 
 
+def noise_variance(images: Tensor) -> Tensor:
+    """Return how much white noise (N,) each of (N, 1, H, W) images would have if all fine detail were noise.
+
+    The mean square under a mask that ignores everything that varies linearly along an axis (Immerkaer 1996,
+    doi 10.1006/cviu.1996.0060). Texture counts as noise, so only what exceeds that of other images is noise.
+    """
+    second = torch.tensor([1.0, -2.0, 1.0], dtype=images.dtype)
+    mask = torch.outer(second, second)
+    return F.conv2d(images, mask[None, None]).square().mean(dim=(1, 2, 3)) / mask.square().sum()
+
+
+def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tensor:
+    """Return the factor (N,), at least 1, by which noise lowers the similarity of each query with its source.
+
+    Noise that is in the query alone lowers its correlation with everything alike, by the root of the share of
+    its content that is not noise (the attenuation of Spearman 1904). Undoing this makes a noisy copy as near
+    to its source as a clean one. Every reference of a query gets the same factor, so that sides stay a fair
+    coin.
+
+    Args:
+        queries: (N, 1, H, W) in [-1, 1].
+        texture: `noise_variance` that images of this kind have by themselves.
+        alignments: says what window is compared, and without which low frequencies.
+    """
+    window = centre(soften(queries), alignments.margin)
+    basis = low_frequencies(*window.shape[-2:], alignments.sigma)
+    rows = window.flatten(1)
+    content = (rows - (rows @ basis) @ basis.T).square().sum(dim=1)
+    # `soften` leaves (1 + 4 + 1) / 16 of the variance of white noise in each direction.
+    left = (6 / 16) ** 2 * (rows.shape[1] - basis.shape[1])
+    noise = (noise_variance(queries) - texture).clamp_min(0.0) * left
+    return (1.0 - noise / content.clamp_min(FLAT)).clamp(LEAST_RELIABILITY, 1.0).rsqrt()
+
+
 def centre(images: Tensor, margin: int) -> Tensor:
     """Cut `margin` pixels off each side, so that a shifted copy is compared on what both images show."""
     if 2 * margin >= min(images.shape[-2:]):
@@ -163,8 +200,8 @@ def coarse_similarity(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the best coarse similarity of each query with each reference, a block of queries at a time.
 
-    Works at half resolution and tries shifts two pixels apart: cheap enough for all pairs, used to pick
-    the few pairs that `aligned_similarity` looks at closely. Memory is `block` x references.
+    Works at half resolution and tries shifts two pixels apart, and the largest: cheap enough for all pairs,
+    used to pick the few pairs that `aligned_similarity` looks at closely. Memory is `block` x references.
 
     Args:
         queries: (N, 1, H, W) in [-1, 1].
@@ -178,7 +215,7 @@ def coarse_similarity(
     reach, margin, half = alignments.max_shift, alignments.margin, alignments.sigma / 2
     references = soften(references)
     reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2), half).T.contiguous()
-    steps = sorted({-reach, 0, reach})
+    steps = sorted({-reach, reach, *range(0, reach, 2), *range(0, -reach, -2)})
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         best: Tensor | None = None

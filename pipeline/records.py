@@ -80,7 +80,7 @@ class AuditRef(Reference):
     """A privacy audit made by `audit`."""
 
     stage: ClassVar[str] = "audit"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     verdict: Verdict
 
 

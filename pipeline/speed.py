@@ -225,14 +225,14 @@ def search_seconds(
     """Return the seconds that the copy search spends on one image against all references."""
     import torch
 
-    from models.matching import Alignments, aligned_similarity, coarse_similarity
+    from models.matching import aligned_similarity, coarse_similarity
     from models.partial_copies import blend_isolation, half_similarity
+    from pipeline.privacy.views import alignments
 
     shape = _search_shape(settings, image_size)
     queries = torch.rand(_QUERIES, 1, *shape)
     references = torch.rand(num_references, 1, *shape)
-    fine = Alignments(settings.max_shift, settings.scales, settings.rotations)
-    coarse = Alignments(settings.max_shift, (1.0,), (0.0,))
+    coarse, fine = alignments(settings)
     pairs = torch.randint(
         num_references, (_QUERIES, min(settings.shortlist * (num_folds + 1), num_references))
     )

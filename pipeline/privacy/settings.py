@@ -31,10 +31,24 @@ class AuditSettings(Settings):
     flat_field_sigma: float = Field(
         4.0, gt=0, le=64, description="Blur in pixels of the search size that is subtracted before comparing."
     )
-    max_shift: int = Field(2, ge=0, le=6, description="Shifts tried, in pixels of the search size.")
-    scales: tuple[float, ...] = Field((0.95, 1.0, 1.05), min_length=1, description="Zoom factors tried.")
+    max_shift: int = Field(3, ge=0, le=6, description="Shifts tried, in pixels of the search size.")
+    scales: tuple[float, ...] = Field(
+        (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25), min_length=1, description="Zoom factors tried."
+    )
     rotations: tuple[float, ...] = Field(
-        (-5.0, 0.0, 5.0), min_length=1, description="Rotations tried (degrees)."
+        (-15.0, -7.5, 0.0, 7.5, 15.0), min_length=1, description="Rotations tried (degrees)."
+    )
+    coarse_scales: tuple[float, ...] = Field(
+        (0.85, 1.0, 1.18), min_length=1, description="Zoom factors tried on all pairs, at half resolution."
+    )
+    coarse_rotations: tuple[float, ...] = Field(
+        (-10.0, 0.0, 10.0), min_length=1, description="Rotations tried on all pairs (degrees)."
+    )
+    texture_quantile: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Fine detail beyond this quantile of the real images' counts as noise that hides a copy.",
     )
     shortlist: int = Field(
         4, ge=1, le=64, description="Real images per fold that the coarse search hands to the exact one."
@@ -81,8 +95,9 @@ class AuditSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if min(self.scales) <= 0.5 or max(self.scales) >= 2:
-            raise ValueError("scales must lie between 0.5 and 2")
+        for name in ("scales", "coarse_scales"):
+            if min(getattr(self, name)) <= 0.5 or max(getattr(self, name)) >= 2:
+                raise ValueError(f"{name} must lie between 0.5 and 2")
         if min(self.depths) < 1 or list(self.depths) != sorted(set(self.depths)):
             raise ValueError("depths must be positive and ascending")
         return self

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 
 from models.copy_embedding import CopyEmbedding, embed
-from models.matching import Alignments, aligned_similarity, coarse_similarity, flat_field
+from models.matching import (
+    Alignments,
+    aligned_similarity,
+    coarse_similarity,
+    flat_field,
+    noise_gain,
+    noise_variance,
+)
 from models.partial_copies import HALVES, blend_isolation, half_similarity
 from pipeline.privacy.neighbours import (
     FLOOR,
@@ -52,10 +59,9 @@ class Found:
 
 def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
     """Return what the coarse search of all pairs tries, and the fine one of a few."""
-    sigma = settings.flat_field_sigma
-    # At half resolution a change of scale or angle this small moves nothing by more than a pixel.
-    coarse = Alignments(settings.max_shift, (1.0,), (0.0,), sigma=sigma)
-    return coarse, Alignments(settings.max_shift, settings.scales, settings.rotations, sigma=sigma)
+    sigma, reach = settings.flat_field_sigma, settings.max_shift
+    coarse = Alignments(reach, settings.coarse_scales, settings.coarse_rotations, sigma=sigma)
+    return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
 
 
 def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
@@ -76,6 +82,8 @@ class Views:
         self.references, self.settings = references, settings
         self._sigma, self._network = settings.flat_field_sigma, network
         self._vectors = embed_flat(network, references.images, settings)
+        detail = noise_variance(references.images)
+        self._texture = float(detail.quantile(settings.texture_quantile))
         self._patients = torch.from_numpy(references.patients)
         self._sides = Sides(
             references.patients, references.in_train, references.groups, shortlist=settings.shortlist
@@ -102,6 +110,7 @@ class Views:
                 barred = self._sides.barred(own[part])
                 pairs = self._sides.shortlist(rough, barred)
                 exact = aligned_similarity(images[part], self.references.images, pairs, fine)
+                exact = (exact * noise_gain(images[part], self._texture, fine)[:, None]).clamp(-1.0, 1.0)
                 found["correlation"].append(self._sides.nearest(exact, pairs, barred))
                 progress.update(len(rough))
             found["embedding"].append(nearest_features(vectors, self._vectors, self._sides, own))

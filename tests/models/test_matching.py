@@ -14,6 +14,8 @@ from models.matching import (
     coarse_similarity,
     flat_field,
     low_frequencies,
+    noise_gain,
+    noise_variance,
     unit_rows,
     warp,
 )
@@ -128,3 +130,46 @@ def test_unit_rows_have_zero_mean_and_unit_length() -> None:
 def test_wrong_arguments_are_named(make, named: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def textured(count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((count, 1, 32, 32), generator=generator)
+    padded = torch.nn.functional.pad(noise, (4,) * 4, mode="replicate")
+    return (2.0 * torch.nn.functional.avg_pool2d(padded, 5, stride=1)[..., 2:-2, 2:-2]).clamp(-1, 1)
+
+
+def test_white_noise_is_measured_and_ramps_are_not() -> None:
+    noise = 0.3 * torch.randn((200, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    assert float(noise_variance(noise).mean()) == pytest.approx(0.09, rel=0.03)
+    ramp = torch.linspace(-1, 1, 32).expand(1, 1, 32, 32) + torch.linspace(-1, 1, 32)[:, None]
+    assert float(noise_variance(ramp)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_undoing_the_noise_brings_a_noisy_copy_as_near_as_a_clean_one_and_strangers_hardly() -> None:
+    images, alignments = textured(60, 1), Alignments(1, (1.0,), (0.0,))
+    texture = float(noise_variance(images).quantile(0.75))
+    noisy = images + 0.4 * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    pairs = torch.stack([torch.arange(60), (torch.arange(60) + 7) % 60], dim=1)
+    similarity = aligned_similarity(noisy, images, pairs, alignments)
+    gain = noise_gain(noisy, texture, alignments)
+    undone = similarity * gain[:, None]
+    assert float(similarity[:, 0].mean()) < 0.93
+    assert float(undone[:, 0].mean()) == pytest.approx(1.0, abs=0.03)
+    assert float(undone[:, 1].max()) < 0.75
+
+
+def test_images_of_the_ordinary_kind_are_left_as_they_are() -> None:
+    images, alignments = textured(60, 3), Alignments(1, (1.0,), (0.0,))
+    texture = float(noise_variance(images).quantile(0.75))
+    gain = noise_gain(images, texture, alignments)
+    assert float((gain == 1.0).float().mean()) >= 0.7
+    assert float(gain.max()) < 1.1
+
+
+@pytest.mark.parametrize("shift", range(-3, 4))
+def test_the_coarse_search_finds_the_source_at_every_shift_within_reach(shift: int) -> None:
+    images = textured(40, 4)
+    moved = torch.roll(images, (shift, -shift), dims=(-2, -1))
+    found = torch.cat([best for _, best in coarse_similarity(moved, images, Alignments(3, (1.0,), (0.0,)))])
+    assert (found.topk(4, dim=1).indices == torch.arange(40)[:, None]).any(dim=1).all()

@@ -24,6 +24,7 @@ QUICK = AuditSettings(
     embedding_steps=40,
     embedding_batch=96,
     rotations=(0.0,),
+    coarse_rotations=(0.0,),
     planted_per_kind=12,
     power_draws=20,
     null_draws=2_000,
