@@ -16,6 +16,8 @@ RULES = {
     "embedding": ("ratio", ISOLATION, "absolute"),
     # Half an image resembles halves of strangers: only that one patient stands out says something.
     "halves": (ISOLATION,),
+    # Its measure of distance is made for what a model noised and drew anew: who else is as near says most.
+    "components": (ISOLATION,),
 }
 SCALE_QUANTILE = 0.25
 LEAST_SCALE = 1e-3

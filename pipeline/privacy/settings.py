@@ -56,6 +56,12 @@ class AuditSettings(Settings):
     blend_shortlist: int = Field(
         32, ge=2, le=1_024, description="Real images tried as the first of the two that a blend is made of."
     )
+    component_noise: float = Field(
+        0.3,
+        gt=0,
+        le=10,
+        description="Noise, in a range of 2, below which structure counts as drawn anew by a model.",
+    )
     embedding_steps: int = Field(300, ge=1, description="Optimiser steps of the copy-detection embedding.")
     embedding_batch: int = Field(256, ge=2, description="Images a step.")
     embedding_learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")

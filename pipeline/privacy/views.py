@@ -1,4 +1,4 @@
-"""Ways to see that an image is a copy: as a whole, by what is learnt of copies, by halves, as a blend."""
+"""Ways to see a copy: as a whole, by what is learnt of copies, by halves, by coarse structure, as a blend."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from models.components import principal_components
 from models.copy_embedding import CopyEmbedding, embed
 from models.matching import (
     Alignments,
@@ -31,7 +32,7 @@ from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 
-VIEWS = ("correlation", "embedding", "halves")
+VIEWS = ("correlation", "embedding", "halves", "components")
 BLEND = "blend"
 """Not a view of neighbours: what explains a blend is a pair of images, which lies on no one side."""
 
@@ -82,6 +83,9 @@ class Views:
         self.references, self.settings = references, settings
         self._sigma, self._network = settings.flat_field_sigma, network
         self._vectors = embed_flat(network, references.images, settings)
+        # Of both sides alike: components of train alone would describe train better.
+        self._components = principal_components(references.images, settings.component_noise)
+        self._structure = self._components(references.images)
         detail = noise_variance(references.images)
         self._texture = float(detail.quantile(settings.texture_quantile))
         self._patients = torch.from_numpy(references.patients)
@@ -114,6 +118,8 @@ class Views:
                 found["correlation"].append(self._sides.nearest(exact, pairs, barred))
                 progress.update(len(rough))
             found["embedding"].append(nearest_features(vectors, self._vectors, self._sides, own))
+            coarser = self._components(images)
+            found["components"].append(nearest_features(coarser, self._structure, self._sides, own))
             halves = half_similarity(images, self.references.images, sigma=self._sigma, block=block)
             for first, by_half in halves:
                 found["halves"].append(self._by_halves(by_half, own[first : first + block]))

@@ -14,6 +14,7 @@ VIEW_WORDS = {
     "hash": "file and picture hashes",
     "duplicate": "duplicates among candidates",
     "halves": "halves of the image",
+    "components": "coarse structure (principal components)",
     "blend": "pairs of scans, as the sources of a blend",
 }
 TEST_EXPLAINED = {
