@@ -46,7 +46,7 @@ def test_the_page_opens_without_an_error(tmp_path: Path, width: int) -> None:
     copy.write_text(probed.replace("</head>", PROBE, 1), encoding="utf-8")
     said = _open(copy, tmp_path, width)
     assert "seen by the control" in said.stderr, "the browser's complaints do not reach this test"
-    assert "<title>pictures 108 undecoded 0 wide false</title>" in said.stdout
+    assert "<title>pictures 109 undecoded 0 wide false</title>" in said.stdout
 
 
 def _open(path: Path, scratch: Path, width: int) -> subprocess.CompletedProcess[str]:

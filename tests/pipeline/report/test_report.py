@@ -132,8 +132,8 @@ def test_a_complete_run_shows_its_verdicts_tables_and_pictures(runs: dict[str, P
     assert "5 min 12 s" in found.text
     assert "176 images a second while training" in found.text
     assert "57 scans a second" in found.text
-    # Two sheets a class, eight pairs twice, four snapshots, two charts.
-    assert found.tags.count("img") == 3 * (2 + 2 * 16) + 4 + 2
+    # Two sheets a class, eight pairs twice, four snapshots, three charts.
+    assert found.tags.count("img") == 3 * (2 + 2 * 16) + 4 + 3
 
 
 def test_a_refused_run_says_why_and_what_to_change(runs: dict[str, Path]) -> None:
