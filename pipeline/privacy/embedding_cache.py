@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 
@@ -40,16 +41,23 @@ def cohort_embedding(cohort: Cohort, references: References, settings: AuditSett
             logger.warning("the kept copy embedding is damaged (%s): training it again", type(error).__name__)
     images = references.images[torch.from_numpy(references.in_train)]
     with track("copy embedding", settings.embedding_steps, unit="steps") as progress:
-        network = train_copy_embedding(
-            images,
-            lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
-            num_steps=settings.embedding_steps,
-            batch_size=settings.embedding_batch,
-            learning_rate=settings.embedding_learning_rate,
-            temperature=settings.embedding_temperature,
-            generator=torch.Generator().manual_seed(settings.embedding_seed),
-            on_step=lambda _, loss: progress.update(1, loss=loss),
-        )
+        network = train_embedding(images, settings, lambda _, loss: progress.update(1, loss=loss))
     with atomic_path(path, private=True) as temporary:
         save_file(network.state_dict(), temporary)
     return network
+
+
+def train_embedding(
+    images: torch.Tensor, settings: AuditSettings, on_step: Callable[[int, float], None] | None = None
+) -> CopyEmbedding:
+    """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1]."""
+    return train_copy_embedding(
+        images,
+        lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
+        num_steps=settings.embedding_steps,
+        batch_size=settings.embedding_batch,
+        learning_rate=settings.embedding_learning_rate,
+        temperature=settings.embedding_temperature,
+        generator=torch.Generator().manual_seed(settings.embedding_seed),
+        on_step=on_step,
+    )

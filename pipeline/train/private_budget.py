@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.cohort import Cohort
 from pipeline.differential_privacy import DifferentialPrivacy, require_opacus
@@ -45,7 +45,7 @@ class PrivacyBudget:
     sample_rate: float
     max_grad_norm: float
     delta: float
-    unit: str
+    unit: Literal["patient", "image"]
     num_units: int
     secret: int
 
@@ -57,7 +57,7 @@ class PrivacyBudget:
             epsilon=self.spent_by_rdp(num_steps),
             delta=self.delta,
             prv_epsilon=self._epsilon(PRVAccountant(), num_steps),
-            unit="patient" if self.unit == "patient" else "image",
+            unit=self.unit,
             num_units=self.num_units,
             noise_multiplier=self.noise_multiplier,
             max_grad_norm=self.max_grad_norm,

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from models.denoiser import Denoiser
 from models.noise import stream_seed
-from models.objective import denoising_loss
 from models.private_gradient import PrivateGradient
 from pipeline.ranks import Ranks
 from pipeline.train.latents import LatentSource, PixelSource
@@ -60,24 +59,16 @@ class PrivateStep(Step):
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave the private gradient in the master; return the mean loss of the scans, 0 without any."""
         with self._timing.part("draw"):
-            clean, codes, sigma, noise, features = self._draw(step, images, codes)
+            drawn = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(clean), self.micro_batch):
-            part = slice(first, min(first + self.micro_batch, len(clean)))
+        count = len(drawn[0])
+        for first in range(0, count, self.micro_batch):
+            part = slice(first, min(first + self.micro_batch, count))
             with self._timing.part("forward"):
-                losses = denoising_loss(
-                    self._gradient.compute,
-                    clean[part],
-                    codes[part],
-                    sigma=sigma[part],
-                    noise=noise[part],
-                    sigma_data=self._settings.sigma_data,
-                    parametrisation=self._settings.parametrisation,
-                    augment=features[part] if features is not None else None,
-                )
+                losses = self._losses(self._gradient.compute, drawn, part)
             with self._timing.part("backward"):
                 self._gradient.add(losses)
-            total += losses.detach().sum() / len(clean)
+            total += losses.detach().sum() / count
             self._remember(step, part.start, losses)
         with self._timing.part("backward"):
             seed = stream_seed(self._secret, "gradient noise", step)

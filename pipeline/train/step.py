@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.augment import augment, draw_augmentation
+from models.compiling import Compute
 from models.denoiser import Denoiser
 from models.distributed import GradientSum
 from models.ema import PowerFunctionAverages
@@ -20,6 +21,9 @@ from pipeline.train.latents import LatentSource, PixelSource
 from pipeline.train.plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
+
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+"""What `Step` draws for its scans: clean data, codes, noise levels, noise, augmentation features."""
 
 REMEMBERED_STEPS = 10
 """Losses and noise levels of so many steps are kept to explain a loss that is not finite."""
@@ -120,21 +124,13 @@ class Step:
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
-            clean, codes, sigma, noise, features = self._draw(step, images, codes)
+            drawn = self._draw(step, images, codes)
+            clean, _, sigma, _, _ = drawn
         total = torch.zeros((), device=self.device)
         for first in range(0, len(clean), self.micro_batch):
             part = slice(first, min(first + self.micro_batch, len(clean)))
             with self._timing.part("forward"):
-                losses = denoising_loss(
-                    self.working.compute,
-                    clean[part],
-                    codes[part],
-                    sigma=sigma[part],
-                    noise=noise[part],
-                    sigma_data=self._settings.sigma_data,
-                    parametrisation=self._settings.parametrisation,
-                    augment=features[part] if features is not None else None,
-                )
+                losses = self._losses(self.working.compute, drawn, part)
                 # The sum of all parts of all processes is the mean over the whole batch. The loss that is
                 # told stays the denoising loss, whatever it is weighed by.
                 loss = losses.sum() / self._settings.batch_size
@@ -148,9 +144,21 @@ class Step:
             self._remember(step, self.share.start + part.start, losses)
         return total
 
-    def _draw(
-        self, step: int, images: Tensor, codes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def _losses(self, compute: Compute, drawn: Drawn, part: slice) -> Tensor:
+        """Return the denoising losses (n,) of a part of what was drawn."""
+        clean, codes, sigma, noise, features = drawn
+        return denoising_loss(
+            compute,
+            clean[part],
+            codes[part],
+            sigma=sigma[part],
+            noise=noise[part],
+            sigma_data=self._settings.sigma_data,
+            parametrisation=self._settings.parametrisation,
+            augment=features[part] if features is not None else None,
+        )
+
+    def _draw(self, step: int, images: Tensor, codes: Tensor) -> Drawn:
         """Draw for the whole batch.
 
         Returns:

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.copy_embedding import CopyEmbedding, train_copy_embedding
-from models.matching import flat_field
+from pipeline.privacy.embedding_cache import train_embedding
 from pipeline.privacy.neighbours import NO_PATIENT, Sides, nearest_features
 from pipeline.privacy.references import References
 from pipeline.privacy.settings import AuditSettings
@@ -47,7 +46,7 @@ def measure(
         references = _references(train, holdout, size, np.random.default_rng(number))
         queries = _images(candidates, size, np.random.default_rng(1000 + number))
         started = time.perf_counter()
-        network = _embedding(references, settings)
+        network = train_embedding(references.images[torch.from_numpy(references.in_train)], settings)
         views = Views(references, network, settings)
         learnt = time.perf_counter() - started
         counted = queries[: min(COUNTED, candidates)]
@@ -100,18 +99,6 @@ def _search_features(queries: int, references: int) -> tuple[float, int]:
     started = time.perf_counter()
     nearest_features(ours, theirs, sides, torch.full((queries,), NO_PATIENT))
     return time.perf_counter() - started, peak_bytes()
-
-
-def _embedding(references: References, settings: AuditSettings) -> CopyEmbedding:
-    return train_copy_embedding(
-        references.images[torch.from_numpy(references.in_train)],
-        lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
-        num_steps=settings.embedding_steps,
-        batch_size=settings.embedding_batch,
-        learning_rate=settings.embedding_learning_rate,
-        temperature=settings.embedding_temperature,
-        generator=torch.Generator().manual_seed(settings.embedding_seed),
-    )
 
 
 def _images(count: int, size: int, rng: np.random.Generator) -> torch.Tensor:
