@@ -168,11 +168,13 @@ def audit(
 
     Accepts or rejects each one and concludes PASS, FAIL or INCONCLUSIVE. An audit that ends in FAIL is a
     finished audit: the exit code is 0, and `release` refuses it. Whether one can tell who was in the
-    training data is asked of the accepted images and, with --checkpoint, of the model.
+    training data is asked of the accepted images and, with --checkpoint, of the model. A killed audit goes
+    on from what it had measured; several processes or GPUs share the search under torchrun.
 
     \b
     Example:
       phosphor audit runs/demo/candidates --cohort runs/demo/cohort --out runs/demo/audit --recipe smoke
+      torchrun --nproc-per-node 2 -m flows audit runs/demo/candidates --cohort runs/demo/cohort --out audit
     """
     with reported():
         settings = read_recipe(recipe, overrides)

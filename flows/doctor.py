@@ -65,8 +65,9 @@ def _extras() -> Iterator[Finding]:
 def _compute() -> Iterator[Finding]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("threads", f"{torch.get_num_threads()} used by torch, {usable} cores usable")
+    from pipeline.threads import usable_cores
+
+    yield Finding("threads", f"{torch.get_num_threads()} used by torch, {usable_cores()} cores usable")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()

@@ -123,7 +123,7 @@ def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
 
 def unit_rows(images: Tensor, sigma: float) -> Tensor:
     """Flatten to (N, d) rows without low frequencies (mean included) and of unit length (0 if constant)."""
-    basis = low_frequencies(*images.shape[-2:], sigma)
+    basis = low_frequencies(*images.shape[-2:], sigma).to(images)
     rows = images.flatten(1)
     rows = rows - (rows @ basis) @ basis.T
     length = rows.norm(dim=1, keepdim=True)
@@ -138,7 +138,7 @@ def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor
         return images
     angle = math.radians(rotation)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=images.dtype)
+    theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images)
     grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -149,7 +149,7 @@ def soften(images: Tensor) -> Tensor:
     Re-sampling an image blurs it about as much, and noise lives in what this removes: without it a zoomed or
     noisy copy of a sharp image looks less like its source than a stranger's image does.
     """
-    kernel = torch.tensor([0.25, 0.5, 0.25], dtype=images.dtype)
+    kernel = torch.tensor([0.25, 0.5, 0.25]).to(images)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     return F.conv2d(padded, torch.outer(kernel, kernel)[None, None])
 
@@ -160,7 +160,7 @@ def noise_variance(images: Tensor) -> Tensor:
     The mean square under a mask that ignores everything that varies linearly along an axis (Immerkaer 1996,
     doi 10.1006/cviu.1996.0060). Texture counts as noise, so only what exceeds that of other images is noise.
     """
-    second = torch.tensor([1.0, -2.0, 1.0], dtype=images.dtype)
+    second = torch.tensor([1.0, -2.0, 1.0]).to(images)
     mask = torch.outer(second, second)
     return F.conv2d(images, mask[None, None]).square().mean(dim=(1, 2, 3)) / mask.square().sum()
 
@@ -179,7 +179,7 @@ def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tenso
         alignments: says what window is compared, and without which low frequencies.
     """
     window = centre(soften(queries), alignments.margin)
-    basis = low_frequencies(*window.shape[-2:], alignments.sigma)
+    basis = low_frequencies(*window.shape[-2:], alignments.sigma).to(queries)
     rows = window.flatten(1)
     content = (rows - (rows @ basis) @ basis.T).square().sum(dim=1)
     # `soften` leaves (1 + 4 + 1) / 16 of the variance of white noise in each direction.
@@ -248,16 +248,16 @@ def aligned_similarity(
     margin = alignments.margin
     rows = unit_rows(centre(soften(references), margin), alignments.sigma)
     window = (queries.shape[-2] - 2 * margin, queries.shape[-1] - 2 * margin)
-    basis = low_frequencies(*window, alignments.sigma).T
+    basis = low_frequencies(*window, alignments.sigma).to(queries).T
     num_low = len(basis)
-    out = torch.empty(pairs.shape, dtype=queries.dtype)
+    out = queries.new_empty(pairs.shape)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         near = rows[pairs[first : first + block]]
         # The low frequencies ride along in the product: |a|^2 less their part is the filtered length, and
         # the references are free of them already, so that a filtered and an unfiltered query score alike.
         target = torch.cat([basis.expand(len(part), -1, -1), near], dim=1)
-        best = torch.full(near.shape[:2], -1.0, dtype=queries.dtype)
+        best = queries.new_full(near.shape[:2], -1.0)
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
             columns = F.unfold(centre(warped, margin - alignments.max_shift), window)

@@ -13,6 +13,7 @@ from pipeline.manifest import Manifest
 from pipeline.manifest.medmnist_rules import MedmnistSource
 from pipeline.manifest.model import PhantomSource
 from pipeline.recipe import Recipe
+from pipeline.threads import usable_cores
 
 MEBIBYTE = 2**20
 PREFECT_BYTES = 350 * MEBIBYTE
@@ -82,7 +83,7 @@ def foresee_ingest(manifest: Manifest, settings: IngestSettings) -> tuple[Worklo
         DataError: the data has to be downloaded first, or is missing.
     """
     num_scans, num_test, classes, seconds, cache_bytes = 0, 0, set[str](), 0.0, 0
-    cores = settings.workers or speed.usable_cores()
+    cores = settings.workers or usable_cores()
     for source in manifest.sources:
         if isinstance(source, PhantomSource):
             from pipeline.sources.phantom_source import phantom_folder, phantom_settings
@@ -233,7 +234,7 @@ def estimate_evaluate(recipe: Recipe, work: Workload) -> Estimate:
     arms = 4 + len(settings.ratios)
     step = speed.classifier_step_seconds(settings, work.image_size, work.num_classes)
     jobs = arms * settings.seeds * settings.num_steps * step
-    seconds = jobs / speed.usable_cores() + settings.encoder_steps * step + 3.0
+    seconds = jobs / usable_cores() + settings.encoder_steps * step + 3.0
     disk = arms * settings.seeds * (work.num_val + work.num_test) * work.num_classes * 8 + _REPORT_BYTES // 6
     return Estimate(seconds, speed.resident_bytes(), disk)
 

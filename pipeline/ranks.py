@@ -90,10 +90,10 @@ def require_alone(command: str) -> None:
     size = place_of_process().size
     if size > 1:
         raise UsageError(
-            f"{command} works as one process; only train and sample share their work",
+            f"{command} works as one process; train, sample and audit share their work",
             field="WORLD_SIZE",
             value=size,
-            remedy="Start train and sample under torchrun, and the other commands without it.",
+            remedy="Start train, sample and audit under torchrun, and the other commands without it.",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pipeline.differential_privacy import require_opacus
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample.settings import SampleSettings
+from pipeline.threads import threads
 from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -174,9 +174,7 @@ def classifier_step_seconds(
 
     images = torch.zeros(2 * max(num_classes, 2), 1, *image_size)
     labels = torch.arange(len(images)) % max(num_classes, 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         return _step_seconds(
             lambda on_step: train_classifier(
                 images,
@@ -187,8 +185,6 @@ def classifier_step_seconds(
                 on_step=on_step,
             )
         )
-    finally:
-        torch.set_num_threads(before)
 
 
 def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int], num_train: int) -> float:
@@ -303,11 +299,6 @@ def phantom_seconds(settings: PhantomSettings) -> tuple[float, float, int]:
         tasks = [ScanTask(rule=rule, name=str(path.relative_to(folder)), label="x") for path in files]
         size = sum(path.stat().st_size for path in files) // len(files)
         return made, ingest_seconds(tasks, 32), size
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resident_bytes() -> int:

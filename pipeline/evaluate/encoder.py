@@ -12,9 +12,10 @@ from models.features import FeatureEncoder, encoder_from_tensors, encoder_tensor
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.training import compute_device, single_threaded
+from pipeline.evaluate.training import compute_device
 from pipeline.progress import track
 from pipeline.storage import digest_of
+from pipeline.threads import threads
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
     if len(labels.unique()) < 2:
         images = torch.cat([real, real.flip(-1), real.flip(-2), real.flip(-1, -2)])
         labels, num_classes = torch.arange(4).repeat_interleave(len(real)), 4
-    with single_threaded(), track("feature encoder", settings.encoder_steps, unit="steps") as progress:
+    with threads(1), track("feature encoder", settings.encoder_steps, unit="steps") as progress:
         network = train_classifier(
             images,
             labels,

@@ -11,7 +11,8 @@ import torch
 from models.features import FeatureEncoder
 from pipeline.cohort import Cohort
 from pipeline.evaluate.fidelity import FeatureSet
-from pipeline.evaluate.training import Images, single_threaded
+from pipeline.evaluate.training import Images
+from pipeline.threads import threads
 
 MIN_PATIENTS_PER_CLASS = 2
 _FEATURE_BLOCK = 8192
@@ -67,5 +68,5 @@ def real_features(
 
 def features(encoder: FeatureEncoder, images: Images) -> npt.NDArray[np.float32]:
     """Encode images (n, 1, H, W) in [-1, 1] on one thread, so that equal images give equal features."""
-    with single_threaded():
+    with threads(1):
         return encoder(torch.from_numpy(images)).numpy()

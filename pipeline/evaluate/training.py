@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
+from pipeline.threads import threads, usable_cores
 
 Images = npt.NDArray[np.float32]
 """(n, 1, H, W) in [-1, 1]."""
@@ -161,7 +160,7 @@ def run_jobs(
 
     with (
         track("classifiers", len(jobs), done=len(results), unit="trained") as progress,
-        single_threaded(),
+        threads(1),
         ThreadPoolExecutor(num_workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         futures = [pool.submit(work, job) for job in waiting]
@@ -193,18 +192,7 @@ def num_workers() -> int:
     """Return how many classifiers train side by side: one a processor, or one on an accelerator."""
     if compute_device().type != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Compute on one thread inside: small networks gain nothing from more, and results stay equal."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return usable_cores()
 
 
 def _path(folder: Path, job: Job) -> Path:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from models.copy_embedding import CopyEmbedding
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.generator import CheckpointInfo, read_checkpoint_info
+from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
 from pipeline.pixels import StoredPixels
 from pipeline.privacy.attack_risk import Released, attack_risks, drawn_targets
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
-from pipeline.privacy.gate import measure
+from pipeline.privacy.gate import Measured, measure
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import pixel_digests
-from pipeline.privacy.membership.run import measure_membership
+from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.page import write_page
-from pipeline.privacy.references import Ints, load_references, search_images
+from pipeline.privacy.references import Bools, Ints, References, load_references, search_images
 from pipeline.privacy.report import build_report, final_reasons
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.table import write_audit_table
 from pipeline.privacy_report import REPORT_NAME, AttackRisk
+from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import AuditRef, CheckpointRef, CohortRef
-from pipeline.stage import open_stage, verify_reference
+from pipeline.stage import StageFolder, open_stage, verify_reference
 from pipeline.storage import write_json
+from pipeline.threads import threads, threads_here
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,73 @@ def audit(
     force: bool,
 ) -> AuditRef:
     """Carry out `pipeline.privacy.run_audit`."""
+    with join_ranks() as ranks, threads(settings.num_threads or threads_here(ranks.place)):
+        task = _open(candidates, cohort, checkpoint, settings, seed)
+        require_same_command(ranks, [AuditRef.stage, task.inputs, settings.digest(), seed])
+        if not ranks.is_main:
+            finished, folder = hear(ranks, AuditRef)
+            if finished is not None:
+                return finished
+            _measure(task, Halfway(Path(folder), ranks), ranks)
+            return hear_reference(ranks, AuditRef)
+        with open_stage(
+            AuditRef, out, inputs=task.inputs, settings=settings, seed=seed, force=force
+        ) as stage:
+            reference = stage.finished
+            if reference is not None:
+                logger.info("reusing the audit: verdict %s", reference.verdict)
+            else:
+                tell_to_work(ranks, str(stage.path))
+                halfway = Halfway(stage.path, ranks)
+                found = _measure(task, halfway, ranks)
+                reference = _write(stage, task, found, halfway)
+            tell_reference(ranks, reference)
+            return reference
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is audited, verified; every process of a job opens it by itself.
+
+    Attributes:
+        audited: the candidates; cohort: whose train and holdout they are held against.
+        checkpoint: the attacked checkpoint; info: what it says of itself.
+        inputs: digests of all of them.
+        settings: of the audit.
+        seed: run seed.
+    """
+
+    audited: AuditedSet
+    cohort: Cohort
+    checkpoint: Path | None
+    info: CheckpointInfo | None
+    inputs: dict[str, str]
+    settings: AuditSettings
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What was measured.
+
+    Attributes:
+        references: train and holdout.
+        measured: candidate by candidate and of the set.
+        accepted: (n,) what may be released; reasons: (n,) why not, else empty.
+        membership: what tells who was in train; risks: of the attacks on single scans.
+    """
+
+    references: References
+    measured: Measured
+    accepted: Bools
+    reasons: list[str]
+    membership: Membership
+    risks: tuple[AttackRisk, ...]
+
+
+def _open(
+    candidates: Path, cohort: Path, checkpoint: Path | None, settings: AuditSettings, seed: int
+) -> _Task:
     # The cohort is re-hashed: against altered train pixels no copy would be found.
     verify_reference(CohortRef, cohort)
     opened = Cohort(cohort)
@@ -55,85 +126,104 @@ def audit(
     info: CheckpointInfo | None = None
     if checkpoint is not None:
         inputs["checkpoint"], info = _check_checkpoint(checkpoint, opened, audited)
-    with (
-        open_stage(AuditRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage,
-        _threads(settings.num_threads),
-    ):
-        if stage.finished is not None:
-            logger.info("reusing the audit: verdict %s", stage.finished.verdict)
-            return stage.finished
-        halfway = Halfway(stage.path)
-        folds, planted = (np.random.default_rng([seed, stream]) for stream in (1, 2))
-        references = load_references(opened, settings, folds)
-        network = cohort_embedding(opened, references, settings)
-        labels = audited.table["label"].to_numpy().astype(np.int64)
-        rows = np.arange(len(labels))
-        images = search_images(audited.take, rows, settings.search_size)
-        measured = measure(
-            images=images,
-            labels=labels,
-            classes={name: opened.info.classes.index(name) for name in audited.asked},
-            digests=_digests(audited.take, rows),
-            references=references,
-            train_digests=set(_digests(opened.take, opened.rows("train"))),
-            network=network,
-            settings=settings,
-            rng=planted,
-            halfway=halfway,
-        )
-        accepted, reasons = final_reasons(audited, measured)
-        membership = measure_membership(
-            opened,
-            references,
-            images[torch.from_numpy(accepted)],
-            network,
-            settings,
-            seed=seed,
-            checkpoint=checkpoint,
-            halfway=halfway,
-        )
-        risks: tuple[AttackRisk, ...] = ()
-        if accepted.any():
-            draw = np.random.default_rng([seed, 9])
-            released = Released(images[torch.from_numpy(accepted)], labels[accepted])
-            risks = attack_risks(drawn_targets(references, draw), released, network, settings, draw)
-        report = build_report(
-            audited,
-            opened,
-            references,
-            measured=measured,
-            membership=membership,
-            risks=risks,
-            guarantee=None if info is None else info.differential_privacy,
-            settings=settings,
-        )
-        table = write_audit_table(
-            stage.path,
-            audited=audited,
-            cohort=opened,
-            references=references,
-            measured=measured,
-            accepted=accepted,
-            reasons=reasons,
-        )
-        write_page(
-            stage.path,
-            report=report,
-            audited=audited,
-            cohort=opened,
-            references=references,
-            measured=measured,
-            accepted=accepted,
-        )
-        write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
-        halfway.clear()
-        counts = {
-            "candidates": len(labels),
-            "accepted": int(accepted.sum()),
-            "rejected": sum(bool(reason) for reason in measured.reasons),
-        }
-        logger.info("gate verdict %s: %s", report.verdict, "; ".join(report.reasons))
-        return stage.finish([REPORT_NAME, table], counts, verdict=report.verdict)
+    return _Task(audited, opened, checkpoint, info, inputs, settings, seed)
+
+
+def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
+    """Measure everything; the processes of a job share what takes long, and return when all are done."""
+    settings, seed, audited, cohort = task.settings, task.seed, task.audited, task.cohort
+    folds, planted = (np.random.default_rng([seed, stream]) for stream in (1, 2))
+    references = load_references(cohort, settings, folds)
+    network = _embedding(cohort, references, settings, ranks)
+    labels = audited.table["label"].to_numpy().astype(np.int64)
+    rows = np.arange(len(labels))
+    images = search_images(audited.take, rows, settings.search_size)
+    measured = measure(
+        images=images,
+        labels=labels,
+        classes={name: cohort.info.classes.index(name) for name in audited.asked},
+        digests=_digests(audited.take, rows),
+        references=references,
+        train_digests=set(_digests(cohort.take, cohort.rows("train"))),
+        network=network,
+        settings=settings,
+        rng=planted,
+        halfway=halfway,
+    )
+    accepted, reasons = final_reasons(audited, measured)
+    # Nodes may round differently: what process 0 accepts is what all attack.
+    accepted = np.array(ranks.same(accepted.tolist()), dtype=np.bool_)
+    released = Released(images[torch.from_numpy(accepted)], labels[accepted])
+    membership = measure_membership(
+        cohort,
+        references,
+        released.images,
+        network,
+        settings,
+        seed=seed,
+        checkpoint=task.checkpoint,
+        halfway=halfway,
+    )
+    risks: tuple[AttackRisk, ...] = ()
+    if accepted.any():
+        draw = np.random.default_rng([seed, 9])
+        risks = attack_risks(drawn_targets(references, draw), released, network, settings, draw)
+    ranks.wait_for_all()
+    return _Findings(references, measured, accepted, reasons, membership, risks)
+
+
+def _embedding(
+    cohort: Cohort, references: References, settings: AuditSettings, ranks: Ranks
+) -> CopyEmbedding:
+    """Return the cohort's embedding, which process 0 trains where it is not there yet."""
+    if ranks.is_main:
+        network = cohort_embedding(cohort, references, settings)
+        ranks.wait_for_all()
+        return network
+    ranks.wait_for_all()
+    return cohort_embedding(cohort, references, settings)
+
+
+def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway: Halfway) -> AuditRef:
+    """Write report, table and page, remove what was kept halfway; return the finished reference."""
+    audited, measured = task.audited, found.measured
+    report = build_report(
+        audited,
+        task.cohort,
+        found.references,
+        measured=measured,
+        membership=found.membership,
+        risks=found.risks,
+        guarantee=None if task.info is None else task.info.differential_privacy,
+        settings=task.settings,
+    )
+    table = write_audit_table(
+        stage.path,
+        audited=audited,
+        cohort=task.cohort,
+        references=found.references,
+        measured=measured,
+        accepted=found.accepted,
+        reasons=found.reasons,
+    )
+    write_page(
+        stage.path,
+        report=report,
+        audited=audited,
+        cohort=task.cohort,
+        references=found.references,
+        measured=measured,
+        accepted=found.accepted,
+    )
+    write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
+    halfway.clear()
+    counts = {
+        "candidates": len(measured.reasons),
+        "accepted": int(found.accepted.sum()),
+        "rejected": sum(bool(reason) for reason in measured.reasons),
+    }
+    logger.info("gate verdict %s: %s", report.verdict, "; ".join(report.reasons))
+    return stage.finish([REPORT_NAME, table], counts, verdict=report.verdict)
 
 
 def _check_checkpoint(checkpoint: Path, cohort: Cohort, audited: AuditedSet) -> tuple[str, CheckpointInfo]:
@@ -161,15 +251,3 @@ def _digests(take: Callable[[Ints], StoredPixels], rows: Ints) -> list[bytes]:
     for first in range(0, len(rows), BLOCK):
         found += pixel_digests(take(rows[first : first + BLOCK]))
     return found
-
-
-@contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Use `number` threads of torch (0: leave them), and give the earlier number back afterwards."""
-    earlier = torch.get_num_threads()
-    if number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(earlier)

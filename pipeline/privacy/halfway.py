@@ -1,4 +1,4 @@
-"""What a killed audit had measured: kept piece by piece in its directory, removed once the audit is done."""
+"""What an audit has measured so far: kept piece by piece, for a killed audit and for several processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import torch
 from pipeline.privacy.neighbours import Floats, Neighbours, join
 from pipeline.privacy.references import Ints
 from pipeline.privacy.views import Found, Views
+from pipeline.ranks import Ranks
 from pipeline.storage import atomic_path, make_private_directory
 
 logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "halfway"
-QUERIES_A_PIECE = 2048
+QUERIES_A_PIECE = 512
 """So many images are searched for between two saves; pieces are the same in every run of an audit, since a
 matrix product may round otherwise in other company."""
 
@@ -28,39 +29,56 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Halfway:
-    """Keeps what was measured, by name.
+    """Keeps what was measured, by name, and shares the pieces among the processes of a job.
 
     The directory of an unfinished audit belongs to one set of inputs and settings, so that a name says all.
 
     Args:
-        folder: the audit directory; None keeps nothing.
+        folder: the audit directory, which all processes reach; None keeps nothing.
+        ranks: the processes; each measures its part of the pieces and reads those of the others.
+
+    Raises:
+        ValueError: several processes without a directory.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks or Ranks()
+        if folder is None and self._ranks.size > 1:
+            raise ValueError("several processes need a folder to share what they measure")
         self._folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
 
     def search(self, name: str, views: Views, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
         """Return what `views` finds about (n, 1, h, w) images, piece by piece; see `Views.search`."""
-        pieces = []
-        for first in range(0, max(len(images), 1), QUERIES_A_PIECE):
-            part = slice(first, first + QUERIES_A_PIECE)
-            own = None if own_patient is None else own_patient[part]
 
-            def found(part: slice = part, own: Ints | None = own) -> Arrays:
-                return _arrays(views.search(images[part], own))
+        def found(first: int, last: int) -> Arrays:
+            own = None if own_patient is None else own_patient[first:last]
+            return _arrays(views.search(images[first:last], own))
 
-            pieces.append(_found(self._kept(f"{name}-{first:09d}", found)))
-        return _joined(pieces)
+        return _joined([_found(piece) for piece in self._pieces(name, len(images), QUERIES_A_PIECE, found)])
 
-    def values(self, name: str, make: Callable[[], Floats]) -> Floats:
-        """Return the array that `make` returns, or returned before the audit was killed."""
-        kept: Floats = self._kept(name, lambda: {"values": make()})["values"]  # type: ignore[assignment]
-        return kept
+    def values(self, name: str, count: int, size: int, make: Callable[[int, int], Floats]) -> Floats:
+        """Return what `make(first, last)` returns for `count` things, `size` at a time, as one array."""
+        pieces = self._pieces(name, count, size, lambda first, last: {"values": make(first, last)})
+        values: Floats = np.concatenate([piece["values"] for piece in pieces])
+        return values
 
     def clear(self) -> None:
         """Remove everything: distances of single images to patients are not kept longer than needed."""
         if self._folder is not None:
             shutil.rmtree(self._folder)
+
+    def _pieces(self, name: str, count: int, size: int, make: Callable[[int, int], Arrays]) -> list[Arrays]:
+        """Make what is missing of this process's part, wait for the others, and return all pieces."""
+        firsts = range(0, max(count, 1), size)
+
+        def piece(first: int) -> Arrays:
+            return self._kept(f"{name}-{first:09d}", lambda: make(first, min(first + size, count)))
+
+        if self._ranks.size > 1:
+            for first in firsts[self._ranks.share(len(firsts))]:
+                piece(first)
+            self._ranks.wait_for_all()
+        return [piece(first) for first in firsts]
 
     def _kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         if self._folder is None:

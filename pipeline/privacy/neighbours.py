@@ -55,13 +55,22 @@ class Sides:
         in_train: (M,) whether each was trained on.
         groups: (M,) fold of each, 0..J-1 for train folds of about the holdout's size and J for the holdout.
         shortlist: references of each fold that are looked at closely.
+        device: where similarities are computed; what is found lies on the CPU.
     """
 
-    def __init__(self, patients: Ints, in_train: Bools, groups: Ints, *, shortlist: int) -> None:
+    def __init__(
+        self,
+        patients: Ints,
+        in_train: Bools,
+        groups: Ints,
+        *,
+        shortlist: int,
+        device: torch.device | None = None,
+    ) -> None:
         self.patients, self.in_train, self.groups = patients, in_train, groups
         self.num_folds = int(groups.max())
-        self._wanted, self._codes = shortlist, torch.from_numpy(patients)
-        folds = torch.from_numpy(groups)
+        self._wanted, self._codes = shortlist, torch.from_numpy(patients).to(device)
+        folds = torch.from_numpy(groups).to(device)
         self._columns = [torch.nonzero(folds == g).flatten() for g in range(self.num_folds + 1)]
 
     def barred(self, own: torch.Tensor) -> torch.Tensor:
@@ -83,8 +92,8 @@ class Sides:
             barred: (n, M) as of `barred`.
         """
         measured = (1.0 - similarity.double()).clamp(FLOOR, FARTHEST)
-        distance: Floats = measured.masked_fill(barred.gather(1, pairs), FARTHEST).numpy()
-        rows = pairs.numpy()
+        distance: Floats = measured.masked_fill(barred.gather(1, pairs), FARTHEST).cpu().numpy()
+        rows = pairs.cpu().numpy()
         here = np.arange(len(rows))
         in_train, patients, groups = self.in_train[rows], self.patients[rows], self.groups[rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.matching import (
     noise_variance,
 )
 from models.partial_copies import HALVES, blend_isolation, half_similarity
+from models.precision import default_device
 from pipeline.privacy.neighbours import (
     FLOOR,
     NO_PATIENT,
@@ -77,20 +79,34 @@ class Views:
         references: the real images.
         network: the copy-detection embedding of this cohort.
         settings: what is aligned and how many are looked at closely.
+        device: where is searched; None is the accelerator if there is one.
     """
 
-    def __init__(self, references: References, network: CopyEmbedding, settings: AuditSettings) -> None:
+    def __init__(
+        self,
+        references: References,
+        network: CopyEmbedding,
+        settings: AuditSettings,
+        device: torch.device | None = None,
+    ) -> None:
         self.references, self.settings = references, settings
-        self._sigma, self._network = settings.flat_field_sigma, network
-        self._vectors = embed_flat(network, references.images, settings)
+        self._device = device or default_device()
+        self._images = references.images.to(self._device)
+        self._sigma, self._network = settings.flat_field_sigma, copy.deepcopy(network).to(self._device)
+        self._vectors = embed_flat(self._network, self._images, settings)
         # Of both sides alike: components of train alone would describe train better.
-        self._components = principal_components(references.images, settings.component_noise)
-        self._structure = self._components(references.images)
-        detail = noise_variance(references.images)
+        self._components = principal_components(self._images, settings.component_noise)
+        self._structure = self._components(self._images)
+        detail = noise_variance(self._images)
         self._texture = float(detail.quantile(settings.texture_quantile))
-        self._patients = torch.from_numpy(references.patients)
+        self._patients = torch.from_numpy(references.patients).to(self._device)
+        self._in_train = torch.from_numpy(references.in_train).to(self._device)
         self._sides = Sides(
-            references.patients, references.in_train, references.groups, shortlist=settings.shortlist
+            references.patients,
+            references.in_train,
+            references.groups,
+            shortlist=settings.shortlist,
+            device=self._device,
         )
 
     @torch.inference_mode()
@@ -102,33 +118,34 @@ class Views:
             own_patient: patient codes whose images are left out for a query (real queries), else none.
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
+        own, images, references = own.to(self._device), images.to(self._device), self._images
         settings = self.settings
         coarse, fine = alignments(settings)
-        block = search_block(len(self.references.rows))
+        block = search_block(len(references))
         found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
         blend: list[torch.Tensor] = []
         with track("search", 3 * len(images), unit="looks") as progress:
             vectors = embed_flat(self._network, images, settings)
-            for first, rough in coarse_similarity(images, self.references.images, coarse, block=block):
+            for first, rough in coarse_similarity(images, references, coarse, block=block):
                 part = slice(first, first + len(rough))
                 barred = self._sides.barred(own[part])
                 pairs = self._sides.shortlist(rough, barred)
-                exact = aligned_similarity(images[part], self.references.images, pairs, fine)
+                exact = aligned_similarity(images[part], references, pairs, fine)
                 exact = (exact * noise_gain(images[part], self._texture, fine)[:, None]).clamp(-1.0, 1.0)
                 found["correlation"].append(self._sides.nearest(exact, pairs, barred))
                 progress.update(len(rough))
             found["embedding"].append(nearest_features(vectors, self._vectors, self._sides, own))
             coarser = self._components(images)
             found["components"].append(nearest_features(coarser, self._structure, self._sides, own))
-            halves = half_similarity(images, self.references.images, sigma=self._sigma, block=block)
+            halves = half_similarity(images, references, sigma=self._sigma, block=block)
             for first, by_half in halves:
                 found["halves"].append(self._by_halves(by_half, own[first : first + block]))
                 progress.update(len(own[first : first + block]))
             pairs_of = blend_isolation(
                 images,
-                self.references.images,
+                references,
                 patients=self._patients,
-                in_train=torch.from_numpy(self.references.in_train),
+                in_train=self._in_train,
                 own=own,
                 sigma=self._sigma,
                 shortlist=settings.blend_shortlist,
@@ -138,7 +155,7 @@ class Views:
                 blend.append(isolation)
                 progress.update(len(isolation))
         views = {view: join(parts) for view, parts in found.items()}
-        return Found(views, torch.cat(blend).numpy())
+        return Found(views, torch.cat(blend).cpu().numpy())
 
     def _by_halves(self, by_half: dict[str, torch.Tensor], own: torch.Tensor) -> Neighbours:
         """Return for each query the neighbours of the half in which one patient stands out most.

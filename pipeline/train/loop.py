@@ -19,13 +19,14 @@ from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
 from pipeline.ranks import Ranks
+from pipeline.threads import threads
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.patients import PatientDraw
-from pipeline.train.plan import MachinePlan, make_plan, threads
+from pipeline.train.plan import MachinePlan, make_plan
 from pipeline.train.private_budget import PrivacyBudget, make_budget
 from pipeline.train.private_step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from models.precision import Precision, default_device, probe_compiled, probe_pr
 from pipeline.errors import DataError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import read_json, write_json
+from pipeline.threads import threads, threads_here
 from pipeline.train.schedule import Decision
 from pipeline.train.settings import TrainSettings
 
@@ -136,17 +134,6 @@ def make_plan(
     return replace(plan, device=default_device())
 
 
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute with `count` CPU threads inside the block, then as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
     device = default_device()
     num_threads = _threads_here(settings, ranks)
@@ -197,22 +184,7 @@ def _for_these_processes(plan: MachinePlan, settings: TrainSettings, ranks: Rank
 
 
 def _threads_here(settings: TrainSettings, ranks: Ranks) -> int:
-    """Return the CPU threads of each process.
-
-    torchrun sets OMP_NUM_THREADS to 1 where it is not set: that stands for no choice, and the processes of a
-    node then share its cores.
-    """
-    if settings.num_threads is not None:
-        return settings.num_threads
-    offered = torch.get_num_threads()
-    if ranks.size == 1 or offered > 1 or default_device().type != "cpu":
-        return offered
-    return max(1, usable_cores() // ranks.place.local_size)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads_here(ranks.place) if settings.num_threads is None else settings.num_threads
 
 
 def _recorded(path: Path) -> MachinePlan:

@@ -27,7 +27,7 @@ SLURM, KUBERNETES = FOLDER / "slurm.sbatch", FOLDER / "kubernetes.yaml"
 def commands(text: str) -> list[list[str]]:
     """Return the words of every `phosphor` command of a shell script, its continued lines joined."""
     lines = text.replace("\\\n", " ").splitlines()
-    found = [re.search(r"\bphosphor ((?:train|sample) .*)", line) for line in lines]
+    found = [re.search(r"\bphosphor ((?:train|sample|audit) .*)", line) for line in lines]
     return [shlex.split(match.group(1)) for match in found if match]
 
 
@@ -45,7 +45,7 @@ def scripts() -> dict[str, str]:
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])
 def test_every_command_option_recipe_and_setting_exists(name: str) -> None:
     found = commands(scripts()[name])
-    assert [words[0] for words in found] == (["train", "sample"] if name == "slurm" else ["train"])
+    assert [words[0] for words in found] == (["train", "sample", "audit"] if name == "slurm" else ["train"])
     group = typer.main.get_command(app)
     for verb, *words in found:
         command = group.commands[verb]  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def test_slurm_gives_every_process_its_place(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     seen = [line.split() for line in done.stdout.splitlines()]
-    assert [words[0] for words in seen] == ["train"] * 3 + ["sample"] * 3
+    assert [words[0] for words in seen] == ["train"] * 3 + ["sample"] * 3 + ["audit"] * 3
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     places = [place_of_process(dict(zip(names, words[1:], strict=True))) for words in seen[:3]]
     assert [(place.rank, place.size, place.local_rank) for place in places] == [

@@ -103,20 +103,19 @@ def checkpoint_scores(
 
     `title` names the progress bar, and what `halfway` keeps.
     """
-    halfway, parts = halfway or Halfway(), []
+    halfway = halfway or Halfway()
     with track(title, len(rows), unit="scans") as progress:
-        for first in range(0, len(rows), settings.batch_size):
-            part = rows[first : first + settings.batch_size]
 
-            def scored(part: Ints = part) -> Floats:
-                found: Floats = attack_scores(denoiser, *read(part), settings.sigmas).flatten(1).numpy()
-                return found
-
-            parts.append(halfway.values(f"{_file_name(title)}-{first:09d}", scored))
+        def scored(first: int, last: int) -> Floats:
+            part = rows[first:last]
+            found: Floats = attack_scores(denoiser, *read(part), settings.sigmas).flatten(1).numpy()
             progress.update(len(part))
+            return found
+
+        values = halfway.values(_file_name(title), len(rows), settings.batch_size, scored)
     levels = len(settings.sigmas)
     columns = {name: range(i * levels, (i + 1) * levels) for i, name in enumerate(ATTACKS)}
-    return Scores(rows, np.concatenate(parts), columns)
+    return Scores(rows, values, columns)
 
 
 def _file_name(title: str) -> str:

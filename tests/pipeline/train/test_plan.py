@@ -13,8 +13,9 @@ from models.denoiser import Denoiser
 from models.network import NetworkSpec
 from pipeline.errors import DataError
 from pipeline.ranks import Place, Ranks
+from pipeline.threads import threads, usable_cores
 from pipeline.train import TrainSettings
-from pipeline.train.plan import FILE_NAME, make_plan, threads, usable_cores
+from pipeline.train.plan import FILE_NAME, make_plan
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 SETTINGS = TrainSettings(precision="fp32", num_threads=None)

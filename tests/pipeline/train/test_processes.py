@@ -19,9 +19,9 @@ from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.ranks import Place, Ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
+from pipeline.threads import threads
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.loop import train
-from pipeline.train.plan import threads
 from tests import tiny
 from tests.jobs import run_job, torchrun
 
