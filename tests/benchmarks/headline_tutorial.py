@@ -28,7 +28,7 @@ from pipeline.storage import make_private_directory, read_json, write_json, writ
 from tests.benchmarks import peers
 from tests.benchmarks.real_cohort import sample_peer
 
-PIXELS, WEIGHTS, DONE = "pixels.npy", "model.safetensors", "tutorial.json"
+PIXELS, LABELS, WEIGHTS, DONE = "pixels.npy", "labels.npy", "model.safetensors", "tutorial.json"
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,25 @@ def _generated(
     peer = peers.TutorialLoop(peers.peer_spec(checkpoint), device)
     taken = _trained(peer, cohort, out, recipe, seconds)
     pixels = sample_peer(peer, cohort, labels, batch_size=128, seed=recipe.seed, kept=out)
+    write_npy(out / LABELS, labels, private=True)
     write_npy(out / PIXELS, pixels, private=True)
     return pixels, taken
+
+
+def kept_images(out: Path, wanted: np.ndarray) -> tuple[float, StoredPixels]:
+    """Return the training seconds of what is kept in `out`, and images of the sorted classes `wanted` (n,).
+
+    Raises:
+        ValueError: it holds too few images of a class.
+    """
+    pixels, labels = (np.load(out / name, allow_pickle=False) for name in (PIXELS, LABELS))
+    rows = []
+    for label, count in enumerate(np.bincount(wanted)):
+        found = np.flatnonzero(labels == label)[:count]
+        if len(found) < count:
+            raise ValueError(f"tutorial holds {len(found)} images of class {label}, {count} are wanted")
+        rows.append(found)
+    return float(read_tensors(out / WEIGHTS).metadata["seconds"]), pixels[np.concatenate(rows)]
 
 
 def _trained(peer: peers.TutorialLoop, cohort: Cohort, out: Path, recipe: Recipe, seconds: float) -> float:

@@ -26,6 +26,7 @@ from pipeline.sample.settings import SampleSettings
 from pipeline.train import run_train
 from pipeline.train.settings import TrainSettings
 from tests.benchmarks import peers as peer_loops
+from tests.benchmarks.headline_tutorial import kept_images
 from tests.benchmarks.machine import in_own_process
 from tests.benchmarks.real_cohort import KidMeter, device_recipe, open_or_ingest, sample_peer
 from tests.benchmarks.rows import Row, Skipped
@@ -48,6 +49,7 @@ def measure(
     budgets: str = "0.25,0.5,1,2,4,8",
     peers: str = "tutorial,tuned,diffusers",
     cohort: str = "",
+    tutorial: str = "",
     seed: int = 1,
 ) -> Iterator[Row | Skipped]:
     """Train the peers once; then ours with rising budgets, each a whole schedule, until it is at each KID.
@@ -58,6 +60,8 @@ def measure(
         budgets: training minutes of ours to try, rising.
         peers: which of `PEERS` to train; `tutorial` carries the goal.
         cohort: a cohort directory; empty ingests PneumoniaMNIST or the phantom cohort.
+        tutorial: where `headline --tutorial` keeps what it trained for ten minutes on this machine and drew;
+            empty trains and draws it here.
         seed: run seed.
     """
     with tempfile.TemporaryDirectory(prefix="phosphor-bench-") as name:
@@ -74,9 +78,12 @@ def measure(
                     _name(kind), "diffusers is not installed: pip install -c constraints.txt diffusers"
                 )
                 continue
-            seconds, pixels = in_own_process(
-                _train_peer, kind, reference, spec, recipe.train.batch_size, minutes * 60, labels, seed
-            )
+            if kind == "tutorial" and tutorial:
+                seconds, pixels = kept_images(Path(tutorial), labels)
+            else:
+                seconds, pixels = in_own_process(
+                    _train_peer, kind, reference, spec, recipe.train.batch_size, minutes * 60, labels, seed
+                )
             target[kind] = (seconds, meter.kid(pixels).value)
         climb = _Climb(reference, recipe, rate, meter, labels, Path(name), seed)
         lowest = min((kid for _, kid in target.values()), default=-math.inf)

@@ -8,7 +8,6 @@ scans stay out of train: what is printed is how well each group is told from tho
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,17 +16,14 @@ from sklearn.metrics import roc_auc_score
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import load_denoiser
-from pipeline.ingest import run_ingest
-from pipeline.manifest import load_manifest
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import open_audited
 from pipeline.privacy.membership.attack import COMBINED, Attacker, Groups, audit_groups, checkpoint_scores
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.references import Ints, load_references, search_images
-from pipeline.recipe import load_recipe
 from pipeline.sample import run_sample
 from pipeline.train import run_train
-from tests.benchmarks.machine import describe
+from tests.privacy_proof.command import called
 from tests.privacy_proof.selection import with_canaries
 
 TIMES = (1, 10, 100)
@@ -35,23 +31,15 @@ TIMES = (1, 10, 100)
 
 def main() -> int:
     """Print the groups; the exit code is 1 where more copies are not found better by the combined attack."""
-    words = [word for word in sys.argv[1:] if "=" not in word]
-    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    manifest = Path(words[0] if words else "data_manifests/pneumoniamnist.yaml")
-    out = Path(words[1] if len(words) > 1 else "runs/privacy-proof")
-    size, minutes, each = (
-        options.get("size", "28"),
-        options.get("minutes", "10"),
-        int(options.get("each", "20")),
-    )
-    fixed = [f"ingest.image_size={size}", f"train.max_minutes={minutes}", "train.num_steps=1000000"]
-    recipe = load_recipe("cpu", [*fixed, "sample.per_class=640"])
-    whole = Cohort(run_ingest(load_manifest(manifest), out / f"cohort-{size}", recipe.ingest).path)
+    call = called(("each",))
+    recipe, each = call.recipe(), call.number("each", 20)
+    whole = Cohort(call.cohort(recipe).path)
     chosen, times = pick(whole, each)
-    made = with_canaries(whole, out / f"cohort-{size}-canaries", chosen, times)
-    checkpoint = run_train(made, out / f"canaries-{size}" / "checkpoint", recipe.train, seed=1)
-    candidates = run_sample(checkpoint, out / f"canaries-{size}" / "candidates", recipe.sample, seed=1)
-    print(f"machine: {describe()}; {manifest.stem} at {size}x{size}, {minutes} minutes", flush=True)
+    made = with_canaries(whole, call.out / f"cohort-{call.size}-canaries", chosen, times)
+    folder = call.out / f"canaries-{call.size}"
+    checkpoint = run_train(made, folder / "checkpoint", recipe.train, seed=1)
+    candidates = run_sample(checkpoint, folder / "candidates", recipe.sample, seed=1)
+    print(f"{call.words}, {call.minutes:g} minutes", flush=True)
 
     # The attack reads scans of the whole cohort; who stands in train is known from `times`.
     settings = recipe.audit

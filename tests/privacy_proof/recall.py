@@ -20,8 +20,6 @@ from models.noise import initial_noise, stream_seed
 from models.samplers import SAMPLERS, sigma_schedule
 from pipeline.cohort import Cohort
 from pipeline.generator import load_denoiser
-from pipeline.ingest import run_ingest
-from pipeline.manifest import load_manifest
 from pipeline.pixels import from_model_range
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.filter import Calibration, clopper_pearson
@@ -30,8 +28,7 @@ from pipeline.privacy.planted import KINDS, disguise
 from pipeline.privacy.references import References, load_references, shrink
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.views import Views
-from pipeline.recipe import load_recipe
-from tests.benchmarks.machine import describe
+from tests.privacy_proof.command import called
 
 BUDGET = 0.05
 GOALS = {
@@ -101,31 +98,27 @@ def image_to_image(
 
 def main() -> int:
     """Print the table; the exit code is 1 where a goal is not met."""
-    words = [word for word in sys.argv[1:] if "=" not in word]
-    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-    manifest = Path(words[0] if words else "data_manifests/pneumoniamnist.yaml")
-    out = Path(words[1] if len(words) > 1 else "runs/privacy-proof")
-    size = options.get("size", "28")
-    recipe = load_recipe("cpu", [f"ingest.image_size={size}"])
-    cohort = Cohort(run_ingest(load_manifest(manifest), out / f"cohort-{size}", recipe.ingest).path)
+    call = called(("checkpoint", "only"))
+    recipe = call.recipe()
+    cohort = Cohort(call.cohort(recipe).path)
     settings = recipe.audit.model_copy(update={"hash_rules": False})
     gate = tuned_gate(cohort, settings)
     low, high = gate.interval
-    print(f"machine: {describe()}; {manifest.stem} at {size}x{size}, {gate.references.counts()}", flush=True)
+    print(f"{call.words}, {gate.references.counts()}", flush=True)
     print(f"false rejects on {gate.fresh} fresh holdout scans: {gate.rate:.1%} ({low:.1%}-{high:.1%})")
     print(
         "\n| planted copy | rejected | 95 % interval | n | goal | | rejected first by |\n" + "|---" * 7 + "|"
     )
     rng, generator = np.random.default_rng(7), torch.Generator().manual_seed(7)
     train = np.flatnonzero(gate.references.in_train)
-    named = options["only"].split(",") if "only" in options else [*KINDS]
+    named = call.text("only").split(",") if call.text("only") else [*KINDS]
     all_met = gate.rate <= BUDGET
     for kind in named:
         count = min(len(train), MANY if GOALS.get(kind, 0) >= 0.99 else FEW)
         rows = torch.from_numpy(rng.permutation(train)[:count])
         all_met &= _row(gate, kind, disguise(gate.references.images[rows], kind, generator))
-    if "checkpoint" in options:
-        denoiser, _ = load_denoiser(Path(options["checkpoint"]), cohort.digest)
+    if call.text("checkpoint"):
+        denoiser, _ = load_denoiser(Path(call.text("checkpoint")), cohort.digest)
         for sigma in IMAGE_TO_IMAGE:
             rows_of = rng.permutation(train)[:FEW]
             labels = torch.from_numpy(gate.references.labels[rows_of])

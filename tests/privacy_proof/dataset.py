@@ -1,0 +1,117 @@
+"""The tests of a whole set: they pass sets without copies and find one copy in a hundred.
+
+`python -m tests.privacy_proof.dataset [MANIFEST] [OUT] [size=28] [draws=200] [power_draws=50] checkpoint=DIR
+candidates=DIR` offers the real holdout as if it were synthetic, as it is, blurred, and noised and denoised by
+the model, each scan without its own patient's. Then it plants copies of train scans, 1 % of 2,000, among the
+candidates of a healthy model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.cohort import Cohort
+from pipeline.generator import load_denoiser
+from pipeline.pixels import from_model_range
+from pipeline.privacy.filter import clopper_pearson
+from pipeline.privacy.foreign import open_audited
+from pipeline.privacy.neighbours import join
+from pipeline.privacy.planted import POWER_KINDS, disguise
+from pipeline.privacy.references import Ints, search_images, shrink
+from pipeline.privacy.views import Found
+from tests.privacy_proof.command import called
+from tests.privacy_proof.recall import image_to_image
+from tests.privacy_proof.set_tests import SetTests
+
+LEAST_PASSING, LEAST_FOUND = 0.95, 0.9
+SET_SIZE, COPIES = 2_000, 20
+BLURS = ("blurred", "blurred_twice")
+NOISES = (0.25, 0.5)
+
+
+def main() -> int:
+    """Print both tables; the exit code is 1 where a goal is not met."""
+    call = called(("draws", "power_draws", "checkpoint", "candidates"))
+    recipe = call.recipe()
+    cohort = Cohort(call.cohort(recipe).path)
+    tests = SetTests(cohort, recipe.audit)
+    print(f"{call.words}, {tests.references.counts()}", flush=True)
+    print("\n| offered as synthetic | passes | 95 % interval | goal | |\n" + "|---" * 5 + "|")
+    rng, met = np.random.default_rng(5), True
+    draws = call.number("draws", 200)
+    held = np.flatnonzero(~tests.references.in_train)
+    labels = tests.references.labels[held]
+    for name, images in _holdout(cohort, tests, held, call.text("checkpoint")):
+        found = tests.views.search(images, tests.references.patients[held])
+        met &= _row(name, draws - tests.failing_halves(found, labels, draws, rng), draws, LEAST_PASSING)
+
+    print("\n| planted among candidates | found | 95 % interval | goal | |\n" + "|---" * 5 + "|")
+    draws = call.number("power_draws", 50)
+    audited = open_audited(Path(call.text("candidates")), cohort)
+    codes = audited.table["label"].to_numpy().astype(np.int64)
+    candidates = tests.views.search(
+        search_images(audited.take, np.arange(len(codes)), recipe.audit.search_size)
+    )
+    copies, sources = _copies(tests, COPIES * draws, rng)
+    for name, count in (("nothing", 0), (f"{COPIES} copies of {SET_SIZE:,}", COPIES)):
+        detected = 0
+        for draw in range(draws):
+            own = rng.integers(len(codes), size=SET_SIZE - count)
+            planted = slice(draw * COPIES, draw * COPIES + count)
+            found = _joined(candidates.take(own), copies.take(planted))
+            detected += tests.fails(found, np.concatenate([codes[own], sources[planted]]))
+        met &= _row(name, detected, draws, LEAST_FOUND if count else None)
+    return 0 if met else 1
+
+
+def _holdout(
+    cohort: Cohort, tests: SetTests, held: Ints, checkpoint: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the holdout (n, 1, h, w) as it is, blurred, and denoised by a model."""
+    images = tests.references.images[torch.from_numpy(held)]
+    yield "holdout", images
+    for kind in BLURS:
+        yield f"holdout, {kind.replace('_', ' ')}", disguise(images, kind, torch.Generator().manual_seed(0))
+    denoiser, info = load_denoiser(Path(checkpoint), cohort.digest)
+    whole = torch.from_numpy(cohort.images(tests.references.rows[held]))
+    labels = torch.from_numpy(tests.references.labels[held])
+    for sigma in NOISES:
+        drawn = image_to_image(denoiser, whole, labels, sigma).numpy()
+        made = shrink(from_model_range(drawn, info.bit_depth), max(images.shape[-2:]))
+        yield f"holdout, denoised from sigma {sigma}", made
+
+
+def _copies(tests: SetTests, count: int, rng: np.random.Generator) -> tuple[Found, Ints]:
+    """Return what is found about copies of train in the plain disguises, and their classes."""
+    rows = rng.choice(np.flatnonzero(tests.references.in_train), count)
+    kinds = rng.integers(len(POWER_KINDS), size=count)
+    images = torch.empty(count, *tests.references.images.shape[1:])
+    generator = torch.Generator().manual_seed(3)
+    for number, kind in enumerate(POWER_KINDS):
+        own = np.flatnonzero(kinds == number)
+        sources = tests.references.images[torch.from_numpy(rows[own])]
+        images[torch.from_numpy(own)] = disguise(sources, kind, generator)
+    return tests.views.search(images), tests.references.labels[rows]
+
+
+def _joined(first: Found, second: Found) -> Found:
+    views = {name: join([own, second.views[name]]) for name, own in first.views.items()}
+    return Found(views, np.concatenate([first.blend, second.blend]))
+
+
+def _row(name: str, hits: int, draws: int, goal: float | None) -> bool:
+    low, high = clopper_pearson(hits, draws)
+    met = goal is None or hits >= goal * draws
+    words = "-" if goal is None else f">= {goal:.0%}"
+    state = "" if goal is None else "met" if met else "NOT MET"
+    print(f"| {name} | {hits / draws:.1%} | {low:.1%}-{high:.1%} | {words} | {state} |", flush=True)
+    return met
+
+
+if __name__ == "__main__":
+    sys.exit(main())
