@@ -1,8 +1,8 @@
 """The gate's whole proof: `python -m tests.privacy_proof [MANIFEST] [OUT] [option=value ...]`.
 
 A model overfitted on purpose beside a healthy one, sets without copies and with few, recall of planted
-copies, canaries. Models and cohorts are kept in OUT (runs/privacy-proof): a second call measures only.
-Options go to every part that knows them.
+copies, canaries, a private training. Models and cohorts are kept in OUT (runs/privacy-proof), so that a
+second call measures only. Options go to every part that knows them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ PARTS = {
     "dataset": ("draws", "power_draws", "checkpoint", "candidates"),
     "recall": ("checkpoint", "only"),
     "canaries": ("each",),
+    "guarantee": ("epsilon", "steps"),
 }
 """Part -> the options that it knows beside size and minutes."""
 

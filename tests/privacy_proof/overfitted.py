@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.cohort import Cohort
 from pipeline.privacy import run_audit
 from pipeline.privacy.foreign import open_audited
+from pipeline.privacy.membership.attack import COMBINED
 from pipeline.privacy.references import search_images
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy_report import PrivacyReport, read_privacy_report
@@ -32,6 +33,8 @@ from tests.privacy_proof.set_tests import SetTests
 REFUSED = 4
 HEALTHY = "healthy"
 LEAST_ALIKE = 0.9
+LEAST_BOUND = 0.5
+"""Lower bound of epsilon from which the attack on an overfitted model counts as clearly positive."""
 
 
 def main() -> int:
@@ -110,7 +113,8 @@ def say(report: PrivacyReport, *, overfitted: bool) -> bool:
     by_set = any(test.passed is False for test in report.tests)
     by_model = report.checkpoint_verdict is Verdict.FAIL
     if overfitted:
-        return by_set and by_model and report.verdict is Verdict.FAIL
+        bound = next(own.epsilon_lower_bound for own in report.membership if own.attack == COMBINED)
+        return by_set and by_model and report.verdict is Verdict.FAIL and bound >= LEAST_BOUND
     return report.verdict is not Verdict.FAIL and not by_model
 
 
