@@ -26,6 +26,7 @@ from pipeline.estimate import (
     foresee_ingest,
     workload_of_cohort,
 )
+from pipeline.privacy.inputs import earlier_input
 from pipeline.recipe import Recipe
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
@@ -126,7 +127,8 @@ def plan_stages(
         assert candidates is not None and cohort is not None
         count = _count_candidates(candidates)
         reference = load_reference(records.CohortRef, cohort)
-        state = _state(records.AuditRef, out, recipe.audit, recipe.seed, {"cohort": reference.digest})
+        read = {"cohort": reference.digest, **earlier_input(recipe.audit)}
+        state = _state(records.AuditRef, out, recipe.audit.content_settings(), recipe.seed, read)
         work, attacked = _known_cohort(cohort), checkpoint is not None
         cost = _if_needed(state, lambda: estimate_audit(recipe, work, count, with_checkpoint=attacked))
     elif verb == "release":
@@ -151,7 +153,7 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
         (records.CohortRef, recipe.ingest.content_settings(), None, ()),
         (records.CheckpointRef, recipe.train.content_settings(), seed, ("cohort",)),
         (records.CandidatesRef, recipe.sample, seed, ("checkpoint",)),
-        (records.AuditRef, recipe.audit, seed, ("candidates", "cohort")),
+        (records.AuditRef, recipe.audit.content_settings(), seed, ("candidates", "cohort")),
     ]
     for kind, settings, drawn, needed in plan:
         inputs: dict[str, str | None] = {role: digests.get(role, "") for role in needed}
@@ -159,6 +161,8 @@ def _states(recipe: Recipe, manifest: Manifest, folder: Path) -> dict[str, str]:
             inputs = {"manifest": manifest.digest()}
         elif kind is records.CheckpointRef:
             inputs["init_from"] = start_digest(recipe.train)
+        elif kind is records.AuditRef:
+            inputs |= earlier_input(recipe.audit)
         states[kind.stage] = _state(kind, folder / kind.stage, settings, drawn, inputs)
         if states[kind.stage] == "reuse":
             digests[kind.stage] = load_reference(kind, folder / kind.stage).digest

@@ -14,6 +14,7 @@ from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from pipeline.errors import DataError, GateRefusedError
 from pipeline.manifest import Manifest, load_manifest
+from pipeline.privacy.inputs import earlier_digests
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
 from pipeline.records import Reference
 from pipeline.stage import load_reference
@@ -107,6 +108,7 @@ class Run:
             checkpoint=checkpoint,
             settings=recipe.audit,
             seed=seed,
+            earlier_digests=earlier_digests(recipe.audit),
             **force,
         )
         artifacts.show_verdict(audit.path, recipe.release.policy.value, self.folder / "report.html")

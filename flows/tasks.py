@@ -137,10 +137,14 @@ def audit_task(
     out: Path,
     settings: AuditSettings,
     seed: int,
+    earlier_digests: list[str],
     force: bool,
     version: int = AuditRef.version,
 ) -> AuditRef:
-    """Candidates and cohort -> audit with its verdict."""
+    """Candidates and cohort -> audit with its verdict.
+
+    The digests of earlier releases are there for the cache, which would know them by their paths alone.
+    """
     from pipeline.privacy import run_audit
 
     with _private_failures():

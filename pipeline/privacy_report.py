@@ -131,6 +131,24 @@ class Threshold(_Part):
     num_fresh: int = Field(ge=0)
 
 
+class EarlierRelease(_Part):
+    """A release of the same patients that was counted in.
+
+    Attributes:
+        digest: of the release; images: in it.
+        checkpoint_digest: of the generator that drew them (empty if foreign).
+        same_cohort: whether it was made from this very cohort, and not from an earlier state of it.
+        epsilon, delta: what its generator's training guarantees, None without a guarantee.
+    """
+
+    digest: str
+    images: int = Field(ge=1)
+    checkpoint_digest: str
+    same_cohort: bool
+    epsilon: float | None = Field(ge=0)
+    delta: float | None = Field(gt=0, lt=1)
+
+
 class PrivacyReport(_Part):
     """Aggregates of an audit; it may be copied into a release.
 
@@ -151,6 +169,7 @@ class PrivacyReport(_Part):
         differential_privacy: what the checkpoint's training guarantees; None without a guarantee, or where no
             checkpoint was named.
         attack_risks: linkability and attribute inference, which decide nothing.
+        earlier_releases: what was added to the audited images where membership and these risks were measured.
         not_covered: what was not tested, in words.
         settings: the audit settings used.
     """
@@ -178,8 +197,43 @@ class PrivacyReport(_Part):
     checkpoint_reasons: tuple[str, ...] = ()
     differential_privacy: DifferentialPrivacy | None = None
     attack_risks: tuple[AttackRisk, ...] = ()
+    earlier_releases: tuple[EarlierRelease, ...] = ()
     not_covered: tuple[str, ...]
     settings: dict[str, Any]
+
+    @property
+    def joint_guarantee(self) -> tuple[float, float] | None:
+        """(epsilon, delta) of all generators together by basic composition; None if one has no guarantee.
+
+        A generator counts once, however many releases were drawn from it.
+        """
+        own = self.differential_privacy
+        spent = {self.checkpoint_digest: None if own is None else (own.epsilon, own.delta)}
+        for part in self.earlier_releases:
+            given = part.epsilon is not None and part.delta is not None
+            spent[part.checkpoint_digest] = (part.epsilon, part.delta) if given else None  # type: ignore[assignment]
+        parts = list(spent.values())
+        if any(part is None for part in parts):
+            return None
+        return sum(part[0] for part in parts if part), sum(part[1] for part in parts if part)
+
+    @property
+    def earlier_words(self) -> str:
+        """One sentence on what was counted in; empty if nothing was."""
+        if not self.earlier_releases:
+            return ""
+        images, count = sum(part.images for part in self.earlier_releases), len(self.earlier_releases)
+        said = (
+            f"{count} earlier release{'s' if count > 1 else ''} of these patients ({images} images) counted "
+            "in where it was asked what tells who was trained on"
+        )
+        joint = self.joint_guarantee
+        if joint is not None:
+            said += f"; the generators of all of them together guarantee epsilon {joint[0]:.2f}, "
+            said += f"delta {joint[1]:.1e} (basic composition)"
+        elif self.differential_privacy is not None:
+            said += "; one of them was drawn without a guarantee, so that there is none for all together"
+        return said
 
 
 def read_privacy_report(folder: Path) -> PrivacyReport:

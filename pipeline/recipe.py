@@ -133,6 +133,7 @@ def public_recipe(recipe: Recipe) -> dict[str, Any]:
     body = recipe.model_dump(mode="json")
     body["ingest"].pop("private_map", None)
     body["train"].pop("init_from", None)
+    body["audit"].pop("earlier_releases", None)
     # A mask file may be named after a patient.
     body["edit"].pop("mask", None)
     return {"recipe": body, "recipe_digest": recipe.digest()}

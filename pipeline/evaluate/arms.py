@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cohort import Cohort
-from pipeline.evaluate.released import ReleasedImages
+from pipeline.released import ReleasedImages
 
 REAL_ARMS = ("real", "real_augmented", "real_duplicated")
 """Arms that hold no synthetic image: what a synthetic arm has to beat."""

@@ -16,7 +16,6 @@ from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
 from pipeline.evaluate.neighbours import nearest_real
 from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
-from pipeline.evaluate.released import ReleasedImages, read_release
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Trained, train_arms
 from pipeline.evaluate.training import FitPredict, SmallCnn
@@ -24,6 +23,7 @@ from pipeline.evaluate.utility import READS_NAME, TestSplit, Utility, measure_ut
 from pipeline.evaluation_report import REPORT_NAME, EvaluationReport
 from pipeline.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.records import EvaluationRef
+from pipeline.released import ReleasedImages, read_release
 from pipeline.stage import open_stage
 from pipeline.storage import read_json, write_json, write_parquet
 

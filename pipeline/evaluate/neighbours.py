@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.evaluate.fidelity import FeatureSet
-from pipeline.evaluate.released import ReleasedImages
+from pipeline.released import ReleasedImages
 
 _BLOCK_ROWS = 65_536
 

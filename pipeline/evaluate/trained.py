@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
-from pipeline.evaluate.released import ReleasedImages
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.training import FitPredict, Images, Job, mean_curve, run_jobs
+from pipeline.released import ReleasedImages
 
 JOBS_FOLDER = "classifiers"
 READER_ARM = "real_augmented"

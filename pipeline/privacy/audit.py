@@ -17,11 +17,13 @@ from pipeline.generator import CheckpointInfo, read_checkpoint_info
 from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
 from pipeline.pixels import StoredPixels
 from pipeline.privacy.attack_risk import Released, attack_risks, drawn_targets
+from pipeline.privacy.earlier import EarlierReleases, open_earlier
 from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import Measured, measure
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import pixel_digests
+from pipeline.privacy.inputs import earlier_input
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.page import write_page
 from pipeline.privacy.references import Bools, Ints, References, load_references, search_images
@@ -53,16 +55,15 @@ def audit(
     """Carry out `pipeline.privacy.run_audit`."""
     with join_ranks() as ranks, threads(settings.num_threads or threads_here(ranks.place)):
         task = _open(candidates, cohort, checkpoint, settings, seed)
-        require_same_command(ranks, [AuditRef.stage, task.inputs, settings.digest(), seed])
+        stable = settings.content_settings()
+        require_same_command(ranks, [AuditRef.stage, task.inputs, stable.digest(), seed])
         if not ranks.is_main:
             finished, folder = hear(ranks, AuditRef)
             if finished is not None:
                 return finished
             _measure(task, Halfway(Path(folder), ranks), ranks)
             return hear_reference(ranks, AuditRef)
-        with open_stage(
-            AuditRef, out, inputs=task.inputs, settings=settings, seed=seed, force=force
-        ) as stage:
+        with open_stage(AuditRef, out, inputs=task.inputs, settings=stable, seed=seed, force=force) as stage:
             reference = stage.finished
             if reference is not None:
                 logger.info("reusing the audit: verdict %s", reference.verdict)
@@ -83,6 +84,7 @@ class _Task:
         audited: the candidates; cohort: whose train and holdout they are held against.
         checkpoint: the attacked checkpoint; info: what it says of itself.
         inputs: digests of all of them.
+        earlier: releases that are counted in.
         settings: of the audit.
         seed: run seed.
     """
@@ -92,6 +94,7 @@ class _Task:
     checkpoint: Path | None
     info: CheckpointInfo | None
     inputs: dict[str, str]
+    earlier: EarlierReleases
     settings: AuditSettings
     seed: int
 
@@ -122,11 +125,12 @@ def _open(
     verify_reference(CohortRef, cohort)
     opened = Cohort(cohort)
     audited = open_audited(candidates, opened)
-    inputs = {"candidates": audited.digest, "cohort": opened.digest}
+    inputs = {"candidates": audited.digest, "cohort": opened.digest, **earlier_input(settings)}
     info: CheckpointInfo | None = None
     if checkpoint is not None:
         inputs["checkpoint"], info = _check_checkpoint(checkpoint, opened, audited)
-    return _Task(audited, opened, checkpoint, info, inputs, settings, seed)
+    earlier = open_earlier(opened, settings)
+    return _Task(audited, opened, checkpoint, info, inputs, earlier, settings, seed)
 
 
 def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
@@ -154,6 +158,11 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
     # Nodes may round differently: what process 0 accepts is what all attack.
     accepted = np.array(ranks.same(accepted.tolist()), dtype=np.bool_)
     released = Released(images[torch.from_numpy(accepted)], labels[accepted])
+    if accepted.any():
+        released = Released(
+            torch.cat([released.images, task.earlier.images]),
+            np.concatenate([released.labels, task.earlier.labels]),
+        )
     membership = measure_membership(
         cohort,
         references,
@@ -195,6 +204,7 @@ def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway:
         membership=found.membership,
         risks=found.risks,
         guarantee=None if task.info is None else task.info.differential_privacy,
+        earlier=task.earlier.described,
         settings=task.settings,
     )
     table = write_audit_table(

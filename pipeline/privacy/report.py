@@ -25,7 +25,7 @@ from pipeline.privacy.verdict import (
     policy_note,
 )
 from pipeline.privacy.views import VIEWS
-from pipeline.privacy_report import AttackRisk, PrivacyReport, TestResult, Threshold
+from pipeline.privacy_report import AttackRisk, EarlierRelease, PrivacyReport, TestResult, Threshold
 from pipeline.records import Verdict
 
 RULE_WORDS = {
@@ -37,8 +37,9 @@ RULE_WORDS = {
 NOT_COVERED = (
     "copies of less than half an image, and blends of more than two, beyond what the planted recall shows",
     "attributes of patients other than the class that can be inferred from the set as a whole",
-    "other releases made from the same cohort: together they reveal more than each alone",
 )
+OTHER_RELEASES = "other releases made from the same cohort: together they reveal more than each alone"
+OTHERS_THAN_EARLIER = "releases made from the same patients other than the earlier ones that were counted in"
 MODEL_NOT_COVERED = (
     "membership inference with access to the model (this audit does not allow publishing the checkpoint)"
 )
@@ -71,6 +72,7 @@ def build_report(
     risks: tuple[AttackRisk, ...],
     settings: AuditSettings,
     guarantee: DifferentialPrivacy | None = None,
+    earlier: tuple[EarlierRelease, ...] = (),
 ) -> PrivacyReport:
     """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
     counts = references.counts()
@@ -93,7 +95,9 @@ def build_report(
         values, numbers = np.unique(own[own != ""], return_counts=True)
         rejected = {str(value): int(number) for value, number in zip(values, numbers, strict=True)}
         facts = ClassFacts(asked, len(own), int((own == "").sum()), rejected)
-        classes[name] = judge_class(name, facts, tests, strength, membership.release)
+        classes[name] = judge_class(
+            name, facts, tests, strength, membership.release, num_earlier=len(earlier)
+        )
     verdict, reasons = overall(classes)
     rate, interval = _share(measured.fresh_rejected, measured.fresh_total)
     checkpoint_verdict: Verdict | None = None
@@ -130,15 +134,17 @@ def build_report(
         checkpoint_reasons=checkpoint_reasons,
         differential_privacy=guarantee,
         attack_risks=risks,
-        not_covered=_not_covered(membership) + audited.notes,
+        earlier_releases=earlier,
+        not_covered=_not_covered(membership, bool(earlier)) + audited.notes,
         settings=_settings(settings),
     )
 
 
-def _not_covered(membership: Membership) -> tuple[str, ...]:
+def _not_covered(membership: Membership, counted_earlier: bool) -> tuple[str, ...]:
+    always = (*NOT_COVERED, OTHERS_THAN_EARLIER if counted_earlier else OTHER_RELEASES)
     if membership.not_run:
-        return (f"membership inference: {membership.not_run}", *NOT_COVERED)
-    return NOT_COVERED if membership.checkpoint else (MODEL_NOT_COVERED, *NOT_COVERED)
+        return (f"membership inference: {membership.not_run}", *always)
+    return always if membership.checkpoint else (MODEL_NOT_COVERED, *always)
 
 
 def _tests(
@@ -279,4 +285,4 @@ def _recall(hits: int, total: int) -> dict[str, float]:
 
 
 def _settings(settings: AuditSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json")
+    return settings.content_settings().model_dump(mode="json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -97,6 +98,11 @@ class AuditSettings(Settings):
     membership: MembershipSettings = Field(
         default_factory=MembershipSettings, description="Membership inference on the audit patients."
     )
+    earlier_releases: tuple[Path, ...] = Field(
+        (),
+        description="Release directories of the same patients that the recipient may hold too: what tells "
+        "who was trained on is asked of all of them together with the audited images.",
+    )
     num_threads: int = Field(0, ge=0, description="Threads of torch; 0 leaves them as they are.")
 
     @model_validator(mode="after")
@@ -107,6 +113,10 @@ class AuditSettings(Settings):
         if min(self.depths) < 1 or list(self.depths) != sorted(set(self.depths)):
             raise ValueError("depths must be positive and ascending")
         return self
+
+    def content_settings(self) -> AuditSettings:
+        """Return these settings without the paths of earlier releases: inputs, known by their digests."""
+        return self.model_copy(update={"earlier_releases": ()})
 
     def embedding_key(self) -> dict[str, object]:
         """Return the settings that determine the embedding of a cohort."""

@@ -77,8 +77,10 @@ def judge_class(
     tests: tuple[TestResult, ...],
     strength: Strength,
     release_attacks: tuple[MembershipResult, ...] = (),
+    *,
+    num_earlier: int = 0,
 ) -> ClassVerdict:
-    """Conclude for one class.
+    """Conclude for one class; `num_earlier` releases were attacked together with the accepted images.
 
     FAIL if a test of the class or of the whole set fails, the release tells who was trained on, or the class
     runs short; INCONCLUSIVE if nothing fails but the gate was too weak to tell; PASS otherwise.
@@ -92,8 +94,11 @@ def judge_class(
                 f"the most copy-like candidates {whose} lie nearer to train than chance allows "
                 f"({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
             )
+    who = "the accepted images"
+    if num_earlier:
+        who += f", with {num_earlier} earlier release{'s' if num_earlier > 1 else ''},"
     reasons += [
-        f"the accepted images tell who was trained on: {_told(attack)}"
+        f"{who} tell who was trained on: {_told(attack)}"
         for attack in release_attacks
         if attack.passed is False
     ]

@@ -10,10 +10,10 @@ from pipeline.cohort import Cohort
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, draw_scopes
 from pipeline.evaluate.real import features, patient_numbers, real_features
-from pipeline.evaluate.released import ReleasedImages
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import Z95, fid, kid
 from pipeline.evaluation_report import Estimate
+from pipeline.released import ReleasedImages
 
 BLOCKS = 20
 

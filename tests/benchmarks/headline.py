@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cohort import Cohort
-from pipeline.evaluate.released import ReleasedImages, read_release
 from pipeline.evaluation_report import ArmResult, EvaluationReport, read_evaluation_report
 from pipeline.privacy_report import read_privacy_report
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.released import ReleasedImages, read_release
 from pipeline.storage import read_json
 from tests.benchmarks.fidelity_intervals import ScopeFigures, measure_scopes
 from tests.benchmarks.headline_tutorial import TutorialResult, tutorial_result

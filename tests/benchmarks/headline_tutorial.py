@@ -15,7 +15,6 @@ from pipeline.evaluate.arms import Arm, training_set
 from pipeline.evaluate.intervals import draw_resamples, measure
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.real import patient_numbers, truth_of
-from pipeline.evaluate.released import ReleasedImages
 from pipeline.evaluate.trained import classifier_seeds
 from pipeline.evaluate.training import Job, SmallCnn, run_jobs
 from pipeline.evaluate.utility import READS_NAME, TestSplit
@@ -23,6 +22,7 @@ from pipeline.evaluation_report import Estimate
 from pipeline.pixels import StoredPixels
 from pipeline.recipe import Recipe
 from pipeline.records import ReleaseRef
+from pipeline.released import ReleasedImages
 from pipeline.stage import load_reference
 from pipeline.storage import make_private_directory, read_json, write_json, write_npy
 from tests.benchmarks import peers

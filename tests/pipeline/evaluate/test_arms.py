@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
-from pipeline.evaluate.released import read_release
 from pipeline.evaluate.trained import classifier_seeds
+from pipeline.released import read_release
 
 NAMES = ("normal", "pneumonia")
 

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.cohort import Cohort
 from pipeline.config import Settings
 from pipeline.errors import DataError, TamperedError
-from pipeline.evaluate.released import read_release
 from pipeline.records import ReleaseRef, Verdict
+from pipeline.released import read_release
 from pipeline.stage import open_stage
 from pipeline.storage import write_parquet
 

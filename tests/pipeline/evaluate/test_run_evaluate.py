@@ -186,7 +186,7 @@ def test_another_classifier_can_be_plugged_in(cohort: Path, release: Path, tmp_p
 def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(
     cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
 ):
-    from pipeline.evaluate.released import read_release
+    from pipeline.released import read_release
 
     good = read_release(release, Cohort(cohort))
     noise = release_of(good.pixels, np.random.default_rng(0).permutation(good.labels))
@@ -202,7 +202,7 @@ def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(
 def test_blurred_images_lie_further_from_real_ones_than_the_floor(
     cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
 ):
-    from pipeline.evaluate.released import read_release
+    from pipeline.released import read_release
 
     good = read_release(release, Cohort(cohort))
     blurred = gaussian_filter(good.pixels.astype(float), (0, 0, 1.0, 1.0)).astype(np.uint8)
