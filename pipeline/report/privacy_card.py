@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.privacy_report import ClassVerdict, MembershipResult, PrivacyReport, TestResult
+from pipeline.privacy_report import AttackRisk, ClassVerdict, MembershipResult, PrivacyReport, TestResult
 from pipeline.records import Verdict
 from pipeline.report.formats import number, percent, percent_interval
 
@@ -199,9 +199,16 @@ def _linkability(report: PrivacyReport) -> str:
         return "Only as far as an image resembles a training scan. No linkage attack was tried."
     return (
         f"Two halves of one scan were tied to each other through the release for {percent(found.success)} of "
-        f"training scans and {percent(found.control_success)} of scans never trained on: a risk of "
-        f"{number(found.risk, 3)} (95\u00a0% interval {number(found.interval[0], 3)} to "
-        f"{number(found.interval[1], 3)}; 0 is none). No patient re-identification was tried."
+        f"training scans and {percent(found.control_success)} of scans never trained on: a "
+        f"{_risk_words(found)}. No patient re-identification was tried."
+    )
+
+
+def _risk_words(found: AttackRisk) -> str:
+    low, high = (number(bound, 3) for bound in found.interval)
+    return (
+        f"risk of {number(found.risk, 3)} (95\u00a0% interval {low} to {high}; 0 is no better than for scans "
+        "never trained on)"
     )
 
 
@@ -243,9 +250,5 @@ def _inference(report: PrivacyReport) -> str:
     end = f" {share}" if by_model or report.checkpoint_verdict is not Verdict.PASS else ""
     guessed = next((risk for risk in report.attack_risks if risk.name == "attribute_inference"), None)
     if guessed is not None:
-        low, high = (number(bound, 3) for bound in guessed.interval)
-        end += (
-            f" A training scan's class is guessed from the release at a risk of {number(guessed.risk, 3)} "
-            f"(95\u00a0% interval {low} to {high}; 0 is no better than for scans never trained on)."
-        )
+        end += f" A training scan's class is guessed from the release at a {_risk_words(guessed)}."
     return f"{words} The model itself {model}.{end}"
