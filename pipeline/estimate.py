@@ -202,6 +202,8 @@ def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int, *, with_
     folds = max(1, min(16, round(work.num_train / max(work.num_holdout, 1))))
     queries = count + work.num_holdout + len(KINDS) * settings.planted_per_kind
     step = speed.embedding_step_seconds(settings, work.image_size, work.num_train)
+    if references > settings.exhaustive_limit:
+        references = min(references, 2 * settings.index_shortlist * (folds + 1))
     query = speed.search_seconds(settings, work.image_size, references, folds)
     seconds = settings.embedding_steps * step + queries * query + 2.0
     if with_checkpoint and settings.membership.enabled:

@@ -24,6 +24,16 @@ class Progress(Protocol):
         """Go on towards another total."""
 
 
+class Silent:
+    """Progress that nobody sees, for work that is only timed."""
+
+    def update(self, advance: int = 1, **facts: float | str) -> None:
+        """Show nothing."""
+
+    def set_total(self, total: int) -> None:
+        """Show nothing."""
+
+
 class _Lines:
     def __init__(self, description: str, total: int, done: int, unit: str) -> None:
         self._description, self._total, self._done, self._unit = description, total, done, unit

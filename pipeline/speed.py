@@ -221,36 +221,20 @@ def search_seconds(
     """Return the seconds that the copy search spends on one image against all references."""
     import torch
 
-    from models.matching import aligned_similarity, coarse_similarity
-    from models.partial_copies import blend_isolation, half_similarity
-    from pipeline.privacy.views import alignments
+    from pipeline.privacy.pixel_views import PixelSearch
+    from pipeline.progress import Silent
 
     shape = _search_shape(settings, image_size)
     queries = torch.rand(_QUERIES, 1, *shape)
-    references = torch.rand(num_references, 1, *shape)
-    coarse, fine = alignments(settings)
-    pairs = torch.randint(
-        num_references, (_QUERIES, min(settings.shortlist * (num_folds + 1), num_references))
+    numbers = np.arange(num_references)
+    groups = numbers % (num_folds + 1)
+    pixels = PixelSearch(
+        torch.rand(num_references, 1, *shape), numbers, groups < num_folds, groups, settings, texture=0.0
     )
 
     def search() -> None:
         with torch.inference_mode():
-            for _ in coarse_similarity(queries, references, coarse, block=_QUERIES):
-                pass
-            aligned_similarity(queries, references, pairs, fine)
-            for _ in half_similarity(queries, references, sigma=settings.flat_field_sigma):
-                pass
-            blends = blend_isolation(
-                queries,
-                references,
-                patients=torch.arange(num_references),
-                in_train=torch.ones(num_references, dtype=torch.bool),
-                own=torch.full((_QUERIES,), -1),
-                sigma=settings.flat_field_sigma,
-                shortlist=settings.blend_shortlist,
-            )
-            for _ in blends:
-                pass
+            pixels.search(queries, torch.full((_QUERIES,), -1), Silent())
 
     return _seconds(search, cuda=False, timed=1) / _QUERIES
 

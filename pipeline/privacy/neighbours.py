@@ -77,10 +77,12 @@ class Sides:
         """Return (n, M) which references are of a query's own patient (n,), NO_PATIENT for none."""
         return own[:, None] == self._codes[None, :]
 
-    def shortlist(self, similarity: torch.Tensor, barred: torch.Tensor) -> torch.Tensor:
-        """Return the rows (n, k) of the most similar references, equally many of each fold and holdout."""
-        allowed = similarity.masked_fill(barred, -FARTHEST)
-        picks = [c[allowed[:, c].topk(min(self._wanted, len(c)), dim=1).indices] for c in self._columns]
+    def shortlist(
+        self, similarity: torch.Tensor, barred: torch.Tensor, wanted: int | None = None
+    ) -> torch.Tensor:
+        """Return the rows (n, k) of the most similar references, `wanted` of each fold and of the holdout."""
+        allowed, count = similarity.masked_fill(barred, -FARTHEST), wanted or self._wanted
+        picks = [c[allowed[:, c].topk(min(count, len(c)), dim=1).indices] for c in self._columns]
         return torch.cat(picks, dim=1)
 
     def nearest(self, similarity: torch.Tensor, pairs: torch.Tensor, barred: torch.Tensor) -> Neighbours:

@@ -54,6 +54,15 @@ class AuditSettings(Settings):
     shortlist: int = Field(
         4, ge=1, le=64, description="Real images per fold that the coarse search hands to the exact one."
     )
+    exhaustive_limit: int = Field(
+        1_000_000,
+        ge=0,
+        description="Up to so many real images, every candidate is held against all of them in every view; "
+        "beyond, the views of pixels look at those alone that two small feature vectors put first.",
+    )
+    index_shortlist: int = Field(
+        64, ge=4, le=4_096, description="Real images per fold and feature vector that these put first."
+    )
     blend_shortlist: int = Field(
         32, ge=2, le=1_024, description="Real images tried as the first of the two that a blend is made of."
     )

@@ -10,26 +10,10 @@ import torch
 
 from models.components import principal_components
 from models.copy_embedding import CopyEmbedding, embed
-from models.matching import (
-    Alignments,
-    aligned_similarity,
-    coarse_similarity,
-    flat_field,
-    noise_gain,
-    noise_variance,
-)
-from models.partial_copies import HALVES, blend_isolation, half_similarity
+from models.matching import flat_field, noise_variance
 from models.precision import default_device
-from pipeline.privacy.neighbours import (
-    FLOOR,
-    NO_PATIENT,
-    Floats,
-    Neighbours,
-    Sides,
-    join,
-    nearest_features,
-    search_block,
-)
+from pipeline.privacy.neighbours import NO_PATIENT, Floats, Neighbours, nearest_features, search_block
+from pipeline.privacy.pixel_views import LOOKS, PixelSearch
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
@@ -60,13 +44,6 @@ class Found:
         return Found({view: own.take(rows) for view, own in self.views.items()}, self.blend[rows])
 
 
-def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
-    """Return what the coarse search of all pairs tries, and the fine one of a few."""
-    sigma, reach = settings.flat_field_sigma, settings.max_shift
-    coarse = Alignments(reach, settings.coarse_scales, settings.coarse_rotations, sigma=sigma)
-    return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
-
-
 def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
     """Return the copy embedding (n, d) of (n, 1, h, w) images in [-1, 1], flat-fielded first."""
     return embed(network, images, lambda batch: flat_field(batch, sigma=settings.flat_field_sigma))
@@ -74,6 +51,10 @@ def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSett
 
 class Views:
     """Searches train and holdout alike in every view.
+
+    Up to `exhaustive_limit` real images, every query is held against all of them. Beyond, two small feature
+    vectors are, at a thousandth of the cost, and the views of pixels look at those images alone that one of
+    the two puts first, equally many of each fold and of the holdout.
 
     Args:
         references: the real images.
@@ -91,23 +72,22 @@ class Views:
     ) -> None:
         self.references, self.settings = references, settings
         self._device = device or default_device()
-        self._images = references.images.to(self._device)
-        self._sigma, self._network = settings.flat_field_sigma, copy.deepcopy(network).to(self._device)
-        self._vectors = embed_flat(self._network, self._images, settings)
+        images = references.images.to(self._device)
+        self._network = copy.deepcopy(network).to(self._device)
+        self._vectors = embed_flat(self._network, images, settings)
         # Of both sides alike: components of train alone would describe train better.
-        self._components = principal_components(self._images, settings.component_noise)
-        self._structure = self._components(self._images)
-        detail = noise_variance(self._images)
-        self._texture = float(detail.quantile(settings.texture_quantile))
-        self._patients = torch.from_numpy(references.patients).to(self._device)
-        self._in_train = torch.from_numpy(references.in_train).to(self._device)
-        self._sides = Sides(
+        self._components = principal_components(images, settings.component_noise)
+        self._structure = self._components(images)
+        detail = noise_variance(images)
+        self._pixels = PixelSearch(
+            images,
             references.patients,
             references.in_train,
             references.groups,
-            shortlist=settings.shortlist,
-            device=self._device,
+            settings,
+            float(detail.quantile(settings.texture_quantile)),
         )
+        self._sides = self._pixels.sides()
 
     @torch.inference_mode()
     def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
@@ -118,54 +98,30 @@ class Views:
             own_patient: patient codes whose images are left out for a query (real queries), else none.
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
-        own, images, references = own.to(self._device), images.to(self._device), self._images
-        settings = self.settings
-        coarse, fine = alignments(settings)
-        block = search_block(len(references))
-        found: dict[str, list[Neighbours]] = {view: [] for view in VIEWS}
-        blend: list[torch.Tensor] = []
-        with track("search", 3 * len(images), unit="looks") as progress:
-            vectors = embed_flat(self._network, images, settings)
-            for first, rough in coarse_similarity(images, references, coarse, block=block):
-                part = slice(first, first + len(rough))
-                barred = self._sides.barred(own[part])
-                pairs = self._sides.shortlist(rough, barred)
-                exact = aligned_similarity(images[part], references, pairs, fine)
-                exact = (exact * noise_gain(images[part], self._texture, fine)[:, None]).clamp(-1.0, 1.0)
-                found["correlation"].append(self._sides.nearest(exact, pairs, barred))
-                progress.update(len(rough))
-            found["embedding"].append(nearest_features(vectors, self._vectors, self._sides, own))
-            coarser = self._components(images)
-            found["components"].append(nearest_features(coarser, self._structure, self._sides, own))
-            halves = half_similarity(images, references, sigma=self._sigma, block=block)
-            for first, by_half in halves:
-                found["halves"].append(self._by_halves(by_half, own[first : first + block]))
-                progress.update(len(own[first : first + block]))
-            pairs_of = blend_isolation(
-                images,
-                references,
-                patients=self._patients,
-                in_train=self._in_train,
-                own=own,
-                sigma=self._sigma,
-                shortlist=settings.blend_shortlist,
-                least=FLOOR,
-            )
-            for _, isolation in pairs_of:
-                blend.append(isolation)
-                progress.update(len(isolation))
-        views = {view: join(parts) for view, parts in found.items()}
-        return Found(views, torch.cat(blend).cpu().numpy())
+        own, images = own.to(self._device), images.to(self._device)
+        vectors, structure = embed_flat(self._network, images, self.settings), self._components(images)
+        with track("search", LOOKS * len(images), unit="looks") as progress:
+            if len(self.references.rows) <= self.settings.exhaustive_limit:
+                pixels = self._pixels.search(images, own, progress)
+            else:
+                listed = self.near_rows(vectors, structure, own)
+                pixels = self._pixels.search_near(images, own, listed, progress)
+        views = {
+            "correlation": pixels.correlation,
+            "embedding": nearest_features(vectors, self._vectors, self._sides, own),
+            "halves": pixels.halves,
+            "components": nearest_features(structure, self._structure, self._sides, own),
+        }
+        return Found(views, pixels.blend)
 
-    def _by_halves(self, by_half: dict[str, torch.Tensor], own: torch.Tensor) -> Neighbours:
-        """Return for each query the neighbours of the half in which one patient stands out most.
-
-        The gap that chooses the half knows no sides, so that the side of that half is as fair a coin.
-        """
-        halves = [self._sides.of_similarity(by_half[name], own) for name in HALVES]
-        chosen = np.stack([half.gap for half in halves]).argmin(axis=0)
-        here = np.arange(len(chosen))
-        fields = Neighbours.__dataclass_fields__
-        return Neighbours(
-            **{field: np.stack([getattr(half, field) for half in halves])[chosen, here] for field in fields}
-        )
+    def near_rows(self, vectors: torch.Tensor, structure: torch.Tensor, own: torch.Tensor) -> Ints:
+        """Return the rows (n, k) that embedding (n, d) and components (n, e) put first in each fold."""
+        wanted, block = self.settings.index_shortlist, search_block(len(self.references.rows))
+        parts = []
+        for first in range(0, len(own), block):
+            part = slice(first, first + block)
+            barred = self._sides.barred(own[part])
+            both = ((vectors, self._vectors), (structure, self._structure))
+            rows = [self._sides.shortlist(q[part] @ r.T, barred, wanted) for q, r in both]
+            parts.append(torch.cat(rows, dim=1).cpu().numpy())
+        return np.concatenate(parts)

@@ -8,9 +8,10 @@ from models.copy_embedding import CopyEmbedding
 from models.matching import aligned_similarity, coarse_similarity
 from pipeline.privacy.membership.attack import Scores
 from pipeline.privacy.neighbours import FLOOR, search_block
+from pipeline.privacy.pixel_views import alignments
 from pipeline.privacy.references import Ints
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import alignments, embed_flat
+from pipeline.privacy.views import embed_flat
 from pipeline.progress import track
 
 SHORTLIST = 8
