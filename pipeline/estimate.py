@@ -200,7 +200,8 @@ def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int, *, with_
     settings, count = recipe.audit, num_candidates
     references = max(work.num_train + work.num_holdout, 2)
     folds = max(1, min(16, round(work.num_train / max(work.num_holdout, 1))))
-    queries = count + work.num_holdout + len(KINDS) * settings.planted_per_kind
+    known = work.num_holdout + min(settings.control_scans, work.num_train)
+    queries = count + known + len(KINDS) * settings.planted_per_kind
     step = speed.embedding_step_seconds(settings, work.image_size, work.num_train)
     if references > settings.exhaustive_limit:
         references = min(references, 2 * settings.index_shortlist * (folds + 1))

@@ -19,7 +19,7 @@ from pipeline.privacy.dataset_test import (
 from pipeline.privacy.filter import Calibration, calibrate, clopper_pearson
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import duplicates, hash_matches
-from pipeline.privacy.neighbours import Floats, Neighbours
+from pipeline.privacy.neighbours import Floats, Neighbours, join
 from pipeline.privacy.planted import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
@@ -73,12 +73,14 @@ class Tuned:
 
     Attributes:
         pseudo: what was found about every holdout image, its own patient left out.
+        control: view -> what was found about them and some train images: how far real images stand out.
         calibration: the rules with their common threshold, tuned on tuning patients.
         fresh_by_rule: (n, number of rules) whether a rule rejects a holdout image of fresh patients.
         fresh_rejected: (n,) whether any does, or a hash rule.
     """
 
     pseudo: Found
+    control: dict[str, Neighbours]
     calibration: Calibration
     fresh_by_rule: Bools
     fresh_rejected: Bools
@@ -91,12 +93,25 @@ def tune(views: Views, halfway: Halfway | None = None) -> Tuned:
     held = np.flatnonzero(~references.in_train)
     images = references.images[torch.from_numpy(held)]
     pseudo = halfway.search("holdout", views, images, references.patients[held])
+    control = pseudo.views
+    more = _spread(np.flatnonzero(references.in_train), settings.control_scans)
+    if len(more):
+        trained = references.images[torch.from_numpy(more)]
+        known = halfway.search("train", views, trained, references.patients[more])
+        control = {view: join([own, known.views[view]]) for view, own in pseudo.views.items()}
     hashed = _hashed(images, references, settings)
     tuning = references.tuning[held]
     share = settings.false_reject_budget * settings.tuning_share
     calibration = calibrate(pseudo.take(tuning), share, hashed[tuning])
     by_rule = calibration.scores(pseudo.take(~tuning)) < calibration.score
-    return Tuned(pseudo, calibration, by_rule, by_rule.any(axis=1) | hashed[~tuning])
+    return Tuned(pseudo, control, calibration, by_rule, by_rule.any(axis=1) | hashed[~tuning])
+
+
+def _spread(rows: Ints, count: int) -> Ints:
+    """Return at most `count` of the rows, evenly over them."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
+    chosen: Ints = rows[np.unique(places)]
+    return chosen
 
 
 def measure(
@@ -128,7 +143,7 @@ def measure(
     views = Views(references, network, settings)
     found = halfway.search("candidates", views, images)
     tuned = tune(views, halfway)
-    pseudo, calibration = tuned.pseudo, tuned.calibration
+    calibration = tuned.calibration
     reasons = _reasons(
         images=images,
         digests=digests,
@@ -144,7 +159,7 @@ def measure(
     names = np.array(kinds)
     plan = Plan(settings.depths, settings.null_draws, references.holdout_share)
     cut = {view: isolation_cut(calibration, view) for view in VIEWS}
-    tests = run_tests(found.views, labels, classes, plan, control=pseudo.views, cut=cut)
+    tests = run_tests(found.views, labels, classes, plan, control=tuned.control, cut=cut)
     for_power = np.isin(names, POWER_KINDS)
     return Measured(
         found=found,
@@ -163,7 +178,7 @@ def measure(
             labels,
             classes,
             plan,
-            control=pseudo.views,
+            control=tuned.control,
             planted=planted_found.take(for_power).views,
             planted_labels=references.labels[sources[for_power]],
             share=settings.planted_share,

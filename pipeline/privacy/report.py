@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.cohort import Cohort
 from pipeline.differential_privacy import DifferentialPrivacy
-from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, SideTest
+from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, STANDS_OUT, SideTest
 from pipeline.privacy.filter import RULES, clopper_pearson
 from pipeline.privacy.foreign import AuditedSet
 from pipeline.privacy.gate import Measured, excess_copies, isolation_cut, patients_hit
@@ -210,7 +210,7 @@ def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSe
     hits = measured.detected.get((test.name, test.view, test.scope))
     note = f"the {test.depth} most copy-like candidates, one a nearest patient"
     if test.name == COPY_COUNT:
-        note = f"{test.depth} candidates stand out more than the holdout's own most copy-like images do"
+        note = f"{test.depth} candidates stand out {STANDS_OUT:g} times as far as the farthest real images"
     if test.name == AFTER_FILTER:
         note += "; those past the threshold are left out on both sides"
     return TestResult(

@@ -84,6 +84,11 @@ class AuditSettings(Settings):
     duplicate_similarity: float = Field(
         0.995, gt=0, le=1, description="Correlation from which two candidates count as duplicates."
     )
+    control_scans: int = Field(
+        1_500,
+        ge=0,
+        description="Train scans that show, beside all of the holdout, how far real images stand out.",
+    )
     depths: tuple[int, ...] = Field(
         (25, 50, 100, 200), min_length=1, description="How many of the most copy-like candidates are tested."
     )

@@ -21,6 +21,8 @@ TEST_EXPLAINED = {
     "sign_test": "Sign test: are the candidates that look most like copies nearer to training scans than to "
     "scans of patients who were never seen? Found is the share that is nearer to training scans; by chance "
     "is the share to expect of a model that copies nothing.",
+    "copy_count": "Copy count: do more candidates stand out than real scans do among each other? Found is "
+    "the share of them that is nearer to training scans.",
 }
 
 

@@ -34,9 +34,7 @@ class SetTests:
     def fails(self, found: Found, labels: Ints) -> bool:
         """Return whether any test fails a set, by what was found about it and its class codes (n,)."""
         present = {name: code for name, code in self._classes.items() if (labels == code).any()}
-        tests = run_tests(
-            found.views, labels, present, self._plan, control=self.tuned.pseudo.views, cut=self._cut
-        )
+        tests = run_tests(found.views, labels, present, self._plan, control=self.tuned.control, cut=self._cut)
         return min(holm([test.p_value for test in tests])) < self._significance
 
     def failing_halves(self, found: Found, labels: Ints, draws: int, rng: np.random.Generator) -> int:
