@@ -36,7 +36,7 @@ class Components:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (N, 1, H, W) images in [-1, 1] to (N, k) unit vectors."""
-        return F.normalize((_rows(images, self.size) - self.mean) @ self.basis, dim=1)
+        return F.normalize((rows_of(images, self.size) - self.mean) @ self.basis, dim=1)
 
 
 def principal_components(images: Tensor, noise: float) -> Components:
@@ -53,10 +53,8 @@ def principal_components(images: Tensor, noise: float) -> Components:
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
     if not noise > 0:
         raise ValueError(f"noise must be positive, got {noise}")
-    height, width = images.shape[-2:]
-    shrink = min(1.0, LARGEST_SIDE / max(height, width))
-    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    rows = _rows(images, size)
+    size = component_size(images)
+    rows = rows_of(images, size)
     mean = rows.mean(dim=0)
     centred = (rows - mean).double()
     variance, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
@@ -67,7 +65,15 @@ def principal_components(images: Tensor, noise: float) -> Components:
     return Components(size, mean, (vectors[:, :count] * weight).float())
 
 
-def _rows(images: Tensor, size: tuple[int, int]) -> Tensor:
+def component_size(images: Tensor) -> tuple[int, int]:
+    """Return the (h, w) at which components of images (N, 1, H, W) are taken."""
+    height, width = images.shape[-2:]
+    shrink = min(1.0, LARGEST_SIDE / max(height, width))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def rows_of(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (N, h x w) pixels of images (N, 1, H, W), averaged to a size."""
     if tuple(images.shape[-2:]) != size:
         images = F.interpolate(images, size=size, mode="area")
     return images.flatten(1)

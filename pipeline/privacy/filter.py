@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy.views import BLEND, VIEWS, Found
+from pipeline.privacy.views import BLEND, REDRAWN, REDRAWN_PARTS, VIEWS, Found
 
 ISOLATION = "isolation"
 RULES = {
@@ -16,9 +16,16 @@ RULES = {
     "embedding": ("ratio", ISOLATION, "absolute"),
     # Half an image resembles halves of strangers: only that one patient stands out says something.
     "halves": (ISOLATION,),
-    # Its measure of distance is made for what a model noised and drew anew: who else is as near says most.
+    # A part of the joint rule: its measure of distance is made for what a model noised and drew anew.
     "components": (ISOLATION,),
 }
+JOINT = "joint"
+JOINT_WEIGHTS = {("components", ISOLATION): 1.0, (REDRAWN, "spacing"): 1.0, (REDRAWN, "likelihood"): 2.0}
+"""What is summed to tell that a model noised and denoised a train image, each on the common scale; none of
+them rejects alone."""
+JOINT_SHARE = 1.5
+"""A sum of several statistics has a lighter tail than any: on the common scale it would get little of the
+budget, and image to image from half the data's spread is the hardest copy of all to see."""
 SCALE_QUANTILE = 0.25
 LEAST_SCALE = 1e-3
 
@@ -40,12 +47,13 @@ def rule_statistics(neighbours: Neighbours) -> dict[str, Floats]:
 
 
 def all_statistics(found: Found) -> dict[tuple[str, str], Floats]:
-    """Return (view, rule) -> statistic (n,) of every rule of the gate."""
+    """Return (view, rule) -> statistic (n,) of every rule of the gate, and of the parts of the joint one."""
     statistics: dict[tuple[str, str], Floats] = {}
     for view in VIEWS:
         own = rule_statistics(found.views[view])
         statistics |= {(view, name): own[name] for name in RULES[view]}
-    return statistics | {(BLEND, ISOLATION): found.blend}
+    parts = {(REDRAWN, name): found.redrawn[:, place] for place, name in enumerate(REDRAWN_PARTS)}
+    return statistics | {(BLEND, ISOLATION): found.blend} | parts
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,11 @@ class Rule:
     name: str
     centre: float
     scale: float
+
+    def scores(self, statistic: Floats) -> Floats:
+        """Return the scores of a statistic."""
+        scored: Floats = (statistic - self.centre) / self.scale
+        return scored
 
     def threshold(self, score: float) -> float:
         """Return the statistic below which this rule rejects when scores below `score` are rejected."""
@@ -69,16 +82,25 @@ class Calibration:
     One score for all rules makes one budget: the lowest score over the rules is a single statistic, and its
     conformal quantile on tuning holdout bounds the false rejects of all rules together (split conformal
     prediction, Vovk et al. 2005).
+
+    Attributes:
+        rules: each rejects by itself; parts: those whose scores make the statistic of the joint one.
+        score: below it an image is rejected.
     """
 
     rules: tuple[Rule, ...]
+    parts: tuple[Rule, ...]
     score: float
 
     def scores(self, found: Found) -> Floats:
         """Return (n, number of rules) scores."""
+        statistics = self.statistics(found)
+        return np.stack([rule.scores(statistics[rule.view, rule.name]) for rule in self.rules], axis=1)
+
+    def statistics(self, found: Found) -> dict[tuple[str, str], Floats]:
+        """Return (view, rule) -> statistic (n,) of every rule, the joint one too."""
         statistics = all_statistics(found)
-        columns = [(statistics[rule.view, rule.name] - rule.centre) / rule.scale for rule in self.rules]
-        return np.stack(columns, axis=1)
+        return statistics | {(REDRAWN, JOINT): joint_statistic(statistics, self.parts)}
 
     def rejects(self, found: Found) -> tuple[Bools, Ints]:
         """Return which images are rejected, and the position of the rule that speaks most strongly."""
@@ -97,17 +119,35 @@ def calibrate(tuning: Found, share: float, hashed: Bools) -> Calibration:
     Below about 1 / share images not even one may be rejected: then only what is more extreme than every
     tuning image is.
     """
-    rules: list[Rule] = []
-    for (view, name), values in all_statistics(tuning).items():
-        centre = float(np.median(values))
-        scale = max(centre - float(np.quantile(values, SCALE_QUANTILE)), LEAST_SCALE)
-        rules.append(Rule(view, name, centre, scale))
-    unset = Calibration(tuple(rules), 0.0)
+    statistics = all_statistics(tuning)
+    single = {key: _rule(key, values) for key, values in statistics.items()}
+    parts = tuple(single[key] for key in JOINT_WEIGHTS)
+    joint = _rule((REDRAWN, JOINT), joint_statistic(statistics, parts))
+    joint = replace(joint, scale=joint.scale / JOINT_SHARE)
+    rules = (*(rule for key, rule in single.items() if key not in JOINT_WEIGHTS), joint)
+    unset = Calibration(rules, parts, 0.0)
     lowest = np.where(hashed, -np.inf, unset.scores(tuning).min(axis=1))
     # The k-th smallest of n has a chance of k / (n + 1) that a fresh image falls below it.
     k = max(1, int(np.floor(share * (len(lowest) + 1))))
     score = float(np.sort(lowest)[k - 1])
-    return Calibration(tuple(rules), score if np.isfinite(score) else float(np.min(lowest[~hashed])))
+    return Calibration(rules, parts, score if np.isfinite(score) else float(np.min(lowest[~hashed])))
+
+
+def joint_statistic(statistics: dict[tuple[str, str], Floats], parts: tuple[Rule, ...]) -> Floats:
+    """Return the weighted sum (n,) of the scores of the parts: evidence of each that the others lack."""
+    weights = JOINT_WEIGHTS.values()
+    scored = [
+        weight * rule.scores(statistics[rule.view, rule.name])
+        for weight, rule in zip(weights, parts, strict=True)
+    ]
+    total: Floats = np.sum(scored, axis=0)
+    return total
+
+
+def _rule(key: tuple[str, str], values: Floats) -> Rule:
+    """Return a rule on the common scale, by its statistic of tuning images."""
+    centre = float(np.median(values))
+    return Rule(*key, centre, max(centre - float(np.quantile(values, SCALE_QUANTILE)), LEAST_SCALE))
 
 
 def clopper_pearson(hits: int, total: int, level: float = 0.95) -> tuple[float, float]:

@@ -222,8 +222,9 @@ def patients_hit(found: Neighbours, cut: float) -> tuple[int, int]:
 
 
 def isolation_cut(calibration: Calibration, view: str) -> float:
-    """Return the log gap below which the isolation rule of a view rejects."""
-    rule = next(rule for rule in calibration.rules if (rule.view, rule.name) == (view, "isolation"))
+    """Return the log gap below which an image stands out in a view at the gate's threshold."""
+    known = (*calibration.rules, *calibration.parts)
+    rule = next(rule for rule in known if (rule.view, rule.name) == (view, "isolation"))
     return rule.threshold(calibration.score)
 
 

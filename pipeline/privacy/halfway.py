@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.privacy.neighbours import Floats, Neighbours, join
+from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Ints
-from pipeline.privacy.views import Found, Views
+from pipeline.privacy.views import Found, Views, join_found
 from pipeline.ranks import Ranks
 from pipeline.storage import atomic_path, make_private_directory
 
@@ -54,7 +54,9 @@ class Halfway:
             own = None if own_patient is None else own_patient[first:last]
             return _arrays(views.search(images[first:last], own))
 
-        return _joined([_found(piece) for piece in self._pieces(name, len(images), QUERIES_A_PIECE, found)])
+        return join_found(
+            [_found(piece) for piece in self._pieces(name, len(images), QUERIES_A_PIECE, found)]
+        )
 
     def values(self, name: str, count: int, size: int, make: Callable[[int, int], Floats]) -> Floats:
         """Return what `make(first, last)` returns for `count` things, `size` at a time, as one array."""
@@ -97,7 +99,7 @@ class Halfway:
 
 
 def _arrays(found: Found) -> Arrays:
-    arrays: dict[str, npt.NDArray[np.generic]] = {"blend": found.blend}
+    arrays: dict[str, npt.NDArray[np.generic]] = {"blend": found.blend, "redrawn": found.redrawn}
     for view, own in found.views.items():
         arrays |= {f"{view}.{field}": getattr(own, field) for field in Neighbours.__dataclass_fields__}
     return arrays
@@ -109,10 +111,5 @@ def _found(arrays: Arrays) -> Found:
         view, _, field = name.partition(".")
         if field:
             views.setdefault(view, {})[field] = values
-    blend: Floats = arrays["blend"]  # type: ignore[assignment]
-    return Found({view: Neighbours(**own) for view, own in views.items()}, blend)  # type: ignore[arg-type]
-
-
-def _joined(pieces: list[Found]) -> Found:
-    views = {view: join([piece.views[view] for piece in pieces]) for view in pieces[0].views}
-    return Found(views, np.concatenate([piece.blend for piece in pieces]))
+    blend, redrawn = arrays["blend"].astype(np.float64), arrays["redrawn"].astype(np.float64)
+    return Found({view: Neighbours(**own) for view, own in views.items()}, blend, redrawn)  # type: ignore[arg-type]

@@ -33,6 +33,8 @@ RULE_WORDS = {
     "isolation": "log distance to the nearest train image (blend: pair of them) - log distance to any other "
     "patient, below",
     "absolute": "log distance to train, below the value",
+    "joint": "how the nearest train patient stands out in coarse structure and, once noising and denoising "
+    "are undone, against other patients and a new image: sum of scores, below the value",
 }
 NOT_COVERED = (
     "copies of less than half an image, and blends of more than two, beyond what the planted recall shows",

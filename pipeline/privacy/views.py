@@ -12,7 +12,8 @@ from models.components import principal_components
 from models.copy_embedding import CopyEmbedding, embed
 from models.matching import flat_field, noise_variance
 from models.precision import default_device
-from pipeline.privacy.neighbours import NO_PATIENT, Floats, Neighbours, nearest_features, search_block
+from models.redraw import redraw, spacing
+from pipeline.privacy.neighbours import NO_PATIENT, Floats, Neighbours, join, nearest_features, search_block
 from pipeline.privacy.pixel_views import LOOKS, PixelSearch
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
@@ -21,6 +22,9 @@ from pipeline.progress import track
 VIEWS = ("correlation", "embedding", "halves", "components")
 BLEND = "blend"
 """Not a view of neighbours: what explains a blend is a pair of images, which lies on no one side."""
+REDRAWN, REDRAWN_PARTS = "redrawn", ("spacing", "likelihood")
+"""Not a view of neighbours either: the nearest train patient is held against all other patients together, and
+against what a new image would be."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,28 @@ class Found:
         views: view -> nearest real images.
         blend: (n,) how far the best pair of train images stands out in explaining the query as their blend:
             log distance of that pair minus that of the best pair with neither; very negative for a blend.
+        redrawn: (n, 2) whether the query is what a model made of a noised train image, by `REDRAWN_PARTS`;
+            the lower, the likelier.
     """
 
     views: dict[str, Neighbours]
     blend: Floats
+    redrawn: Floats
 
     def __len__(self) -> int:
         return len(self.blend)
 
     def take(self, rows: Ints | Bools | slice) -> Found:
         """Return what was found about some queries."""
-        return Found({view: own.take(rows) for view, own in self.views.items()}, self.blend[rows])
+        views = {view: own.take(rows) for view, own in self.views.items()}
+        return Found(views, self.blend[rows], self.redrawn[rows])
+
+
+def join_found(parts: list[Found]) -> Found:
+    """Return what was found about all queries, those of one part after those of another."""
+    views = {view: join([part.views[view] for part in parts]) for view in parts[0].views}
+    blend, redrawn = ([getattr(part, name) for part in parts] for name in ("blend", "redrawn"))
+    return Found(views, np.concatenate(blend), np.concatenate(redrawn))
 
 
 def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
@@ -78,6 +93,11 @@ class Views:
         # Of both sides alike: components of train alone would describe train better.
         self._components = principal_components(images, settings.component_noise)
         self._structure = self._components(images)
+        self._redraw = redraw(images, settings.component_noise)
+        self._known = self._redraw.known(images)
+        self._patients = torch.from_numpy(references.patients).to(self._device)
+        trained = np.unique(references.patients[references.in_train])
+        self._trained = torch.from_numpy(np.isin(np.arange(references.patients.max() + 1), trained))
         detail = noise_variance(images)
         self._pixels = PixelSearch(
             images,
@@ -112,7 +132,24 @@ class Views:
             "halves": pixels.halves,
             "components": nearest_features(structure, self._structure, self._sides, own),
         }
-        return Found(views, pixels.blend)
+        return Found(views, pixels.blend, self._redrawn(images, own))
+
+    def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> Floats:
+        """Return (n, 2) how the nearest train patient stands against the others, and against a new image."""
+        trained, block = self._trained.to(self._device), search_block(len(self.references.rows))
+        parts = []
+        for first in range(0, len(images), block):
+            mine = own[first : first + block, None]
+            noised, as_new = self._redraw.undone(images[first : first + block])
+            likely = self._redraw.log_likelihood(noised, self._known)
+            likely = likely.masked_fill(mine == self._patients[None, :], -torch.inf)
+            patients = likely.new_full((len(likely), len(trained)), -torch.inf)
+            patients.scatter_reduce_(1, self._patients.expand(len(likely), -1), likely, "amax")
+            best, which = patients.masked_fill(~trained, -torch.inf).max(dim=1)
+            others = patients.scatter(1, which[:, None], -torch.inf)
+            stands_out = spacing(others, best)
+            parts.append(-torch.stack([stands_out, best - as_new], dim=1).double().cpu().numpy())
+        return np.concatenate(parts)
 
     def near_rows(self, vectors: torch.Tensor, structure: torch.Tensor, own: torch.Tensor) -> Ints:
         """Return the rows (n, k) that embedding (n, d) and components (n, e) put first in each fold."""

@@ -20,10 +20,9 @@ from pipeline.generator import load_denoiser
 from pipeline.pixels import from_model_range
 from pipeline.privacy.filter import clopper_pearson
 from pipeline.privacy.foreign import open_audited
-from pipeline.privacy.neighbours import join
 from pipeline.privacy.planted import POWER_KINDS, disguise
 from pipeline.privacy.references import Ints, search_images, shrink
-from pipeline.privacy.views import Found
+from pipeline.privacy.views import Found, join_found
 from tests.privacy_proof.command import called
 from tests.privacy_proof.recall import image_to_image
 from tests.privacy_proof.set_tests import SetTests
@@ -63,7 +62,7 @@ def main() -> int:
         for draw in range(draws):
             own = rng.integers(len(codes), size=SET_SIZE - count)
             planted = slice(draw * COPIES, draw * COPIES + count)
-            found = _joined(candidates.take(own), copies.take(planted))
+            found = join_found([candidates.take(own), copies.take(planted)])
             detected += tests.fails(found, np.concatenate([codes[own], sources[planted]]))
         met &= _row(name, detected, draws, LEAST_FOUND if count else None)
     return 0 if met else 1
@@ -97,11 +96,6 @@ def _copies(tests: SetTests, count: int, rng: np.random.Generator) -> tuple[Foun
         sources = tests.references.images[torch.from_numpy(rows[own])]
         images[torch.from_numpy(own)] = disguise(sources, kind, generator)
     return tests.views.search(images), tests.references.labels[rows]
-
-
-def _joined(first: Found, second: Found) -> Found:
-    views = {name: join([own, second.views[name]]) for name, own in first.views.items()}
-    return Found(views, np.concatenate([first.blend, second.blend]))
 
 
 def _row(name: str, hits: int, draws: int, goal: float | None) -> bool:
