@@ -16,7 +16,7 @@ from tests.privacy_proof.overfitted import HEALTHY, model_folder
 PARTS = {
     "overfitted": ("scans", "per_class", "halves", "seeds", "models"),
     "dataset": ("draws", "power_draws", "checkpoint", "candidates"),
-    "recall": ("checkpoint", "only", "listed"),
+    "recall": ("checkpoint", "only", "listed", "seed"),
     "canaries": ("each",),
     "guarantee": ("epsilon", "steps"),
 }

@@ -26,6 +26,7 @@ QUICK = AuditSettings(
     rotations=(0.0,),
     coarse_rotations=(0.0,),
     planted_per_kind=12,
+    control_scans=100,
     power_draws=20,
     null_draws=2_000,
     min_holdout_patients=20,
