@@ -25,7 +25,7 @@ JOINT_WEIGHTS = {("components", ISOLATION): 1.0, (REDRAWN, "spacing"): 1.0, (RED
 them rejects alone."""
 JOINT_SHARE = 2.0
 """A sum of several statistics has a lighter tail than any: on the common scale it would get little of the
-budget, and image to image from half the data's spread is the hardest copy of all to see."""
+budget, and image to image from noise as large as the data's own spread is the hardest copy of all to see."""
 SCALE_QUANTILE = 0.25
 LEAST_SCALE = 1e-3
 
