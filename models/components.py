@@ -49,6 +49,33 @@ def principal_components(images: Tensor, noise: float) -> Components:
     Raises:
         ValueError: fewer than two images, or `noise` is not positive.
     """
+    found = spectrum(images, noise)
+    variance, vectors = found.variance, found.vectors
+    kept = variance / (variance + noise**2)
+    count = max(int((kept > LEAST_KEPT).sum()), min(LEAST, len(kept)))
+    weight = (kept.sqrt() * (variance + noise**2) ** -0.25)[:count]
+    return Components(found.size, found.mean, (vectors[:, :count] * weight).float())
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """All components of images: their size (h, w), mean (d,), variance (d,), falling, and vectors (d, d).
+
+    Variance and vectors are float64, the vectors in columns.
+    """
+
+    size: tuple[int, int]
+    mean: Tensor
+    variance: Tensor
+    vectors: Tensor
+
+
+def spectrum(images: Tensor, noise: float) -> Spectrum:
+    """Return the components of images (N, 1, H, W) that are to be held against noise of a size.
+
+    Raises:
+        ValueError: fewer than two images, or `noise` is not positive.
+    """
     if len(images) < 2:
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
     if not noise > 0:
@@ -58,11 +85,7 @@ def principal_components(images: Tensor, noise: float) -> Components:
     mean = rows.mean(dim=0)
     centred = (rows - mean).double()
     variance, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-    variance, vectors = variance.flip(0).clamp_min(0.0), vectors.flip(1)
-    kept = variance / (variance + noise**2)
-    count = max(int((kept > LEAST_KEPT).sum()), min(LEAST, len(kept)))
-    weight = (kept.sqrt() * (variance + noise**2) ** -0.25)[:count]
-    return Components(size, mean, (vectors[:, :count] * weight).float())
+    return Spectrum(size, mean, variance.flip(0).clamp_min(0.0), vectors.flip(1))
 
 
 def component_size(images: Tensor) -> tuple[int, int]:

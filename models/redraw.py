@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.components import component_size, rows_of
+from models.components import rows_of, spectrum
 
 LEAST_VARIANCE = 1e-3
 """Added to the variance along each component: finer structure is a model's own error and rounding."""
@@ -61,16 +61,10 @@ def redraw(images: Tensor, noise: float) -> Redraw:
     Raises:
         ValueError: fewer than two images, or `noise` is not positive.
     """
-    if len(images) < 2:
-        raise ValueError(f"images must hold at least 2 images, got {len(images)}")
-    if not noise > 0:
-        raise ValueError(f"noise must be positive, got {noise}")
-    size = component_size(images)
-    rows = rows_of(images, size)
-    mean = rows.mean(dim=0)
-    centred = (rows - mean).double()
-    variance, basis = torch.linalg.eigh(centred.T @ centred / len(rows))
-    return Redraw(size, mean, basis.float(), variance.clamp_min(0.0).float() + LEAST_VARIANCE, noise)
+    found = spectrum(images, noise)
+    return Redraw(
+        found.size, found.mean, found.vectors.float(), found.variance.float() + LEAST_VARIANCE, noise
+    )
 
 
 def spacing(values: Tensor, best: Tensor, *, count: int = 50) -> Tensor:

@@ -23,7 +23,7 @@ JOINT = "joint"
 JOINT_WEIGHTS = {("components", ISOLATION): 1.0, (REDRAWN, "spacing"): 1.0, (REDRAWN, "likelihood"): 2.0}
 """What is summed to tell that a model noised and denoised a train image, each on the common scale; none of
 them rejects alone."""
-JOINT_SHARE = 2.0
+JOINT_SHARE = 1.5
 """A sum of several statistics has a lighter tail than any: on the common scale it would get little of the
 budget, and image to image from noise as large as the data's own spread is the hardest copy of all to see."""
 SCALE_QUANTILE = 0.25

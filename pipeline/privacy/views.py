@@ -96,8 +96,9 @@ class Views:
         self._redraw = redraw(images, settings.component_noise)
         self._known = self._redraw.known(images)
         self._patients = torch.from_numpy(references.patients).to(self._device)
-        trained = np.unique(references.patients[references.in_train])
-        self._trained = torch.from_numpy(np.isin(np.arange(references.patients.max() + 1), trained))
+        codes = np.arange(references.patients.max() + 1)
+        trained = np.isin(codes, references.patients[references.in_train])
+        self._trained = torch.from_numpy(trained).to(self._device)
         detail = noise_variance(images)
         self._pixels = PixelSearch(
             images,
@@ -136,7 +137,7 @@ class Views:
 
     def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> Floats:
         """Return (n, 2) how the nearest train patient stands against the others, and against a new image."""
-        trained, block = self._trained.to(self._device), search_block(len(self.references.rows))
+        trained, block = self._trained, search_block(len(self.references.rows))
         parts = []
         for first in range(0, len(images), block):
             mine = own[first : first + block, None]
