@@ -140,10 +140,10 @@ class Views:
         trained, block = self._trained, search_block(len(self.references.rows))
         parts = []
         for first in range(0, len(images), block):
-            mine = own[first : first + block, None]
-            noised, as_new = self._redraw.undone(images[first : first + block])
+            part = slice(first, first + block)
+            noised, as_new = self._redraw.undone(images[part])
             likely = self._redraw.log_likelihood(noised, self._known)
-            likely = likely.masked_fill(mine == self._patients[None, :], -torch.inf)
+            likely = likely.masked_fill(self._sides.barred(own[part]), -torch.inf)
             patients = likely.new_full((len(likely), len(trained)), -torch.inf)
             patients.scatter_reduce_(1, self._patients.expand(len(likely), -1), likely, "amax")
             best, which = patients.masked_fill(~trained, -torch.inf).max(dim=1)
