@@ -208,11 +208,11 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:
         """Refuse what would have to change scans that were encoded once, before training began."""
-        for name in ("horizontal_flip", "augment"):
+        for name, off in (("horizontal_flip", "false"), ("augment", "0")):
             if self.latent.enabled and getattr(self, name):
                 raise ValueError(
                     f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
-                    "scans as they are; turn one of the two off"
+                    f"scans as they are; set train.{name}={off}"
                 )
         if self.latent.enabled and self.init_from is not None:
             raise ValueError(
