@@ -23,9 +23,12 @@ JOINT = "joint"
 JOINT_WEIGHTS = {("components", ISOLATION): 1.0, (REDRAWN, "spacing"): 1.0, (REDRAWN, "likelihood"): 2.0}
 """What is summed to tell that a model noised and denoised a train image, each on the common scale; none of
 them rejects alone."""
-JOINT_SHARE = 1.5
+JOINT_SHARE = 2.0
 """A sum of several statistics has a lighter tail than any: on the common scale it would get little of the
 budget, and image to image from noise as large as the data's own spread is the hardest copy of all to see."""
+MANY_TUNING = 300
+"""Tuning images from which the joint rule gets all of that. With few, the threshold rests on two or three of
+them, and what the joint rule takes would cost the others their plain copies."""
 SCALE_QUANTILE = 0.25
 LEAST_SCALE = 1e-3
 
@@ -123,7 +126,7 @@ def calibrate(tuning: Found, share: float, hashed: Bools) -> Calibration:
     single = {key: _rule(key, values) for key, values in statistics.items()}
     parts = tuple(single[key] for key in JOINT_WEIGHTS)
     joint = _rule((REDRAWN, JOINT), joint_statistic(statistics, parts))
-    joint = replace(joint, scale=joint.scale / JOINT_SHARE)
+    joint = replace(joint, scale=joint.scale / joint_share(len(hashed)))
     rules = (*(rule for key, rule in single.items() if key not in JOINT_WEIGHTS), joint)
     unset = Calibration(rules, parts, 0.0)
     lowest = np.where(hashed, -np.inf, unset.scores(tuning).min(axis=1))
@@ -142,6 +145,11 @@ def joint_statistic(statistics: dict[tuple[str, str], Floats], parts: tuple[Rule
     ]
     total: Floats = np.sum(scored, axis=0)
     return total
+
+
+def joint_share(num_tuning: int) -> float:
+    """Return by how much the joint rule's scores are raised, with so many tuning images."""
+    return 1.0 + (JOINT_SHARE - 1.0) * min(num_tuning / MANY_TUNING, 1.0)
 
 
 def _rule(key: tuple[str, str], values: Floats) -> Rule:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.privacy.filter import calibrate, clopper_pearson, rule_statistics
+from pipeline.privacy.filter import (
+    JOINT,
+    JOINT_SHARE,
+    calibrate,
+    clopper_pearson,
+    joint_share,
+    rule_statistics,
+)
 from pipeline.privacy.neighbours import Neighbours
 from pipeline.privacy.views import VIEWS, Found
 
@@ -59,6 +66,21 @@ def test_each_rule_reports_the_statistic_at_which_it_rejects() -> None:
         values = calibration.statistics(fresh)[rule.view, rule.name]
         by_rule |= values < rule.threshold(calibration.score)
     assert (by_rule == calibration.rejects(fresh)[0]).all()
+
+
+def test_the_joint_rule_takes_more_of_the_budget_the_more_tuning_images_there_are() -> None:
+    def rejected_first_by_joint(count: int) -> float:
+        rng = np.random.default_rng(4)
+        shares = []
+        for _ in range(20):
+            calibration = calibrate(real(count, rng), 0.05, np.zeros(count, dtype=bool))
+            rejected, strongest = calibration.rejects(real(2_000, rng))
+            names = np.array([rule.name for rule in calibration.rules])[strongest]
+            shares.append((names[rejected] == JOINT).mean())
+        return float(np.mean(shares))
+
+    assert [joint_share(count) for count in (0, 10_000)] == [1.0, JOINT_SHARE]
+    assert rejected_first_by_joint(600) > 1.2 * rejected_first_by_joint(60)
 
 
 @settings(max_examples=40, deadline=None)
