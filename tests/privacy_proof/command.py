@@ -51,11 +51,11 @@ class Call:
         """How long each generator is trained."""
         return float(self.options.get("minutes", MINUTES))
 
-    def recipe(self, per_class: int = 640) -> Recipe:
-        """Return the `cpu` recipe at this size, trained so long and drawn from so often."""
+    def recipe(self, per_class: int = 640, *more: str) -> Recipe:
+        """Return the `cpu` recipe at this size, trained and drawn from so much, with more settings."""
         budget = [f"train.max_minutes={self.minutes:g}", "train.num_steps=1000000"]
         return load_recipe(
-            "cpu", [f"ingest.image_size={self.size}", f"sample.per_class={per_class}", *budget]
+            "cpu", [f"ingest.image_size={self.size}", f"sample.per_class={per_class}", *budget, *more]
         )
 
     def cohort(self, recipe: Recipe) -> CohortRef:

@@ -18,7 +18,6 @@ import torch
 from pipeline.cohort import Cohort
 from pipeline.generator import load_denoiser
 from pipeline.pixels import from_model_range
-from pipeline.privacy.filter import clopper_pearson
 from pipeline.privacy.foreign import open_audited
 from pipeline.privacy.planted import POWER_KINDS, disguise
 from pipeline.privacy.references import Ints, search_images, shrink
@@ -26,6 +25,7 @@ from pipeline.privacy.views import Found, join_found
 from tests.privacy_proof.command import called
 from tests.privacy_proof.recall import image_to_image
 from tests.privacy_proof.set_tests import SetTests
+from tests.privacy_proof.shares import head, tell
 
 LEAST_PASSING, LEAST_FOUND = 0.95, 0.9
 SET_SIZE, COPIES = 2_000, 20
@@ -40,16 +40,16 @@ def main() -> int:
     cohort = Cohort(call.cohort(recipe).path)
     tests = SetTests(cohort, recipe.audit)
     print(f"{call.words}, {tests.references.counts()}", flush=True)
-    print("\n| offered as synthetic | passes | 95 % interval | goal | |\n" + "|---" * 5 + "|")
+    print(head("offered as synthetic", "passes"))
     rng, met = np.random.default_rng(5), True
     draws = call.number("draws", 200)
     held = np.flatnonzero(~tests.references.in_train)
     labels = tests.references.labels[held]
     for name, images in _holdout(cohort, tests, held, call.text("checkpoint")):
         found = tests.views.search(images, tests.references.patients[held])
-        met &= _row(name, draws - tests.failing_halves(found, labels, draws, rng), draws, LEAST_PASSING)
+        met &= tell(name, draws - tests.failing_halves(found, labels, draws, rng), draws, LEAST_PASSING)
 
-    print("\n| planted among candidates | found | 95 % interval | goal | |\n" + "|---" * 5 + "|")
+    print(head("planted among candidates", "found"))
     draws = call.number("power_draws", 50)
     audited = open_audited(Path(call.text("candidates")), cohort)
     codes = audited.table["label"].to_numpy().astype(np.int64)
@@ -64,7 +64,7 @@ def main() -> int:
             planted = slice(draw * COPIES, draw * COPIES + count)
             found = join_found([candidates.take(own), copies.take(planted)])
             detected += tests.fails(found, np.concatenate([codes[own], sources[planted]]))
-        met &= _row(name, detected, draws, LEAST_FOUND if count else None)
+        met &= tell(name, detected, draws, LEAST_FOUND if count else None)
     return 0 if met else 1
 
 
@@ -96,15 +96,6 @@ def _copies(tests: SetTests, count: int, rng: np.random.Generator) -> tuple[Foun
         sources = tests.references.images[torch.from_numpy(rows[own])]
         images[torch.from_numpy(own)] = disguise(sources, kind, generator)
     return tests.views.search(images), tests.references.labels[rows]
-
-
-def _row(name: str, hits: int, draws: int, goal: float | None) -> bool:
-    low, high = clopper_pearson(hits, draws)
-    met = goal is None or hits >= goal * draws
-    words = "-" if goal is None else f">= {goal:.0%}"
-    state = "" if goal is None else "met" if met else "NOT MET"
-    print(f"| {name} | {hits / draws:.1%} | {low:.1%}-{high:.1%} | {words} | {state} |", flush=True)
-    return met
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pipeline.privacy.references import References, load_references, shrink
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.views import Views
 from tests.privacy_proof.command import called
+from tests.privacy_proof.shares import head, tell
 
 BUDGET = 0.05
 GOALS = {
@@ -110,9 +111,7 @@ def main() -> int:
     low, high = gate.interval
     print(f"{call.words}, {gate.references.counts()}", flush=True)
     print(f"false rejects on {gate.fresh} fresh holdout scans: {gate.rate:.1%} ({low:.1%}-{high:.1%})")
-    print(
-        "\n| planted copy | rejected | 95 % interval | n | goal | | rejected first by |\n" + "|---" * 7 + "|"
-    )
+    print(head("planted copy", "rejected", "rejected first by"))
     seed = call.number("seed", 7)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     train = np.flatnonzero(gate.references.in_train)
@@ -121,7 +120,7 @@ def main() -> int:
     for kind in named:
         count = min(len(train), MANY if GOALS.get(kind, 0) >= 0.99 else FEW)
         rows = torch.from_numpy(rng.permutation(train)[:count])
-        all_met &= _row(gate, kind, disguise(gate.references.images[rows], kind, generator))
+        all_met &= _tell(gate, kind, disguise(gate.references.images[rows], kind, generator))
     if call.text("checkpoint"):
         denoiser, _ = load_denoiser(Path(call.text("checkpoint")), cohort.digest)
         for sigma in IMAGE_TO_IMAGE:
@@ -130,23 +129,16 @@ def main() -> int:
             images = torch.from_numpy(cohort.images(gate.references.rows[rows_of]))
             drawn = from_model_range(image_to_image(denoiser, images, labels, sigma, seed).numpy(), 8)
             copies = shrink(drawn, settings.search_size)
-            all_met &= _row(gate, f"image_to_image_{sigma}", copies)
+            all_met &= _tell(gate, f"image_to_image_{sigma}", copies)
     return 0 if all_met else 1
 
 
-def _row(gate: Gate, kind: str, copies: torch.Tensor) -> bool:
+def _tell(gate: Gate, kind: str, copies: torch.Tensor) -> bool:
     hits, rules = recall(gate, copies)
-    low, high = clopper_pearson(hits, len(copies))
-    goal = GOALS.get(kind)
-    met = goal is None or hits / len(copies) >= goal
-    state = "" if goal is None else "met" if met else "NOT MET"
-    first = ", ".join(f"{name} {count}" for name, count in sorted(rules.items(), key=lambda item: -item[1]))
-    cells = [kind, f"{hits / len(copies):.1%}", f"{low:.1%}-{high:.1%}", str(len(copies))]
-    print(
-        "| " + " | ".join([*cells, "-" if goal is None else f">= {goal:.0%}", state, first]) + " |",
-        flush=True,
+    first = sorted(rules.items(), key=lambda item: -item[1])
+    return tell(
+        kind, hits, len(copies), GOALS.get(kind), ", ".join(f"{name} {count}" for name, count in first)
     )
-    return met
 
 
 if __name__ == "__main__":
