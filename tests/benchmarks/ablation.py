@@ -1,6 +1,6 @@
 """What each choice of the generator brings at equal training time: three seeds, judged on validation only.
 
-`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only=A,B]
+`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only="A;B"]
 [results=FILE]` makes what is not done yet, seed by seed, and prints one row a variant, with its difference
 from the recipe at the same seed. Each variant is the `cpu` recipe, not augmented, with a few settings
 changed; those that change nothing in training share one. `train_scans` trains on so many scans of the train
@@ -64,7 +64,7 @@ class Variant:
         return digest_of(list(self.train))[:12]
 
 
-PLAIN = "cpu recipe, not augmented"
+PLAIN = "cpu recipe without augmentation"
 RECIPE = {PLAIN: Variant()}
 VARIANTS = {
     **RECIPE,
@@ -150,7 +150,7 @@ def main() -> int:
     per_class = int(options.get("per_class", 480))
     seeds = range(1, int(options.get("seeds", 3)) + 1)
     variants = FEW_SCANS if few else VARIANTS
-    names = options["only"].split(",") if "only" in options else list(variants)
+    names = options["only"].split(";") if "only" in options else list(variants)
     recipe = load_recipe("cpu")
     cohort = run_ingest(load_manifest(MANIFEST), out / "cohort", recipe.ingest)
     trained_on = fewer_scans(cohort, out / f"cohort-{few}", few) if few else cohort
