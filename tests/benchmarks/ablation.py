@@ -1,12 +1,12 @@
 """What each choice of the generator brings at equal training time: three seeds, judged on validation only.
 
-`python -m tests.benchmarks.ablation [OUT] [minutes=2] [seeds=3] [per_class=480] [train_scans=0] [only="A;B"]
-[results=FILE]` makes what is not done yet, seed by seed, and prints one row a variant, with its difference
-from the recipe at the same seed. Each variant is the `cpu` recipe, not augmented, with a few settings
-changed; those that change nothing in training share one. `train_scans` trains on so many scans of the train
-split (drawn evenly over the classes) alone, and has variants of its own. Each generator's figures go into the
-results file (results/ablation.json here), so that seeds may be made on different days. What is equal is time:
-it wants an idle machine.
+`python -m tests.benchmarks.ablation [OUT] [minutes=2] [steps=0] [seeds=3] [per_class=480] [train_scans=0]
+[only="A;B"] [results=FILE]` makes what is not done yet, seed by seed, and prints one row a variant, with its
+difference from the recipe at the same seed. Each variant is the `cpu` recipe, not augmented, with a few
+settings changed; those that change nothing in training share one. `train_scans` trains on so many scans of
+the train split (drawn evenly over the classes) alone, and has variants of its own. Each generator's figures
+go into the results file (results/ablation.json here), so that seeds may be made on different days. What is
+equal is time, so that it wants an idle machine; `steps` makes the number of steps equal instead.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Variant:
 
 PLAIN = "cpu recipe without augmentation"
 RECIPE = {PLAIN: Variant()}
+GUIDED = ("sample.guidance_scale=1.6", "sample.guidance_low=0.3", "sample.guidance_high=5")
 VARIANTS = {
     **RECIPE,
     "AdamW": Variant(("train.optimizer=adamw", "train.learning_rate=2e-3")),
@@ -83,14 +84,14 @@ VARIANTS = {
     "sigma_data of .35": Variant(("train.sigma_data=0.35",)),
     "learned loss weighting": Variant(("train.loss_weighting=learned",)),
     "augmentation told to the network": Variant(("train.augment=0.15",)),
+    "augmentation (.3), as the recipe has it": Variant(("train.augment=0.3",)),
     "no learning-rate decay": Variant(("train.learning_rate_decay=none",)),
     "classes as frequent as they are": Variant(("train.class_balance=0.0",)),
     "average of length 0.05": Variant(sample=("sample.ema_length=0.05",)),
     "average of length 0.15": Variant(sample=("sample.ema_length=0.15",)),
     "guidance 1.6": Variant(sample=("sample.guidance_scale=1.6",)),
-    "guidance 1.6 for levels of .3 to 5": Variant(
-        sample=("sample.guidance_scale=1.6", "sample.guidance_low=0.3", "sample.guidance_high=5")
-    ),
+    "guidance 1.6 for levels of .3 to 5": Variant(sample=GUIDED),
+    "augmentation (.3), guidance 1.6 for levels of .3 to 5": Variant(("train.augment=0.3",), GUIDED),
     "autoguidance 1.6": Variant(sample=("sample.guidance_scale=1.6", "sample.autoguide=0.25")),
 }
 FEW_SCANS = {
@@ -98,7 +99,7 @@ FEW_SCANS = {
     "AdamW": VARIANTS["AdamW"],
     "stopped when memorising": Variant(("train.stop_when_memorising=true",)),
     "augmentation told to the network": VARIANTS["augmentation told to the network"],
-    "more of it (.3)": Variant(("train.augment=0.3",)),
+    "augmentation (.3), as the recipe has it": VARIANTS["augmentation (.3), as the recipe has it"],
     "augmentation, stopped when memorising": Variant(
         ("train.augment=0.15", "train.stop_when_memorising=true")
     ),
@@ -146,7 +147,8 @@ def main() -> int:
     words = [word for word in sys.argv[1:] if "=" not in word]
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     out = Path(words[0] if words else "runs/ablation")
-    few, minutes = int(options.get("train_scans", 0)), float(options.get("minutes", 2))
+    few, steps = int(options.get("train_scans", 0)), int(options.get("steps", 0))
+    minutes = None if steps else float(options.get("minutes", 2))
     per_class = int(options.get("per_class", 480))
     seeds = range(1, int(options.get("seeds", 3)) + 1)
     variants = FEW_SCANS if few else VARIANTS
@@ -156,7 +158,8 @@ def main() -> int:
     trained_on = fewer_scans(cohort, out / f"cohort-{few}", few) if few else cohort
     judge = Judge(Cohort(cohort.path))
     scans = f"{few} train scans" if few else "all train scans"
-    protocol = f"{scans}, {minutes:g} minutes, {per_class} images a class"
+    length = f"{steps:,} steps" if minutes is None else f"{minutes:g} minutes"
+    protocol = f"{scans}, {length}, {per_class} images a class"
     results = Results(Path(options.get("results", RESULTS)), protocol)
     print(f"machine: {describe()}; {protocol}", flush=True)
     for seed in seeds:
@@ -165,8 +168,8 @@ def main() -> int:
             if results.get(name, variant, seed) is not None:
                 continue
             fixed = [
-                "train.num_steps=1000000",
-                f"train.max_minutes={minutes:g}",
+                f"train.num_steps={steps or 1_000_000}",
+                f"train.max_minutes={'null' if minutes is None else minutes}",
                 f"sample.per_class={per_class}",
                 "sample.overdraw=1",
                 # The recipe augments against memorisation, which two minutes do not reach.
