@@ -80,7 +80,7 @@ class AuditRef(Reference):
     """A privacy audit made by `audit`."""
 
     stage: ClassVar[str] = "audit"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     verdict: Verdict
 
 

@@ -11,7 +11,7 @@ import torch
 from models.copy_embedding import CopyEmbedding
 from models.denoiser import Denoiser
 from models.noise import stream_seed
-from models.precision import default_device
+from models.precision import Precision, apply_precision, default_device
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import CheckpointInfo, load_autoencoder, load_denoiser, read_checkpoint_info
@@ -99,7 +99,7 @@ def measure_membership(
     attacker = Attacker(cohort, groups, trained, np.random.default_rng([seed, 4]))
     model = _tested(attacker.by_attack(groups.audited), audited, settings, seed)
 
-    fresh = _untrained(denoiser, seed)
+    fresh = _untrained(denoiser, info, seed)
     nothing = checkpoint_scores(fresh, rows, read, own, title="control: untrained", halfway=halfway)
     learnt = Attacker(cohort, groups, nothing, np.random.default_rng([seed, 4]))
     untrained = learnt.by_attack(groups.audited)[COMBINED]
@@ -155,8 +155,8 @@ def _reader(cohort: Cohort, checkpoint: Path, info: CheckpointInfo) -> Read:
     return read
 
 
-def _untrained(denoiser: Denoiser, seed: int) -> Denoiser:
-    """Return a denoiser of the same shape that has seen nothing; layers that start as zero are drawn too."""
+def _untrained(denoiser: Denoiser, info: CheckpointInfo, seed: int) -> Denoiser:
+    """Return a denoiser of the same shape and arithmetic that has seen nothing; no layer of it is zero."""
     fresh = Denoiser(
         denoiser.spec,
         sigma_data=denoiser.sigma_data,
@@ -168,4 +168,5 @@ def _untrained(denoiser: Denoiser, seed: int) -> Denoiser:
         for weight in fresh.parameters():
             if not weight.any():
                 torch.nn.init.normal_(weight, std=0.02)
-    return fresh.to(default_device()).eval().requires_grad_(False)
+    apply_precision(fresh.to(default_device()), Precision(info.precision, info.channels_last))
+    return fresh.eval().requires_grad_(False)
