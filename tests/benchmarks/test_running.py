@@ -17,7 +17,13 @@ SMALL: dict[str, Callable[[], Iterable[Row | Skipped]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOWER = "training"
+"""Each of its rows starts processes of three libraries: over half a minute on a busy machine."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == SLOWER else ()) for name in SMALL]
+)
 def test_it_runs_and_gives_ratios(name: str) -> None:
     rows = [row for row in SMALL[name]() if isinstance(row, Row)]
     assert rows

@@ -77,6 +77,7 @@ def test_pneumoniamnist_without_its_patient_table_goes_on_and_says_so(
     assert all(len(found) == 1 for found in sides.values())
 
 
+@pytest.mark.slow
 def test_kermany_reports_both_published_splits_and_undoes_the_squeezed_pixels(
     real: Path, tmp_path: Path
 ) -> None:
