@@ -162,14 +162,18 @@ def load_denoiser(
         DataError: not a checkpoint, one of another cohort, weights that do not fit the network, or an average
             that its snapshots cannot give.
     """
-    from models.precision import Precision, apply_precision, default_device
-
     denoiser, info = read_denoiser(
         checkpoint, cohort_digest, verified=verified, ema_length=ema_length, step=step
     )
-    precision = Precision(info.precision, info.channels_last)
-    apply_precision(denoiser.to(default_device()), precision)
-    return denoiser.eval().requires_grad_(False), info
+    return ready(denoiser, info), info
+
+
+def ready(denoiser: Denoiser, info: CheckpointInfo) -> Denoiser:
+    """Return the denoiser on this machine's device, in the checkpoint's arithmetic, without gradients."""
+    from models.precision import Precision, apply_precision, default_device
+
+    apply_precision(denoiser.to(default_device()), Precision(info.precision, info.channels_last))
+    return denoiser.eval().requires_grad_(False)
 
 
 def read_denoiser(

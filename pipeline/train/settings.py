@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -198,23 +199,21 @@ class TrainSettings(Settings):
             "compile": (self.compile == "on", "off", "gradients of single scans are taken layer by layer"),
             "checkpoint_activations": (self.checkpoint_activations, "false", "each layer may run only once"),
         }
-        for name, (is_set, value, why) in unfit.items():
-            if is_set:
-                raise ValueError(
-                    f"train.{name} cannot be used with train.dp.epsilon: {why}; set train.{name}={value}"
-                )
+        _refuse_beside("dp.epsilon", unfit)
         return self
 
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:
         """Refuse what would have to change scans that were encoded once, before training began."""
-        for name, off in (("horizontal_flip", "false"), ("augment", "0")):
-            if self.latent.enabled and getattr(self, name):
-                raise ValueError(
-                    f"train.{name} cannot be used with train.latent.enabled: latents are encoded once, from "
-                    f"scans as they are; set train.{name}={off}"
-                )
-        if self.latent.enabled and self.init_from is not None:
+        if not self.latent.enabled:
+            return self
+        why = "latents are encoded once, from scans as they are"
+        unfit = {
+            "horizontal_flip": (self.horizontal_flip, "false", why),
+            "augment": (self.augment > 0.0, "0", why),
+        }
+        _refuse_beside("latent.enabled", unfit)
+        if self.init_from is not None:
             raise ValueError(
                 "train.init_from cannot be used with train.latent.enabled: each cohort trains an "
                 "autoencoder of its own, whose latents mean something else"
@@ -282,3 +281,12 @@ class TrainSettings(Settings):
             # NUM_FEATURES of models.augment, which is not imported here: recipes are read without torch.
             "augment_features": 7 if self.augment > 0.0 else 0,
         }
+
+
+def _refuse_beside(setting: str, unfit: Mapping[str, tuple[bool, str, str]]) -> None:
+    """Raise ValueError for the first of name -> (whether it is set, what to set instead, why) that is set."""
+    for name, (is_set, value, why) in unfit.items():
+        if is_set:
+            raise ValueError(
+                f"train.{name} cannot be used with train.{setting}: {why}; set train.{name}={value}"
+            )

@@ -47,9 +47,10 @@ def main() -> int:
     print(f"{call.words}, {call.minutes:g} minutes", flush=True)
     as_expected = True
     for name in call.text("models", "overfitted").split(","):
-        healthy = name == HEALTHY
-        own = cohort if healthy else few_scans(call, cohort)
-        recipe = call.recipe(drawn) if healthy else call.recipe(drawn, MEMORISING)
+        if name == HEALTHY:
+            own, recipe = cohort, call.recipe(drawn)
+        else:
+            own, recipe = few_scans(call, cohort), call.recipe(drawn, MEMORISING)
         for seed in range(1, call.number("seeds", 1) + 1):
             folder = model_folder(call, name, seed)
             as_expected &= holds(own, folder, recipe, seed=seed, draws=call.number("halves", 50))

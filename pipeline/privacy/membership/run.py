@@ -11,10 +11,16 @@ import torch
 from models.copy_embedding import CopyEmbedding
 from models.denoiser import Denoiser
 from models.noise import stream_seed
-from models.precision import Precision, apply_precision, default_device
+from models.precision import default_device
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
-from pipeline.generator import CheckpointInfo, load_autoencoder, load_denoiser, read_checkpoint_info
+from pipeline.generator import (
+    CheckpointInfo,
+    load_autoencoder,
+    load_denoiser,
+    read_checkpoint_info,
+    ready,
+)
 from pipeline.privacy.dataset_test import holm
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.membership.attack import (
@@ -168,5 +174,4 @@ def _untrained(denoiser: Denoiser, info: CheckpointInfo, seed: int) -> Denoiser:
         for weight in fresh.parameters():
             if not weight.any():
                 torch.nn.init.normal_(weight, std=0.02)
-    apply_precision(fresh.to(default_device()), Precision(info.precision, info.channels_last))
-    return fresh.eval().requires_grad_(False)
+    return ready(fresh, info)
