@@ -44,7 +44,7 @@ def failures(cohort: Cohort, resamples: int) -> int:
 
 
 def test_sets_without_copies_do_not_fail(gate_cohort: Path) -> None:
-    assert failures(Cohort(gate_cohort), 12) <= 1
+    assert failures(Cohort(gate_cohort), 20) <= 1
 
 
 @pytest.mark.slow
