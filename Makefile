@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/phantom
 QUIET  := PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+# A file of tests at a time in each of a few processes, one thread each: threads of two processes would wait for each other.
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test test-all lint format bench bench-all headline headline-tutorial privacy-proof clean
 
@@ -13,10 +15,10 @@ run: $(STAMP)  ## phantom cohort -> gated synthetic dataset -> report, under 8 m
 	$(QUIET) $(BIN)/phosphor verify $(RUN)/release
 
 test: $(STAMP) lint  ## lint, types and every test that takes less than half a minute
-	$(QUIET) $(BIN)/python -m pytest -m "not slow"
+	$(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(SPREAD)
 
-test-all: $(STAMP) lint  ## the slow proofs too
-	$(QUIET) $(BIN)/python -m pytest
+test-all: test  ## the slow proofs too
+	$(QUIET) $(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
