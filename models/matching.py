@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from models.products import raise_to_products
+
 Tensor = torch.Tensor
 
 LEAST_RELIABILITY = 0.3
@@ -214,24 +216,24 @@ def coarse_similarity(
     """
     reach, margin, half = alignments.max_shift, alignments.margin, alignments.sigma / 2
     references = soften(references)
-    reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2), half).T.contiguous()
+    window = tuple(size - 2 * margin for size in references.shape[-2:])
+    reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2), half)
     steps = sorted({-reach, reach, *range(0, reach, 2), *range(0, -reach, -2)})
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
-        best: Tensor | None = None
+        best = reference_rows.new_full((len(part), len(references)), -1.0)
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
-            for dy in steps:
-                for dx in steps:
-                    moved = _window(warped, margin, dy, dx)
-                    score = unit_rows(F.avg_pool2d(moved, 2), half) @ reference_rows
-                    best = score if best is None else torch.maximum(best, score, out=best)
-        assert best is not None  # warps() is never empty
+            # The means of 2x2 pixels from every pixel on: each shift picks its own of them.
+            means = F.avg_pool2d(warped, 2, stride=1)
+            moved = [_every_other(means, window, margin + dy, margin + dx) for dy in steps for dx in steps]
+            tried = unit_rows(torch.cat(moved), half).chunk(len(moved))
+            raise_to_products(best, tried, reference_rows)
         yield first, best
 
 
 def aligned_similarity(
-    queries: Tensor, references: Tensor, pairs: Tensor, alignments: Alignments, *, block: int = 64
+    queries: Tensor, references: Tensor, pairs: Tensor, alignments: Alignments, *, block: int = 32
 ) -> Tensor:
     """Return the best zero-mean normalised cross-correlation of each query with its listed references.
 
@@ -250,6 +252,7 @@ def aligned_similarity(
     window = (queries.shape[-2] - 2 * margin, queries.shape[-1] - 2 * margin)
     basis = low_frequencies(*window, alignments.sigma).to(queries).T
     num_low = len(basis)
+    down, across = (_box(size + 2 * alignments.max_shift, size).to(queries) for size in window)
     out = queries.new_empty(pairs.shape)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
@@ -260,16 +263,25 @@ def aligned_similarity(
         best = queries.new_full(near.shape[:2], -1.0)
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
-            columns = F.unfold(centre(warped, margin - alignments.max_shift), window)
-            product = torch.bmm(target, columns)
+            reached = centre(warped, margin - alignments.max_shift)
+            shown = reached[:, 0].unfold(1, window[0], 1).unfold(2, window[1], 1).flatten(3).flatten(1, 2)
+            product = torch.bmm(target, shown.transpose(1, 2))
             low, score = product[:, :num_low], product[:, num_low:]
-            length = (columns.square().sum(dim=1) - low.square().sum(dim=1)).clamp_min(0).sqrt()
+            squared = (down @ reached.square() @ across.T).flatten(1)
+            length = (squared - low.square().sum(dim=1)).clamp_min(0).sqrt()
             score = torch.where(length[:, None] > FLAT, score / length.clamp_min(FLAT)[:, None], 0.0)
             torch.maximum(best, score.amax(dim=2), out=best)
         out[first : first + block] = best
     return out.clamp_(-1.0, 1.0)
 
 
-def _window(images: Tensor, margin: int, dy: int, dx: int) -> Tensor:
-    height, width = images.shape[-2:]
-    return images[..., margin + dy : height - margin + dy, margin + dx : width - margin + dx]
+@functools.cache
+def _box(size: int, window: int) -> Tensor:
+    """Return the (size - window + 1, size) matrix that sums `window` neighbours at every place."""
+    places = torch.arange(size) - torch.arange(size - window + 1)[:, None]
+    return ((places >= 0) & (places < window)).float()
+
+
+def _every_other(means: Tensor, window: tuple[int, ...], top: int, left: int) -> Tensor:
+    height, width = window
+    return means[..., top : top + height - 1 : 2, left : left + width - 1 : 2]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.matching import centre, soften, unit_rows
+from models.products import entries_at_once, product, raise_to_products
 
 HALVES = ("left", "right", "top", "bottom")
 BLEND_MARGIN = 2
@@ -44,17 +47,17 @@ def half_similarity(
     every = _halves(*references.shape[-2:], margin=max_shift + 1)
     windows = {name: every[name] for name in halves}
     smooth = soften(references)
-    rows = {name: unit_rows(_cut(smooth, w, 0, 0), sigma).T.contiguous() for name, w in windows.items()}
+    rows = {name: unit_rows(_cut(smooth, window, 0, 0), sigma) for name, window in windows.items()}
     steps = range(-max_shift, max_shift + 1)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
-        best: dict[str, Tensor] = {}
+        shape = (len(part), len(references))
+        best = {name: smooth.new_full(shape, -1.0) for name in windows}
         for image in (part, part.flip(-1)):
             for name, window in windows.items():
-                for dy in steps:
-                    for dx in steps:
-                        score = unit_rows(_cut(image, window, dy, dx), sigma) @ rows[name]
-                        best[name] = torch.maximum(best[name], score) if name in best else score
+                moved = [_cut(image, window, dy, dx) for dy in steps for dx in steps]
+                tried = unit_rows(torch.cat(moved), sigma).chunk(len(moved))
+                raise_to_products(best[name], tried, rows[name])
         yield first, best
 
 
@@ -63,7 +66,7 @@ def blend_isolation(
     references: Tensor,
     *,
     patients: Tensor,
-    in_train: Tensor,
+    num_trained: int,
     own: Tensor,
     sigma: float,
     shortlist: int = 32,
@@ -77,8 +80,8 @@ def blend_isolation(
 
     Args:
         queries: (N, 1, H, W) in [-1, 1].
-        references: (M, 1, H, W) in [-1, 1]; their mirror images are tried too.
-        patients: (M,) patient codes; in_train: (M,) whether trained on.
+        references: (M, 1, H, W) in [-1, 1], those of train first; their mirror images are tried too.
+        patients: (M,) patient codes, on the CPU; num_trained: how many of the references were trained on.
         own: (N,) patient codes whose images are left out for a query, -1 for none.
         sigma: blur in pixels whose low frequencies are taken out.
         shortlist: first images tried for each query.
@@ -92,43 +95,107 @@ def blend_isolation(
     rows, mirrored = (
         unit_rows(centre(soften(images), BLEND_MARGIN), sigma) for images in (references, references.flip(-1))
     )
-    known = torch.cat([rows, mirrored])
-    columns = known.T.contiguous()
-    owner, trained = patients.repeat(2), in_train.repeat(2)
+    # Train images stay in front, so that pairs of them are looked at without picking them out.
+    known, owner = (
+        torch.cat([first[:num_trained], second[:num_trained], first[num_trained:], second[num_trained:]])
+        for first, second in ((rows, mirrored), (patients, patients))
+    )
+    among = _Known(known, owner.to(known.device), _Kin.of(owner, known.device), 2 * num_trained)
     shortlist = min(shortlist, len(known))
-    block = max(1, 2**24 // (shortlist * len(known)))
+    block = max(1, 2**24 // len(known))
+    step = max(1, 16 * entries_at_once(known.device) // (shortlist * len(known)))
     for first in range(0, len(queries), block):
         part = unit_rows(centre(soften(queries[first : first + block]), BLEND_MARGIN), sigma)
-        alike = part @ columns
-        alike.masked_fill_(own[first : first + block, None] == owner[None, :], -1.0)
-        top = alike.topk(shortlist, dim=1)
-        explained = _explained(known[top.indices], top.values, alike, columns)
-        one = owner[top.indices]
-        explained.masked_fill_(one[:, :, None] == owner[None, None, :], 0.0)
-        both = trained[top.indices][:, :, None] & trained[None, None, :]
-        best, where = torch.where(both, explained, 0.0).flatten(1).max(dim=1)
-        found = (one.gather(1, (where // len(known))[:, None]), owner[where % len(known)][:, None])
-        named = (one == found[0]) | (one == found[1])
-        other = (owner[None, :] == found[0]) | (owner[None, :] == found[1])
-        explained.masked_fill_(named[:, :, None] | other[:, None, :], 0.0)
-        free = explained.flatten(1).amax(dim=1)
-        yield first, _distance(best, least).log() - _distance(free, least).log()
+        alike = product(part, known)
+        alike.masked_fill_(own[first : first + block, None] == among.owner, -1.0)
+        to_first, firsts = alike.topk(shortlist, dim=1)
+        few = [slice(at, at + step) for at in range(0, len(part), step)]
+        yield first, torch.cat([among.isolation(alike[s], to_first[s], firsts[s], least) for s in few])
 
 
-def _explained(firsts: Tensor, to_first: Tensor, to_all: Tensor, columns: Tensor) -> Tensor:
-    """Return squared multiple correlations (n, k, M) of queries with each first and each second image.
+@dataclass(frozen=True)
+class _Kin:
+    """Which images are of one patient: those of an image stand together in `order`, from `first` on."""
 
-    Args:
-        firsts: (n, k, d) unit rows; to_first: (n, k) their correlation with the query; to_all: (n, M) that of
-            all images; columns: (d, M) all images.
+    order: Tensor
+    first: Tensor
+    count: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, owner: Tensor, device: torch.device) -> _Kin:
+        """Return the kin of images whose patients are `owner` (M,), which lies on the CPU."""
+        _, codes, counts = owner.unique(return_inverse=True, return_counts=True)
+        order, first = codes.argsort(stable=True), counts.cumsum(0) - counts
+        return cls(order.to(device), first[codes].to(device), counts[codes].to(device), int(counts.max()))
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """Return (..., most) rows of the images of each chosen one's patient (...), the last repeated."""
+        places = torch.arange(self.most, device=chosen.device)
+        places = torch.minimum(places, self.count[chosen][..., None] - 1)
+        return self.order[self.first[chosen][..., None] + places]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Images that a blend may be made of.
+
+    Attributes:
+        rows: (M, d) of unit length, those of the `num_trained` train images first.
+        owner: (M,) patient codes; kin: the images of one patient.
     """
-    between = (firsts.flatten(0, 1) @ columns).view(*to_first.shape, -1)
-    a, b = to_first[:, :, None], to_all[:, None, :]
-    # The weights of both in the least-squares blend are these, over a common positive factor.
-    weight_a, weight_b = a - b * between, b - a * between
-    squared = (a * weight_a + b * weight_b) / (1.0 - between.square()).clamp_min(1.0 - MAX_CORRELATION**2)
-    plausible = (weight_a > 0) & (weight_b > 0) & (between < MAX_CORRELATION) & (b > -1.0)
-    return torch.where(plausible, squared, 0.0)
+
+    rows: Tensor
+    owner: Tensor
+    kin: _Kin
+    num_trained: int
+
+    def isolation(self, alike: Tensor, to_first: Tensor, firsts: Tensor, least: float) -> Tensor:
+        """Return (n,) how far the best pair of train images stands out; see `blend_isolation`.
+
+        Args:
+            alike: (n, M) correlation of the queries with all images, -1 with those left out.
+            to_first: (n, k) the largest of them; firsts: (n, k) the rows that have these, tried as the first.
+            least: smallest distance that counts.
+        """
+        added = self._added(alike, to_first, firsts)
+        here, one = torch.arange(len(firsts), device=firsts.device), self.owner[firsts]
+        # No first image is of train where no image is: the one column then stands for none.
+        by_train = added[:, :, : max(1, self.num_trained)]
+        best, which = _explained(to_first, by_train).masked_fill(firsts >= self.num_trained, 0.0).max(dim=1)
+        pair = torch.stack([firsts[here, which], by_train[here, which].argmax(dim=1)], dim=1)
+        found = self.owner[pair]
+        named = (one == found[:, :1]) | (one == found[:, 1:])
+        theirs = self.kin.rows(pair).flatten(1)
+        added.scatter_(2, theirs[:, None].expand(-1, firsts.shape[1], -1), 0.0)
+        free = _explained(to_first, added).masked_fill(named, 0.0).amax(dim=1)
+        return _distance(best, least).log() - _distance(free, least).log()
+
+    def _added(self, alike: Tensor, to_first: Tensor, firsts: Tensor) -> Tensor:
+        """Return (n, k, M) what each image as the second adds to each first: a semipartial correlation.
+
+        Not positive where the pair is no blend: a weight is not positive, both are of one patient or too much
+        alike. A pair counts from the side of the image that is more alike to the query: with correlations
+        a >= b > -1 with the query and g with each other, the weights (a - b g, b - a g) of the least-squares
+        blend are then both positive if the second is.
+        """
+        count = firsts.shape[1]
+        # The opposite of the correlation with each other; -3 makes the second weight negative.
+        apart = product(-self.rows[firsts].flatten(0, 1), self.rows).view(*to_first.shape, -1)
+        F.threshold(apart, -MAX_CORRELATION, -3.0, inplace=True)
+        added = torch.addcmul(alike[:, None, :], to_first[:, :, None], apart)
+        left = apart.square_().neg_().add_(1.0).clamp_min_(1.0 - MAX_CORRELATION**2).rsqrt_()
+        added.mul_(left)
+        added.scatter_(2, self.kin.rows(firsts), 0.0)
+        listed = firsts[:, None, :].expand(-1, count, -1)
+        before = torch.ones(count, count, dtype=torch.bool, device=firsts.device).tril(-1)
+        return added.scatter_(2, listed, added.gather(2, listed).masked_fill(before, 0.0))
+
+
+def _explained(to_first: Tensor, added: Tensor) -> Tensor:
+    """Return (n, k) squared multiple correlation of the best pair with each first image, 0 where is none."""
+    most = added.amax(dim=2)
+    return torch.where((most > 0) & (to_first > 0), to_first.square() + most.square(), 0.0)
 
 
 def _distance(squared: Tensor, least: float) -> Tensor:

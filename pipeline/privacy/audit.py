@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.allocator import held_memory
 from models.copy_embedding import CopyEmbedding
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
@@ -53,7 +54,7 @@ def audit(
     force: bool,
 ) -> AuditRef:
     """Carry out `pipeline.privacy.run_audit`."""
-    with join_ranks() as ranks, threads(settings.num_threads or threads_here(ranks.place)):
+    with held_memory(), join_ranks() as ranks, threads(settings.num_threads or threads_here(ranks.place)):
         task = _open(candidates, cohort, checkpoint, settings, seed)
         stable = settings.content_settings()
         require_same_command(ranks, [AuditRef.stage, task.inputs, stable.digest(), seed])

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from models.partial_copies import HALVES, blend_isolation, half_similarity
+from models.matching import centre, soften, unit_rows
+from models.partial_copies import (
+    BLEND_MARGIN,
+    HALVES,
+    MAX_CORRELATION,
+    blend_isolation,
+    half_similarity,
+)
 
 SIDE, SIGMA = 28, 4.0
 
@@ -31,7 +41,7 @@ def isolation(queries: Tensor, references: Tensor, own: Tensor | None = None, **
         queries,
         references,
         patients=patients,
-        in_train=torch.arange(len(references)) < len(references) * 3 // 4,
+        num_trained=len(references) * 3 // 4,
         own=torch.full((len(queries),), -1) if own is None else own,
         sigma=SIGMA,
         **more,
@@ -81,6 +91,35 @@ def test_blends_of_two_train_images_stand_out_and_others_do_not() -> None:
     assert isolation(strangers, known).min() > -1.0
 
 
+def test_isolation_is_that_of_trying_every_pair() -> None:
+    known = images(8, 11)
+    queries = torch.cat([0.6 * known[:1] + 0.4 * known[4:5].flip(-1), images(5, 12)])
+    rows, asked = (
+        unit_rows(centre(soften(own), BLEND_MARGIN), SIGMA).double()
+        for own in (torch.cat([known, known.flip(-1)]), queries)
+    )
+    patient, trained = [row % 8 // 2 for row in range(16)], [row % 8 < 6 for row in range(16)]
+
+    def distance(query: Tensor, pair: tuple[int, int]) -> float:
+        both = rows[list(pair)].T
+        weights = torch.linalg.lstsq(both, query[:, None]).solution[:, 0]
+        if weights.min() <= 0 or float(both[:, 0] @ both[:, 1]) >= MAX_CORRELATION:
+            return 1.0
+        return max(1e-3, 1.0 - float((both @ weights).norm()))
+
+    pairs = [pair for pair in itertools.combinations(range(16), 2) if patient[pair[0]] != patient[pair[1]]]
+    expected = []
+    for query in asked:
+        best, first, second = min(
+            (distance(query, pair), *pair) for pair in pairs if trained[pair[0]] and trained[pair[1]]
+        )
+        named = {patient[first], patient[second]}
+        free = min(distance(query, pair) for pair in pairs if not named & {patient[row] for row in pair})
+        expected.append(math.log(best) - math.log(free))
+    found = isolation(queries, known, shortlist=16)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), rtol=1e-4, atol=1e-4)
+
+
 def test_own_images_are_left_out_and_batches_do_not_matter() -> None:
     known = images(40, 5)
     queries = known[:8]
@@ -97,7 +136,7 @@ def test_no_pair_of_train_images_is_no_blend() -> None:
         images(3, 7),
         known,
         patients=torch.arange(12),
-        in_train=torch.zeros(12, dtype=torch.bool),
+        num_trained=0,
         own=torch.full((3,), -1),
         sigma=SIGMA,
     )

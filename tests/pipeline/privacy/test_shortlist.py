@@ -10,6 +10,7 @@ import torch
 
 from pipeline.cohort import Cohort
 from pipeline.privacy.embedding_cache import cohort_embedding
+from pipeline.privacy.neighbours import FLOOR
 from pipeline.privacy.references import Ints, References, load_references, shrink
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.views import Views
@@ -48,7 +49,9 @@ def test_a_shortlist_of_all_finds_what_the_whole_search_finds(
         for field in ("train", "holdout", "rest", "folds", "gap"):
             found, expected = getattr(listed.views[name], field), getattr(view, field)
             np.testing.assert_allclose(found, expected, atol=1e-3)
-    np.testing.assert_allclose(listed.blend, whole.blend, atol=1e-3)
+    # Any second image explains an exact copy as well as any other: rounding chooses which one is left out.
+    exact = np.abs(listed.blend - whole.blend) > 1e-3
+    assert (whole.views["correlation"].train[exact] == FLOOR).all() and (listed.blend[exact] < -5).all()
 
 
 def test_a_short_one_finds_copies_and_lists_both_sides_alike(

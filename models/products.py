@@ -1,0 +1,49 @@
+"""Matrix products with very many columns, made a tile of columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_CACHED, _AT_ONCE = 2**18, 2**25
+"""Entries made at once: what a processor's cache holds (1 MiB), and what keeps an accelerator busy."""
+
+
+def entries_at_once(device: torch.device) -> int:
+    """Return how many entries of a product are made before they are used.
+
+    A processor takes as long to fetch products from memory as to make them, so that they should not leave its
+    cache in between; an accelerator is best at large ones.
+    """
+    return _CACHED if device.type == "cpu" else _AT_ONCE
+
+
+def product(one: Tensor, others: Tensor) -> Tensor:
+    """Return the product (n, M) of (n, d) with (M, d), which whole is a fifth slower on a processor."""
+    out = one.new_empty(len(one), len(others))
+    tile = max(64, entries_at_once(one.device) // max(1, len(one)))
+    for first in range(0, len(others), tile):
+        torch.mm(one, others[first : first + tile].T, out=out[:, first : first + tile])
+    return out
+
+
+def raise_to_products(best: Tensor, sets: Sequence[Tensor], others: Tensor) -> None:
+    """Raise every entry of `best` (n, M) to the largest of the products of `sets` with `others`.
+
+    Args:
+        best: (n, M), changed in place.
+        sets: several (n, d).
+        others: (M, d).
+    """
+    rows, count = best.shape
+    tile = max(64, entries_at_once(best.device) // max(1, rows))
+    room = best.new_empty(rows * min(tile, count))
+    for first in range(0, count, tile):
+        part = others[first : first + tile]
+        product = room[: rows * len(part)].view(rows, len(part))
+        highest = best[:, first : first + tile]
+        for one in sets:
+            torch.mm(one, part.T, out=product)
+            torch.maximum(highest, product, out=highest)
