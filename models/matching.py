@@ -141,7 +141,8 @@ def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor
     angle = math.radians(rotation)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images)
-    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta[None], [1, *images.shape[1:]], align_corners=False)
+    grid = grid.expand(len(images), -1, -1, -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -103,7 +103,8 @@ def blend_isolation(
     among = _Known(known, owner.to(known.device), _Kin.of(owner, known.device), 2 * num_trained)
     shortlist = min(shortlist, len(known))
     block = max(1, 2**24 // len(known))
-    step = max(1, 16 * entries_at_once(known.device) // (shortlist * len(known)))
+    # More than a cache holds: a product of too few rows is slow too.
+    step = max(1, max(2**22, entries_at_once(known.device)) // (shortlist * len(known)))
     for first in range(0, len(queries), block):
         part = unit_rows(centre(soften(queries[first : first + block]), BLEND_MARGIN), sigma)
         alike = product(part, known)

@@ -42,8 +42,8 @@ def raise_to_products(best: Tensor, sets: Sequence[Tensor], others: Tensor) -> N
     room = best.new_empty(rows * min(tile, count))
     for first in range(0, count, tile):
         part = others[first : first + tile]
-        product = room[: rows * len(part)].view(rows, len(part))
+        made = room[: rows * len(part)].view(rows, len(part))
         highest = best[:, first : first + tile]
         for one in sets:
-            torch.mm(one, part.T, out=product)
-            torch.maximum(highest, product, out=highest)
+            torch.mm(one, part.T, out=made)
+            torch.maximum(highest, made, out=highest)
