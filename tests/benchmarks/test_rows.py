@@ -57,6 +57,11 @@ def test_an_option_is_read_as_the_type_of_its_default_and_goes_to_whoever_has_it
         options_of(measures, ["rounds=many"])
 
 
+def test_a_small_difference_may_be_certain_and_not_matter() -> None:
+    trials = [Trial(10, 0.2, 0.03), Trial(15, 0.07, 0.015), Trial(20, 0.04, 0.009)]
+    assert fewest(trials) == math.inf and fewest(trials, 0.04) == 15
+
+
 def test_evaluations_count_only_from_where_all_larger_numbers_are_within() -> None:
     within = [Trial(8, 0.001, 0.002), Trial(12, 0.5, 0.002), Trial(18, -0.003, 0.002), Trial(26, 0.0, 0.001)]
     assert fewest(within) == 18
