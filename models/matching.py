@@ -243,7 +243,7 @@ def aligned_similarity(
         references: (M, 1, H, W) in [-1, 1].
         pairs: (N, k) reference rows to compare each query with.
         alignments: every warp and every whole-pixel shift that is tried.
-        block: queries at a time; memory is about block x warps x shifts x H x W floats.
+        block: queries at a time; memory is about block x shifts x H x W floats.
 
     Returns:
         (N, k) similarity in [-1, 1].
