@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -228,9 +228,20 @@ def coarse_similarity(
             # The means of 2x2 pixels from every pixel on: each shift picks its own of them.
             means = F.avg_pool2d(warped, 2, stride=1)
             moved = [_every_other(means, window, margin + dy, margin + dx) for dy in steps for dx in steps]
-            tried = unit_rows(torch.cat(moved), half).chunk(len(moved))
-            raise_to_products(best, tried, reference_rows)
+            raise_to_windows(best, moved, reference_rows, half)
         yield first, best
+
+
+def raise_to_windows(best: Tensor, windows: Sequence[Tensor], rows: Tensor, sigma: float) -> None:
+    """Raise every entry of `best` (n, M) to the largest correlation of one of the windows with `rows`.
+
+    Args:
+        best: (n, M), changed in place.
+        windows: several (n, 1, h, w) of the same queries.
+        rows: (M, h x w) as of `unit_rows` with the same `sigma`.
+        sigma: blur in pixels whose low frequencies are taken out.
+    """
+    raise_to_products(best, unit_rows(torch.cat(list(windows)), sigma).chunk(len(windows)), rows)
 
 
 def aligned_similarity(

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.matching import centre, soften, unit_rows
-from models.products import entries_at_once, product, raise_to_products
+from models.matching import centre, raise_to_windows, soften, unit_rows
+from models.products import entries_at_once, product
 
 HALVES = ("left", "right", "top", "bottom")
 BLEND_MARGIN = 2
@@ -56,8 +56,7 @@ def half_similarity(
         for image in (part, part.flip(-1)):
             for name, window in windows.items():
                 moved = [_cut(image, window, dy, dx) for dy in steps for dx in steps]
-                tried = unit_rows(torch.cat(moved), sigma).chunk(len(moved))
-                raise_to_products(best[name], tried, rows[name])
+                raise_to_windows(best[name], moved, rows[name], sigma)
         yield first, best
 
 
@@ -66,7 +65,7 @@ def blend_isolation(
     references: Tensor,
     *,
     patients: Tensor,
-    num_trained: int,
+    in_train: Tensor,
     own: Tensor,
     sigma: float,
     shortlist: int = 32,
@@ -80,8 +79,8 @@ def blend_isolation(
 
     Args:
         queries: (N, 1, H, W) in [-1, 1].
-        references: (M, 1, H, W) in [-1, 1], those of train first; their mirror images are tried too.
-        patients: (M,) patient codes, on the CPU; num_trained: how many of the references were trained on.
+        references: (M, 1, H, W) in [-1, 1]; their mirror images are tried too.
+        patients: (M,) patient codes; in_train: (M,) whether trained on; both on the CPU.
         own: (N,) patient codes whose images are left out for a query, -1 for none.
         sigma: blur in pixels whose low frequencies are taken out.
         shortlist: first images tried for each query.
@@ -95,12 +94,12 @@ def blend_isolation(
     rows, mirrored = (
         unit_rows(centre(soften(images), BLEND_MARGIN), sigma) for images in (references, references.flip(-1))
     )
-    # Train images stay in front, so that pairs of them are looked at without picking them out.
-    known, owner = (
-        torch.cat([first[:num_trained], second[:num_trained], first[num_trained:], second[num_trained:]])
-        for first, second in ((rows, mirrored), (patients, patients))
-    )
-    among = _Known(known, owner.to(known.device), _Kin.of(owner, known.device), 2 * num_trained)
+    # Train images go in front, so that pairs of them are looked at without picking them out.
+    sides = (in_train.nonzero().flatten(), (~in_train).nonzero().flatten())
+    owner = torch.cat([patients[side].repeat(2) for side in sides])
+    placed = [side.to(rows.device) for side in sides]
+    known = torch.cat([images[side] for side in placed for images in (rows, mirrored)])
+    among = _Known(known, owner.to(known.device), _Kin.of(owner, known.device), 2 * len(sides[0]))
     shortlist = min(shortlist, len(known))
     block = max(1, 2**24 // len(known))
     # More than a cache holds: a product of too few rows is slow too.

@@ -83,12 +83,11 @@ class PixelSearch:
         for first, by_half in half_similarity(queries, self.images, sigma=sigma, block=block):
             halves.append(_by_halves(sides, by_half, own[first : first + block]))
             progress.update(len(own[first : first + block]))
-        train_first = self.among(np.argsort(~self.in_train, kind="stable"))
         pairs_of = blend_isolation(
             queries,
-            train_first.images,
-            patients=torch.from_numpy(train_first.patients),
-            num_trained=int(self.in_train.sum()),
+            self.images,
+            patients=torch.from_numpy(self.patients),
+            in_train=torch.from_numpy(self.in_train),
             own=own,
             sigma=sigma,
             shortlist=settings.blend_shortlist,

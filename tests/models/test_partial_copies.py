@@ -41,7 +41,7 @@ def isolation(queries: Tensor, references: Tensor, own: Tensor | None = None, **
         queries,
         references,
         patients=patients,
-        num_trained=len(references) * 3 // 4,
+        in_train=torch.arange(len(references)) < len(references) * 3 // 4,
         own=torch.full((len(queries),), -1) if own is None else own,
         sigma=SIGMA,
         **more,
@@ -136,7 +136,7 @@ def test_no_pair_of_train_images_is_no_blend() -> None:
         images(3, 7),
         known,
         patients=torch.arange(12),
-        num_trained=0,
+        in_train=torch.zeros(12, dtype=torch.bool),
         own=torch.full((3,), -1),
         sigma=SIGMA,
     )

@@ -78,7 +78,7 @@ def test_blends_embedding_and_components_stay_on_the_device_of_the_images(images
     codes = torch.zeros(6, dtype=torch.int64, device=images.device)
     patients = torch.arange(6) // 2
     _, isolation = next(
-        iter(blend_isolation(images, images, patients=patients, num_trained=4, own=codes, sigma=4.0))
+        iter(blend_isolation(images, images, patients=patients, in_train=patients < 2, own=codes, sigma=4.0))
     )
     network = CopyEmbedding().to(images.device)
     vectors = embed(network, images, lambda batch: flat_field(batch, sigma=4.0))
