@@ -32,8 +32,8 @@ PIXELS, LABELS, WEIGHTS, DONE = "pixels.npy", "labels.npy", "model.safetensors",
 
 
 @dataclass(frozen=True)
-class TutorialResult:
-    """What the synthetic-only arm of the tutorial's images reached.
+class SyntheticResult:
+    """What classifiers trained on generated images alone reached.
 
     Attributes:
         images: the generated images in the shape of a release.
@@ -47,9 +47,36 @@ class TutorialResult:
     seconds: float
 
 
+def share_counts(released: ReleasedImages, num_classes: int, most: int) -> tuple[int, ...]:
+    """Return images of each class: the release's class mix, `most` images at most."""
+    counts = np.bincount(released.labels, minlength=num_classes)
+    return tuple((counts * min(most, len(released)) // len(released)).tolist())
+
+
+def own_result(
+    run: Path, out: Path, recipe: Recipe, *, released: ReleasedImages, seconds: float, counts: tuple[int, ...]
+) -> SyntheticResult:
+    """Measure as many images of our own release as the tutorial recipe draws, in the same way.
+
+    Args:
+        run: a finished run of ours, which trained for `seconds`.
+        out: where classifiers and the log of test reads are kept (private).
+        recipe: the run's recipe with its seed.
+        released: the images that the run released.
+        seconds: training time of the run's generator.
+        counts: images of each class; the first ones of the release are taken.
+    """
+    make_private_directory(out)
+    rows = np.concatenate([released.rows(label)[:count] for label, count in enumerate(counts)])
+    names = tuple(released.sample_ids[row] for row in rows)
+    images = ReleasedImages(released.reference, names, released.labels[rows], released.pixels[rows])
+    by_seed, estimate = _synthetic_only(Cohort(run / "cohort"), images, out, recipe, counts)
+    return SyntheticResult(images, by_seed, estimate, seconds)
+
+
 def tutorial_result(
     run: Path, out: Path, recipe: Recipe, *, seconds: float, counts: tuple[int, ...]
-) -> TutorialResult:
+) -> SyntheticResult:
     """Train the tutorial recipe as long as the run's own training took, sample, and measure synthetic-only.
 
     What an earlier, killed call finished in `out` is used: images, classifiers, and the one read of test.
@@ -59,7 +86,7 @@ def tutorial_result(
         out: where images, classifiers and the log of test reads are kept (private).
         recipe: the run's recipe with its seed.
         seconds: training time of the tutorial recipe.
-        counts: images of each class, as many as the run released.
+        counts: images of each class.
     """
     make_private_directory(out)
     cohort = Cohort(run / "cohort")
@@ -70,7 +97,7 @@ def tutorial_result(
     names = tuple(f"tutorial-{number:06d}" for number in range(len(labels)))
     images = ReleasedImages(reference, names, labels, pixels)
     by_seed, estimate = _synthetic_only(cohort, images, out, recipe, counts)
-    return TutorialResult(images, by_seed, estimate, taken)
+    return SyntheticResult(images, by_seed, estimate, taken)
 
 
 def _synthetic_only(
