@@ -23,8 +23,9 @@ class ClassVerdict(_Part):
     """The gate's conclusion for one class.
 
     Attributes:
-        asked: images asked for; candidates: images drawn; accepted: images that may be released (trimmed
-            to `asked`, lowest indices first); rejected: by reason, over all candidates of the class.
+        asked: images asked for (of a foreign generator's: those that pass, one at least); candidates: images
+            drawn; accepted: images that may be released (trimmed to `asked`, lowest indices first);
+            rejected: by reason, over all candidates of the class.
         short: asked - accepted where positive.
     """
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
+FILE_COLUMN = "file"
+"""Path of a foreign generator's image within the audited folder, in the private audit table only."""
 MAX_IMAGES = 1_000_000
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
@@ -36,7 +38,7 @@ class AuditedSet:
         take: rows -> stored pixels (n, 1, H, W) of the cohort's size.
         table: one row a candidate, columns CANDIDATE_COLUMNS.
         digest: content digest of the set.
-        asked: class name -> images wanted.
+        asked: class name -> images wanted; None where nobody said, so that as many are wanted as pass.
         checkpoint_digest: of the checkpoint that made them, empty if foreign.
         foreign: whether another generator made them.
         notes: what was done to read them, in words.
@@ -45,7 +47,7 @@ class AuditedSet:
     take: Callable[[Ints], StoredPixels]
     table: pd.DataFrame
     digest: str
-    asked: dict[str, int]
+    asked: dict[str, int | None]
     checkpoint_digest: str
     foreign: bool
     notes: tuple[str, ...] = ()
@@ -129,15 +131,18 @@ def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
         rows.append((sample_id(name, number), name, classes.index(name), number, None, "foreign", 0, 0.0, ""))
     table = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
     table["seed"] = table["seed"].astype("Int64")
-    note = f"{resized} of {len(paths)} images were resized by area averaging" if resized else ""
+    table[FILE_COLUMN] = [path for path, _ in hashes]
+    notes = ["images of another generator that were drawn and not given to this audit"]
+    if resized:
+        notes.append(f"{resized} of {len(paths)} images were resized by area averaging")
     return AuditedSet(
         take=lambda wanted: pixels[wanted],
         table=table,
         digest=digest_of(hashes),
-        asked=dict(sorted(index.items())),
+        asked=dict.fromkeys(sorted(index)),
         checkpoint_digest="",
         foreign=True,
-        notes=(note,) if note else (),
+        notes=tuple(notes),
     )
 
 

@@ -51,13 +51,16 @@ SURPLUS = "not needed"
 def final_reasons(audited: AuditedSet, measured: Measured) -> tuple[Bools, list[str]]:
     """Return which candidates are accepted, and each other one's reason, trimmed to what was asked.
 
-    Of those past the gate the lowest indices of a class are kept; the rest are surplus, not rejected.
+    Of those past the gate the lowest indices of a class are kept; the rest are surplus, not rejected. Where
+    nobody said how many are wanted, all are kept.
     """
     accepted = np.array([not reason for reason in measured.reasons])
     reasons = list(measured.reasons)
     names = audited.table["class"].to_numpy()
     index = audited.table["index"].to_numpy()
     for name, asked in audited.asked.items():
+        if asked is None:
+            continue
         passing = np.flatnonzero(accepted & (names == name))
         for row in passing[np.argsort(index[passing], kind="stable")][asked:]:
             accepted[row], reasons[row] = False, SURPLUS

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.candidates import TABLE_NAME, written_columns
 from pipeline.cohort import Cohort
 from pipeline.privacy.filter import rule_statistics
-from pipeline.privacy.foreign import AuditedSet
+from pipeline.privacy.foreign import FILE_COLUMN, AuditedSet
 from pipeline.privacy.gate import Measured
 from pipeline.privacy.references import Bools, References
 from pipeline.privacy.views import VIEWS
@@ -30,9 +30,10 @@ def write_audit_table(
 
     Columns: those of the candidate table, accepted, reason, nearest_row, nearest_sample_id (by correlation),
     per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log ratios),
-    and `blend_isolation`.
+    and `blend_isolation`. A foreign generator's images also have `file`.
     """
-    table = audited.table.loc[:, written_columns(audited.table)].copy()
+    named = [FILE_COLUMN] if FILE_COLUMN in audited.table else []
+    table = audited.table.loc[:, [*written_columns(audited.table), *named]].copy()
     rows = references.rows[measured.found.views["correlation"].train_row]
     table["accepted"] = accepted
     table["reason"] = reasons

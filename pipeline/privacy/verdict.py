@@ -17,14 +17,20 @@ class ClassFacts:
     """What happened to the candidates of one class.
 
     Attributes:
-        asked: images wanted; candidates: drawn; passing: past the gate (before trimming to `asked`).
+        asked: images wanted, None where nobody said; candidates: drawn; passing: past the gate (before
+            trimming to `asked`).
         rejected: reason -> candidates.
     """
 
-    asked: int
+    asked: int | None
     candidates: int
     passing: int
     rejected: dict[str, int]
+
+    @property
+    def wanted(self) -> int:
+        """Images that the class must have: as many as pass where nobody said, but one at least."""
+        return max(1, self.passing) if self.asked is None else self.asked
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def judge_class(
     FAIL if a test of the class or of the whole set fails, the release tells who was trained on, or the class
     runs short; INCONCLUSIVE if nothing fails but the gate was too weak to tell; PASS otherwise.
     """
-    accepted = min(facts.asked, facts.passing)
+    accepted = min(facts.wanted, facts.passing)
     reasons = []
     for test in tests:
         if test.passed is False and test.scope in (POOLED, name):
@@ -102,21 +108,19 @@ def judge_class(
         for attack in release_attacks
         if attack.passed is False
     ]
-    if accepted < facts.asked:
-        reasons.append(
-            f"{facts.asked} images were asked for, {accepted} of {facts.candidates} candidates "
-            "passed the gate"
-        )
+    if accepted < facts.wanted:
+        number = f"{facts.wanted} images were" if facts.wanted != 1 else "1 image was"
+        reasons.append(f"{number} asked for, {accepted} of {facts.candidates} candidates passed the gate")
     verdict = Verdict.FAIL
     if not reasons:
         reasons = strength.weaknesses(name)
         verdict = Verdict.INCONCLUSIVE if reasons else Verdict.PASS
     return ClassVerdict(
         verdict=verdict,
-        asked=facts.asked,
+        asked=facts.wanted,
         candidates=facts.candidates,
         accepted=accepted,
-        short=facts.asked - accepted,
+        short=facts.wanted - accepted,
         rejected=facts.rejected,
         reasons=tuple(reasons),
     )

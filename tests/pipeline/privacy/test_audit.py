@@ -218,7 +218,32 @@ def test_a_folder_of_images_by_class_is_audited(gate_cohort: Path, tmp_path: Pat
     assert reference.counts["candidates"] == 60 and table["seed"].isna().all()
     assert report.checkpoint_digest == ""
     assert "60 of 60 images were resized" in " ".join(report.not_covered)
-    assert all(part.asked == 20 for part in report.classes.values())
+    assert [*table["file"]] == sorted(f"{CLASSES[i % 3]}/image{i:03d}.png" for i in range(60))
+
+
+def test_a_foreign_set_fails_for_what_it_gives_away_and_not_for_one_rejected_image(
+    gate_cohort: Path, tmp_path: Path
+) -> None:
+    """Nobody said how many of them are wanted: at any size the budget alone rejects some of them."""
+    write_foreign(tmp_path / "foreign", 60)
+    cohort = Cohort(gate_cohort)
+    copy = cohort.take(cohort.rows("train", 0)[:1])[0, 0]
+    Image.fromarray(copy).save(tmp_path / "foreign" / CLASSES[0] / "zz_copy.png")
+    run_audit(tmp_path / "foreign", gate_cohort, tmp_path / "audit", QUICK, seed=0)
+    report, table = read_privacy_report(tmp_path / "audit"), table_of(tmp_path)
+    assert table.loc[table["file"] == f"{CLASSES[0]}/zz_copy.png", "reason"].tolist() == ["exact_hash"]
+    part = report.classes[CLASSES[0]]
+    assert part.candidates == 21 and 0 < part.asked == part.accepted < 21 and part.short == 0
+    assert report.verdict is not Verdict.FAIL, report.reasons
+
+    for kept in (tmp_path / "foreign" / CLASSES[1]).iterdir():
+        kept.unlink()
+    for place, pixels in enumerate(cohort.take(cohort.rows("train", 1)[:20])):
+        Image.fromarray(pixels[0]).save(tmp_path / "foreign" / CLASSES[1] / f"{place}.png")
+    run_audit(tmp_path / "foreign", gate_cohort, tmp_path / "copies", QUICK, seed=0)
+    part = read_privacy_report(tmp_path / "copies").classes[CLASSES[1]]
+    assert part.verdict is Verdict.FAIL and (part.accepted, part.short) == (0, 1)
+    assert "1 image was asked for, 0 of 20 candidates passed the gate" in part.reasons
 
 
 @pytest.mark.parametrize("fault", ["class", "small", "broken", "empty", "missing"])
