@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.matching import centre, raise_to_windows, soften, unit_rows
-from models.products import entries_at_once, product
+from models.products import entries_at_once, product, tiles
 
 HALVES = ("left", "right", "top", "bottom")
 BLEND_MARGIN = 2
@@ -163,7 +163,10 @@ class _Known:
         # No first image is of train where no image is: the one column then stands for none.
         by_train = added[:, :, : max(1, self.num_trained)]
         best, which = _explained(to_first, by_train).masked_fill(firsts >= self.num_trained, 0.0).max(dim=1)
-        pair = torch.stack([firsts[here, which], by_train[here, which].argmax(dim=1)], dim=1)
+        leading, second = firsts[here, which], by_train[here, which].argmax(dim=1)
+        # A copy of one image needs no second: any would explain it as well, and rounding would choose.
+        copied = _distance(to_first[here, which].square(), least) <= least
+        pair = torch.stack([leading, torch.where(copied, leading, second)], dim=1)
         found = self.owner[pair]
         named = (one == found[:, :1]) | (one == found[:, 1:])
         theirs = self.kin.rows(pair).flatten(1)
@@ -180,12 +183,16 @@ class _Known:
         blend are then both positive if the second is.
         """
         count = firsts.shape[1]
-        # The opposite of the correlation with each other; -3 makes the second weight negative.
-        apart = product(-self.rows[firsts].flatten(0, 1), self.rows).view(*to_first.shape, -1)
-        F.threshold(apart, -MAX_CORRELATION, -3.0, inplace=True)
-        added = torch.addcmul(alike[:, None, :], to_first[:, :, None], apart)
-        left = apart.square_().neg_().add_(1.0).clamp_min_(1.0 - MAX_CORRELATION**2).rsqrt_()
-        added.mul_(left)
+        turned = -self.rows[firsts].flatten(0, 1)
+        added = alike.new_empty(*firsts.shape, len(self.rows))
+        one, least = to_first.new_ones(1), 1.0 - MAX_CORRELATION**2
+        for tile in tiles(added.flatten(0, 1)):
+            # The opposite of the correlation with each other; -3 makes the second weight negative.
+            apart = torch.mm(turned, self.rows[tile].T).view(*firsts.shape, -1)
+            F.threshold(apart, -MAX_CORRELATION, -3.0, inplace=True)
+            second = torch.addcmul(alike[:, None, tile], to_first[:, :, None], apart)
+            left = torch.addcmul(one, apart, apart, value=-1.0, out=apart).clamp_min_(least).rsqrt_()
+            torch.mul(second, left, out=added[:, :, tile])
         added.scatter_(2, self.kin.rows(firsts), 0.0)
         listed = firsts[:, None, :].expand(-1, count, -1)
         before = torch.ones(count, count, dtype=torch.bool, device=firsts.device).tril(-1)

@@ -23,7 +23,7 @@ def entries_at_once(device: torch.device) -> int:
 def product(one: Tensor, others: Tensor) -> Tensor:
     """Return the product (n, M) of (n, d) with (M, d), which whole is a fifth slower on a processor."""
     out = one.new_empty(len(one), len(others))
-    for tile in _tiles(out):
+    for tile in tiles(out):
         torch.mm(one, others[tile].T, out=out[:, tile])
     return out
 
@@ -36,7 +36,7 @@ def raise_to_products(best: Tensor, sets: Sequence[Tensor], others: Tensor) -> N
         sets: several (n, d).
         others: (M, d).
     """
-    for tile in _tiles(best):
+    for tile in tiles(best):
         part, highest = others[tile], best[:, tile]
         made = torch.empty_like(highest, memory_format=torch.contiguous_format)
         for one in sets:
@@ -44,8 +44,8 @@ def raise_to_products(best: Tensor, sets: Sequence[Tensor], others: Tensor) -> N
             torch.maximum(highest, made, out=highest)
 
 
-def _tiles(table: Tensor) -> Iterator[slice]:
-    """Yield the columns of a table (n, M) that are worked on together."""
+def tiles(table: Tensor) -> Iterator[slice]:
+    """Yield the columns of a table (n, M) that are worked on together: no more than `entries_at_once`."""
     rows, count = table.shape
     wide = max(64, entries_at_once(table.device) // max(1, rows))
     for first in range(0, count, wide):
