@@ -11,6 +11,7 @@ from pipeline.pictures import data_uri, png_bytes
 from pipeline.privacy.foreign import AuditedSet
 from pipeline.privacy.gate import Measured
 from pipeline.privacy.references import Bools, References
+from pipeline.privacy_advice import what_to_change
 from pipeline.privacy_report import PrivacyReport
 from pipeline.storage import write_text
 
@@ -48,5 +49,6 @@ def write_page(
             }
         )
     environment = Environment(loader=PackageLoader("pipeline.privacy"), autoescape=True, trim_blocks=True)
-    page = environment.get_template("audit.html.j2").render(report=report, pairs=pairs)
+    template = environment.get_template("audit.html.j2")
+    page = template.render(report=report, steps=what_to_change(report), pairs=pairs)
     write_text(folder / PAGE_NAME, page, private=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.privacy_advice import what_to_change
 from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
 from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
@@ -56,7 +57,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "headlines": verdicts.headlines(run),
         "inconclusive": verdicts.inconclusive(run),
         "refused": verdicts.refused(run),
-        "what_to_change": verdicts.what_to_change(run),
+        "what_to_change": what_to_change(run.audit, verdicts.policy_of(run)) if run.audit else [],
         "asked": sections.asked(run),
         "pictures": class_pictures(run),
         "shown_words": shown_words,

@@ -1,4 +1,4 @@
-"""The verdicts at the top of the report, in words: privacy, release, utility, labels, and what to change."""
+"""The verdicts at the top of the report, in words: privacy, release, utility, labels."""
 
 from __future__ import annotations
 
@@ -191,54 +191,3 @@ def control_is_clear(evaluation: EvaluationReport) -> bool:
         if low <= high:
             return False
     return True
-
-
-def what_to_change(run: RunFolder) -> list[str]:
-    """Return what the user can do about a verdict that is not PASS, most important first."""
-    audit = run.audit
-    if audit is None or (audit.verdict is Verdict.PASS and run.release is not None):
-        return []
-    steps: list[str] = []
-    failed = {test.scope for test in audit.tests if test.passed is False}
-    if failed:
-        of = [f"class {name}" for name in audit.classes if name in failed] or ["the whole set"]
-        steps.append(
-            f"The most copy-like images of {', '.join(of)} lie nearer to training scans than chance "
-            "explains. Train on more patients or for fewer steps (train.num_steps), then sample and audit "
-            "again."
-        )
-    steps.extend(
-        f"Class {name} ran short: {plural(found.short, 'image')} of {found.asked:,} are missing after "
-        "rejection. Draw more of it (sample.overdraw) or ask for fewer (sample.per_class); look at the "
-        "reasons for rejection below first."
-        for name, found in audit.classes.items()
-        if found.short
-    )
-    if not audit.has_patient_ids:
-        steps.append(
-            "This cohort has no patient ids, which caps the verdict at INCONCLUSIVE. Name a patient column, "
-            "tag, pattern or table in the manifest."
-        )
-    if audit.verdict is Verdict.INCONCLUSIVE:
-        steps.extend(_stronger_tests(audit, policy_of(run)))
-    return steps
-
-
-def _stronger_tests(audit: PrivacyReport, policy: Policy | None) -> list[str]:
-    steps = []
-    powers = [test.power for test in audit.tests if test.power is not None]
-    needed = audit.settings.get("min_power", 0.8)
-    if powers and min(powers) < needed:
-        steps.append(
-            f"The weakest test would notice planted copies in {percent(min(powers), 0)} of cases; a pass "
-            f"needs {percent(needed, 0)}. A larger holdout (ingest.holdout_share), more patients, or more "
-            "candidates (sample.per_class) make it stronger."
-        )
-    elif audit.has_patient_ids:
-        steps.append("More patients in the holdout (ingest.holdout_share) make the tests stronger.")
-    if policy is not Policy.RESEARCH:
-        steps.append(
-            "Under the research policy (release.policy=research) an INCONCLUSIVE set may be released; its "
-            "card then says so."
-        )
-    return steps

@@ -182,6 +182,8 @@ def test_little_power_is_said_and_much_power_passes(gate_cohort: Path, tmp_path:
     strong = audited(gate_cohort, tmp_path / "strong", planted_share=0.5)
     assert strong.verdict is Verdict.PASS, strong.reasons
     assert max(test.power or 0 for test in strong.tests) >= 0.8
+    pages = [(tmp_path / name / "audit" / "report.html").read_text() for name in ("weak", "strong")]
+    assert ["What to change" in page for page in pages] == [True, False]
 
 
 def test_edited_candidates_are_refused(gate_cohort: Path, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What can be done about what an audit found, in words: for the run's report and for the audit's own page."""
+
+from __future__ import annotations
+
+from pipeline.privacy_report import PrivacyReport
+from pipeline.records import Policy, Verdict
+
+
+def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[str]:
+    """Return what can be done about verdicts that are not PASS, of images and checkpoint; first things first.
+
+    Args:
+        audit: its settings are named where this pipeline drew the images, and not for another generator's.
+        policy: which verdicts the run releases, where that is known.
+    """
+    ours = bool(audit.checkpoint_digest)
+    steps = _copies(audit, ours)
+    steps.extend(_short(audit, ours))
+    if not audit.has_patient_ids and audit.verdict is not Verdict.PASS:
+        steps.append(
+            "This cohort has no patient ids, which caps the verdict at INCONCLUSIVE. Name a patient column, "
+            "tag, pattern or table in the manifest."
+        )
+    if audit.verdict is Verdict.INCONCLUSIVE:
+        steps.extend(_stronger_tests(audit, ours))
+        if ours and policy is not Policy.RESEARCH:
+            steps.append(
+                "Under the research policy (release.policy=research) an INCONCLUSIVE set may be released; "
+                "its card then says so."
+            )
+    if audit.checkpoint_verdict is Verdict.FAIL:
+        steps.append(
+            "The checkpoint itself tells who was trained on: keep it where the cohort lies. One that may be "
+            "shared needs fewer steps (train.num_steps), augmentation (train.augment) or a guarantee "
+            "(train.dp.epsilon)."
+        )
+    return steps
+
+
+def _copies(audit: PrivacyReport, ours: bool) -> list[str]:
+    """Return one step for all that shows that the generator has learnt its training scans by heart."""
+    found = []
+    failed = {test.scope for test in audit.tests if test.passed is False}
+    if failed:
+        of = [f"class {name}" for name in audit.classes if name in failed] or ["the whole set"]
+        found.append(
+            f"the most copy-like images of {', '.join(of)} lie nearer to training scans than chance explains"
+        )
+    if any(attack.passed is False for attack in audit.membership if attack.attack.startswith("release_")):
+        found.append("the accepted images tell who was trained on")
+    if not found:
+        return []
+    said = ", and ".join(found)
+    if ours:
+        change = (
+            "Train on more patients, for fewer steps (train.num_steps) or with augmentation (train.augment), "
+            "or let the training stop itself (train.stop_when_memorising); then sample and audit again."
+        )
+    else:
+        change = (
+            "Train the generator on more patients, for fewer steps or with augmentation; then draw and audit "
+            "again."
+        )
+    return [f"{said[0].upper()}{said[1:]}. {change}"]
+
+
+def _short(audit: PrivacyReport, ours: bool) -> list[str]:
+    short = {name: found for name, found in audit.classes.items() if found.short}
+    if not ours:
+        return [f"No image of class {name} passes; look at the reasons for rejection." for name in short]
+    return [
+        f"Class {name} ran short: {found.short:,} image{'s are' if found.short > 1 else ' is'} missing of "
+        f"{found.asked:,}. Draw more of it (sample.overdraw) or ask for fewer (sample.per_class); look at "
+        "the reasons for rejection below first."
+        for name, found in short.items()
+    ]
+
+
+def _stronger_tests(audit: PrivacyReport, ours: bool) -> list[str]:
+    powers = [test.power for test in audit.tests if test.power is not None]
+    needed = audit.settings.get("min_power", 0.8)
+    if powers and min(powers) < needed:
+        more = "more candidates (sample.per_class)" if ours else "more of the generator's images"
+        return [
+            f"The weakest test would notice planted copies in {100 * min(powers):.0f} % of cases; a pass "
+            f"needs {100 * needed:.0f} %. A larger holdout (ingest.holdout_share), more patients, or {more} "
+            "make it stronger."
+        ]
+    if audit.has_patient_ids:
+        return ["More patients in the holdout (ingest.holdout_share) make the tests stronger."]
+    return []
