@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.privacy.agreement import AGREEMENT, Agreed, agreed, units_of
 from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Bools, Ints
 from pipeline.privacy.views import VIEWS
@@ -22,6 +23,9 @@ STANDS_OUT = 1.5
 real ones, as sharper ones would, copies nothing for it. Copies stand out three times as much and more."""
 SIDE_LEVEL = 0.1
 """Candidates past the mark must lean to train at this level too, or the generator stands out even more."""
+AGREED_SIDE_LEVEL = 0.5
+"""The same where two views agree on the patient, which no noise or sharpness brings about: that they lean to
+train at all. The other level needs 14 candidates where 84 % of the patients are in train."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ def side_test(sides: Bools, plan: Plan) -> tuple[int, int, float]:
     return depths[best], int(counts[best]), (1 + below) / (1 + len(null))
 
 
-def count_test(found: Neighbours, control: Neighbours, plan: Plan) -> tuple[int, int, float]:
+def count_test(
+    found: Neighbours | Agreed, control: Neighbours | Agreed, plan: Plan, side_level: float = SIDE_LEVEL
+) -> tuple[int, int, float]:
     """Return (past the mark, of them in train, p) for more copy-like candidates than real images account for.
 
     A precedence test (Nelson 1963), exact and free of distributions: of candidates and real images taken
@@ -89,6 +95,7 @@ def count_test(found: Neighbours, control: Neighbours, plan: Plan) -> tuple[int,
         found: neighbours of the candidates.
         control: neighbours of real images of both sides, their own patients left out.
         plan: holds the share of holdout.
+        side_level: at which those past the mark must lean to train.
     """
     from scipy.stats import binom, hypergeom
 
@@ -101,7 +108,7 @@ def count_test(found: Neighbours, control: Neighbours, plan: Plan) -> tuple[int,
         beyond = ours < STANDS_OUT * theirs[rank - 1]
         past, train = int(beyond.sum()), int(sides[beyond].sum())
         p_value = 1.0
-        if past and binom.sf(train - 1, past, 1 - plan.holdout_share) < SIDE_LEVEL:
+        if past and binom.sf(train - 1, past, 1 - plan.holdout_share) < side_level:
             # That many come first if among the first past + rank - 1 at most rank - 1 are of the control.
             total = len(found.gap) + len(control.gap)
             first = float(hypergeom.cdf(rank - 1, total, len(control.gap), past + rank - 1))
@@ -111,7 +118,7 @@ def count_test(found: Neighbours, control: Neighbours, plan: Plan) -> tuple[int,
     return best
 
 
-def _outstanding(found: Neighbours) -> tuple[Floats, Bools]:
+def _outstanding(found: Neighbours | Agreed) -> tuple[Floats, Bools]:
     """Return gaps and sides, most copy-like first, one per nearest patient."""
     order = np.argsort(found.gap, kind="stable")
     _, first = np.unique(found.patient[order], return_index=True)
@@ -129,6 +136,8 @@ def run_tests(
     cut: dict[str, float] | None,
 ) -> list[SideTest]:
     """Run per view the sign test (pooled, per class, pooled after filtering) and the copy count.
+
+    The count is also made of candidates in which two views agree: the finest test where copies are few.
 
     Args:
         found: neighbours of the candidates before filtering (filtering would blind the test).
@@ -150,6 +159,9 @@ def run_tests(
         if cut is not None:
             left = found[view].gap >= cut[view]
             tests += _one(AFTER_FILTER, view, POOLED, found[view].take(left), plan)
+    units = units_of(control)
+    counted = count_test(agreed(found, units), agreed(control, units), plan, AGREED_SIDE_LEVEL)
+    tests.append(SideTest(COPY_COUNT, AGREEMENT, POOLED, *counted))
     return tests
 
 

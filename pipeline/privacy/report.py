@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.cohort import Cohort
 from pipeline.differential_privacy import DifferentialPrivacy
+from pipeline.privacy.agreement import AGREEMENT
 from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, STANDS_OUT, SideTest
 from pipeline.privacy.filter import RULES, clopper_pearson
 from pipeline.privacy.foreign import AuditedSet
@@ -216,6 +217,8 @@ def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSe
     note = f"the {test.depth} most copy-like candidates, one a nearest patient"
     if test.name == COPY_COUNT:
         note = f"{test.depth} candidates stand out {STANDS_OUT:g} times as far as the farthest real images"
+        if test.view == AGREEMENT:
+            note += " in two views that name the same patient"
     if test.name == AFTER_FILTER:
         note += "; those past the threshold are left out on both sides"
     return TestResult(

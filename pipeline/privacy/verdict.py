@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.differential_privacy import DifferentialPrivacy
-from pipeline.privacy.dataset_test import POOLED
+from pipeline.privacy.dataset_test import COPY_COUNT, POOLED
 from pipeline.privacy_report import ClassVerdict, MembershipResult, TestResult
 from pipeline.records import Verdict
 
@@ -96,9 +96,11 @@ def judge_class(
     for test in tests:
         if test.passed is False and test.scope in (POOLED, name):
             whose = "of the whole set" if test.scope == POOLED else "of this class"
+            found = f"the most copy-like candidates {whose} lie nearer to train than chance allows"
+            if test.name == COPY_COUNT:
+                found = f"more candidates {whose} stand out as copies than real scans account for"
             reasons.append(
-                f"the most copy-like candidates {whose} lie nearer to train than chance allows "
-                f"({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
+                f"{found} ({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
             )
     who = "the accepted images"
     if num_earlier:

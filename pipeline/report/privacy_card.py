@@ -17,6 +17,7 @@ VIEW_WORDS = {
     "components": "coarse structure (principal components)",
     "blend": "pairs of scans, as the sources of a blend",
     "redrawn": "what a model's noising and denoising left",
+    "agreement": "two of these naming the same patient",
 }
 TEST_EXPLAINED = {
     "sign_test": "Sign test: are the candidates that look most like copies nearer to training scans than to "

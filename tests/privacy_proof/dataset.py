@@ -2,8 +2,8 @@
 
 `python -m tests.privacy_proof.dataset [MANIFEST] [OUT] [size=28] [draws=200] [power_draws=50] checkpoint=DIR
 candidates=DIR` offers the real holdout as if it were synthetic, as it is, blurred, and noised and denoised by
-the model, each scan without its own patient's. Then it plants copies of train scans, 1 % of 2,000, among the
-candidates of a healthy model.
+the model, each scan without its own patient's. Then it plants copies of train scans, 1 % of 2,000 and 2 % of
+500, among the candidates of a healthy model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from tests.privacy_proof.set_tests import SetTests
 from tests.privacy_proof.shares import head, tell
 
 LEAST_PASSING, LEAST_FOUND = 0.95, 0.9
-SET_SIZE, COPIES = 2_000, 20
+SETS = ((2_000, 0), (2_000, 20), (500, 10))
+"""Size of a set, and how many of it are copies."""
 BLURS = ("blurred", "blurred_twice")
 NOISES = (0.25, 0.5)
 
@@ -56,14 +57,16 @@ def main() -> int:
     candidates = tests.views.search(
         search_images(audited.take, np.arange(len(codes)), recipe.audit.search_size)
     )
-    copies, sources = _copies(tests, COPIES * draws, rng)
-    for name, count in (("nothing", 0), (f"{COPIES} copies of {SET_SIZE:,}", COPIES)):
+    most = max(count for _, count in SETS)
+    copies, sources = _copies(tests, most * draws, rng)
+    for size, count in SETS:
         detected = 0
         for draw in range(draws):
-            own = rng.integers(len(codes), size=SET_SIZE - count)
-            planted = slice(draw * COPIES, draw * COPIES + count)
+            own = rng.integers(len(codes), size=size - count)
+            planted = slice(draw * most, draw * most + count)
             found = join_found([candidates.take(own), copies.take(planted)])
             detected += tests.fails(found, np.concatenate([codes[own], sources[planted]]))
+        name = f"{count} copies of {size:,}" if count else f"nothing, {size:,}"
         met &= tell(name, detected, draws, LEAST_FOUND if count else None)
     return 0 if met else 1
 

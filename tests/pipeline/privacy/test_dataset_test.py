@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.privacy.agreement import AGREEMENT, agreed, units_of
 from pipeline.privacy.dataset_test import (
     AFTER_FILTER,
     COPY_COUNT,
@@ -45,11 +46,23 @@ def neighbours(count: int, rng: np.random.Generator, *, pull: float = 0.0, blur:
     return Neighbours(far, patient, far, far, far[:, None], gap, side, patient)
 
 
+def all_views(
+    count: int, rng: np.random.Generator, *, pull: float = 0.0, blur: float = 1.0
+) -> dict[str, Neighbours]:
+    """Return neighbours in every view; all views name the same patient as the source of a copy."""
+    found = {view: neighbours(count, rng, blur=blur) for view in VIEWS}
+    copied = rng.random(count) < pull
+    sources = rng.integers(300, 2_000, count)
+    for own in found.values():
+        own.gap[copied] -= rng.uniform(1.0, 4.0, copied.sum())
+        own.side[copied], own.patient[copied] = True, sources[copied]
+    return found
+
+
 def audited_tests(candidates: int, seed: int, known: int = 600, **made: float) -> list[SideTest]:
     rng = np.random.default_rng(seed)
     labels = np.arange(candidates) % 2
-    found = {view: neighbours(candidates, rng, **made) for view in VIEWS}
-    control = {view: neighbours(known, rng) for view in VIEWS}
+    found, control = all_views(candidates, rng, **made), all_views(known, rng)
     return run_tests(found, labels, CLASSES, PLAN, control=control, cut=dict.fromkeys(VIEWS, -0.4))
 
 
@@ -74,7 +87,7 @@ def test_one_percent_of_copies_is_seen_where_real_images_are_as_many() -> None:
 
 
 def test_two_percent_of_copies_are_seen_and_a_third_by_every_test() -> None:
-    sparse = sum(bool(failing(audited_tests(2_000, seed, pull=0.02))) for seed in range(40))
+    sparse = sum(bool(failing(audited_tests(2_000, seed, known=1_000, pull=0.02))) for seed in range(40))
     assert sparse >= 36
     many = {(t.name, t.view, t.scope) for t in failing(audited_tests(1_000, 1, pull=0.3))}
     everything = {
@@ -133,6 +146,34 @@ def test_a_generator_that_stands_out_half_again_as_much_is_not_counted_whatever_
     assert min(p_values[:2]) > 0.05 and p_values[2] < 1e-4
 
 
+def test_eight_copies_in_which_two_views_agree_are_enough() -> None:
+    rng = np.random.default_rng(8)
+    found, control = all_views(400, rng), all_views(2_000, rng)
+    units = units_of(control)
+    assert count_test(agreed(found, units), agreed(control, units), PLAN, 0.5)[2] > 0.01
+    for own in found.values():
+        own.gap[:8], own.side[:8], own.patient[:8] = -2.0, True, np.arange(8) + 500
+    past, train, p_value = count_test(agreed(found, units), agreed(control, units), PLAN, 0.5)
+    assert (past, train) == (8, 8) and p_value < 1e-4
+    # In one view alone, or in two that name other patients, they are not counted, however far they stand out.
+    for view in VIEWS[1:]:
+        found[view].patient[:8] += 100 * (1 + VIEWS.index(view))
+    assert count_test(agreed(found, units), agreed(control, units), PLAN, 0.5)[2] > 0.01
+
+
+def test_views_agree_by_the_weaker_of_two_in_units_of_real_images() -> None:
+    rng = np.random.default_rng(9)
+    found = all_views(3, rng)
+    gaps = {"correlation": -4.0, "embedding": -6.0, "halves": -1.0, "components": -9.0}
+    for place, (view, own) in enumerate(found.items()):
+        own.gap[:] = gaps[view]
+        own.patient[:], own.side[:] = (7, place, 7 + place % 2), True
+    both = agreed(found, {"correlation": 1.0, "embedding": 2.0, "halves": 1.0, "components": 3.0})
+    # All name patient 7; no two name the same; correlation and halves name 7, the other two 8.
+    assert both.gap.tolist() == [-3.0, 0.0, -3.0]
+    assert both.patient[[0, 2]].tolist() == [7, 8]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_never_lowers_a_p_value_keeps_order_and_stays_below_one(p_values: list[float]) -> None:
@@ -145,9 +186,7 @@ def test_holm_never_lowers_a_p_value_keeps_order_and_stays_below_one(p_values: l
 def test_power_grows_with_the_planted_share_and_the_test_that_detects_is_named() -> None:
     rng = np.random.default_rng(6)
     labels = np.arange(1_000) % 2
-    found = {view: neighbours(1_000, rng) for view in VIEWS}
-    control = {view: neighbours(500, rng) for view in VIEWS}
-    copies = {view: neighbours(200, rng, pull=1.0) for view in VIEWS}
+    found, control, copies = all_views(1_000, rng), all_views(2_000, rng), all_views(200, rng, pull=1.0)
 
     def power(share: float) -> dict[tuple[str, str, str], float]:
         hits = detection_power(
@@ -160,4 +199,5 @@ def test_power_grows_with_the_planted_share_and_the_test_that_detects_is_named()
     little, much = power(0.002), power(0.04)
     count = (COPY_COUNT, "correlation", "pooled")
     assert little[count] < 0.2 and much[count] > 0.9
+    assert power(0.01)[COPY_COUNT, AGREEMENT, "pooled"] > 0.9
     assert all(much[key] >= little[key] for key in much)
