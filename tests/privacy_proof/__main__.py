@@ -1,8 +1,9 @@
 """The gate's whole proof: `python -m tests.privacy_proof [MANIFEST] [OUT] [option=value ...]`.
 
 A model overfitted on purpose beside a healthy one, sets without copies and with few, recall of planted
-copies, canaries, a private training. Models and cohorts are kept in OUT (runs/privacy-proof), so that a
-second call measures only. Options go to every part that knows them.
+copies, canaries, a private training, and whether patients can be told by their scans. Models and cohorts are
+kept in OUT (runs/privacy-proof), so that a second call measures only. Options go to every part that knows
+them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ PARTS = {
     "recall": ("checkpoint", "only", "listed", "seed"),
     "canaries": ("each",),
     "guarantee": ("epsilon", "steps"),
+    "reidentification": ("pair_steps", "width"),
 }
 """Part -> the options that it knows beside size and minutes."""
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALLEST = ("size=16", "minutes=0.05", "per_class=40", "scans=40", "halves=4", "draws=4", "power_draws=2")
-MORE = ("only=exact", "each=2", "steps=3")
+MORE = ("only=exact", "each=2", "steps=3", "pair_steps=20")
 
 
 @pytest.mark.slow
@@ -31,11 +31,12 @@ def test_the_whole_proof_runs(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr, done.stderr[-4000:]
     parts = re.split(r"\n== (\w+)\n", done.stdout)
     said = dict(zip(parts[1::2], parts[2::2], strict=True))
-    assert list(said) == ["overfitted", "dataset", "recall", "canaries", "guarantee"]
+    assert list(said) == ["overfitted", "dataset", "recall", "canaries", "guarantee", "reidentification"]
     assert "of 4 draws of half the candidates" in said["overfitted"]
     assert "holdout, denoised from sigma 0.5" in said["dataset"] and "20 copies of 2,000" in said["dataset"]
     assert "| exact |" in said["recall"] and "| image_to_image_0.5 |" in said["recall"]
     assert re.search(r"\| combined \| 0\.\d+ \|", said["canaries"])
     stated, other = re.search(r"dp-accounting: ([\d.]+) against ([\d.]+)", said["guarantee"]).groups()  # type: ignore[union-attr]
     assert float(stated) == pytest.approx(float(other), rel=0.01)
+    assert "| copy embedding, 10 nearest |" in said["reidentification"]
     assert "not as it should be" in done.stdout
