@@ -119,11 +119,50 @@ def train_copy_embedding(
     """
     if len(images) < 2:
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
+    batch_size = min(batch_size, len(images))
+
+    def two_copies() -> tuple[Tensor, Tensor]:
+        batch = images[torch.randperm(len(images), generator=generator)[:batch_size]]
+        return altered_copies(batch, generator), altered_copies(batch, generator)
+
+    return train_on_pairs(
+        two_copies,
+        prepare,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        generator=generator,
+        on_step=on_step,
+        dimension=dimension,
+        width=width,
+    )
+
+
+def train_on_pairs(
+    draw_pairs: Callable[[], tuple[Tensor, Tensor]],
+    prepare: Callable[[Tensor], Tensor],
+    *,
+    num_steps: int,
+    learning_rate: float,
+    temperature: float,
+    generator: torch.Generator,
+    on_step: Callable[[int, float], None] | None = None,
+    dimension: int = 64,
+    width: int = 32,
+) -> CopyEmbedding:
+    """Train an embedding in which what belongs together lies near, and all else of a batch far away.
+
+    Args:
+        draw_pairs: called once a step; returns (N, 1, H, W) images in [-1, 1] and, row by row, what is to lie
+            near them.
+        prepare, num_steps, learning_rate, temperature, on_step, dimension, width: as of
+            `train_copy_embedding`.
+        generator: source of the weights at the start.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         network = CopyEmbedding(dimension, width)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    batch_size = min(batch_size, len(images))
     warm_up = max(1, num_steps // 20)
     network.train()
     for step in range(num_steps):
@@ -131,10 +170,7 @@ def train_copy_embedding(
         rate = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / num_steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        rows = torch.randperm(len(images), generator=generator)[:batch_size]
-        batch = images[rows]
-        views = torch.cat([altered_copies(batch, generator), altered_copies(batch, generator)])
-        first, second = network(standardise(prepare(views))).chunk(2)
+        first, second = network(standardise(prepare(torch.cat(draw_pairs())))).chunk(2)
         loss = contrastive_loss(first, second, temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -168,7 +168,6 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
         cohort,
         references,
         released.images,
-        network,
         settings,
         seed=seed,
         checkpoint=task.checkpoint,

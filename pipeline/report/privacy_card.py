@@ -62,7 +62,7 @@ ATTACK_WORDS = {
     "pia": "noise of its own, predicted again (PIA)",
     "combined": "all three, combined",
     "release_correlation": "closest released image, aligned pixels",
-    "release_embedding": "closest released image, copy-detection features",
+    "release_components": "closest released image, coarse structure",
     "release_combined": "both, combined",
     "control_untrained": "control: an untrained model",
     "control_members": "control: members against members",

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from models.components import principal_components
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import load_denoiser
-from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.foreign import open_audited
 from pipeline.privacy.membership.attack import COMBINED, Attacker, Groups, audit_groups, checkpoint_scores
 from pipeline.privacy.membership.release_attack import release_scores
@@ -54,13 +54,13 @@ def main() -> int:
     rows = groups.every
     scores = checkpoint_scores(denoiser, rows, read, settings.membership, title="attack on the checkpoint")
     by_model = Attacker(whole, groups, scores, np.random.default_rng([1, 4])).by_attack(chosen)
-    opened = Cohort(made.path)
-    references = load_references(opened, settings, np.random.default_rng([1, 1]))
-    network = cohort_embedding(opened, references, settings)
-    audited = open_audited(candidates.path, opened)
+    # Of the whole cohort, where no canary stands on either side.
+    references = load_references(whole, settings, np.random.default_rng([1, 1]))
+    components = principal_components(references.images, settings.component_noise)
+    audited = open_audited(candidates.path, Cohort(made.path))
     drawn = search_images(audited.take, np.arange(len(audited.table)), settings.search_size)
     scans = search_images(whole.take, rows, settings.search_size)
-    closeness = release_scores(rows, scans, drawn, network, settings)
+    closeness = release_scores(rows, scans, drawn, components, settings)
     by_release = Attacker(whole, groups, closeness, np.random.default_rng([1, 4])).by_attack(chosen)
     found = {
         **by_model,

@@ -10,14 +10,13 @@ patient. There is no goal.
 
 from __future__ import annotations
 
-import math
 import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from models.copy_embedding import CopyEmbedding, contrastive_loss, standardise
+from models.augment import augment, draw_augmentation
+from models.copy_embedding import CopyEmbedding, train_on_pairs
 from models.matching import Alignments, coarse_similarity, flat_field
 from pipeline.cohort import Cohort
 from pipeline.privacy.embedding_cache import cohort_embedding
@@ -29,7 +28,9 @@ from tests.privacy_proof.command import called
 from tests.privacy_proof.shares import head, tell
 
 NEAREST = (1, 10)
-PAIRS = 256
+PAIRS, DIMENSION = 256, 128
+ALTERED, NOISE = 0.8, 0.05
+"""How often each kind of alteration is applied to a scan of a pair, and the noise added, in a range of 2."""
 
 
 def main() -> int:
@@ -121,38 +122,33 @@ def patient_embedding(
         if len(rows := trained[references.patients[trained] == patient]) > 1
     ]
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = CopyEmbedding(128, width)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1, pct_start=0.05)
+
+    def two_scans() -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = rng.permutation(len(several))[:PAIRS]
+        rows = np.array([rng.permutation(several[place])[:2] for place in chosen])
+        scans = slightly_altered(references.images[torch.from_numpy(rows.T.ravel())], generator)
+        first, second = scans.chunk(2)
+        return first, second
+
     with track("embedding of patients", steps, unit="steps") as progress:
-        for _ in range(steps):
-            chosen = rng.permutation(len(several))[:PAIRS]
-            rows = np.array([rng.permutation(several[place])[:2] for place in chosen])
-            views = slightly_altered(references.images[torch.from_numpy(rows.T.ravel())], generator)
-            first, second = network(standardise(flat_field(views, sigma=settings.flat_field_sigma))).chunk(2)
-            loss = contrastive_loss(first, second, settings.embedding_temperature)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            progress.update(1, loss=loss.item())
-    return network.eval(), len(several)
+        network = train_on_pairs(
+            two_scans,
+            lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
+            num_steps=steps,
+            learning_rate=settings.embedding_learning_rate,
+            temperature=settings.embedding_temperature,
+            generator=generator,
+            on_step=lambda _, loss: progress.update(1, loss=loss),
+            dimension=DIMENSION,
+            width=width,
+        )
+    return network, len(several)
 
 
 def slightly_altered(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Turn, zoom and shift (n, 1, h, w) images a little, as another exposure would."""
-
-    def uniform(reach: float) -> torch.Tensor:
-        return reach * (2.0 * torch.rand(len(images), generator=generator) - 1.0)
-
-    angle, zoom = uniform(math.radians(8)), 1.0 + uniform(0.1)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    theta = [torch.stack([cos, -sin, uniform(0.15)], dim=1), torch.stack([sin, cos, uniform(0.15)], dim=1)]
-    grid = F.affine_grid(torch.stack(theta, dim=1), list(images.shape), align_corners=False)
-    altered = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return altered + 0.05 * torch.randn(altered.shape, generator=generator)
+    """Turn, zoom, stretch and shift (n, 1, h, w) images in [-1, 1] a little, and add noise."""
+    altered = augment(images, draw_augmentation(len(images), ALTERED, generator))
+    return altered + NOISE * torch.randn(altered.shape, generator=generator)
 
 
 if __name__ == "__main__":

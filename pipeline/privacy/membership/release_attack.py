@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from models.copy_embedding import CopyEmbedding
+from models.components import Components
 from models.matching import aligned_similarity, coarse_similarity
 from pipeline.privacy.membership.attack import Scores
 from pipeline.privacy.neighbours import FLOOR, search_block
 from pipeline.privacy.pixel_views import alignments
 from pipeline.privacy.references import Ints
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import embed_flat
 from pipeline.progress import track
 
 SHORTLIST = 8
@@ -19,14 +18,17 @@ SHORTLIST = 8
 
 @torch.inference_mode()
 def release_scores(
-    rows: Ints, scans: torch.Tensor, released: torch.Tensor, network: CopyEmbedding, settings: AuditSettings
+    rows: Ints, scans: torch.Tensor, released: torch.Tensor, components: Components, settings: AuditSettings
 ) -> Scores:
-    """Score scans by the released image that comes closest to each, as a whole and by the copy embedding.
+    """Score scans by the released image that comes closest to each, as a whole and in coarse structure.
+
+    The copy embedding has no part in it: it is trained on train scans, which it pushes apart, so that members
+    look farther from a release than they are. Components know no sides.
 
     Args:
         rows: (n,) their cohort rows, rising.
         scans: (n, 1, h, w) in [-1, 1] at the search size; released: (m, 1, h, w).
-        network: the cohort's copy embedding.
+        components: of train and holdout alike.
         settings: of the audit.
     """
     coarse, fine = alignments(settings)
@@ -39,8 +41,8 @@ def release_scores(
             correlation.append(aligned_similarity(part, released, pairs, fine).amax(dim=1))
             progress.update(len(rough))
 
-    ours, theirs = embed_flat(network, scans, settings), embed_flat(network, released, settings)
+    ours, theirs = components(scans), components(released)
     cosine = torch.cat([(ours[i : i + block] @ theirs.T).amax(dim=1) for i in range(0, len(ours), block)])
     nearest = torch.stack([torch.cat(correlation), cosine], dim=1).double()
     closeness = -(1.0 - nearest).clamp_min(FLOOR).log()
-    return Scores(rows, closeness.numpy(), {"release_correlation": (0,), "release_embedding": (1,)})
+    return Scores(rows, closeness.numpy(), {"release_correlation": (0,), "release_components": (1,)})

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from pipeline.cohort import Cohort
 from pipeline.pixels import to_model_range
 from pipeline.privacy import run_audit
-from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.membership.settings import MembershipSettings
 from pipeline.privacy.references import load_references
@@ -26,7 +26,7 @@ from tests.pipeline.privacy.sets import QUICK, fresh
 
 FAST = MembershipSettings(sigmas=(0.5,), known_scans=64, permutations=1_000, resamples=100, min_patients=20)
 SETTINGS = QUICK.model_copy(update={"membership": FAST})
-RELEASE = ["release_correlation", "release_embedding", "release_combined"]
+RELEASE = ["release_correlation", "release_components", "release_combined"]
 CHECKPOINT = ["loss", "sima", "pia", "combined"]
 CONTROLS = ["control_untrained", "control_members"]
 
@@ -34,8 +34,7 @@ CONTROLS = ["control_untrained", "control_members"]
 def attacked(folder: Path, released: torch.Tensor, checkpoint: Path | None = None) -> Membership:
     cohort = Cohort(folder)
     references = load_references(cohort, SETTINGS, np.random.default_rng(0))
-    network = cohort_embedding(cohort, references, SETTINGS)
-    return measure_membership(cohort, references, released, network, SETTINGS, seed=0, checkpoint=checkpoint)
+    return measure_membership(cohort, references, released, SETTINGS, seed=0, checkpoint=checkpoint)
 
 
 def scans_of(folder: Path, role: str) -> torch.Tensor:
@@ -51,6 +50,16 @@ def test_a_release_of_copies_tells_its_members(gate_cohort: Path) -> None:
     # With every guess right of as many patients as there are, the bound lies well above nothing.
     assert all(result.epsilon_lower_bound > 1 for result in found.release)
     assert not found.checkpoint
+
+
+def test_members_are_told_by_coarse_structure_whatever_fine_detail_was_drawn_anew(gate_cohort: Path) -> None:
+    members = scans_of(gate_cohort, "in")
+    others = torch.from_numpy(to_model_range(fresh(len(members), seed=5)[0]))
+    coarse, foreign = (gaussian_filter(images, (0, 0, 2, 2)) for images in (members, others))
+    found = attacked(gate_cohort, (torch.from_numpy(coarse - foreign) + others).clamp(-1, 1))
+    by_name = {result.attack: result for result in found.release}
+    assert by_name["release_components"].passed is False
+    assert by_name["release_components"].auc > by_name["release_correlation"].auc + 0.05
 
 
 def test_a_release_of_others_tells_nothing(gate_cohort: Path) -> None:
@@ -102,10 +111,9 @@ def test_without_audit_patients_nothing_is_measured_and_that_is_said(gate_cohort
     switched_off = SETTINGS.model_copy(update={"membership": FAST.model_copy(update={"enabled": False})})
     cohort = Cohort(gate_cohort)
     references = load_references(cohort, SETTINGS, np.random.default_rng(0))
-    network = cohort_embedding(cohort, references, SETTINGS)
     pixels, _ = fresh(3, seed=4)
     released = torch.from_numpy(to_model_range(pixels))
-    found = measure_membership(cohort, references, released, network, switched_off, seed=0, checkpoint=None)
+    found = measure_membership(cohort, references, released, switched_off, seed=0, checkpoint=None)
     assert not found.release and "switched off" in found.not_run
-    found = measure_membership(cohort, references, released[:0], network, SETTINGS, seed=0, checkpoint=None)
+    found = measure_membership(cohort, references, released[:0], SETTINGS, seed=0, checkpoint=None)
     assert not found.release and "no candidate was accepted" in found.not_run
