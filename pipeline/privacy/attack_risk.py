@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.copy_embedding import CopyEmbedding
+from models.components import Components
 from models.partial_copies import half_similarity
 from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import embed_flat
 from pipeline.privacy_report import AttackRisk
 from pipeline.progress import track
 
@@ -53,7 +52,7 @@ class Released:
 def attack_risks(
     targets: Targets,
     released: Released,
-    network: CopyEmbedding,
+    components: Components,
     settings: AuditSettings,
     rng: np.random.Generator,
 ) -> tuple[AttackRisk, ...]:
@@ -62,14 +61,14 @@ def attack_risks(
     Args:
         targets: scans of train and of the control.
         released: the accepted images.
-        network: the cohort's copy embedding.
+        components: of train and holdout alike, so that no side looks farther away than it is.
         settings: of the audit.
         rng: source of the bootstrap over patients.
     """
     draws = settings.membership.resamples
     attacks = {LINKABILITY: linked(targets, released, settings)}
     if len(np.unique(released.labels)) > 1:
-        attacks[ATTRIBUTE] = class_guessed(targets, released, network, settings)
+        attacks[ATTRIBUTE] = class_guessed(targets, released, components)
     return tuple(risk(name, hit, targets, draws=draws, rng=rng) for name, hit in attacks.items())
 
 
@@ -107,12 +106,9 @@ def linked(targets: Targets, released: Released, settings: AuditSettings) -> Boo
 
 
 @torch.inference_mode()
-def class_guessed(
-    targets: Targets, released: Released, network: CopyEmbedding, settings: AuditSettings
-) -> Bools:
+def class_guessed(targets: Targets, released: Released, components: Components) -> Bools:
     """Return whether the class of the released image nearest to each target (n,) is the target's."""
-    known = embed_flat(network, released.images, settings).T
-    ours = embed_flat(network, targets.images, settings)
+    known, ours = components(released.images).T, components(targets.images)
     nearest = torch.cat([(part @ known).argmax(dim=1) for part in ours.split(1024)]).numpy()
     guessed: Bools = released.labels[nearest] == targets.labels
     return guessed

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from models.allocator import held_memory
+from models.components import principal_components
 from models.copy_embedding import CopyEmbedding
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
@@ -164,10 +165,13 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
             torch.cat([released.images, task.earlier.images]),
             np.concatenate([released.labels, task.earlier.labels]),
         )
+    # What an outsider compares by must not know the sides, as the embedding of train scans does.
+    components = principal_components(references.images, settings.component_noise)
     membership = measure_membership(
         cohort,
         references,
         released.images,
+        components,
         settings,
         seed=seed,
         checkpoint=task.checkpoint,
@@ -176,7 +180,7 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
     risks: tuple[AttackRisk, ...] = ()
     if accepted.any():
         draw = np.random.default_rng([seed, 9])
-        risks = attack_risks(drawn_targets(references, draw), released, network, settings, draw)
+        risks = attack_risks(drawn_targets(references, draw), released, components, settings, draw)
     ranks.wait_for_all()
     return _Findings(references, measured, accepted, reasons, membership, risks)
 

@@ -8,6 +8,7 @@ scans stay out of train: what is printed is how well each group is told from tho
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +18,19 @@ from models.components import principal_components
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import load_denoiser
-from pipeline.privacy.foreign import open_audited
-from pipeline.privacy.membership.attack import COMBINED, Attacker, Groups, audit_groups, checkpoint_scores
+from pipeline.privacy.foreign import AuditedSet, open_audited
+from pipeline.privacy.membership.attack import (
+    COMBINED,
+    Attacker,
+    Groups,
+    Scores,
+    audit_groups,
+    checkpoint_scores,
+)
 from pipeline.privacy.membership.release_attack import release_scores
+from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Ints, load_references, search_images
+from pipeline.privacy.settings import AuditSettings
 from pipeline.sample import run_sample
 from pipeline.train import run_train
 from tests.privacy_proof.command import called
@@ -41,34 +51,20 @@ def main() -> int:
     candidates = run_sample(checkpoint, folder / "candidates", recipe.sample, seed=1)
     print(f"{call.words}, {call.minutes:g} minutes", flush=True)
 
-    # The attack reads scans of the whole cohort; who stands in train is known from `times`.
-    settings = recipe.audit
-    groups = audit_groups(whole, settings.membership.known_scans, np.random.default_rng([1, 3]))
+    # The attacks read scans of the whole cohort; who stands in train is known from `times`.
+    groups = audit_groups(whole, recipe.audit.membership.known_scans, np.random.default_rng([1, 3]))
     groups = Groups(chosen[times > 0], chosen[times == 0], groups.known_inside, groups.known_outside)
-    denoiser, info = load_denoiser(checkpoint.path)
-    conditions = CohortConditions(whole, asked_conditions(info.conditions))
 
-    def read(rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(whole.images(rows)), torch.from_numpy(conditions.codes(rows))
+    def told(scores: Scores) -> dict[str, Floats]:
+        return Attacker(whole, groups, scores, np.random.default_rng([1, 4])).by_attack(chosen)
 
-    rows = groups.every
-    scores = checkpoint_scores(denoiser, rows, read, settings.membership, title="attack on the checkpoint")
-    by_model = Attacker(whole, groups, scores, np.random.default_rng([1, 4])).by_attack(chosen)
-    # Of the whole cohort, where no canary stands on either side.
-    references = load_references(whole, settings, np.random.default_rng([1, 1]))
-    components = principal_components(references.images, settings.component_noise)
-    audited = open_audited(candidates.path, Cohort(made.path))
-    drawn = search_images(audited.take, np.arange(len(audited.table)), settings.search_size)
-    scans = search_images(whole.take, rows, settings.search_size)
-    closeness = release_scores(rows, scans, drawn, components, settings)
-    by_release = Attacker(whole, groups, closeness, np.random.default_rng([1, 4])).by_attack(chosen)
-    found = {
-        **by_model,
-        **{f"release_{name.removeprefix('release_')}": own for name, own in by_release.items()},
-    }
+    by_model = told(model_scores(whole, groups, checkpoint.path, recipe.audit))
+    drawn = open_audited(candidates.path, Cohort(made.path))
+    by_release = told(image_scores(whole, groups, drawn, recipe.audit))
+    by_release["release_combined"] = by_release.pop(COMBINED)
     print("\n| attack | " + " | ".join(f"{n} times" for n in TIMES) + " |\n" + "|---" * 4 + "|")
     never, rising = times == 0, True
-    for name, own in found.items():
+    for name, own in (by_model | by_release).items():
         values = []
         for number in TIMES:
             group = never | (times == number)
@@ -78,6 +74,28 @@ def main() -> int:
             rising = values[0] <= values[1] <= values[2] and values[2] > values[0]
     print(f"\nAUC of {each} canaries each against {int(never.sum())} scans of val that were never trained on")
     return 0 if rising else 1
+
+
+def model_scores(whole: Cohort, groups: Groups, checkpoint: Path, settings: AuditSettings) -> Scores:
+    """Score the groups' scans by every attack on the model."""
+    denoiser, info = load_denoiser(checkpoint)
+    conditions = CohortConditions(whole, asked_conditions(info.conditions))
+
+    def read(rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(whole.images(rows)), torch.from_numpy(conditions.codes(rows))
+
+    return checkpoint_scores(
+        denoiser, groups.every, read, settings.membership, title="attack on the checkpoint"
+    )
+
+
+def image_scores(whole: Cohort, groups: Groups, drawn: AuditedSet, settings: AuditSettings) -> Scores:
+    """Score the groups' scans by the images that come closest; components know no canary."""
+    references = load_references(whole, settings, np.random.default_rng([1, 1]))
+    components = principal_components(references.images, settings.component_noise)
+    images = search_images(drawn.take, np.arange(len(drawn.table)), settings.search_size)
+    scans = search_images(whole.take, groups.every, settings.search_size)
+    return release_scores(groups.every, scans, images, components, settings)
 
 
 def pick(cohort: Cohort, each: int) -> tuple[Ints, Ints]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.components import principal_components
+from models.components import Components
 from models.denoiser import Denoiser
 from models.noise import stream_seed
 from models.precision import default_device
@@ -63,6 +63,7 @@ def measure_membership(
     cohort: Cohort,
     references: References,
     released: torch.Tensor,
+    components: Components,
     settings: AuditSettings,
     *,
     seed: int,
@@ -74,6 +75,7 @@ def measure_membership(
     Args:
         cohort: whose audit patients are told apart; references: its train and holdout.
         released: (m, 1, h, w) accepted candidates in [-1, 1] at the search size.
+        components: of train and holdout alike.
         settings: of the audit.
         seed: run seed.
         checkpoint: a verified checkpoint of this cohort.
@@ -88,7 +90,6 @@ def measure_membership(
     audited = Audited(patients, np.arange(len(patients)) < len(groups.inside))
     rows = groups.every
     scans = references.images[torch.from_numpy(references.places(rows))]
-    components = principal_components(references.images, settings.component_noise)
     closeness = release_scores(rows, scans, released, components, settings)
     outsider = Attacker(cohort, groups, closeness, np.random.default_rng([seed, 4]))
     found = outsider.by_attack(groups.audited)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.copy_embedding import CopyEmbedding
+from models.components import Components, principal_components
 from pipeline.cohort import Cohort
 from pipeline.pixels import to_model_range
 from pipeline.privacy.attack_risk import (
@@ -20,27 +20,26 @@ from pipeline.privacy.attack_risk import (
     drawn_targets,
     risk,
 )
-from pipeline.privacy.embedding_cache import cohort_embedding
 from pipeline.privacy.references import References, load_references
 from pipeline.privacy_report import AttackRisk, read_privacy_report
 from tests.pipeline.privacy.sets import QUICK, fresh
 
 
 @pytest.fixture(scope="module")
-def known(gate_cohort: Path) -> tuple[References, CopyEmbedding]:
+def known(gate_cohort: Path) -> tuple[References, Components]:
     cohort = Cohort(gate_cohort)
     references = load_references(cohort, QUICK, np.random.default_rng(0))
-    return references, cohort_embedding(cohort, references, QUICK)
+    return references, principal_components(references.images, QUICK.component_noise)
 
 
-def found(known: tuple[References, CopyEmbedding], released: Released) -> dict[str, AttackRisk]:
-    references, network = known
+def found(known: tuple[References, Components], released: Released) -> dict[str, AttackRisk]:
+    references, components = known
     targets = drawn_targets(references, np.random.default_rng(1))
-    risks = attack_risks(targets, released, network, QUICK, np.random.default_rng(2))
+    risks = attack_risks(targets, released, components, QUICK, np.random.default_rng(2))
     return {risk.name: risk for risk in risks}
 
 
-def test_a_release_of_train_scans_is_a_risk(known: tuple[References, CopyEmbedding]) -> None:
+def test_a_release_of_train_scans_is_a_risk(known: tuple[References, Components]) -> None:
     references, _ = known
     train = torch.from_numpy(references.in_train)
     released = Released(references.images[train], references.labels[references.in_train])
@@ -51,7 +50,7 @@ def test_a_release_of_train_scans_is_a_risk(known: tuple[References, CopyEmbeddi
     assert risks[ATTRIBUTE].interval[0] >= 0
 
 
-def test_a_release_of_others_is_none(known: tuple[References, CopyEmbedding]) -> None:
+def test_a_release_of_others_is_none(known: tuple[References, Components]) -> None:
     pixels, labels = fresh(150, seed=5)
     risks = found(known, Released(torch.from_numpy(to_model_range(pixels)), labels))
     for own in risks.values():
@@ -59,7 +58,7 @@ def test_a_release_of_others_is_none(known: tuple[References, CopyEmbedding]) ->
         assert own.attacked == own.controls > 50
 
 
-def test_with_one_class_there_is_no_class_to_guess(known: tuple[References, CopyEmbedding]) -> None:
+def test_with_one_class_there_is_no_class_to_guess(known: tuple[References, Components]) -> None:
     pixels, labels = fresh(60, seed=6)
     one = labels == 0
     risks = found(known, Released(torch.from_numpy(to_model_range(pixels[one])), labels[one]))

@@ -9,12 +9,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from models.components import principal_components
 from pipeline.cohort import Cohort
 from pipeline.pixels import to_model_range
 from pipeline.privacy import run_audit
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.membership.settings import MembershipSettings
 from pipeline.privacy.references import load_references
+from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy_report import read_privacy_report
 from pipeline.records import CheckpointRef, Verdict
 from pipeline.sample import run_sample
@@ -31,10 +33,11 @@ CHECKPOINT = ["loss", "sima", "pia", "combined"]
 CONTROLS = ["control_untrained", "control_members"]
 
 
-def attacked(folder: Path, released: torch.Tensor, checkpoint: Path | None = None) -> Membership:
+def attacked(folder: Path, released: torch.Tensor, settings: AuditSettings = SETTINGS) -> Membership:
     cohort = Cohort(folder)
-    references = load_references(cohort, SETTINGS, np.random.default_rng(0))
-    return measure_membership(cohort, references, released, SETTINGS, seed=0, checkpoint=checkpoint)
+    references = load_references(cohort, settings, np.random.default_rng(0))
+    components = principal_components(references.images, settings.component_noise)
+    return measure_membership(cohort, references, released, components, settings, seed=0, checkpoint=None)
 
 
 def scans_of(folder: Path, role: str) -> torch.Tensor:
@@ -109,11 +112,8 @@ def test_without_a_checkpoint_the_report_says_that_the_model_was_not_attacked(he
 
 def test_without_audit_patients_nothing_is_measured_and_that_is_said(gate_cohort: Path) -> None:
     switched_off = SETTINGS.model_copy(update={"membership": FAST.model_copy(update={"enabled": False})})
-    cohort = Cohort(gate_cohort)
-    references = load_references(cohort, SETTINGS, np.random.default_rng(0))
-    pixels, _ = fresh(3, seed=4)
-    released = torch.from_numpy(to_model_range(pixels))
-    found = measure_membership(cohort, references, released, switched_off, seed=0, checkpoint=None)
+    released = torch.from_numpy(to_model_range(fresh(3, seed=4)[0]))
+    found = attacked(gate_cohort, released, switched_off)
     assert not found.release and "switched off" in found.not_run
-    found = measure_membership(cohort, references, released[:0], SETTINGS, seed=0, checkpoint=None)
+    found = attacked(gate_cohort, released[:0])
     assert not found.release and "no candidate was accepted" in found.not_run
