@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 from tests.privacy_proof.command import called
 from tests.privacy_proof.overfitted import HEALTHY, model_folder
@@ -36,13 +37,14 @@ def main() -> int:
         "candidates": str(healthy / "candidates"),
         **call.options,
     }
-    missed = []
+    missed, started = [], time.monotonic()
     for part, known in PARTS.items():
         given = [f"{name}={value}" for name, value in options.items() if name in ("size", "minutes", *known)]
         print(f"\n== {part}", flush=True)
         command = [sys.executable, "-m", f"tests.privacy_proof.{part}", str(call.manifest), str(call.out)]
         if subprocess.run([*command, *given], check=False).returncode:
             missed.append(part)
+        print(f"\n{part} ends after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
     print(f"\nnot as it should be: {', '.join(missed) or 'nothing'}")
     return 1 if missed else 0
 
