@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.privacy_report import PrivacyReport
+from pipeline.privacy_report import COPY_COUNT, PrivacyReport
 from pipeline.records import Policy, Verdict
 
 
@@ -40,12 +40,15 @@ def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[s
 def _copies(audit: PrivacyReport, ours: bool) -> list[str]:
     """Return one step for all that shows that the generator has learnt its training scans by heart."""
     found = []
-    failed = {test.scope for test in audit.tests if test.passed is False}
-    if failed:
-        of = [f"class {name}" for name in audit.classes if name in failed] or ["the whole set"]
+    failed = [test for test in audit.tests if test.passed is False]
+    near = {test.scope for test in failed if test.name != COPY_COUNT}
+    if near:
+        of = [f"class {name}" for name in audit.classes if name in near] or ["the whole set"]
         found.append(
             f"the most copy-like images of {', '.join(of)} lie nearer to training scans than chance explains"
         )
+    elif failed:
+        found.append("more images of the set stand out as copies than real scans account for")
     if any(attack.passed is False for attack in audit.membership if attack.attack.startswith("release_")):
         found.append("the accepted images tell who was trained on")
     if not found:

@@ -13,6 +13,8 @@ from pipeline.errors import TamperedError
 from pipeline.records import Verdict
 
 REPORT_NAME = "privacy_report.json"
+COPY_COUNT = "copy_count"
+"""Name of the tests that count candidates which stand out; the others ask on which side they lie."""
 
 
 class _Part(BaseModel):
@@ -42,7 +44,7 @@ class TestResult(_Part):
     """One statistical test over the candidate set (or one class of it).
 
     Attributes:
-        name: for example `sign_test`; view: `correlation` or `embedding`; scope: `pooled` or a class.
+        name: for example `sign_test`; view: for example `correlation`; scope: `pooled` or a class.
         statistic, null_value: the measured and expected value; p_value, adjusted_p_value (Holm).
         power: chance to detect the planted-copy share named in `power_against` at this n, by simulation.
         passed: None where the test could not be run; `note` says why.

@@ -11,11 +11,11 @@ from pipeline.privacy.agreement import AGREEMENT, Agreed, agreed, units_of
 from pipeline.privacy.neighbours import Floats, Neighbours
 from pipeline.privacy.references import Bools, Ints
 from pipeline.privacy.views import VIEWS
+from pipeline.privacy_report import COPY_COUNT
 
 POOLED = "pooled"
 SIGN_TEST = "sign_test"
 AFTER_FILTER = "sign_test_after_filter"
-COPY_COUNT = "copy_count"
 CONTROL_RANKS = (1, 3, 8)
 """Which of the real images' own most copy-like ones set the mark; several: one may be close by chance."""
 STANDS_OUT = 1.5

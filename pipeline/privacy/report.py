@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.cohort import Cohort
 from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.privacy.agreement import AGREEMENT
-from pipeline.privacy.dataset_test import AFTER_FILTER, COPY_COUNT, POOLED, STANDS_OUT, SideTest
+from pipeline.privacy.dataset_test import AFTER_FILTER, POOLED, STANDS_OUT, SideTest
 from pipeline.privacy.filter import RULES, clopper_pearson
 from pipeline.privacy.foreign import AuditedSet
 from pipeline.privacy.gate import Measured, excess_copies, isolation_cut, patients_hit
@@ -26,7 +26,14 @@ from pipeline.privacy.verdict import (
     policy_note,
 )
 from pipeline.privacy.views import VIEWS
-from pipeline.privacy_report import AttackRisk, EarlierRelease, PrivacyReport, TestResult, Threshold
+from pipeline.privacy_report import (
+    COPY_COUNT,
+    AttackRisk,
+    EarlierRelease,
+    PrivacyReport,
+    TestResult,
+    Threshold,
+)
 from pipeline.records import Verdict
 
 RULE_WORDS = {

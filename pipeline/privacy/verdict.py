@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.differential_privacy import DifferentialPrivacy
-from pipeline.privacy.dataset_test import COPY_COUNT, POOLED
-from pipeline.privacy_report import ClassVerdict, MembershipResult, TestResult
+from pipeline.privacy.dataset_test import POOLED
+from pipeline.privacy_report import COPY_COUNT, ClassVerdict, MembershipResult, TestResult
 from pipeline.records import Verdict
 
 WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -92,24 +92,13 @@ def judge_class(
     runs short; INCONCLUSIVE if nothing fails but the gate was too weak to tell; PASS otherwise.
     """
     accepted = min(facts.wanted, facts.passing)
-    reasons = []
-    for test in tests:
-        if test.passed is False and test.scope in (POOLED, name):
-            whose = "of the whole set" if test.scope == POOLED else "of this class"
-            found = f"the most copy-like candidates {whose} lie nearer to train than chance allows"
-            if test.name == COPY_COUNT:
-                found = f"more candidates {whose} stand out as copies than real scans account for"
-            reasons.append(
-                f"{found} ({test.view} view, {test.name}, adjusted p = {test.adjusted_p_value:.2g})"
-            )
+    reasons = _failed([test for test in tests if test.passed is False and test.scope in (POOLED, name)])
     who = "the accepted images"
     if num_earlier:
         who += f", with {num_earlier} earlier release{'s' if num_earlier > 1 else ''},"
-    reasons += [
-        f"{who} tell who was trained on: {_told(attack)}"
-        for attack in release_attacks
-        if attack.passed is False
-    ]
+    told = [attack for attack in release_attacks if attack.passed is False]
+    if told:
+        reasons.append(f"{who} tell who was trained on: {_by(told)}")
     if accepted < facts.wanted:
         number = f"{facts.wanted} images were" if facts.wanted != 1 else "1 image was"
         reasons.append(f"{number} asked for, {accepted} of {facts.candidates} candidates passed the gate")
@@ -157,22 +146,20 @@ def judge_checkpoint(
     """
     loud = [control for control in controls if control.p_value < significance / len(controls)]
     if loud:
-        return Verdict.INCONCLUSIVE, tuple(
-            f"a control finds what is not there, so the attacks mean nothing: {_told(control)}"
-            for control in loud
+        return Verdict.INCONCLUSIVE, (
+            f"a control finds what is not there, so the attacks mean nothing: {_by(loud)}",
         )
-    told = tuple(
-        f"the model tells who was trained on: {_told(attack)}" for attack in attacks if attack.passed is False
-    )
+    telling = [attack for attack in attacks if attack.passed is False]
+    told = [f"the model tells who was trained on: {_by(telling)}"] if telling else []
     if guarantee is not None:
-        told += tuple(
+        told += [
             f"the {attack.attack} attack shows an epsilon of {attack.epsilon_lower_bound:.2f} at least, and "
             f"the training guarantees {guarantee.epsilon:.2f}: the guarantee does not hold"
             for attack in attacks
             if attack.epsilon_lower_bound > guarantee.epsilon
-        )
+        ]
     if told:
-        return Verdict.FAIL, told
+        return Verdict.FAIL, tuple(told)
     weak = []
     if not has_patient_ids:
         weak.append("the cohort has no patient ids, so images of one patient may stand on both sides")
@@ -187,9 +174,33 @@ def judge_checkpoint(
     )
 
 
-def _told(attack: MembershipResult) -> str:
-    p_value = attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value
-    return f"{attack.attack} attack, AUC {attack.auc:.2f} over patients, p = {p_value:.2g}"
+def _failed(tests: list[TestResult]) -> list[str]:
+    """Say each thing that failed tests show once, and by which of them it is shown."""
+    shown: dict[str, list[TestResult]] = {}
+    for test in tests:
+        whose = "of the whole set" if test.scope == POOLED else "of this class"
+        found = f"the most copy-like candidates {whose} lie nearer to train than chance allows"
+        if test.name == COPY_COUNT:
+            found = f"more candidates {whose} stand out as copies than real scans account for"
+        shown.setdefault(found, []).append(test)
+    said = []
+    for found, own in shown.items():
+        views: dict[str, list[str]] = {}
+        for test in own:
+            views.setdefault(test.name, []).append(test.view)
+        by = "; ".join(f"{name} by {', '.join(seen)}" for name, seen in views.items())
+        least = min(test.adjusted_p_value for test in own if test.adjusted_p_value is not None)
+        said.append(f"{found} ({by}; {'least ' if len(own) > 1 else ''}adjusted p = {least:.2g})")
+    return said
+
+
+def _by(attacks: list[MembershipResult]) -> str:
+    """Name attacks with their AUC over patients and p-value, corrected where it was."""
+    said = []
+    for attack in attacks:
+        p_value = attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value
+        said.append(f"{attack.attack} (AUC {attack.auc:.2f}, p = {p_value:.2g})")
+    return ", ".join(said)
 
 
 def policy_note(verdict: Verdict) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.candidates import TABLE_NAME, Candidates, count_from_scans, sample_id, written_columns
 from pipeline.errors import DataError, GateRefusedError, TamperedError
 from pipeline.pixels import StoredPixels
+from pipeline.privacy_advice import what_to_change
 from pipeline.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
 from pipeline.release.conditions import ConditionColumns, read_conditions
@@ -159,10 +160,8 @@ def _check_policy(report: PrivacyReport, policy: Policy) -> None:
     if policy.allows(report.verdict):
         return
     reasons = "; ".join(report.reasons) or "see the audit's report"
-    if report.verdict is Verdict.FAIL:
-        remedy = "FAIL is never released: train or sample differently, and audit again."
-    else:
-        remedy = "Give the gate more holdout patients, or release with --policy research, which says so."
+    never = ["FAIL is never released."] if report.verdict is Verdict.FAIL else []
+    remedy = " ".join([*never, *what_to_change(report, policy)])
     raise GateRefusedError(
         f"the privacy gate's verdict is {report.verdict.value} ({reasons})",
         field=f"policy {policy.value}",

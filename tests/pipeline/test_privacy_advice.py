@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.privacy_advice import what_to_change
-from pipeline.privacy_report import ClassVerdict, MembershipResult, PrivacyReport, TestResult
+from pipeline.privacy_report import COPY_COUNT, ClassVerdict, MembershipResult, PrivacyReport, TestResult
 from pipeline.records import Policy, Verdict
 
 
@@ -17,9 +17,11 @@ def part(verdict: Verdict, short: int = 0) -> ClassVerdict:
     )
 
 
-def outcome(passed: bool | None, scope: str = "pooled", power: float | None = 0.9) -> TestResult:
+def outcome(
+    passed: bool | None, scope: str = "pooled", power: float | None = 0.9, name: str = "sign_test"
+) -> TestResult:
     return TestResult(
-        name="sign_test", view="halves", scope=scope, num_samples=15, statistic=0.9, null_value=0.8,
+        name=name, view="halves", scope=scope, num_samples=15, statistic=0.9, null_value=0.8,
         p_value=0.1, adjusted_p_value=0.1, power=power, passed=passed,
     )  # fmt: skip
 
@@ -69,6 +71,11 @@ def test_nothing_has_to_change_where_all_passes() -> None:
             "The most copy-like images of class disc lie nearer to training scans",
         ),
         ((outcome(False),), (), "The most copy-like images of the whole set lie nearer to training scans"),
+        (
+            (outcome(False, name=COPY_COUNT),),
+            (),
+            "More images of the set stand out as copies than real scans account for",
+        ),
         (
             (outcome(None),),
             (attacked("release_combined", False),),

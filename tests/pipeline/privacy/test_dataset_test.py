@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pipeline.privacy.agreement import AGREEMENT, agreed, units_of
 from pipeline.privacy.dataset_test import (
     AFTER_FILTER,
-    COPY_COUNT,
     Plan,
     SideTest,
     count_test,
@@ -24,6 +23,7 @@ from pipeline.privacy.dataset_test import (
 )
 from pipeline.privacy.neighbours import Neighbours
 from pipeline.privacy.views import VIEWS
+from pipeline.privacy_report import COPY_COUNT
 
 PLAN = Plan((25, 50, 100, 200), 4_000, 0.15)
 CLASSES = {"a": 0, "b": 1}

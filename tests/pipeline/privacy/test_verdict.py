@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.privacy.verdict import ClassFacts, Strength, judge_checkpoint, judge_class, overall
-from pipeline.privacy_report import MembershipResult, TestResult
+from pipeline.privacy_report import COPY_COUNT, MembershipResult, TestResult
 from pipeline.records import Verdict
 
 STRONG = Strength(
@@ -63,6 +63,21 @@ def test_each_weakness_makes_it_inconclusive_and_is_named(weak: dict[str, object
 def test_a_failing_test_fails_its_class_and_a_pooled_one_all(scope: str, fails: bool) -> None:
     part = judge_class("a", ENOUGH, (sign(scope, False),), STRONG)
     assert (part.verdict is Verdict.FAIL) == fails
+
+
+def test_what_several_tests_show_is_said_once_with_all_that_show_it() -> None:
+    found = sign("pooled", False)
+    more = found.model_copy(update={"view": "halves", "adjusted_p_value": 0.001})
+    counted = found.model_copy(update={"name": COPY_COUNT, "view": "agreement"})
+    tests = (found, more, found.model_copy(update={"name": "sign_test_after_filter"}), counted)
+    told = (attack("release_components", passed=False), attack("release_combined", passed=False))
+    near, count, by = judge_class("a", ENOUGH, tests, STRONG, told).reasons
+    assert (
+        "(sign_test by correlation, halves; sign_test_after_filter by correlation; least adjusted p = 0.001)"
+        in near
+    )
+    assert "stand out as copies" in count and "(copy_count by agreement; adjusted p = 0.002)" in count
+    assert "release_components (AUC 0.55, p = 0.5), release_combined (AUC" in by
 
 
 def test_failing_outranks_weakness_and_the_worst_class_decides() -> None:
@@ -136,7 +151,7 @@ def test_a_checkpoint_passes_only_if_an_attack_by_enough_known_patients_finds_no
     quiet, loud = attack("combined", passed=True), attack("combined", passed=False, p_value=1e-4)
     assert checkpoint(quiet)[0] is Verdict.PASS
     verdict, reasons = checkpoint(loud)
-    assert verdict is Verdict.FAIL and "combined attack, AUC 0.55" in reasons[0]
+    assert verdict is Verdict.FAIL and "combined (AUC 0.55, p = 0.0001)" in reasons[0]
     assert checkpoint(quiet, min_patients=51)[0] is Verdict.INCONCLUSIVE
     assert checkpoint(quiet, has_patient_ids=False)[0] is Verdict.INCONCLUSIVE
 
