@@ -14,8 +14,8 @@ def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[s
         policy: which verdicts the run releases, where that is known.
     """
     ours = bool(audit.checkpoint_digest)
-    steps = _copies(audit, ours)
-    steps.extend(_short(audit, ours))
+    # Where the generator repeats its scans, more of its images are no remedy for too few that pass.
+    steps = _copies(audit, ours) or _short(audit, ours)
     if not audit.has_patient_ids and audit.verdict is not Verdict.PASS:
         steps.append(
             "This cohort has no patient ids, which caps the verdict at INCONCLUSIVE. Name a patient column, "
@@ -69,13 +69,16 @@ def _copies(audit: PrivacyReport, ours: bool) -> list[str]:
 
 def _short(audit: PrivacyReport, ours: bool) -> list[str]:
     short = {name: found for name, found in audit.classes.items() if found.short}
+    if not short:
+        return []
     if not ours:
-        return [f"No image of class {name} passes; look at the reasons for rejection." for name in short]
+        return [f"No image of class {', '.join(short)} passes; look at the reasons for rejection."]
+    missing = ", ".join(
+        f"{name} ({found.short:,} of {found.asked:,} missing)" for name, found in short.items()
+    )
     return [
-        f"Class {name} ran short: {found.short:,} image{'s are' if found.short > 1 else ' is'} missing of "
-        f"{found.asked:,}. Draw more of it (sample.overdraw) or ask for fewer (sample.per_class); look at "
-        "the reasons for rejection below first."
-        for name, found in short.items()
+        f"Too few images of class {missing} pass. Look at the reasons for rejection first; then draw more "
+        "(sample.overdraw) or ask for fewer (sample.per_class)."
     ]
 
 
