@@ -152,9 +152,12 @@ def soften(images: Tensor) -> Tensor:
     Re-sampling an image blurs it about as much, and noise lives in what this removes: without it a zoomed or
     noisy copy of a sharp image looks less like its source than a stranger's image does.
     """
-    kernel = torch.tensor([0.25, 0.5, 0.25]).to(images)
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, torch.outer(kernel, kernel)[None, None])
+    # Two means of neighbours in either direction: a convolution takes ten times as long on a processor.
+    sums = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    for _ in range(2):
+        sums = sums[..., :-1] + sums[..., 1:]
+        sums = sums[..., :-1, :] + sums[..., 1:, :]
+    return sums / 16
 
 
 def noise_variance(images: Tensor) -> Tensor:
@@ -163,9 +166,9 @@ def noise_variance(images: Tensor) -> Tensor:
     The mean square under a mask that ignores everything that varies linearly along an axis (Immerkaer 1996,
     doi 10.1006/cviu.1996.0060). Texture counts as noise, so only what exceeds that of other images is noise.
     """
-    second = torch.tensor([1.0, -2.0, 1.0]).to(images)
-    mask = torch.outer(second, second)
-    return F.conv2d(images, mask[None, None]).square().mean(dim=(1, 2, 3)) / mask.square().sum()
+    fine = images.diff(n=2, dim=-1).diff(n=2, dim=-2)
+    # The mask is (1, -2, 1) by (1, -2, 1), whose squares add up to 6 by 6.
+    return fine.square().mean(dim=(1, 2, 3)) / 36
 
 
 def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tensor:
