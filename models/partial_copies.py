@@ -162,7 +162,8 @@ class _Known:
         here, one = torch.arange(len(firsts), device=firsts.device), self.owner[firsts]
         # No first image is of train where no image is: the one column then stands for none.
         by_train = added[:, :, : max(1, self.num_trained)]
-        best, which = _explained(to_first, by_train).masked_fill(firsts >= self.num_trained, 0.0).max(dim=1)
+        explained = _explained(to_first, by_train, least).masked_fill(firsts >= self.num_trained, 0.0)
+        best, which = explained.max(dim=1)
         leading, second = firsts[here, which], by_train[here, which].argmax(dim=1)
         # A copy of one image needs no second: any would explain it as well, and rounding would choose.
         copied = _distance(to_first[here, which].square(), least) <= least
@@ -171,7 +172,7 @@ class _Known:
         named = (one == found[:, :1]) | (one == found[:, 1:])
         theirs = self.kin.rows(pair).flatten(1)
         added.scatter_(2, theirs[:, None].expand(-1, firsts.shape[1], -1), 0.0)
-        free = _explained(to_first, added).masked_fill(named, 0.0).amax(dim=1)
+        free = _explained(to_first, added, least).masked_fill(named, 0.0).amax(dim=1)
         return _distance(best, least).log() - _distance(free, least).log()
 
     def _added(self, alike: Tensor, to_first: Tensor, firsts: Tensor) -> Tensor:
@@ -199,10 +200,14 @@ class _Known:
         return added.scatter_(2, listed, added.gather(2, listed).masked_fill(before, 0.0))
 
 
-def _explained(to_first: Tensor, added: Tensor) -> Tensor:
-    """Return (n, k) squared multiple correlation of the best pair with each first image, 0 where is none."""
-    most = added.amax(dim=2)
-    return torch.where((most > 0) & (to_first > 0), to_first.square() + most.square(), 0.0)
+def _explained(to_first: Tensor, added: Tensor, least: float) -> Tensor:
+    """Return (n, k) squared multiple correlation of the best pair with each first image, 0 where is none.
+
+    What is a copy of the first image is explained by it alone: only by rounding does another add to that.
+    """
+    most, alone = added.amax(dim=2), to_first.square()
+    counts = (to_first > 0) & ((most > 0) | (_distance(alone, least) <= least))
+    return torch.where(counts, alone + most.clamp_min(0.0).square(), 0.0)
 
 
 def _distance(squared: Tensor, least: float) -> Tensor:

@@ -14,6 +14,7 @@ from models.partial_copies import (
     BLEND_MARGIN,
     HALVES,
     MAX_CORRELATION,
+    _explained,
     blend_isolation,
     half_similarity,
 )
@@ -118,6 +119,14 @@ def test_isolation_is_that_of_trying_every_pair() -> None:
         expected.append(math.log(best) - math.log(free))
     found = isolation(queries, known, shortlist=16)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype), rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_is_explained_by_its_source_alone_where_rounding_leaves_nothing_for_a_second() -> None:
+    alike, nothing = torch.tensor([[1.0, 0.9995, 0.9, -1.0]]), torch.zeros(1, 4, 3)
+    torch.testing.assert_close(_explained(alike, nothing, 1e-3), torch.tensor([[1.0, 0.9995**2, 0.0, 0.0]]))
+    some = nothing + 0.1
+    expected = torch.tensor([[1.01, 0.9995**2 + 0.01, 0.82, 0.0]])
+    torch.testing.assert_close(_explained(alike, some, 1e-3), expected)
 
 
 def test_own_images_are_left_out_and_batches_do_not_matter() -> None:
