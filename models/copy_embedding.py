@@ -90,29 +90,15 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))
 
 
-def train_copy_embedding(
-    images: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-    *,
-    num_steps: int,
-    batch_size: int,
-    learning_rate: float,
-    temperature: float,
-    generator: torch.Generator,
-    on_step: Callable[[int, float], None] | None = None,
-    dimension: int = 64,
-    width: int = 32,
-) -> CopyEmbedding:
-    """Train an embedding with two altered copies of each image as the positive pair.
+def copies_in_pairs(
+    images: Tensor, batch_size: int, generator: torch.Generator
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Return what draws two altered copies each of some images: the pairs of a copy embedding.
 
     Args:
         images: (N, 1, H, W) in [-1, 1].
-        prepare: what is applied to altered images before the network (flat-fielding), (N, 1, H, W) -> same.
-        num_steps: optimiser steps; batch_size: images a step (at most N).
-        learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
+        batch_size: images a draw (at most N).
         generator: source of every random draw.
-        on_step: called with (step, loss).
-        dimension, width: of the network.
 
     Raises:
         ValueError: fewer than two images.
@@ -121,21 +107,11 @@ def train_copy_embedding(
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
     batch_size = min(batch_size, len(images))
 
-    def two_copies() -> tuple[Tensor, Tensor]:
+    def draw() -> tuple[Tensor, Tensor]:
         batch = images[torch.randperm(len(images), generator=generator)[:batch_size]]
         return altered_copies(batch, generator), altered_copies(batch, generator)
 
-    return train_on_pairs(
-        two_copies,
-        prepare,
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        generator=generator,
-        on_step=on_step,
-        dimension=dimension,
-        width=width,
-    )
+    return draw
 
 
 def train_on_pairs(
@@ -155,9 +131,12 @@ def train_on_pairs(
     Args:
         draw_pairs: called once a step; returns (N, 1, H, W) images in [-1, 1] and, row by row, what is to lie
             near them.
-        prepare, num_steps, learning_rate, temperature, on_step, dimension, width: as of
-            `train_copy_embedding`.
+        prepare: what is applied to images before the network (flat-fielding), (N, 1, H, W) -> same.
+        num_steps: optimiser steps.
+        learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
         generator: source of the weights at the start.
+        on_step: called with (step, loss).
+        dimension, width: of the network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))

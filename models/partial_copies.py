@@ -166,7 +166,7 @@ class _Known:
         best, which = explained.max(dim=1)
         leading, second = firsts[here, which], by_train[here, which].argmax(dim=1)
         # A copy of one image needs no second: any would explain it as well, and rounding would choose.
-        copied = _distance(to_first[here, which].square(), least) <= least
+        copied = _copied(to_first[here, which], least)
         pair = torch.stack([leading, torch.where(copied, leading, second)], dim=1)
         found = self.owner[pair]
         named = (one == found[:, :1]) | (one == found[:, 1:])
@@ -205,9 +205,14 @@ def _explained(to_first: Tensor, added: Tensor, least: float) -> Tensor:
 
     What is a copy of the first image is explained by it alone: only by rounding does another add to that.
     """
-    most, alone = added.amax(dim=2), to_first.square()
-    counts = (to_first > 0) & ((most > 0) | (_distance(alone, least) <= least))
-    return torch.where(counts, alone + most.clamp_min(0.0).square(), 0.0)
+    most = added.amax(dim=2)
+    counts = (to_first > 0) & ((most > 0) | _copied(to_first, least))
+    return torch.where(counts, to_first.square() + most.clamp_min(0.0).square(), 0.0)
+
+
+def _copied(alike: Tensor, least: float) -> Tensor:
+    """Return whether images of these correlations are copies of each other."""
+    return _distance(alike.square(), least) <= least
 
 
 def _distance(squared: Tensor, least: float) -> Tensor:

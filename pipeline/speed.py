@@ -191,8 +191,7 @@ def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int],
     """Return the seconds of one optimiser step of the copy-detection embedding on so many train images."""
     import torch
 
-    from models.copy_embedding import train_copy_embedding
-    from models.matching import flat_field
+    from pipeline.privacy.embedding_cache import train_embedding
 
     images = (
         torch.rand(
@@ -201,18 +200,8 @@ def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int],
         * 2
         - 1
     )
-    return _step_seconds(
-        lambda on_step: train_copy_embedding(
-            images,
-            lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
-            num_steps=TIMED_STEPS,
-            batch_size=settings.embedding_batch,
-            learning_rate=1e-6,
-            temperature=settings.embedding_temperature,
-            generator=torch.Generator().manual_seed(0),
-            on_step=lambda step, _loss: on_step(step),
-        )
-    )
+    timed = settings.model_copy(update={"embedding_steps": TIMED_STEPS})
+    return _step_seconds(lambda on_step: train_embedding(images, timed, lambda step, _loss: on_step(step)))
 
 
 def search_seconds(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from models.copy_embedding import CopyEmbedding, train_copy_embedding
+from models.copy_embedding import CopyEmbedding, copies_in_pairs, train_on_pairs
 from models.matching import flat_field
 from pipeline.cohort import Cohort
 from pipeline.privacy.references import References
@@ -51,13 +51,13 @@ def train_embedding(
     images: torch.Tensor, settings: AuditSettings, on_step: Callable[[int, float], None] | None = None
 ) -> CopyEmbedding:
     """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1]."""
-    return train_copy_embedding(
-        images,
+    generator = torch.Generator().manual_seed(settings.embedding_seed)
+    return train_on_pairs(
+        copies_in_pairs(images, settings.embedding_batch, generator),
         lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
         num_steps=settings.embedding_steps,
-        batch_size=settings.embedding_batch,
         learning_rate=settings.embedding_learning_rate,
         temperature=settings.embedding_temperature,
-        generator=torch.Generator().manual_seed(settings.embedding_seed),
+        generator=generator,
         on_step=on_step,
     )

@@ -9,8 +9,9 @@ from models.copy_embedding import (
     CopyEmbedding,
     altered_copies,
     contrastive_loss,
+    copies_in_pairs,
     embed,
-    train_copy_embedding,
+    train_on_pairs,
 )
 from models.matching import flat_field
 
@@ -26,14 +27,14 @@ def smooth(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def train(images: torch.Tensor, num_steps: int, losses: list[float] | None = None) -> CopyEmbedding:
-    return train_copy_embedding(
-        images,
+    generator = torch.Generator().manual_seed(0)
+    return train_on_pairs(
+        copies_in_pairs(images, 64, generator),
         prepare,
         num_steps=num_steps,
-        batch_size=64,
         learning_rate=3e-3,
         temperature=0.1,
-        generator=torch.Generator().manual_seed(0),
+        generator=generator,
         on_step=None if losses is None else lambda _, loss: losses.append(loss),
     )
 
