@@ -7,6 +7,8 @@ import ctypes
 import functools
 from collections.abc import Iterator
 
+from models.devices import choices, default_device
+
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _HELD = 2**31 - 1
@@ -20,9 +22,10 @@ def held_memory() -> Iterator[None]:
     """Inside the block, keep memory that tensors on the CPU free; give it back at the end.
 
     By default glibc maps every large tensor anew, and the kernel clears each of its pages again: a tenth of a
-    training step on a CPU. Results do not change. Does nothing where the C library is another one.
+    training step on a CPU. Results do not change. Does nothing where the C library is another one, or where
+    tensors lie on an accelerator.
     """
-    libc = _glibc()
+    libc = _glibc() if choices(default_device()).keeps_heap else None
     if libc is None:
         yield
         return

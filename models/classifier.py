@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.devices import has_bf16
+
 PREDICTION_BATCH = 256
 CURVE_POINTS = 10
 MIN_IMAGE_SIZE = 8
@@ -175,7 +177,7 @@ def train_classifier(
         keep = 1.0 - training.dropout
         # Dropout from the seed's own generator: torch's layer would draw from the global one.
         kept = torch.empty(len(chosen), network.widths[-1]).bernoulli_(keep, generator=generator) / keep
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
             features = network.features(batch)
         logits = network.head(features.float() * kept.to(device))
         loss = F.cross_entropy(logits, labels[chosen])
@@ -221,14 +223,6 @@ def augment(images: Tensor, training: ClassifierTraining, generator: torch.Gener
         noise = torch.rand(2, n, 1, 1, 1, generator=generator).mul_(2.0).sub_(1.0).to(device)
         images = images * (1.0 + training.contrast * noise[0]) + training.brightness * noise[1]
     return images
-
-
-def bf16_is_fast(device: torch.device | str) -> bool:
-    """Whether bfloat16 pays: on GPUs, and on CPUs with instructions for it."""
-    if torch.device(device).type != "cpu":
-        return True
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())
 
 
 class _Average:

@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import torch
 
-# How the CPU allocator of torch, the C++ library and oneDNN word a refused allocation.
+from models.devices import default_device, release_memory
+
+# How the allocators of torch, the C++ library and oneDNN word a refused allocation.
 _WORDS = (
     "DefaultCPUAllocator",
     "not enough memory",
     "can't allocate memory",
     "bad_alloc",
     "CUDA out of memory",
+    "MPS backend out of memory",
 )
 
 
@@ -35,8 +38,7 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int:
     """
     while size > 1:
         size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(default_device())
         try:
             attempt(size)
         except (RuntimeError, MemoryError) as error:

@@ -84,11 +84,6 @@ def apply_precision(model: ModelT, precision: Precision) -> ModelT:
     return model
 
 
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def probe_precision(
     denoiser: Denoiser, *, batch_size: int, choices: Sequence[Precision] = CHOICES, num_rounds: int = 5
 ) -> Precision:

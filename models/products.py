@@ -7,17 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-_CACHED, _AT_ONCE = 2**18, 2**25
-"""Entries made at once: what a processor's cache holds (1 MiB), and what keeps an accelerator busy."""
+from models.devices import choices
 
 
 def entries_at_once(device: torch.device) -> int:
-    """Return how many entries of a product are made before they are used.
-
-    A processor takes as long to fetch products from memory as to make them, so that they should not leave its
-    cache in between; an accelerator is best at large ones.
-    """
-    return _CACHED if device.type == "cpu" else _AT_ONCE
+    """Return how many entries of a product are made on a device before they are used."""
+    return choices(device).entries_at_once
 
 
 def product(one: Tensor, others: Tensor) -> Tensor:

@@ -170,7 +170,8 @@ def load_denoiser(
 
 def ready(denoiser: Denoiser, info: CheckpointInfo) -> Denoiser:
     """Return the denoiser on this machine's device, in the checkpoint's arithmetic, without gradients."""
-    from models.precision import Precision, apply_precision, default_device
+    from models.devices import default_device
+    from models.precision import Precision, apply_precision
 
     apply_precision(denoiser.to(default_device()), Precision(info.precision, info.channels_last))
     return denoiser.eval().requires_grad_(False)
@@ -260,7 +261,7 @@ def load_autoencoder(checkpoint: Path, *, verified: CheckpointInfo | None = None
     """
     from models.autoencoder import Autoencoder, freeze_autoencoder
     from models.checkpoint import load_into, read_tensors
-    from models.precision import default_device
+    from models.devices import default_device
 
     info = verified or verify_checkpoint(checkpoint)
     if info.autoencoder is None:

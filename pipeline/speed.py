@@ -83,7 +83,7 @@ def train_step_seconds(
         ema.update(1)
 
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    return _seconds(step, device.type == "cuda"), parameters
+    return _seconds(step), parameters
 
 
 def denoise_seconds(
@@ -104,7 +104,7 @@ def denoise_seconds(
         with torch.no_grad():
             denoiser(noise, sigma, labels)
 
-    return _seconds(call, device.type == "cuda")
+    return _seconds(call)
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
     import torch
 
     from models.autoencoder import BLOCK_SIZE, Autoencoder, autoencoder_loss, freeze_autoencoder
+    from models.devices import default_device
     from models.optimiser import Optimiser
-    from models.precision import default_device
     from models.working_copy import NarrowCopy
 
     spec = settings.latent.autoencoder_spec(image_size)
@@ -150,15 +150,14 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
         working.clear_gradients()
         working.take_weights()
 
-    cuda = device.type == "cuda"
-    step_seconds = _seconds(step, cuda)
+    step_seconds = _seconds(step)
     frozen = freeze_autoencoder(autoencoder)
     images = torch.zeros(BLOCK_SIZE, 1, *image_size, device=device)
     latents = torch.zeros(BLOCK_SIZE, *latent_shape, device=device)
     return AutoencoderSpeed(
         step_seconds=step_seconds,
-        encode_seconds=_seconds(lambda: frozen.moments(images), cuda) / BLOCK_SIZE,
-        decode_seconds=_seconds(lambda: frozen.to_images(latents), cuda) / BLOCK_SIZE,
+        encode_seconds=_seconds(lambda: frozen.moments(images)) / BLOCK_SIZE,
+        decode_seconds=_seconds(lambda: frozen.to_images(latents)) / BLOCK_SIZE,
         parameters=sum(parameter.numel() for parameter in frozen.parameters()),
         moment_bytes=2 * 2 * math.prod(latent_shape),
     )
@@ -210,22 +209,28 @@ def search_seconds(
     """Return the seconds that the copy search spends on one image against all references."""
     import torch
 
+    from models.devices import default_device
     from pipeline.privacy.pixel_views import PixelSearch
     from pipeline.progress import Silent
 
-    shape = _search_shape(settings, image_size)
-    queries = torch.rand(_QUERIES, 1, *shape)
+    shape, device = _search_shape(settings, image_size), default_device()
+    queries = torch.rand(_QUERIES, 1, *shape, device=device)
     numbers = np.arange(num_references)
     groups = numbers % (num_folds + 1)
     pixels = PixelSearch(
-        torch.rand(num_references, 1, *shape), numbers, groups < num_folds, groups, settings, texture=0.0
+        torch.rand(num_references, 1, *shape, device=device),
+        numbers,
+        groups < num_folds,
+        groups,
+        settings,
+        texture=0.0,
     )
 
     def search() -> None:
         with torch.inference_mode():
-            pixels.search(queries, torch.full((_QUERIES,), -1), Silent())
+            pixels.search(queries, torch.full((_QUERIES,), -1, device=device), Silent())
 
-    return _seconds(search, cuda=False, timed=1) / _QUERIES
+    return _seconds(search, timed=1) / _QUERIES
 
 
 def ingest_seconds(tasks: list[ScanTask], image_size: int) -> float:
@@ -287,8 +292,8 @@ def _denoiser(
     settings: TrainSettings, image_size: tuple[int, int], num_classes: int
 ) -> tuple[Denoiser, Precision]:
     from models.denoiser import Denoiser
+    from models.devices import default_device
     from models.network import NetworkSpec
-    from models.precision import default_device
 
     data = settings.data_fields(image_size)
     spec = NetworkSpec.from_dict(
@@ -322,19 +327,17 @@ def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple
     return round(image_size[0] * shrink), round(image_size[1] * shrink)
 
 
-def _seconds(call: Callable[[], object], cuda: bool, timed: int = TIMED_STEPS) -> float:
+def _seconds(call: Callable[[], object], timed: int = TIMED_STEPS) -> float:
     """Return the median seconds of a call, after one that is not timed."""
-    import torch
-
     from models.allocator import held_memory
+    from models.devices import computing, default_device, synchronise
 
-    times = []
-    with held_memory():
+    device, times = default_device(), []
+    with held_memory(), computing(device):
         for _ in range(timed + 1):
             started = time.perf_counter()
             call()
-            if cuda:
-                torch.cuda.synchronize()
+            synchronise(device)
             times.append(time.perf_counter() - started)
     return float(np.median(times[1:]))
 

@@ -8,11 +8,11 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.classifier import ClassifierTraining, train_classifier
+from models.devices import default_device
 from models.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.training import compute_device
 from pipeline.progress import track
 from pipeline.storage import digest_of
 from pipeline.threads import threads
@@ -83,7 +83,7 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
             num_classes=num_classes,
             seed=settings.encoder_seed,
             training=ClassifierTraining(num_steps=settings.encoder_steps),
-            device=compute_device(),
+            device=default_device(),
             on_step=lambda _: progress.update(1),
         ).network
         # Kept on the CPU from here on: features must not depend on what else the accelerator does.

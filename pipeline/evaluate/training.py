@@ -14,6 +14,7 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from models.devices import default_device
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.progress import track
@@ -93,7 +94,7 @@ class SmallCnn:
             num_classes=num_classes,
             seed=seed,
             training=training,
-            device=compute_device(),
+            device=default_device(),
         )
         read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
         return Fit(read, trained.curve)
@@ -183,14 +184,9 @@ def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:
     return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in curves[0]}
 
 
-def compute_device() -> torch.device:
-    """Return the accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def num_workers() -> int:
     """Return how many classifiers train side by side: one a processor, or one on an accelerator."""
-    if compute_device().type != "cpu":
+    if default_device().type != "cpu":
         return 1
     return usable_cores()
 

@@ -10,8 +10,8 @@ import torch
 
 from models.components import principal_components
 from models.copy_embedding import CopyEmbedding, embed
+from models.devices import default_device
 from models.matching import flat_field, noise_variance
-from models.precision import default_device
 from models.redraw import redraw, spacing
 from pipeline.privacy.neighbours import NO_PATIENT, Floats, Neighbours, join, nearest_features, search_block
 from pipeline.privacy.pixel_views import LOOKS, PixelSearch

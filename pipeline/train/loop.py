@@ -12,6 +12,7 @@ import torch
 
 from models.allocator import held_memory
 from models.denoiser import Denoiser
+from models.devices import computing, default_device, synchronise
 from models.memory import out_of_memory
 from models.network import NetworkSpec
 from models.noise import stream_seed
@@ -114,9 +115,9 @@ def train(
     if settings.init_from is not None and init_digest is not None:
         fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]
         start_from(denoiser, settings.init_from, fields, digest=init_digest)
-    with held_memory():
+    with held_memory(), computing(default_device()):
         plan = make_plan(folder, denoiser, settings, ranks)
-        with threads(plan.num_threads), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with threads(plan.num_threads):
             source = open_source(
                 cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
             )
@@ -344,8 +345,7 @@ class Trainer:
         """Under a time budget, let process 0 decide how many steps fit, and record it before going on."""
         if self.budget is None or (self.plan.decisions and step % REPORT_EVERY_STEPS):
             return
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise(self.device)
         decided = self.budget.review(step, report.seconds) if self.ranks.is_main else None
         decided = self.ranks.same(decided)
         if decided is None:

@@ -11,7 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.denoiser import Denoiser
-from models.precision import Precision, default_device, probe_compiled, probe_precision
+from models.devices import default_device
+from models.precision import Precision, probe_compiled, probe_precision
 from pipeline.errors import DataError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import read_json, write_json

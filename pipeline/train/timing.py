@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-import torch
+from models.devices import default_device, synchronise
 
 COMPUTING = ("forward", "backward", "optimizer")
 """The parts that training is about; everything else is overhead."""
@@ -16,7 +16,7 @@ COMPUTING = ("forward", "backward", "optimizer")
 class Timing:
     """Adds up the wall time of the parts of a training.
 
-    On a GPU each part waits for the device, so that its work is counted where it belongs: the parts then no
+    On an accelerator each part waits for it, so that its work is counted where it belongs: the parts then no
     longer overlap, and the whole takes longer than without.
 
     Attributes:
@@ -36,8 +36,7 @@ class Timing:
     def _counted(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronise(default_device())
         self.seconds[name] += time.perf_counter() - started
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from models.checkpoint import load_into, read_tensors, write_tensors
-from models.precision import default_device
+from models.devices import default_device
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, training_set
 from pipeline.evaluate.intervals import draw_resamples, measure

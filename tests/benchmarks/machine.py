@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 LARGEST_BUSY_SHARE = 0.05
 IDLE = 3
@@ -29,7 +29,7 @@ def describe() -> str:
     """Return processor, cores, threads, accelerator and torch version in one line."""
     import torch
 
-    from models.precision import default_device
+    from models.devices import default_device
 
     parts = [processor_name(), f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads"]
     if default_device().type == "cuda":
@@ -89,14 +89,6 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the accelerator has done what it was asked to."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def matrix_product_rate(dtype_name: str) -> float:
     """Return the best FLOP/s of a square matrix product of a type (`bfloat16`, `float32`) on the device.
 
@@ -104,7 +96,7 @@ def matrix_product_rate(dtype_name: str) -> float:
     """
     import torch
 
-    from models.precision import default_device
+    from models.devices import default_device, synchronise
 
     device, dtype = default_device(), getattr(torch, dtype_name)
     best = 0.0

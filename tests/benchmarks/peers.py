@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
+from models.devices import synchronise
 from models.network_spec import NetworkSpec
 from pipeline.cohort import Cohort
 from pipeline.generator import read_checkpoint_info
-from tests.benchmarks.machine import synchronise
 
 TRAIN_TIMESTEPS = 1000
 SKIPPED_STEPS = 3

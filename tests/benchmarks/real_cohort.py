@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.devices import default_device
 from models.noise import initial_noise, stream_seed
-from models.precision import default_device
 from pipeline.cohort import Cohort
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.real import features, patient_numbers, real_features

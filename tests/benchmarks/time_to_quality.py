@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from models.devices import default_device
 from models.network_spec import NetworkSpec
-from models.precision import default_device
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.pixels import StoredPixels

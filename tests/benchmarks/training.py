@@ -83,7 +83,7 @@ def measure(
 
 
 def _peers() -> list[str]:
-    from models.precision import default_device
+    from models.devices import default_device
 
     kinds = ["tutorial"]
     if default_device().type == "cuda":
@@ -120,7 +120,7 @@ def _ours(cohort: CohortRef, out: Path, chosen: Workload) -> Run:
     """Run the whole train stage."""
     import torch
 
-    from models.precision import default_device
+    from models.devices import default_device
     from pipeline.train import run_train
 
     load_libraries()
@@ -136,7 +136,7 @@ def _peer(kind: str, cohort: CohortRef, checkpoint: Path, chosen: Workload) -> R
     """Run a peer's loop on the same images, with the batch size and network sizes of the checkpoint."""
     import torch
 
-    from models.precision import default_device
+    from models.devices import default_device
     from tests.benchmarks import peers
 
     load_libraries(*(["diffusers.models.unets.unet_2d"] if kind == "diffusers" else []))

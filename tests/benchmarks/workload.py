@@ -51,7 +51,7 @@ def workload(recipe: str = "", image_size: int = 0, steps: int = 0, network: str
         steps: optimiser steps of ours; 0 takes 80, or 400 on an accelerator.
         network: another `train.network`; empty takes the recipe's.
     """
-    from models.precision import default_device
+    from models.devices import default_device
 
     on_gpu = default_device().type == "cuda"
     name = recipe or ("gpu" if on_gpu else "cpu")

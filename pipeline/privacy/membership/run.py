@@ -10,8 +10,8 @@ import torch
 
 from models.components import Components
 from models.denoiser import Denoiser
+from models.devices import default_device
 from models.noise import stream_seed
-from models.precision import default_device
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
 from pipeline.generator import (
