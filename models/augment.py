@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.devices import choices
+
 NUM_FEATURES = 7
 """Mirrored, rotation, scale, anisotropic scale (two numbers), shift down, shift right; 0 is not applied."""
 
@@ -48,7 +50,8 @@ def draw_augmentation(
     drawn = torch.randn(count, NUM_FEATURES, generator=generator, device=device).clamp(-_LIMIT, _LIMIT)
     drawn[:, 0] = float(mirror)
     # The two numbers of the stretch belong together, and so do those of the shift.
-    return drawn * applied[:, [0, 1, 2, 3, 3, 4, 4]]
+    single, stretch, shift = applied[:, :3], applied[:, 3:4], applied[:, 4:]
+    return drawn * torch.cat([single, stretch.expand(-1, 2), shift.expand(-1, 2)], dim=1)
 
 
 def affine_matrices(features: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -60,7 +63,8 @@ def affine_matrices(features: Tensor, image_size: tuple[int, int]) -> Tensor:
         features: (N, 7) from ``draw_augmentation``.
         image_size: (height, width); a rotation stays one where they differ.
     """
-    mirrored, angle, scale, stretch_x, stretch_y, down, right = features.double().unbind(dim=1)
+    wide = features.to(choices(features.device).wide)
+    mirrored, angle, scale, stretch_x, stretch_y, down, right = wide.unbind(dim=1)
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
 
     def matrix(*entries: Tensor) -> Tensor:

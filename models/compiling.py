@@ -28,10 +28,12 @@ class Compiled:
         failed: whether compiling failed.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
+    def __init__(self, denoiser: Denoiser, *, graphs: bool) -> None:
+        self._denoiser, self._graphs = denoiser, graphs
         # Shapes do not change within a training: without this, a second batch size would be compiled for all.
-        self._call: Any = torch.compile(denoiser, dynamic=False)
+        self._call: Any = torch.compile(
+            denoiser, dynamic=False, mode="reduce-overhead" if graphs else "default"
+        )
         self._proven = False
         self.failed = False
 
@@ -39,6 +41,9 @@ class Compiled:
         """Estimate the clean scan, as `Denoiser.forward` does."""
         if self.failed:
             return self._denoiser(*arguments)
+        if self._graphs:
+            # What the last call returned is no longer needed: its memory may be written again.
+            torch.compiler.cudagraph_mark_step_begin()
         if self._proven:
             return self._call(*arguments)
         try:
@@ -54,6 +59,12 @@ class Compiled:
         return result
 
 
-def compiled(denoiser: Denoiser) -> Compiled:
-    """Return the denoiser as one that is compiled at its first call; weights are shared."""
-    return Compiled(denoiser)
+def compiled(denoiser: Denoiser, *, graphs: bool = False) -> Compiled:
+    """Return the denoiser as one that is compiled at its first call; weights are shared.
+
+    Args:
+        denoiser: the denoiser.
+        graphs: replay its kernels as CUDA graphs, where its device is one; each call then overwrites what the
+            one before returned, and the gradients that it left.
+    """
+    return Compiled(denoiser, graphs=graphs)

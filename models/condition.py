@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -48,4 +50,11 @@ class ConditionEmbedding(nn.Module):
 
 def null_codes(num_values: tuple[int, ...], count: int, device: torch.device | str = "cpu") -> Tensor:
     """Return (count, F) int64: nothing is given."""
-    return torch.tensor(num_values, dtype=torch.int64, device=device).expand(count, -1)
+    return _null_row(num_values, torch.device(device)).expand(count, -1)
+
+
+@functools.cache
+def _null_row(num_values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the null code of every field (F,); made once, since a copy from the host makes it wait."""
+    with torch.inference_mode(False):
+        return torch.tensor(num_values, dtype=torch.int64, device=device)

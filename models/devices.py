@@ -206,7 +206,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor from the CPU to a device without waiting for what the device still has to do."""
-    if choices(device).pinned:
+    """Bring a tensor to a device without waiting for what the device still has to do."""
+    if choices(device).pinned and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -52,23 +52,26 @@ class _Bucket:
             sum(parameter.numel() for parameter in parameters), device=parameters[0].device
         )
         sizes = [parameter.numel() for parameter in parameters]
+        # Each part lies in memory as its parameter does, on every process alike: then all are copied at once.
         self._parts = [
-            part.view(parameter.shape)
+            part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
             for part, parameter in zip(self.flat.split(sizes), parameters, strict=True)
         ]
 
     def fill(self) -> None:
-        for part, parameter in zip(self._parts, self._parameters, strict=True):
-            if parameter.grad is None:
-                part.zero_()
-            else:
-                part.copy_(parameter.grad)
+        torch._foreach_copy_(self._parts, self._gradients())
 
     def give_back(self) -> None:
-        for part, parameter in zip(self._parts, self._parameters, strict=True):
+        torch._foreach_copy_(self._gradients(), self._parts)
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients, zeros where there is none."""
+        gradients = []
+        for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            parameter.grad.copy_(part)
+            gradients.append(parameter.grad)
+        return gradients
 
 
 def broadcast_tensors(tensors: Sequence[Tensor]) -> None:

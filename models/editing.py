@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.devices import to_device
 from models.noise import Fresh
 from models.samplers import Denoise, sigma_schedule
 
@@ -84,7 +85,7 @@ def hold(denoise: Denoise, source: Tensor, mask: Tensor) -> Denoise:
         mask: (H, W) in [0, 1], 1 where the image is made anew.
     """
 
-    def held(x: Tensor, sigma: Tensor) -> Tensor:
+    def held(x: Tensor, sigma: float) -> Tensor:
         return torch.lerp(source, denoise(x, sigma), mask)
 
     return held
@@ -113,12 +114,11 @@ def sample_repaint(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh
     drawn = itertools.count()
 
     def renew(x: Tensor, deviation: float) -> Tensor:
-        return x + deviation * fresh(next(drawn)).to(x)
+        return x + deviation * to_device(fresh(next(drawn)), x.device)
 
     for sigma, following in itertools.pairwise(levels):
-        level = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
         for remaining in reversed(range(_times(sigma, following, repeats))):
-            denoised = denoise(x, level)
+            denoised = denoise(x, sigma)
             if following == 0.0:
                 return denoised
             # The noise of the level below given this one and the clean image (arXiv 2006.11239, equation 7).

@@ -117,6 +117,9 @@ class PowerFunctionAverages(Generic[ModelT]):
         }
         self._source: list[Tensor] = list(model.parameters())
         self._source_buffers = list(model.buffers())
+        self._buffers: dict[float, list[Tensor]] = {
+            length: list(average.buffers()) for length, average in self.models.items()
+        }
         self._averages: dict[float, list[Tensor]] = {
             length: list(average.parameters()) for length, average in self.models.items()
         }
@@ -140,7 +143,7 @@ class PowerFunctionAverages(Generic[ModelT]):
         for length, average in self._averages.items():
             kept = (1.0 - 1.0 / step) ** self._powers[length]
             torch._foreach_lerp_(average, self._source, 1.0 - kept)
-            for target, source in zip(self.models[length].buffers(), self._source_buffers, strict=True):
+            for target, source in zip(self._buffers[length], self._source_buffers, strict=True):
                 target.copy_(source)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
-from models.samplers import Denoise
+from models.samplers import Denoise, at_level
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def guided_denoise(denoiser: Denoiser, codes: Tensor, guidance: Guidance | float
         guidance: how to guide; a number is the scale of classifier-free guidance.
 
     Returns:
-        A function (x (N, C, H, W), sigma (N,)) -> denoised (N, C, H, W). All entries of sigma are equal.
+        A function (x (N, C, H, W), noise level) -> denoised (N, C, H, W).
 
     Raises:
         ValueError: a code is out of range, or the guidance is wrong.
@@ -70,8 +70,9 @@ def guided_denoise(denoiser: Denoiser, codes: Tensor, guidance: Guidance | float
     asked = _checked(denoiser, codes)
     weak = _weak_codes(denoiser, asked, guidance)
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        if not guidance.acts_at(float(sigma[0])):
+    def denoise(x: Tensor, level: float) -> Tensor:
+        sigma = at_level(x, level)
+        if not guidance.acts_at(level):
             return denoiser(x, sigma, asked)
         if guidance.guide is not None:
             weaker = guidance.guide(x, sigma, weak)

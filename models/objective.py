@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.condition import null_codes
+from models.devices import choices
 from models.parametrisation import loss_weight
 
 
@@ -41,13 +42,14 @@ class SigmaDistribution:
         loss of one step less noisy.
         """
         device = generator.device
+        wide = choices(device).wide
         if self.stratified:
             order = torch.randperm(count, generator=generator, device=device)
             offset = torch.rand(count, generator=generator, device=device)
-            share = (order + offset.double()) / count
+            share = (order + offset.to(wide)) / count
         else:
-            share = torch.rand(count, generator=generator, device=device).double()
-        # float64, kept off 0 and 1, where the inverse normal distribution is infinite.
+            share = torch.rand(count, generator=generator, device=device).to(wide)
+        # Kept off 0 and 1, where the inverse normal distribution is infinite.
         share = share.clamp(1e-7, 1.0 - 1e-7)
         return (torch.special.ndtri(share) * self.std + self.mean).exp().float()
 

@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from models.compiling import Compute, compiled
 from models.denoiser import Denoiser
+from models.devices import arithmetic_of, choices, release_memory, synchronise
 from models.memory import out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,12 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Name -> type of the network's weights and activations while it computes."""
 
 PREFERENCE_MARGIN = 1.10
+"""How many times as fast a choice that is not the preferred one has to be."""
+LAUNCH_BOUND = 0.9
+"""Share of a batch's time that the host takes to launch its kernels from which a CUDA graph is tried."""
+
+_GRAPH_WARM_UP = 3
+"""Calls before a graph is replayed: the first ones compile, warm up and record."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -36,12 +43,14 @@ class Precision:
         channels_last: whether convolution weights lie channels-last in memory.
         measured: choice -> training images a second seen by the probe; empty if nothing was probed.
         compiled: whether the network runs through `torch.compile`.
+        graphs: whether its compiled form is replayed as CUDA graphs.
     """
 
     dtype: str
     channels_last: bool
     measured: dict[str, float] = field(default_factory=dict)
     compiled: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -54,6 +63,7 @@ class Precision:
             self.dtype,
             "channels-last" if self.channels_last else "",
             "compiled" if self.compiled else "",
+            "graphs" if self.graphs else "",
         ]
         return " ".join(word for word in words if word)
 
@@ -62,30 +72,31 @@ class Precision:
         return asdict(self)
 
 
-CHOICES = (
-    Precision("bf16", channels_last=False),
-    Precision("bf16", channels_last=True),
-    Precision("fp32", channels_last=True),
-    Precision("fp32", channels_last=False),
-)
-"""What the probe tries, in order of preference: a later one must be clearly faster to be taken."""
+def precisions_of(device: torch.device) -> tuple[Precision, ...]:
+    """Return what a probe tries on a device, in order of preference."""
+    return tuple(Precision(dtype, channels_last) for dtype, channels_last in arithmetic_of(device))
 
 
 def apply_precision(model: ModelT, precision: Precision) -> ModelT:
     """Set layout and type of a denoiser or autoencoder in place and return it; bf16 rounds its weights.
 
-    Only its ``network`` is narrowed: noise levels, preconditioning, scaling and the result stay fp32.
+    Only its ``network`` is narrowed: noise levels, preconditioning, scaling and the result stay fp32. Where
+    the device has fused attention, bf16 networks use it; in fp32 its backward pass has no deterministic form.
     """
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.network.to(DTYPES[precision.dtype])
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=layout)
+    fused = precision.dtype == "bf16" and choices(next(model.parameters()).device).fused_attention
+    for module in model.modules():
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = fused  # type: ignore[assignment]  # of MONAI's attention
     return model
 
 
 def probe_precision(
-    denoiser: Denoiser, *, batch_size: int, choices: Sequence[Precision] = CHOICES, num_rounds: int = 5
+    denoiser: Denoiser, *, batch_size: int, tried: Sequence[Precision] = (), num_rounds: int = 5
 ) -> Precision:
     """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
 
@@ -96,29 +107,27 @@ def probe_precision(
     Args:
         denoiser: the denoiser to be trained, on its device.
         batch_size: scans a batch of the probe.
-        choices: what to try, in order of preference.
+        tried: what to try, in order of preference; empty takes what suits the device.
         num_rounds: timed batches of each choice, after one that is not timed.
 
     Returns:
         The choice to use, with all measured rates. A later choice wins only when it is faster by 10 %, so
         that the noise of a short measurement does not decide between near equals.
-
-    Raises:
-        ValueError: ``choices`` is empty.
     """
-    if not choices:
-        raise ValueError("choices must not be empty")
-    trials = [apply_precision(copy.deepcopy(denoiser), choice).train() for choice in choices]
+    device = next(denoiser.parameters()).device
+    tried = tried or precisions_of(device)
+    trials = [apply_precision(copy.deepcopy(denoiser), choice).train() for choice in tried]
     while True:
         try:
-            measured = _rates(choices, trials, batch_size, num_rounds)
+            measured = _rates(tried, trials, batch_size, num_rounds)
             break
         except (RuntimeError, MemoryError) as error:
             if batch_size == 1 or not out_of_memory(error):
                 raise
         batch_size //= 2
-    best = choices[0]
-    for choice in choices[1:]:
+        release_memory(device)
+    best = tried[0]
+    for choice in tried[1:]:
         if measured[choice.name] > PREFERENCE_MARGIN * measured[best.name]:
             best = choice
     return Precision(best.dtype, best.channels_last, measured)
@@ -134,6 +143,9 @@ def probe_compiled(
     must: bool = False,
 ) -> Precision:
     """Decide whether `torch.compile` pays: what it saves over the images left against what compiling takes.
+
+    Where launching the compiled kernels takes as long as they run, replaying them as CUDA graphs is tried
+    too, and taken where it is clearly faster.
 
     Args:
         denoiser: the denoiser to be trained, on its device; left as it was.
@@ -160,17 +172,18 @@ def probe_compiled(
     compile_seconds = time.perf_counter() - started
     if compute.failed:
         return precision
-    eager, fast = (
-        min(_batch_seconds(trial, batch_size, call) for _ in range(5)) for call in (trial, compute)
-    )
-    rates = {
-        precision.name: round(batch_size / eager, 1),
-        faster.name: round(batch_size / fast, 1),
-    }
-    eager_seconds = eager / batch_size * images_left
+    eager, fast = (_fastest(trial, batch_size, call) for call in (trial, compute))
+    measured = {precision.name: eager, faster.name: fast}
+    if graphs_fit(precision, trial) and fast.launch > LAUNCH_BOUND * fast.whole:
+        replayed = replace(faster, graphs=True)
+        measured[replayed.name] = _graph_seconds(trial, batch_size)
+        if PREFERENCE_MARGIN * measured[replayed.name].whole < fast.whole:
+            faster, fast = replayed, measured[replayed.name]
+    rates = {name: round(batch_size / seconds.whole, 1) for name, seconds in measured.items()}
+    eager_seconds = eager.whole / batch_size * images_left
     if seconds_left is not None:
         eager_seconds = min(eager_seconds, seconds_left)
-    saved = (1.0 - fast / eager) * eager_seconds
+    saved = (1.0 - fast.whole / eager.whole) * eager_seconds
     pays = must or saved > compile_seconds
     logger.info(
         "compiling took %.1f s and would save %.0f s: %s",
@@ -178,34 +191,74 @@ def probe_compiled(
         saved,
         "used" if pays else "not used",
     )
-    return replace(precision, compiled=pays, measured={**precision.measured, **rates})
+    return replace(
+        precision,
+        compiled=pays,
+        graphs=pays and faster.graphs,
+        measured={**precision.measured, **rates},
+    )
+
+
+def graphs_fit(precision: Precision, denoiser: Denoiser) -> bool:
+    """Return whether a denoiser's steps may be replayed as CUDA graphs.
+
+    A graph writes to the same memory each time it is replayed, gradients too. The narrow copy's are added to
+    the master's before the next replay; in fp32 both are one, and a gradient summed over parts of a batch
+    would be overwritten.
+    """
+    return precision.dtype == "bf16" and choices(next(denoiser.parameters()).device).graphs
+
+
+def _graph_seconds(trial: Denoiser, batch_size: int) -> _Seconds:
+    """Time the denoiser replayed as CUDA graphs; endless where that cannot be done."""
+    never = _Seconds(math.inf, math.inf)
+    compute = compiled(trial, graphs=True)
+    try:
+        for _ in range(_GRAPH_WARM_UP):
+            _batch_seconds(trial, batch_size, compute)
+        return never if compute.failed else _fastest(trial, batch_size, compute)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return never
 
 
 def _rates(
-    choices: Sequence[Precision], trials: Sequence[Denoiser], batch_size: int, num_rounds: int
+    tried: Sequence[Precision], trials: Sequence[Denoiser], batch_size: int, num_rounds: int
 ) -> dict[str, float]:
     fastest = [float("inf")] * len(trials)
     for turn in range(num_rounds + 1):
         for position, trial in enumerate(trials):
-            seconds = _batch_seconds(trial, batch_size, trial)
+            seconds = _batch_seconds(trial, batch_size, trial).whole
             if turn:
                 fastest[position] = min(fastest[position], seconds)
     return {
-        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(choices, fastest, strict=True)
+        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(tried, fastest, strict=True)
     }
 
 
-def _batch_seconds(trial: Denoiser, batch_size: int, compute: Compute) -> float:
+class _Seconds(NamedTuple):
+    """Time of a batch: until its last kernel was launched, and until all was done."""
+
+    launch: float
+    whole: float
+
+
+def _batch_seconds(trial: Denoiser, batch_size: int, compute: Compute) -> _Seconds:
     device = next(trial.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     started = time.perf_counter()
     trial_batch(trial, batch_size, compute)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - started
+    launched = time.perf_counter()
+    synchronise(device)
+    ended = time.perf_counter()
     trial.zero_grad(set_to_none=True)
-    return seconds
+    return _Seconds(launched - started, ended - started)
+
+
+def _fastest(trial: Denoiser, batch_size: int, compute: Compute) -> _Seconds:
+    """Return the fastest of a few batches."""
+    return min((_batch_seconds(trial, batch_size, compute) for _ in range(5)), key=lambda one: one.whole)
 
 
 def trial_batch(denoiser: Denoiser, batch_size: int, compute: Compute | None = None) -> None:

@@ -83,10 +83,15 @@ def draw_shards(
         StorageError: the disk is full, or another process wrote its shards where process 0 does not see them.
     """
     from models.allocator import held_memory
+    from models.devices import computing, default_device
 
     ranks, spans = ranks or Ranks(), shards.spans
     mine = [number for number in missing if number % ranks.size == ranks.rank]
-    with held_memory(), _progress(shards, missing, mine, ranks, stage) as progress:
+    with (
+        held_memory(),
+        computing(default_device()),
+        _progress(shards, missing, mine, ranks, stage) as progress,
+    ):
         for number in mine:
             start, stop = spans[number]
             parts: list[Any] = []

@@ -133,6 +133,11 @@ class Ranks:
         return self.place.size
 
     @property
+    def exchanges(self) -> bool:
+        """Whether what processes tell each other goes through a process group; alone, nothing need."""
+        return self.place.size > 1
+
+    @property
     def is_main(self) -> bool:
         """Whether this process writes the files and talks to the user."""
         return self.place.rank == 0
@@ -147,7 +152,7 @@ class Ranks:
         Raises:
             RankFailedError: another process failed.
         """
-        if self.size == 1:
+        if not self.exchanges:
             return value
         import torch
         from torch.distributed import broadcast
@@ -164,7 +169,7 @@ class Ranks:
 
     def same_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy process 0's values into the tensors of every process, in place."""
-        if self.size == 1:
+        if not self.exchanges:
             return
         from models.distributed import broadcast_tensors
 
@@ -173,7 +178,7 @@ class Ranks:
 
     def wait_for_all(self) -> None:
         """Return once every process has come here."""
-        if self.size > 1:
+        if self.exchanges:
             import torch
             from torch.distributed import all_reduce
 

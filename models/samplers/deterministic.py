@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.noise import Fresh
-from models.samplers.interface import Denoise, at_level, falling_levels
+from models.samplers.interface import Denoise, falling_levels
 
 
 @torch.no_grad()
@@ -29,10 +29,10 @@ def sample_heun(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
     levels = falling_levels(sigmas)
     x = noise.float() * levels[0]
     for sigma, following in itertools.pairwise(levels):
-        slope = (x - denoise(x, at_level(x, sigma))) / sigma
+        slope = (x - denoise(x, sigma)) / sigma
         euler = x + (following - sigma) * slope
         if following > 0.0:
-            end_slope = (euler - denoise(euler, at_level(x, following))) / following
+            end_slope = (euler - denoise(euler, following)) / following
             euler = x + (following - sigma) * 0.5 * (slope + end_slope)
         x = euler
     return x
@@ -60,5 +60,5 @@ def sample_ddim(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
     levels = falling_levels(sigmas)
     x = noise.float() * levels[0]
     for sigma, following in itertools.pairwise(levels):
-        x = torch.lerp(denoise(x, at_level(x, sigma)), x, following / sigma)
+        x = torch.lerp(denoise(x, sigma), x, following / sigma)
     return x

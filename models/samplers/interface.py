@@ -11,8 +11,11 @@ from torch import Tensor
 
 from models.noise import Fresh
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""D(x (N, C, H, W), sigma (N,)) -> the expected clean data (N, C, H, W)."""
+Denoise = Callable[[Tensor, float], Tensor]
+"""D(x (N, C, H, W), sigma) -> the expected clean data (N, C, H, W); all of x is at one noise level.
+
+The level is a number of the host's: to read it off an accelerator would be to wait for all that goes before.
+"""
 
 
 class Sampler(Protocol):
@@ -57,5 +60,5 @@ def falling_levels(sigmas: Tensor) -> list[float]:
 
 
 def at_level(x: Tensor, sigma: float) -> Tensor:
-    """Return the noise level (N,), fp32, that a denoise function takes beside ``x`` (N, ...)."""
+    """Return the noise level (N,), fp32, that a denoiser takes beside ``x`` (N, ...)."""
     return torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.noise import Fresh
-from models.samplers.interface import Denoise, at_level, falling_levels
+from models.samplers.interface import Denoise, falling_levels
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -41,7 +41,7 @@ def sample_dpmpp_2m(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fres
     x = noise.float() * levels[0]
     previous: Tensor | None = None
     for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
-        denoised = denoise(x, at_level(x, sigma))
+        denoised = denoise(x, sigma)
         if following <= 0.0:
             return denoised
         x = torch.lerp(to_the_middle(denoised, previous, times, step), x, following / sigma)
@@ -71,13 +71,13 @@ def sample_plms(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
     x = noise.float() * levels[0]
     slopes: list[Tensor] = []
     for sigma, following in itertools.pairwise(levels):
-        denoised = denoise(x, at_level(x, sigma))
+        denoised = denoise(x, sigma)
         if following <= 0.0:
             return denoised
         slopes = [(x - denoised) / sigma, *slopes[:3]]
         if len(slopes) == 1:
             euler = x + (following - sigma) * slopes[0]
-            end_slope = (euler - denoise(euler, at_level(x, following))) / following
+            end_slope = (euler - denoise(euler, following)) / following
             slope = 0.5 * (slopes[0] + end_slope)
         else:
             weights = ADAMS_BASHFORTH[len(slopes) - 1]

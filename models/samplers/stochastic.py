@@ -7,8 +7,9 @@ import itertools
 import torch
 from torch import Tensor
 
+from models.devices import to_device
 from models.noise import Fresh
-from models.samplers.interface import Denoise, at_level, falling_levels
+from models.samplers.interface import Denoise, falling_levels
 from models.samplers.multistep import log_times, to_the_middle
 
 
@@ -36,7 +37,7 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
     levels = falling_levels(sigmas)
     x = noise.float() * levels[0]
     for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
-        denoised = denoise(x, at_level(x, sigma))
+        denoised = denoise(x, sigma)
         if following <= 0.0:
             return denoised
         x = _renoised(x, denoised, sigma, following, draw(step))
@@ -70,7 +71,7 @@ def sample_dpmpp_2m_sde(
     x = noise.float() * levels[0]
     previous: Tensor | None = None
     for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
-        denoised = denoise(x, at_level(x, sigma))
+        denoised = denoise(x, sigma)
         if following <= 0.0:
             return denoised
         target = to_the_middle(denoised, previous, times, step)
@@ -82,7 +83,7 @@ def sample_dpmpp_2m_sde(
 def _renoised(x: Tensor, target: Tensor, sigma: float, following: float, fresh: Tensor) -> Tensor:
     """Draw from the Gaussian of x at level ``following``, given x at ``sigma`` and the clean ``target``."""
     kept = (following / sigma) ** 2
-    return torch.lerp(target, x, kept) + following * (1.0 - kept) ** 0.5 * fresh.to(x)
+    return torch.lerp(target, x, kept) + following * (1.0 - kept) ** 0.5 * to_device(fresh, x.device)
 
 
 def _required(fresh: Fresh | None) -> Fresh:

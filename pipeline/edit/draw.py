@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.devices import to_device
 from models.editing import edit_schedule, hold, repaint_passes, sample_repaint, start_noise
 from models.guidance import Guidance, guided_denoise
 from models.noise import fresh_noise, initial_noise
@@ -84,8 +85,8 @@ def edit_batch(
     filled_seeds = [*seeds, *[seeds[0]] * missing]
     filled = np.concatenate([sources, sources[:1].repeat(missing, axis=0)])
     device = next(denoiser.parameters()).device
-    source = torch.from_numpy(to_model_range(filled)).to(device)
-    remade = torch.from_numpy(mask).to(device)
+    source = to_device(torch.from_numpy(to_model_range(filled)), device)
+    remade = to_device(torch.from_numpy(mask), device)
     images = _edit(denoiser, source, filled_seeds, settings, mask=remade, label=label)
     edited = images[:count].cpu().numpy()
     require_finite(edited)
@@ -109,7 +110,7 @@ def _edit(
     labels = torch.full((len(source),), label, device=source.device)
     low, high = settings.guided_between
     denoise = guided_denoise(denoiser, labels, Guidance(settings.guidance_scale, low, high))
-    noise = initial_noise(seeds, shape).to(source.device)
+    noise = to_device(initial_noise(seeds, shape), source.device)
     noise = start_noise(source, noise, float(sigmas[0]), strength=settings.resolved_strength, mask=mask)
     if bool((mask < 1.0).any()):
         denoise = hold(denoise, source, mask)

@@ -9,6 +9,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.devices import to_device
 from models.guidance import Guidance, guided_denoise
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
@@ -82,7 +83,7 @@ def draw_candidates(
         raise ValueError(f"candidates must number 1 to {settings.batch_size}, got {len(candidates)}")
     filled = [*candidates, *[candidates[0]] * (settings.batch_size - len(candidates))]
     device = next(denoiser.parameters()).device
-    codes = _condition_codes(denoiser, filled).to(device)
+    codes = to_device(_condition_codes(denoiser, filled), device)
     shape = denoiser.sample_shape
     seeds = [candidate.seed for candidate in filled]
     entry = SAMPLERS[settings.sampler]
@@ -90,7 +91,7 @@ def draw_candidates(
         resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
     )
     denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
-    noise = initial_noise(seeds, shape).to(device)
+    noise = to_device(initial_noise(seeds, shape), device)
     samples = entry.sample(denoise, noise, sigmas, fresh_noise(seeds, shape) if entry.stochastic else None)
     drawn = samples[: len(candidates)]
     images = (drawn if autoencoder is None else autoencoder.to_images(drawn)).cpu().numpy()

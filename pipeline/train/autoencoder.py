@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.autoencoder import Autoencoder, autoencoder_loss
@@ -20,6 +23,7 @@ from pipeline.errors import TrainingError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory
 from pipeline.train.batches import BatchPlan
+from pipeline.train.feed import Feed
 from pipeline.train.plan import MachinePlan
 from pipeline.train.report import Report, open_report
 from pipeline.train.settings import TrainSettings
@@ -62,7 +66,7 @@ class AutoencoderTrainer:
     ) -> None:
         self.cohort, self.settings, self.latent = cohort, settings, settings.latent
         self.folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
-        self.ranks, self.seed, self.device = ranks, seed, plan.device
+        self.ranks, self.seed = ranks, seed
         if self.latent.batch_size < ranks.size:
             raise UsageError(
                 f"{ranks.size} processes cannot share a step of {self.latent.batch_size} scans",
@@ -77,7 +81,7 @@ class AutoencoderTrainer:
         self.ema = PowerFunctionAverages(self.autoencoder, [EMA_LENGTH])
         self.parameters = list(self.autoencoder.parameters())
         self.optimizer = Optimiser(self.autoencoder.named_parameters(), name="adamw", weight_decay=0.0)
-        self.gradient_sum = GradientSum(self.parameters) if ranks.size > 1 else None
+        self.gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None
         self.share = ranks.share(self.latent.batch_size)
         self.batches = BatchPlan(
             cohort,
@@ -86,6 +90,7 @@ class AutoencoderTrainer:
             horizontal_flip=False,
             seed=stream_seed(seed, "autoencoder batches"),
         )
+        self.feed = Feed(self._gather, plan.device)
         self.state = TrainingState(
             self.folder,
             model=self.autoencoder,
@@ -104,9 +109,16 @@ class AutoencoderTrainer:
         step = saved_step = self.state.load_shared(self.ranks)
         self.working.take_weights()
         images = step * latent.batch_size
-        with open_report(
-            self.folder, step=step, num_steps=latent.num_steps, images=images, description="train autoencoder"
-        ) as report:
+        with (
+            contextlib.closing(self.feed),
+            open_report(
+                self.folder,
+                step=step,
+                num_steps=latent.num_steps,
+                images=images,
+                description="train autoencoder",
+            ) as report,
+        ):
             saved_at = time.monotonic()
             while step < latent.num_steps:
                 report.count(self._guarded(step, saved_step))
@@ -134,32 +146,37 @@ class AutoencoderTrainer:
         process. The loss is not finite if the gradient was not.
         """
         batch_size, share = self.latent.batch_size, self.share
-        rows = self.batches.batch(step).rows[share]
-        images = torch.from_numpy(self.cohort.images(rows)).to(self.device)
-        generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "autoencoder step", step))
+        (images,) = self.feed.take(step)
+        generator = torch.Generator(images.device).manual_seed(
+            stream_seed(self.seed, "autoencoder step", step)
+        )
         shape = (batch_size, self.latent.latent_channels, *self.autoencoder.spec.latent_size)
         parts = autoencoder_loss(
             self.working.model,
             images,
-            noise=torch.randn(shape, generator=generator, device=self.device)[share],
+            noise=torch.randn(shape, generator=generator, device=images.device)[share],
             gradient_weight=self.latent.gradient_weight,
             kl_weight=self.latent.kl_weight,
         )
         # The parts of all processes add up to the mean over the whole batch.
-        loss = parts.total * (len(rows) / batch_size)
+        loss = parts.total * (len(images) / batch_size)
         loss.backward()
         self.working.return_gradients()
         total = loss.detach()
         if self.gradient_sum is not None:
             with self.ranks.exchange():
                 total = self.gradient_sum.add_up(total)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.latent.gradient_clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.latent.gradient_clip)
         self.optimizer.step(self._rate(step))
         self.working.clear_gradients()
         self.working.take_weights()
         if self.ranks.is_main:
             self.ema.update(step + 1)
         return total + 0.0 * norm
+
+    def _gather(self, step: int) -> tuple[npt.NDArray[np.float32]]:
+        """Read this process's scans (n, 1, H, W) of a step."""
+        return (self.cohort.images(self.batches.batch(step).rows[self.share]),)
 
     def _guarded(self, step: int, saved_step: int) -> torch.Tensor:
         try:

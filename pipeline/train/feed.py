@@ -1,75 +1,66 @@
-"""The scans of each step, gathered by a thread while the step before computes."""
+"""What each training step needs from the cohort, gathered by a thread while the step before computes."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.conditions import CohortConditions
+from models.devices import choices
 from pipeline.errors import DataError
-from pipeline.train.batches import Batch, BatchPlan
-from pipeline.train.patients import PatientDraw
-
-if TYPE_CHECKING:
-    from pipeline.train.latents import LatentSource, PixelSource
+from pipeline.train.batches import Batch
 
 LIMIT = 1.0 + 1e-3
 """Largest magnitude of a pixel in model range, and room for rounding."""
 
+Gather = Callable[[int], tuple[npt.NDArray[Any], ...]]
+"""Reads the arrays that a step needs; called in a thread of its own."""
+
 
 class Feed:
-    """Reads a process's part of every batch from the memory-mapped cohort, one step ahead.
+    """Gathers the arrays of every step, one step ahead.
 
     Args:
-        plan: which scans a step sees, over all processes.
-        source: reads the scans, or what their latents are drawn from.
-        conditions: what the cohort tells of each scan.
-        share: this process's places in a batch.
-        device: where the scans are needed; a GPU is fed from pinned memory.
+        gather: reads the arrays of a step.
+        device: where they are needed.
     """
 
-    def __init__(
-        self,
-        plan: BatchPlan | PatientDraw,
-        source: PixelSource | LatentSource,
-        conditions: CohortConditions,
-        share: slice,
-        device: torch.device,
-    ) -> None:
-        self._plan, self._source, self._conditions = plan, source, conditions
-        self._share, self._device = share, device
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = None
+    def __init__(self, gather: Gather, device: torch.device) -> None:
+        self._gather, self._device = gather, device
+        self._pinned = choices(device).pinned
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed", initializer=self._settle)
+        self._ahead: tuple[int, Future[tuple[Tensor, ...]]] | None = None
 
-    def take(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return this process's data (n, C, H, W) and condition codes (n, F) int64 of `step`, on the device.
+    def take(self, step: int) -> tuple[Tensor, ...]:
+        """Return the arrays of `step` as tensors on the device.
 
         Raises:
             DataError: an image holds values that are not finite or lie outside [-1, 1].
         """
         if self._ahead is None or self._ahead[0] != step:
-            self._ahead = (step, self._thread.submit(self._gather, step))
-        data, codes = self._ahead[1].result()
-        self._ahead = (step + 1, self._thread.submit(self._gather, step + 1))
-        return data.to(self._device, non_blocking=True), codes.to(self._device, non_blocking=True)
+            self._ahead = (step, self._thread.submit(self._read, step))
+        tensors = self._ahead[1].result()
+        self._ahead = (step + 1, self._thread.submit(self._read, step + 1))
+        return tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
 
     def close(self) -> None:
         """Stop the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _gather(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = part_of(self._plan.batch(step), self._share)
-        data, codes = self._source.read(batch), self._conditions.codes(batch.rows)
-        tensors = torch.from_numpy(data), torch.from_numpy(codes)
+    def _settle(self) -> None:
+        """Let the thread work for this process's GPU: every thread begins on the first one."""
         if self._device.type == "cuda":
-            return tensors[0].pin_memory(), tensors[1].pin_memory()
-        return tensors
+            torch.cuda.set_device(self._device)
+
+    def _read(self, step: int) -> tuple[Tensor, ...]:
+        tensors = (torch.from_numpy(array) for array in self._gather(step))
+        return tuple(tensor.pin_memory() if self._pinned else tensor for tensor in tensors)
 
 
 def part_of(batch: Batch, share: slice) -> Batch:

@@ -12,6 +12,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.denoiser import Denoiser
+from models.devices import to_device
 from models.guidance import guided_denoise
 from models.noise import initial_noise, stream_seed
 from models.samplers import SAMPLERS, sigma_schedule
@@ -41,7 +42,7 @@ def write_grid(
     device = next(denoiser.parameters()).device
     labels = torch.arange(num_rows, device=device).repeat_interleave(COLUMNS)
     seeds = [stream_seed(seed, "grid", place) for place in range(num_rows * COLUMNS)]
-    noise = initial_noise(seeds, denoiser.sample_shape).to(device)
+    noise = to_device(initial_noise(seeds, denoiser.sample_shape), device)
     samples = SAMPLERS["dpmpp_2m"].sample(guided_denoise(denoiser, labels), noise, sigma_schedule(GRID_STEPS))
     if autoencoder is not None:
         samples = autoencoder.to_images(samples)

@@ -7,7 +7,9 @@ import gc
 import math
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from models.allocator import held_memory
@@ -23,7 +25,7 @@ from pipeline.ranks import Ranks
 from pipeline.threads import threads
 from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
-from pipeline.train.feed import Feed
+from pipeline.train.feed import Feed, part_of
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.patients import PatientDraw
@@ -224,7 +226,8 @@ class Trainer:
             )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
-        self.feed = Feed(batches, source, conditions, self.one_step.share, plan.device)
+        self._batches, self._conditions = batches, conditions
+        self.feed = Feed(self._gather, plan.device)
         self.state = TrainingState(
             folder,
             model=self.denoiser,
@@ -311,6 +314,11 @@ class Trainer:
         with self.timing.part("data"):
             images, codes = self.feed.take(step)
         return self.one_step.run(step, images, codes, self.learning_rate(step))
+
+    def _gather(self, step: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Read this process's part of a step: data (n, C, H, W) and condition codes (n, F) int64."""
+        batch = part_of(self._batches.batch(step), self.one_step.share)
+        return self.source.read(batch), self._conditions.codes(batch.rows)
 
     def _resume_snapshots(self, step: int) -> None:
         """Bring snapshots and the memorisation curve to where `step` has them. All processes call it."""

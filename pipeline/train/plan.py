@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.denoiser import Denoiser
-from models.devices import default_device
+from models.devices import choices, default_device
 from models.precision import Precision, probe_compiled, probe_precision
 from pipeline.errors import DataError, UsageError
 from pipeline.ranks import Ranks
@@ -23,10 +23,6 @@ from pipeline.train.settings import TrainSettings
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "machine.json"
-PROBE_BATCH = 32
-
-# What an explicit choice of arithmetic stands for; it is not measured, so two runs never differ by it.
-_FIXED = {"fp32": Precision("fp32", channels_last=False), "bf16": Precision("bf16", channels_last=False)}
 
 
 class _Record(BaseModel):
@@ -35,6 +31,7 @@ class _Record(BaseModel):
     dtype: str
     channels_last: bool
     compiled: bool = False
+    graphs: bool = False
     measured: dict[str, float]
     num_threads: int = Field(ge=1)
     device: str
@@ -79,7 +76,9 @@ class MachinePlan:
             ValueError: a value is missing, unknown or out of range.
         """
         record = _Record.model_validate(values)
-        precision = Precision(record.dtype, record.channels_last, record.measured, record.compiled)
+        precision = Precision(
+            record.dtype, record.channels_last, record.measured, record.compiled, record.graphs
+        )
         return cls(
             torch.device(record.device),
             record.num_threads,
@@ -137,19 +136,21 @@ def make_plan(
 
 def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
     device = default_device()
+    own = choices(device)
     num_threads = _threads_here(settings, ranks)
     share = ranks.share(settings.batch_size)
     at_once = min(share.stop - share.start, settings.micro_batch or settings.batch_size)
     with threads(num_threads):
         trial = denoiser.to(device)
         if settings.dp.epsilon is not None:
-            precision = _FIXED["fp32"]
+            precision = Precision("fp32", channels_last=False)
         elif settings.precision == "auto":
-            precision = probe_precision(trial, batch_size=min(at_once, PROBE_BATCH))
+            precision = probe_precision(trial, batch_size=min(at_once, own.probe_batch or at_once))
             logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
         else:
-            precision = _FIXED[settings.precision]
-        tried = settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
+            # Not measured, so that two runs never differ by it: the layout is what the device prefers.
+            precision = Precision(settings.precision, channels_last=own.arithmetic[0][1])
+        tried = settings.compile == "on" or (settings.compile == "auto" and own.compiles)
         if tried and not settings.checkpoint_activations and settings.dp.epsilon is None:
             precision = probe_compiled(
                 trial,

@@ -83,7 +83,7 @@ class Step:
         self._noise_levels = SigmaDistribution(
             settings.sigma_mean, settings.sigma_std, stratified=settings.dp.epsilon is None
         )
-        self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.size > 1 else None
+        self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.exchanges else None
         self.share = ranks.share(settings.batch_size)
         self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
         shape = (REMEMBERED_STEPS, settings.batch_size)
@@ -109,7 +109,7 @@ class Step:
             with self._timing.part("exchange"), self._ranks.exchange():
                 loss = self._gradient_sum.add_up(loss)
         with self._timing.part("optimizer"):
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip, foreach=True)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
             self.optimizer.step(learning_rate)
             self.working.clear_gradients()
             if self.weighting is not None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from models.denoiser import Denoiser
+from models.devices import choices, to_device
 from models.noise import initial_noise, stream_seed
 from models.objective import denoising_loss
 from pipeline.cohort import Cohort
@@ -89,9 +90,10 @@ class PairedScans:
     def _loss(
         self, denoiser: Denoiser, rows: npt.NDArray[np.int64], first: int, device: torch.device
     ) -> npt.NDArray[np.float64]:
-        clean = self._source.expected(rows).to(device)
-        codes = torch.from_numpy(self._conditions.codes(rows)).to(device)
-        total = torch.zeros(len(rows), dtype=torch.float64, device=device)
+        clean = to_device(self._source.expected(rows), device)
+        codes = to_device(torch.from_numpy(self._conditions.codes(rows)), device)
+        wide = choices(device).wide
+        total = torch.zeros(len(rows), dtype=wide, device=device)
         for level, sigma in enumerate(self._levels.tolist()):
             # The noise belongs to the place among the pairs: both scans of a pair are given the same.
             seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
@@ -100,11 +102,11 @@ class PairedScans:
                 clean,
                 codes,
                 sigma=torch.full((len(rows),), sigma, device=device),
-                noise=initial_noise(seeds, tuple(clean.shape[1:])).to(device),
+                noise=to_device(initial_noise(seeds, tuple(clean.shape[1:])), device),
                 sigma_data=self._settings.sigma_data,
                 parametrisation=self._settings.parametrisation,
-            ).double()
-        mean: npt.NDArray[np.float64] = (total / NUM_LEVELS).cpu().numpy()
+            ).to(wide)
+        mean: npt.NDArray[np.float64] = (total / NUM_LEVELS).cpu().double().numpy()
         return mean
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from models.allocator import held_memory
 from models.denoiser import Denoiser
 from models.noise import candidate_seed, initial_noise
-from models.samplers import SAMPLERS, Denoise
+from models.samplers import SAMPLERS, Denoise, at_level
 from pipeline.cohort import Cohort
 from pipeline.evaluate.statistics import Z95
 from pipeline.generator import load_denoiser
@@ -219,7 +219,7 @@ def _peer(make: Callable[[], object]) -> Draw:
             a = float(scheduler.alphas_cumprod[int(t)])  # type: ignore[attr-defined]
             sigma = math.sqrt((1.0 - a) / a)
             scaled = x / math.sqrt(a)
-            denoised = denoise(scaled, torch.full((len(x),), sigma, device=x.device))
+            denoised = denoise(scaled, sigma)
             done = scheduler.step((scaled - denoised) / sigma, _step_of(t, scheduler), x)  # type: ignore[attr-defined]
             # diffusers names the next sample, MONAI puts it first.
             x = done.prev_sample if hasattr(done, "prev_sample") else done[0]
@@ -233,4 +233,4 @@ def _step_of(t: Tensor, scheduler: object) -> Tensor | int:
 
 
 def _conditional(denoiser: Denoiser, labels: Tensor) -> Denoise:
-    return lambda x, sigma: denoiser(x, sigma, labels)
+    return lambda x, sigma: denoiser(x, at_level(x, sigma), labels)

@@ -12,7 +12,7 @@ import torch
 from models.compiling import compiled
 from models.denoiser import Denoiser
 from models.network import NetworkSpec
-from models.precision import Precision, probe_compiled
+from models.precision import Precision, _Seconds, probe_compiled
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 FP32 = Precision("fp32", channels_last=False)
@@ -65,7 +65,7 @@ def test_compiling_is_taken_when_it_saves_more_than_it_costs(
     monkeypatch.setattr("models.precision.time.perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(
         "models.precision._batch_seconds",
-        lambda _trial, _size, call: 0.1 if isinstance(call, Denoiser) != faster else 0.2,
+        lambda _trial, _size, call: _Seconds(0.01, 0.1 if isinstance(call, Denoiser) != faster else 0.2),
     )
     chosen = probe_compiled(
         Denoiser(SPEC), FP32, batch_size=2, images_left=images_left, seconds_left=seconds_left, must=must

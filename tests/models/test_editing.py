@@ -26,9 +26,9 @@ class Field:
         draw = torch.randn(SIDE * SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         self.scan = (MEAN + torch.linalg.cholesky(self.covariance) @ draw).float().reshape(1, 1, SIDE, SIDE)
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
         along = (x.double().flatten(1) - MEAN) @ self.directions
-        share = self.variances / (self.variances + sigma[:1].double() ** 2)
+        share = self.variances / (self.variances + sigma**2)
         return ((along * share) @ self.directions.T + MEAN).float().reshape(x.shape)
 
     def conditional(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +118,8 @@ def test_a_held_region_is_source_plus_noise_of_each_level_and_ends_as_the_source
     source = field.scan.expand(500, -1, -1, -1)
     seeds = list(range(500))
 
-    def watched(x: Tensor, sigma: Tensor) -> Tensor:
-        seen[float(sigma[0])] = (x - source)[:, :, mask == 0] / sigma[0]
+    def watched(x: Tensor, sigma: float) -> Tensor:
+        seen[sigma] = (x - source)[:, :, mask == 0] / sigma
         return field.denoise(x, sigma)
 
     held = hold(watched, source, mask)
@@ -200,8 +200,8 @@ def test_a_strength_out_of_range_is_refused_by_name(strength: float) -> None:
 def test_denoise_calls_are_as_stated(field: Field, mask: Tensor, repeats: int) -> None:
     calls = []
 
-    def counted(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append(float(sigma[0]))
+    def counted(x: Tensor, sigma: float) -> Tensor:
+        calls.append(sigma)
         return field.denoise(x, sigma)
 
     sigmas = sigma_schedule(20)

@@ -35,14 +35,14 @@ def test_formula(denoiser: Denoiser, scale: float) -> None:
     x, sigma, labels = torch.randn(3, 1, 8, 8), torch.ones(3), torch.tensor([0, 1, 1])
     null = denoiser(x, sigma, torch.full_like(labels, denoiser.null_label))
     expected: Tensor = null + scale * (denoiser(x, sigma, labels) - null)
-    torch.testing.assert_close(guided_denoise(denoiser, labels, scale)(x, sigma), expected)
+    torch.testing.assert_close(guided_denoise(denoiser, labels, scale)(x, 1.0), expected)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("scale", "images"), [(0.0, 3), (1.0, 3), (2.0, 6)])
 def test_cost(denoiser: Denoiser, scale: float, images: int) -> None:
     sizes = passes(denoiser)
-    guided_denoise(denoiser, torch.tensor([0, 1, 1]), scale)(torch.randn(3, 1, 8, 8), torch.ones(3))
+    guided_denoise(denoiser, torch.tensor([0, 1, 1]), scale)(torch.randn(3, 1, 8, 8), 1.0)
     assert sizes == [images]
 
 
@@ -56,8 +56,7 @@ def test_guidance_acts_inside_its_interval_only(denoiser: Denoiser) -> None:
     )
     everywhere = guided_denoise(denoiser, labels, 3.0)
     for level, same_as in ((0.4, plain), (0.5, plain), (1.0, everywhere), (2.0, everywhere), (2.1, plain)):
-        sigma = torch.full((2,), level)
-        torch.testing.assert_close(guided(x, sigma), same_as(x, sigma), rtol=0, atol=0)
+        torch.testing.assert_close(guided(x, level), same_as(x, level), rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def test_negative_class_is_guided_away_from(denoiser: Denoiser) -> None:
     other = denoiser(x, sigma, torch.tensor([1, 1]))
     expected = other + 2.0 * (denoiser(x, sigma, labels) - other)
     guided = guided_denoise(denoiser, labels, Guidance(2.0, away_from=torch.tensor([1])))
-    torch.testing.assert_close(guided(x, sigma), expected)
+    torch.testing.assert_close(guided(x, 1.0), expected)
 
 
 @torch.no_grad()
@@ -77,7 +76,7 @@ def test_a_weaker_denoiser_guides_under_the_same_class(denoiser: Denoiser, scale
     weak = weaker(x, sigma, labels)
     expected = weak + scale * (denoiser(x, sigma, labels) - weak)
     guided = guided_denoise(denoiser, labels, Guidance(scale, guide=weaker))
-    torch.testing.assert_close(guided(x, sigma), expected)
+    torch.testing.assert_close(guided(x, 1.0), expected)
 
 
 def test_wrong_arguments_are_named(denoiser: Denoiser) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from models.denoiser import Denoiser
 from models.noise import initial_noise, stream_seed
-from models.samplers import SAMPLERS, sigma_schedule
+from models.samplers import SAMPLERS, Denoise, at_level, sigma_schedule
 from pipeline.cohort import Cohort
 from pipeline.generator import load_denoiser
 from pipeline.pixels import from_model_range
@@ -93,9 +93,13 @@ def image_to_image(
     for first in range(0, len(images), 100):
         part = slice(first, first + 100)
         start = noise[part] + images[part] / sigma
-        drawn = SAMPLERS["heun"].sample(lambda x, s, p=part: denoiser(x, s, labels[p]), start, schedule)
+        drawn = SAMPLERS["heun"].sample(_conditional(denoiser, labels[part]), start, schedule)
         parts.append(drawn.clamp(-1, 1))
     return torch.cat(parts)
+
+
+def _conditional(denoiser: Denoiser, labels: torch.Tensor) -> Denoise:
+    return lambda x, sigma: denoiser(x, at_level(x, sigma), labels)
 
 
 def main() -> int:

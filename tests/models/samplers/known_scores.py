@@ -21,8 +21,8 @@ class Gaussian:
     def covariance(self) -> Tensor:
         return self.basis * self.variances @ self.basis.T
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        kept = self.variances / (self.variances + float(sigma[0]) ** 2)
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        kept = self.variances / (self.variances + sigma**2)
         shrink = (self.basis * kept @ self.basis.T).float()
         mean = self.mean.float()
         return mean + (x - mean) @ shrink
@@ -80,8 +80,8 @@ class Mixture:
         second = float((self.weights * self.means**2).sum()) + self.width**2
         return (second - self.mean**2) ** 0.5
 
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        total = self.width**2 + float(sigma[0]) ** 2
+    def denoise(self, x: Tensor, sigma: float) -> Tensor:
+        total = self.width**2 + sigma**2
         upper = torch.sigmoid(self._log_odds(x, total))
         means = self.means.tolist()
         centre = means[0] + upper * (means[1] - means[0])

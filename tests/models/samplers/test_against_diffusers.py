@@ -34,14 +34,13 @@ class Path:
     def __init__(self) -> None:
         self.points: list[Tensor] = []
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        level = float(sigma[0])
-        self.points.append(x / (1.0 + level**2) ** 0.5)
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        self.points.append(x / (1.0 + sigma**2) ** 0.5)
         # Far from linear, but not so narrow that the modes would pull apart what rounding moved.
         return Mixture(width=0.25).denoise(x, sigma)
 
     def at(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        return self(x.float(), torch.full((len(x),), float(sigma)))
+        return self(x.float(), float(sigma))
 
 
 def levels(steps: int) -> Tensor:
