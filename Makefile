@@ -8,7 +8,7 @@ QUIET  := PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 # A file of tests at a time in each of a few processes, one thread each: threads of two processes would wait for each other.
 SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test test-all lint format bench bench-all headline headline-tutorial privacy-proof clean
+.PHONY: run test test-all lint format bench bench-all gpu-proof headline headline-tutorial privacy-proof clean
 
 run: $(STAMP)  ## phantom cohort -> gated synthetic dataset -> report, under 8 minutes on 2 cores
 	$(QUIET) $(BIN)/phosphor run data_manifests/phantom.yaml --recipe cpu --out $(RUN) --set train.num_steps=450 --set sample.per_class=100 --set audit.embedding_steps=200 --set evaluate.seeds=2 --set evaluate.num_steps=400 --set "evaluate.ratios=[0.5, 1.0]"
@@ -34,6 +34,10 @@ bench: $(STAMP)  ## speed and memory as ratios against peers measured in the sam
 
 bench-all: $(STAMP)  ## the slow rows too: time to the tutorial's KID, network evaluations (hours on a CPU)
 	$(BIN)/python -m tests.benchmarks --slow
+
+# No set-up: a GPU machine may have no network. It takes the environment if there is one, else $(PYTHON).
+gpu-proof:  ## what a GPU makes of it, in 9 minutes; report in OUT (see README)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(OUT)
 
 headline: $(STAMP)  ## three whole runs on PneumoniaMNIST (PHOSPHOR_DATA), 3 x 5 seeds, about 50 minutes
 	$(QUIET) $(BIN)/python -m tests.benchmarks.headline

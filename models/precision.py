@@ -25,6 +25,8 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 PREFERENCE_MARGIN = 1.10
 """How many times as fast a choice that is not the preferred one has to be."""
+SHORT_TRAINING = 120.0
+"""Seconds of training below which compiling is not even tried: to try it and to do it takes about as long."""
 LAUNCH_BOUND = 0.9
 """Share of a batch's time that the host takes to launch its kernels from which a CUDA graph is tried."""
 
@@ -159,6 +161,10 @@ def probe_compiled(
         ``precision`` with ``compiled`` and the measured rates filled in. A network that does not compile
         here stays as it is, with a warning.
     """
+    expected = images_left / precision.measured.get(precision.name, math.inf)
+    left = min([expected or math.inf, *([seconds_left] if seconds_left is not None else [])])
+    if left < SHORT_TRAINING and not must:
+        return precision
     trial = apply_precision(copy.deepcopy(denoiser), precision).train()
     faster = replace(precision, compiled=True)
     started = time.perf_counter()
@@ -273,5 +279,5 @@ def trial_batch(denoiser: Denoiser, batch_size: int, compute: Compute | None = N
     shape = (batch_size, *denoiser.sample_shape)
     x = torch.linspace(-1.0, 1.0, math.prod(shape), device=device).reshape(shape)
     sigma = torch.full((batch_size,), 0.5, device=device)
-    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    (compute or denoiser)(x, sigma, labels, None).square().mean().backward()
+    codes = torch.zeros(batch_size, len(denoiser.spec.num_values), dtype=torch.int64, device=device)
+    (compute or denoiser)(x, sigma, codes, None).square().mean().backward()

@@ -279,7 +279,7 @@ def join_ranks() -> Iterator[Ranks]:
     if place.size == 1:
         yield Ranks(place)
         return
-    ranks = _connect(place)
+    ranks = connect(place)
     failed = True
     try:
         yield ranks
@@ -312,7 +312,13 @@ def timeout_seconds() -> float:
     )
 
 
-def _connect(place: Place) -> Ranks:
+def connect(place: Place) -> Ranks:
+    """Join the processes of a job and watch over them; `Ranks.leave` ends it.
+
+    Raises:
+        UsageError: the node has no GPU left for this process.
+        RankFailedError: not all processes came in time.
+    """
     import torch
     from torch import distributed
     from torch.distributed.distributed_c10d import PrefixStore

@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -89,10 +89,17 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def matrix_product_rate(dtype_name: str) -> float:
+def matrix_product_rate(
+    dtype_name: str, sides: Sequence[int] = (), seconds_a_side: float = SECONDS_A_SIDE
+) -> float:
     """Return the best FLOP/s of a square matrix product of a type (`bfloat16`, `float32`) on the device.
 
     The fastest single product counts: a ceiling is what the machine can do when nothing disturbs it.
+
+    Args:
+        dtype_name: type of both factors.
+        sides: sides of the matrices to try; empty chooses by the device.
+        seconds_a_side: how long each side is tried.
     """
     import torch
 
@@ -100,11 +107,11 @@ def matrix_product_rate(dtype_name: str) -> float:
 
     device, dtype = default_device(), getattr(torch, dtype_name)
     best = 0.0
-    for side in GPU_SIDES if device.type == "cuda" else CPU_SIDES:
+    for side in sides or (GPU_SIDES if device.type == "cuda" else CPU_SIDES):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         out = a @ b
         synchronise(device)
-        until = time.perf_counter() + SECONDS_A_SIDE
+        until = time.perf_counter() + seconds_a_side
         while (started := time.perf_counter()) < until:
             torch.matmul(a, b, out=out)
             synchronise(device)

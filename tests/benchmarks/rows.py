@@ -1,16 +1,18 @@
-"""One line of the benchmark table: a ratio, its spread over rounds, and the goal it is held against."""
+"""One line of the benchmark table: a figure, its spread over rounds, and the goal it is held against."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 MARKDOWN_HEAD = "| figure | measured | goal | | how |\n|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measured ratio.
+    """A measured ratio, or a figure with a unit.
 
     Attributes:
         name: what is compared with what.
@@ -18,6 +20,7 @@ class Row:
         goal: the bound; None for a figure that is only reported, such as a peer's own.
         at_least: whether the ratio should lie above the goal (else below).
         detail: the absolute figures behind it, in words.
+        unit: of the figure; empty for a ratio.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Row:
     goal: float | None
     at_least: bool
     detail: str
+    unit: str = ""
 
     @property
     def median(self) -> float:
@@ -41,9 +45,10 @@ class Row:
     @property
     def measured(self) -> str:
         """The median, with the range over the rounds where there are several."""
+        unit = f" {self.unit}" if self.unit else ""
         if len(self.ratios) == 1:
-            return _short(self.median)
-        return f"{_short(self.median)} ({_short(min(self.ratios))}-{_short(max(self.ratios))})"
+            return f"{_short(self.median)}{unit}"
+        return f"{_short(self.median)}{unit} ({_short(min(self.ratios))}-{_short(max(self.ratios))})"
 
     def text(self) -> str:
         """The row as one line."""
@@ -56,6 +61,11 @@ class Row:
         bound, state = ("", "") if self.goal is None else (self._bound(), self._state())
         cells = (self.name, self.measured, bound, state, self.detail)
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; a figure that is not finite is given as its name."""
+        rounds = [value if math.isfinite(value) else str(value) for value in self.ratios]
+        return {**asdict(self), "ratios": rounds, "met": None if self.goal is None else self.met}
 
     def _bound(self) -> str:
         return f"{'>=' if self.at_least else '<='} {self.goal:g}"
@@ -72,6 +82,10 @@ class Skipped:
     reason: str
     met: bool = True
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
     def text(self) -> str:
         """The row as one line."""
         return f"{self.name}: not measured; {self.reason}"
@@ -85,4 +99,6 @@ def _short(value: float) -> str:
     size = abs(value)
     if 0 < size < 0.001:
         return f"{value:.1e}"
+    if 100 <= size < math.inf:
+        return f"{value:,.0f}"
     return f"{value:.3f}" if 0 < size < 0.1 else f"{value:.2f}"

@@ -11,8 +11,9 @@ import torch
 
 from models.compiling import compiled
 from models.denoiser import Denoiser
+from models.devices import choices
 from models.network import NetworkSpec
-from models.precision import Precision, _Seconds, probe_compiled
+from models.precision import Precision, _Seconds, graphs_fit, probe_compiled
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 FP32 = Precision("fp32", channels_last=False)
@@ -47,7 +48,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_a_warning(
     [
         (True, 10**9, None, False, True),
         (True, 4, None, False, False),
-        (True, 10**9, 0.001, False, False),
+        (True, 10**9, 300.0, False, False),
         (False, 10**9, None, False, False),
         (False, 4, None, True, True),
     ],
@@ -61,7 +62,8 @@ def test_compiling_is_taken_when_it_saves_more_than_it_costs(
     expected: bool,
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_: module.forward)
-    clock = iter(range(10**6))
+    # Compiling takes as long as from one look at the clock to the next.
+    clock = iter(range(0, 10**9, 200))
     monkeypatch.setattr("models.precision.time.perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(
         "models.precision._batch_seconds",
@@ -73,6 +75,49 @@ def test_compiling_is_taken_when_it_saves_more_than_it_costs(
     assert chosen.compiled is expected
     assert set(chosen.measured) == {"fp32", "fp32 compiled"}
     assert chosen.name == ("fp32 compiled" if expected else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "images_left", "seconds_left"),
+    [(FP32, 10**9, 10.0), (Precision("fp32", False, {"fp32": 100.0}), 1000, None)],
+    ids=["little time", "few images"],
+)
+def test_a_short_training_does_not_wait_for_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, images_left: int, seconds_left: float | None
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    left: dict[str, Any] = {"images_left": images_left, "seconds_left": seconds_left}
+    assert probe_compiled(Denoiser(SPEC), precision, batch_size=2, **left) == precision
+
+
+@pytest.mark.parametrize(
+    ("launching", "replay", "taken"), [(0.19, 0.1, True), (0.19, 0.19, False), (0.1, 0.1, False)]
+)
+def test_graphs_are_taken_where_launching_is_what_takes_the_time(
+    monkeypatch: pytest.MonkeyPatch, launching: float, replay: float, taken: bool
+) -> None:
+    monkeypatch.setattr("models.precision.graphs_fit", lambda precision, denoiser: True)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module.forward)
+    times = {False: _Seconds(launching, 0.2), True: _Seconds(0.01, replay)}
+
+    def seconds(_trial: Denoiser, _size: int, call: Any) -> _Seconds:
+        return _Seconds(0.3, 0.4) if isinstance(call, Denoiser) else times[call._graphs]
+
+    monkeypatch.setattr("models.precision._batch_seconds", seconds)
+    chosen = probe_compiled(Denoiser(SPEC), FP32, batch_size=2, images_left=10**9)
+    assert (chosen.compiled, chosen.graphs) == (True, taken)
+    assert ("fp32 compiled graphs" in chosen.measured) == (launching > 0.9 * 0.2)
+
+
+def test_graphs_would_overwrite_gradients_that_fp32_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = Denoiser(SPEC)
+    assert not graphs_fit(Precision("bf16", channels_last=True), denoiser)
+    monkeypatch.setattr("models.devices._CHOICES", {"cpu": choices("cuda")})
+    assert graphs_fit(Precision("bf16", channels_last=True), denoiser)
+    assert not graphs_fit(FP32, denoiser)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What Phosphor does on an accelerator, measured in one command within minutes: `make gpu-proof`."""
