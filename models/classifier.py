@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.devices import has_bf16
+from models.devices import has_bf16, to_device
 
 PREDICTION_BATCH = 256
 CURVE_POINTS = 10
@@ -172,14 +172,14 @@ def train_classifier(
     losses: list[Tensor] = []
     interval = max(training.num_steps // CURVE_POINTS, 1)
     for step in range(1, training.num_steps + 1):
-        chosen = next(batches).to(device)
+        chosen = to_device(next(batches), device)
         batch = augment(images[chosen], training, generator)
         keep = 1.0 - training.dropout
         # Dropout from the seed's own generator: torch's layer would draw from the global one.
         kept = torch.empty(len(chosen), network.widths[-1]).bernoulli_(keep, generator=generator) / keep
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
             features = network.features(batch)
-        logits = network.head(features.float() * kept.to(device))
+        logits = network.head(features.float() * to_device(kept, device))
         loss = F.cross_entropy(logits, labels[chosen])
         loss.backward()
         optimiser.step()
@@ -214,13 +214,14 @@ def augment(images: Tensor, training: ClassifierTraining, generator: torch.Gener
     device = images.device
     largest = round(training.max_shift * min(height, width))
     if largest:
-        rows, columns = torch.randint(0, 2 * largest + 1, (2, n, 1), generator=generator).to(device)
+        rows, columns = to_device(torch.randint(0, 2 * largest + 1, (2, n, 1), generator=generator), device)
         padded = F.pad(images, (largest,) * 4, mode="replicate")[:, 0]
         y = (torch.arange(height, device=device) + rows)[:, :, None]
         x = (torch.arange(width, device=device) + columns)[:, None, :]
         images = padded[torch.arange(n, device=device)[:, None, None], y, x][:, None]
     if training.brightness or training.contrast:
-        noise = torch.rand(2, n, 1, 1, 1, generator=generator).mul_(2.0).sub_(1.0).to(device)
+        noise = torch.rand(2, n, 1, 1, 1, generator=generator).mul_(2.0).sub_(1.0)
+        noise = to_device(noise, device)
         images = images * (1.0 + training.contrast * noise[0]) + training.brightness * noise[1]
     return images
 

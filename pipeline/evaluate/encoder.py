@@ -8,7 +8,7 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.classifier import ClassifierTraining, train_classifier
-from models.devices import default_device
+from models.devices import computing, default_device
 from models.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
@@ -76,14 +76,19 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
     if len(labels.unique()) < 2:
         images = torch.cat([real, real.flip(-1), real.flip(-2), real.flip(-1, -2)])
         labels, num_classes = torch.arange(4).repeat_interleave(len(real)), 4
-    with threads(1), track("feature encoder", settings.encoder_steps, unit="steps") as progress:
+    device = default_device()
+    with (
+        threads(1),
+        computing(device),
+        track("feature encoder", settings.encoder_steps, unit="steps") as progress,
+    ):
         network = train_classifier(
             images,
             labels,
             num_classes=num_classes,
             seed=settings.encoder_seed,
             training=ClassifierTraining(num_steps=settings.encoder_steps),
-            device=default_device(),
+            device=device,
             on_step=lambda _: progress.update(1),
         ).network
         # Kept on the CPU from here on: features must not depend on what else the accelerator does.

@@ -14,7 +14,7 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
-from models.devices import default_device
+from models.devices import computing, default_device
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.progress import track
@@ -162,6 +162,7 @@ def run_jobs(
     with (
         track("classifiers", len(jobs), done=len(results), unit="trained") as progress,
         threads(1),
+        computing(default_device()),
         ThreadPoolExecutor(num_workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         futures = [pool.submit(work, job) for job in waiting]

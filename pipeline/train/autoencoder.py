@@ -97,6 +97,7 @@ class AutoencoderTrainer:
             ema=self.ema,
             optimizer=self.optimizer,
             inputs_digest=inputs_digest,
+            aside=plan.device.type != "cpu",
         )
 
     def run(self) -> Autoencoder:
@@ -106,11 +107,12 @@ class AutoencoderTrainer:
             TrainingError: the loss is no longer finite; the last good state is kept.
         """
         latent = self.latent
-        step = saved_step = self.state.load_shared(self.ranks)
+        step = self.state.load_shared(self.ranks)
         self.working.take_weights()
         images = step * latent.batch_size
         with (
             contextlib.closing(self.feed),
+            contextlib.closing(self.state),
             open_report(
                 self.folder,
                 step=step,
@@ -121,19 +123,20 @@ class AutoencoderTrainer:
         ):
             saved_at = time.monotonic()
             while step < latent.num_steps:
-                report.count(self._guarded(step, saved_step))
+                report.count(self._guarded(step))
                 step += 1
                 save = self._is_due(step, time.monotonic() - saved_at)
                 at_report = step == latent.num_steps or step % REPORT_EVERY_STEPS == 0
                 if save or at_report:
-                    self._require_finite(report, step, saved_step)
+                    self._require_finite(report, step)
                 if at_report:
                     report.write(
                         step=step, images=step * latent.batch_size, learning_rate=self._rate(step - 1)
                     )
                 if save:
                     self.state.save(step)
-                    saved_step, saved_at = step, time.monotonic()
+                    saved_at = time.monotonic()
+        self.state.finish()
         # Process 0 alone keeps the average.
         averaged = self.ema.models[EMA_LENGTH]
         self.ranks.same_tensors(list(averaged.state_dict().values()))
@@ -178,7 +181,7 @@ class AutoencoderTrainer:
         """Read this process's scans (n, 1, H, W) of a step."""
         return (self.cohort.images(self.batches.batch(step).rows[self.share]),)
 
-    def _guarded(self, step: int, saved_step: int) -> torch.Tensor:
+    def _guarded(self, step: int) -> torch.Tensor:
         try:
             return self.step(step)
         except (RuntimeError, MemoryError) as error:
@@ -186,7 +189,7 @@ class AutoencoderTrainer:
                 raise
         raise TrainingError(
             f"there is not enough memory for {self.latent.batch_size} scans a step of the autoencoder; "
-            f"{_kept(saved_step)}",
+            f"{_kept(self.state.saved_step)}",
             field="train.latent.batch_size",
             value=self.latent.batch_size,
             remedy="Lower it, or take smaller train.latent.channels or a larger train.latent.patch_size.",
@@ -207,11 +210,12 @@ class AutoencoderTrainer:
             or (settings.checkpoint_every_steps > 0 and step % settings.checkpoint_every_steps == 0)
         )
 
-    def _require_finite(self, report: Report, step: int, saved_step: int) -> None:
+    def _require_finite(self, report: Report, step: int) -> None:
         if math.isfinite(report.loss_sum):
             return
         raise TrainingError(
-            f"the autoencoder's loss or its gradient is not finite by step {step}; {_kept(saved_step)}",
+            f"the autoencoder's loss or its gradient is not finite by step {step}; "
+            f"{_kept(self.state.saved_step)}",
             field="train.latent.learning_rate",
             value=self.latent.learning_rate,
             remedy="Lower it, lengthen train.latent.warmup_steps, or set train.precision=fp32.",

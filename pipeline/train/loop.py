@@ -235,6 +235,7 @@ class Trainer:
             optimizer=self.optimizer,
             inputs_digest=inputs_digest,
             weighting=self.one_step.weighting,
+            aside=plan.device.type != "cpu",
         )
         self.snapshots = Snapshots(folder, settings)
         self.watch: MemorisationWatch | None = None
@@ -243,7 +244,6 @@ class Trainer:
             self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
         self.stopped = False
         self.budget = TimeBudget(settings, plan.decisions) if settings.max_minutes is not None else None
-        self.saved_step = 0
 
     @property
     def num_steps(self) -> int:
@@ -260,12 +260,13 @@ class Trainer:
         Returns:
             The optimiser steps done.
         """
-        step = self.saved_step = self.state.load_shared(self.ranks)
+        step = self.state.load_shared(self.ranks)
         self.one_step.working.take_weights()
         self._resume_snapshots(step)
         images = step * self.settings.batch_size
         with (
             contextlib.closing(self.feed),
+            contextlib.closing(self.state),
             open_report(self.folder, step=step, num_steps=self.num_steps, images=images) as report,
             self.timing.part("wall"),
         ):
@@ -347,7 +348,7 @@ class Trainer:
                 raise
         # Outside of the handler: the error holds the frames, and they all the tensors of the step.
         gc.collect()
-        raise too_large(self.one_step, self.settings, saved_step=self.saved_step)
+        raise too_large(self.one_step, self.settings, saved_step=self.state.saved_step)
 
     def _review(self, step: int, report: Report) -> None:
         """Under a time budget, let process 0 decide how many steps fit, and record it before going on."""
@@ -378,7 +379,7 @@ class Trainer:
                 self.plan.precision,
                 self.ranks,
                 learning_rate=self.learning_rate(step - 1),
-                saved_step=self.ranks.same(self.saved_step),
+                saved_step=self.ranks.same(self.state.saved_step),
             )
         return True
 
@@ -393,7 +394,8 @@ class Trainer:
             return False
         with self.timing.part("save"):
             self.state.save(step)
-        self.saved_step = step
+            if last:
+                self.state.finish()
         return True
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -36,6 +37,9 @@ class TrainingState:
         optimizer: its optimiser.
         weighting: the learned loss weighting, if there is one, which the optimiser changes too.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
+        aside: write files in a thread of its own while training goes on, from a copy in the host's memory. A
+            state has 16 bytes a weight, seconds of writing, in which a GPU would stand still; a CPU needs the
+            time and the memory itself.
     """
 
     def __init__(
@@ -47,18 +51,62 @@ class TrainingState:
         optimizer: Optimiser,
         inputs_digest: str,
         weighting: nn.Module | None = None,
+        aside: bool = False,
     ) -> None:
         self._folder = make_private_directory(folder / FOLDER_NAME) if folder is not None else None
         self._model, self._ema, self._optimizer = model, ema, optimizer
         self._inputs_digest = inputs_digest
         self._weighting = weighting
+        self._saved_step = 0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="save") if aside else None
+        self._writing: tuple[int, Future[None]] | None = None
+
+    @property
+    def saved_step(self) -> int:
+        """Steps of the newest saved state, once what is being written is written; 0 if there is none.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        self.finish()
+        return self._saved_step
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps, then drop all but the newest two."""
+        """Save the state after `step` steps, then drop all but the newest two.
+
+        Raises:
+            StorageError: the disk is full or cannot be written, now or when the state before was.
+        """
+        self.finish()
+        if self._writer is None:
+            self._write(step, self._tensors())
+            self._saved_step = step
+            return
+        # A copy in any case: the next step changes the weights.
+        copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+        self._writing = (step, self._writer.submit(self._write, step, copied))
+
+    def finish(self) -> None:
+        """Wait until what is being saved lies on the disk.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        if self._writing is not None:
+            (step, written), self._writing = self._writing, None
+            written.result()
+            self._saved_step = step
+
+    def close(self) -> None:
+        """End the thread that writes, once it has written."""
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+
+    def _write(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         assert self._folder is not None
         path = self._folder / f"step-{step:09d}.safetensors"
         with storage_errors(path):
-            write_tensors(path, self._tensors(), {"step": step, "inputs_digest": self._inputs_digest})
+            write_tensors(path, tensors, {"step": step, "inputs_digest": self._inputs_digest})
             sync_directory(self._folder)
             for old in self._saved()[KEPT_GENERATIONS:]:
                 old.unlink()
@@ -80,7 +128,7 @@ class TrainingState:
 
     def load_shared(self, ranks: Ranks) -> int:
         """Load the newest readable state on process 0 and give it to all; return its step on each."""
-        step = int(ranks.same(self.load_newest()))
+        step = self._saved_step = int(ranks.same(self.load_newest()))
         if ranks.size > 1:
             moments = self._optimizer.moments().values() if step else ()
             weighting = self._weighting.state_dict().values() if self._weighting is not None else ()

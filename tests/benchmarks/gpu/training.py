@@ -13,6 +13,7 @@ import torch
 from models.devices import computing, default_device
 from models.precision import Precision
 from pipeline.records import CohortRef
+from pipeline.train.state import TrainingState
 from pipeline.train.timing import COMPUTING
 from tests.benchmarks.flops import count_flops
 from tests.benchmarks.gpu import choices, kernels, loops
@@ -98,6 +99,7 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
     yield Row("training FLOP/s over the bf16 matrix-product ceiling", shares, goal, True, counted)
     if main:
         yield _outside(job, cohort, size, batch, arithmetic)
+        yield _save(job, cohort, size, arithmetic)
         yield kernels.row(job, cohort, loops.recipe_settings(sizes, size, batch_size=batch), arithmetic)
         fp16, _ = _tutorial(job, cohort, size, batch, autocast=True)
         over = tuple(a / b for a, b in zip(best, fp16, strict=True))
@@ -142,6 +144,28 @@ def _flops(job: Job, cohort: CohortRef, size: int) -> float:
     )
     own.feed.close()
     return count_flops(own.denoiser, 2)[1]
+
+
+def _save(job: Job, cohort: CohortRef, size: int, precision: Precision) -> Row:
+    """Return how long training stands still for a save whose files are written beside it."""
+    own = loops.trainer(cohort, loops.recipe_settings(job.sizes, size), precision)
+    own.feed.close()
+    folder = job.scratch / "saved"
+    folder.mkdir()
+    state = TrainingState(
+        folder, model=own.denoiser, ema=own.ema, optimizer=own.optimizer, inputs_digest="", aside=True
+    )
+    stood = []
+    for step in range(1, job.sizes.rounds + 1):
+        started = time.perf_counter()
+        state.save(step)
+        stood.append(time.perf_counter() - started)
+        state.finish()
+    written = time.perf_counter() - started
+    state.close()
+    (path, *_) = (folder / "state").glob("step-*")
+    words = f"{path.stat().st_size / 2**20:.0f} MiB, on the disk after {written:.2f} s"
+    return Row("training stands still for a save", tuple(stood), None, False, words, "s")
 
 
 def _outside(job: Job, cohort: CohortRef, size: int, batch: int, precision: Precision) -> Row:
