@@ -54,13 +54,21 @@ def search_rows(
     rounds: int,
     settings: AuditSettings,
     *,
+    rate: float = 0.0,
     warm_up: bool = False,
 ) -> list[Row]:
-    """Return the rows of the search alone; `warm_up` leaves a first search out, in which libraries load."""
+    """Return the rows of the search alone.
+
+    Args:
+        train, holdout, candidates, size, rounds: as of `measure`.
+        settings: of the audit.
+        rate: FLOP/s of fp32 products here; 0 measures it.
+        warm_up: leave a first search out, in which libraries load.
+    """
     device = default_device()
     ratios, minutes = [], []
     with held_memory(), computing(device):  # as the audit does
-        rate = matrix_product_rate("float32")
+        rate = rate or matrix_product_rate("float32")
         for number in range(rounds):
             references = _references(train, holdout, size, np.random.default_rng(number))
             queries = _images(candidates, size, np.random.default_rng(1000 + number))

@@ -114,7 +114,7 @@ def test_wheels_are_importable_from_where_they_lie(tmp_path: Path, monkeypatch: 
         archive.writestr("brought_along/__init__.py", "value = 7")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     site = wheels.unpack(sys.path)
-    assert site is not None and sys.path[-1] == str(site)
+    assert site is not None and sys.path[0] == str(site)
     import brought_along  # type: ignore[import-not-found]
 
     assert brought_along.value == 7

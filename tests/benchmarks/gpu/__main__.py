@@ -82,7 +82,7 @@ def _prepare() -> None:
     warnings.filterwarnings("ignore", message="Please use the new API settings to control TF32")
     site = wheels.unpack(sys.path)
     if site is not None:
-        os.environ["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(site)])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
     import monai.networks.nets  # noqa: F401
     import pandas  # noqa: F401
     import sklearn.metrics  # noqa: F401

@@ -13,6 +13,7 @@ from tests.benchmarks import gate
 from tests.benchmarks.gpu import loops
 from tests.benchmarks.gpu.job import NO_TIME, Job
 from tests.benchmarks.gpu.sizes import Sizes
+from tests.benchmarks.machine import matrix_product_rate
 from tests.benchmarks.rows import Row, Skipped
 
 GOAL = 2.0
@@ -26,10 +27,12 @@ def audit_settings(settings: AuditSettings, sizes: Sizes) -> AuditSettings:
 
 def run(job: Job) -> Iterator[Row | Skipped]:
     """Search once to warm up and then in rounds; afterwards with products of other sizes."""
-    train, holdout, candidates = job.sizes.search
-    settings = audit_settings(AuditSettings(search_size=job.sizes.search_pixels), job.sizes)
+    sizes = job.sizes
+    train, holdout, candidates = sizes.search
+    rate = matrix_product_rate("float32", sizes.ceiling_sides, sizes.ceiling_seconds)
+    settings = audit_settings(AuditSettings(search_size=sizes.search_pixels), sizes)
     found = gate.search_rows(
-        train, holdout, candidates, job.sizes.search_pixels, job.sizes.rounds, settings, warm_up=True
+        train, holdout, candidates, sizes.search_pixels, sizes.rounds, settings, rate=rate, warm_up=True
     )
     for row in found:
         goal = GOAL if row.name == gate.OVER_ARITHMETIC else None
@@ -41,7 +44,7 @@ def run(job: Job) -> Iterator[Row | Skipped]:
             continue
         with loops.chosen(entries_at_once=entries):
             started = time.perf_counter()
-            rows = gate.search_rows(train, holdout, candidates, job.sizes.search_pixels, 1, settings)
+            rows = gate.search_rows(train, holdout, candidates, sizes.search_pixels, 1, settings, rate=rate)
             over = next(row for row in rows if row.name == gate.OVER_ARITHMETIC)
         name = f"choice: {entries} entries of a product at once (usually {usual}): search over its arithmetic"
         words = f"{time.perf_counter() - started:.1f} s with its embedding; {over.detail}"

@@ -75,6 +75,7 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
     if job.has(COMPILE_SECONDS + 2 * sizes.rounds * sizes.step_seconds):
         fast = replace(arithmetic, compiled=True)
         started = time.perf_counter()
+        loops.forget_peak()
         own = loops.trainer(cohort, loops.recipe_settings(sizes, size, batch_size=batch), fast)
         try:
             own.step(0)
@@ -82,7 +83,9 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
             compiled = loops.rates(own.step, batch, sizes)
         finally:
             own.feed.close()
-        detail = f"{place}; first step {taken:.1f} s"
+        allocated, reserved = loops.peak_memory()
+        memory = f"peak {allocated:.1f} GiB of tensors, {reserved:.1f} GiB reserved"
+        detail = f"{place}; first step, with compiling, {taken:.1f} s; {memory}"
         yield Row(f"training, {fast.name}", compiled, None, True, detail, "images/s")
         gain = tuple(a / b for a, b in zip(compiled, plain, strict=True))
         yield Row("compiled over not compiled", gain, None, True, place)

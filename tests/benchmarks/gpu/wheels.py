@@ -9,9 +9,18 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-BROUGHT = ("monai", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "platformdirs")
+BROUGHT = (
+    "monai",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "platformdirs",
+    "filelock",
+)
 """What the proof needs beside torch and what torch requires, einops, numpy, pandas, pyarrow, scipy,
-scikit-learn, safetensors, PyYAML and Pillow. Pydantic needs the two small ones after its core."""
+scikit-learn, safetensors, PyYAML and Pillow. Pydantic needs the two small ones after its core; torch brings a
+filelock, which may be older than ours has to be."""
 
 PLATFORMS = tuple(
     f"{name}_x86_64" for name in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
@@ -45,9 +54,9 @@ def download(folder: Path, python: str) -> int:
 
 
 def unpack(search_path: list[str]) -> Path | None:
-    """Unpack the wheels that lie in the folders of a search path, and add them at its end.
+    """Unpack the wheels that lie in the folders of a search path, and put them at its front.
 
-    Python imports from folders, not from wheels. At the end, so that what is installed comes first.
+    Python imports from folders, not from wheels. At the front, as these versions were tested together.
 
     Returns:
         The folder they were unpacked to, or None if there are none.
@@ -59,5 +68,5 @@ def unpack(search_path: list[str]) -> Path | None:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)
-    search_path.append(str(site))
+    search_path.insert(0, str(site))
     return site
