@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.identity import KEY_VARIABLE, key_path
-from pipeline.storage import free_bytes
+from pipeline.storage import ON_WINDOWS, free_bytes, others_may_read
 
 LIBRARIES = ("torch", "monai", "numpy", "pydicom", "nibabel", "pandas", "prefect", "fastapi", "sqlalchemy")
 MIN_FREE_BYTES = 2 * 2**30
@@ -65,15 +65,23 @@ def _extras() -> Iterator[Finding]:
 def _compute() -> Iterator[Finding]:
     import torch
 
+    from models.devices import default_device, has_bf16
     from pipeline.threads import usable_cores
 
     yield Finding("threads", f"{torch.get_num_threads()} used by torch, {usable_cores()} cores usable")
-    if torch.cuda.is_available():
+    device = default_device()
+    if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
         yield Finding("gpu", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    elif device.type == "mps":
+        yield Finding("gpu", "Apple's, through torch's MPS")
     else:
         yield Finding("gpu", "none: training and sampling use the CPU")
+    lacking = (
+        "" if has_bf16(device) else "no bf16 of its own: networks compute in fp32, at about half the speed"
+    )
+    yield Finding("arithmetic", lacking or f"bf16 and fp32 ({device.type})")
 
 
 def _codecs() -> Iterator[Finding]:
@@ -112,8 +120,8 @@ def _key() -> Iterator[Finding]:
     if not path.exists():
         yield Finding("key", f"none yet: the first ingest makes {path} (mode 0600)")
         return
-    mode = path.stat().st_mode & 0o777
-    yield Finding("key", f"{path}, mode {mode:04o}", not mode & 0o077, f"Run: chmod 600 {path}")
+    mode = "" if ON_WINDOWS else f", mode {path.stat().st_mode & 0o777:04o}"
+    yield Finding("key", f"{path}{mode}", not others_may_read(path), f"Run: chmod 600 {path}")
 
 
 def _disk() -> Iterator[Finding]:

@@ -84,6 +84,7 @@ def api_server() -> Iterator[Any]:
         stderr=None if os.environ.get("PHOSPHOR_DEBUG") else subprocess.DEVNULL,
         # Of its own session: an interrupt at the terminal must not end the API before the flow.
         start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
     )
     url = f"http://127.0.0.1:{port}/api"
     try:

@@ -58,7 +58,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(stored, temporary, metadata={HEADER_KEY: header})
         except SafetensorError as error:
             raise _as_os_error(error) from error
-        with temporary.open("rb") as stream:
+        # Opened for writing: Windows flushes no other file.
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o600)
         temporary.replace(path)

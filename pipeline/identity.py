@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.storage import make_private_directory, storage_errors, sync_directory
+from pipeline.storage import make_private_directory, others_may_read, storage_errors, sync_directory
 
 KEY_BYTES = 32
 KEY_VARIABLE = "PHOSPHOR_KEY"
@@ -34,7 +34,7 @@ def load_key() -> bytes:
     path = key_path()
     if not path.exists():
         _make_key(path)
-    if path.stat().st_mode & 0o077:
+    if others_may_read(path):
         raise UsageError(
             "other users can read the pseudonym key",
             field=str(path),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,9 +14,11 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from pipeline.config import Settings
-from pipeline.errors import DataError, OutputExistsError, TamperedError
+from pipeline.errors import DataError, OutputExistsError, StorageError, TamperedError
 from pipeline.records import Reference
 from pipeline.storage import (
+    ON_WINDOWS,
+    PRIVATE_FILE_MODE,
     digest_files,
     digest_of,
     make_private_directory,
@@ -208,34 +212,68 @@ def _refuse_foreign(kind: type[RefT], out: Path, inputs_digest: str, force: bool
             remedy="Name another directory, or give --force to replace it.",
         )
     with storage_errors(out):
-        shutil.rmtree(out)
+        change_unused(out, lambda: shutil.rmtree(out))
+
+
+def change_unused(out: Path, change: Callable[[], object]) -> None:
+    """Move or remove an output directory by `change`, unless somebody is writing to it.
+
+    Raises:
+        OutputExistsError: another process is.
+    """
+    with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
+        if not ON_WINDOWS:
+            change()
+    if ON_WINDOWS:
+        # No folder is moved or removed there while a file in it is open: not ours, nor one locked by now, nor
+        # one that is mapped by what nobody needs any more.
+        gc.collect()
+        change()
 
 
 @contextlib.contextmanager
 def exclusive_lock(lock: Path, out: Path, *, doing: str) -> Iterator[None]:
-    """Hold an advisory lock on the file `lock` inside the block; the kernel frees it after a kill.
+    """Hold a lock on the file `lock` inside the block; the system frees it after a kill.
+
+    It keeps out every other holder, in this process too. A lock that is a mere file would stay behind after a
+    kill, so on a disk without real ones nothing is done at all.
 
     Args:
-        lock: the lock file, made if it is not there.
+        lock: the lock file, made with mode 0600 if it is not there; it stays, and means nothing by itself.
         out: the output directory that it guards, named in the error.
         doing: what the holder does to it, in the error's words (`writing`, `releasing`).
 
     Raises:
         OutputExistsError: another process holds the lock.
-        StorageError: the lock file cannot be made.
+        StorageError: the lock file cannot be made, or the disk keeps no locks.
     """
-    import fcntl
+    from filelock import lock_descriptor, unlock_descriptor
 
     with storage_errors(out):
-        stream = lock.open("w")
-    with stream:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
+    try:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A file that --force has removed since it was opened guards nothing.
+            held = lock_descriptor(handle, blocking=False) and os.fstat(handle).st_nlink > 0
         except OSError as error:
+            raise StorageError(
+                f"the disk keeps no file locks ({error.strerror}), so two runs could write there at once",
+                field="--out",
+                value=str(out),
+                remedy="Name a directory on a local disk, or have this one mounted with locks "
+                "(Lustre: -o flock).",
+            ) from error
+        if not held:
             raise OutputExistsError(
                 f"another process is {doing} to this directory",
                 field="--out",
                 value=str(out),
                 remedy="Wait for it, or name another directory.",
-            ) from error
-        yield
+            )
+        try:
+            yield
+        finally:
+            # Windows may take its time to free the lock of a file that is merely closed.
+            unlock_descriptor(handle)
+    finally:
+        os.close(handle)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+ON_WINDOWS = os.name == "nt"
+"""There a mode tells nothing of other users, no folder is flushed, and nothing open is moved or removed."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -105,6 +109,9 @@ def atomic_path(path: Path, *, private: bool = False, durable: bool = True) -> I
 
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries to disk, so that a rename in it survives a power loss."""
+    if ON_WINDOWS:
+        # It opens no folder like a file; NTFS keeps a journal of renames by itself.
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -113,9 +120,9 @@ def sync_directory(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file atomically in UTF-8."""
+    """Write a text file atomically in UTF-8, its lines ended as in `text` on every system."""
     with atomic_path(path, private=private) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
@@ -149,10 +156,14 @@ def read_json(path: Path, *, role: str) -> Any:
 
 def free_bytes(path: Path) -> int:
     """Return the free space in bytes on the disk that holds `path` or its nearest existing parent."""
-    while not path.exists():
+    while not path.exists() and path != path.parent:
         path = path.parent
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+    return shutil.disk_usage(path).free
+
+
+def others_may_read(path: Path) -> bool:
+    """Return whether a file's mode lets other users read it; on Windows the user's folder keeps them out."""
+    return not ON_WINDOWS and bool(path.stat().st_mode & 0o077)
 
 
 def cache_directory() -> Path:

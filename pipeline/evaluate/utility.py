@@ -41,7 +41,7 @@ class TestSplit:
         """Return labels and probabilities of the chosen arms; each call is one read."""
         self.reads += 1
         entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "arms": [a.key for a in arms]}
-        with self._log.open("a", encoding="utf-8") as stream:
+        with self._log.open("a", encoding="utf-8", newline="") as stream:
             stream.write(canonical_json(entry) + "\n")
         self._log.chmod(0o600)
         return self._truth, {arm: self._readings[arm] for arm in arms}

@@ -12,7 +12,7 @@ from pipeline.cohort import Cohort
 from pipeline.errors import DataError, UsageError
 from pipeline.ingest.settings import IngestSettings
 from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
-from pipeline.stage import INPUTS_NAME, LOCK_NAME, REFERENCE_NAME, digest_of_inputs, exclusive_lock
+from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, change_unused, digest_of_inputs
 from pipeline.storage import read_json, storage_errors
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,10 @@ def earlier_of(
 
 def drop_aside(out: Path) -> None:
     """Remove the earlier cohort once the new one is complete."""
-    shutil.rmtree(aside_path(out), ignore_errors=True)
+    aside = aside_path(out)
+    shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        logger.warning("the earlier cohort could not be removed: remove %s yourself", aside)
 
 
 def _recorded(out: Path) -> dict[str, Any]:
@@ -143,7 +146,10 @@ def _waiting(aside: Path, digest: str, key_digest: str) -> Earlier:
 
 
 def _set_aside(out: Path, aside: Path) -> None:
-    with exclusive_lock(out / LOCK_NAME, out, doing="writing"), storage_errors(out):
+    def replace_aside() -> None:
         shutil.rmtree(aside, ignore_errors=True)
         out.rename(aside)
+
+    with storage_errors(out):
+        change_unused(out, replace_aside)
     logger.info("the earlier cohort waits in %s until the new one is complete", aside)

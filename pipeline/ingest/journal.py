@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.storage import PRIVATE_FILE_MODE
+
 _FORMAT = struct.Struct("<qqd")
 _IDLE = -1
 _PREFIX = "now-"
@@ -37,21 +39,27 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._handle = os.open(_path(folder, os.getpid()), os.O_CREAT | os.O_WRONLY, 0o600)
+        handle = os.open(_path(folder, os.getpid()), os.O_CREAT | os.O_WRONLY, PRIVATE_FILE_MODE)
+        self._stream = os.fdopen(handle, "wb", buffering=0)
 
     def reading(self, chunk: int, position: int) -> None:
         """Note that a scan is being read from now on."""
         # The monotonic clock is the same for all processes of a machine.
-        os.pwrite(self._handle, _FORMAT.pack(chunk, position, time.monotonic()), 0)
+        self._write(chunk, position, time.monotonic())
 
     def idle(self) -> None:
         """Note that nothing is being read."""
-        os.pwrite(self._handle, _FORMAT.pack(_IDLE, _IDLE, 0.0), 0)
+        self._write(_IDLE, _IDLE, 0.0)
 
     def close(self) -> None:
         """Note the end and let go of the file."""
         self.idle()
-        os.close(self._handle)
+        self._stream.close()
+
+    def _write(self, chunk: int, position: int, started: float) -> None:
+        # Without a buffer, so that it is there if the process dies at the next scan.
+        self._stream.seek(0)
+        self._stream.write(_FORMAT.pack(chunk, position, started))
 
 
 def readings(folder: Path) -> list[Reading]:

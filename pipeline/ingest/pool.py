@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -18,6 +17,7 @@ from pipeline.ingest.worker import WorkOrder, work
 from pipeline.progress import track
 from pipeline.sources.base import ScanTask
 from pipeline.storage import make_private_directory
+from pipeline.threads import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def run_chunks(
         logger.info("ingest goes on: %d of %d scans were finished before", finished, len(tasks))
     with track("ingest", len(tasks), done=finished, unit="scans") as progress:
         refused = 0
-        for kept, bad in _results(plan, workers or _cores()):
+        for kept, bad in _results(plan, workers or usable_cores()):
             refused += bad
             progress.update(kept + bad, refused=refused)
     forget(order.folder)
@@ -202,8 +202,3 @@ def _blame(plan: _Work) -> bool:
 def _refuse(plan: _Work, what: Reading, reason: str) -> None:
     logger.warning("a scan %s; it is refused", reason)
     plan.bad.setdefault(what.chunk, {})[what.position] = reason
-
-
-def _cores() -> int:
-    """Cores this process may use; not every system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

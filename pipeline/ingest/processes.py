@@ -15,12 +15,21 @@ from pipeline.ingest.journal import Journal, Reading, readings
 from pipeline.ingest.worker import WorkOrder, work
 from pipeline.sources.base import ScanTask
 from pipeline.sources.reading import is_remote, read_scans
+from pipeline.storage import ON_WINDOWS
 
 CRASHED = "crashed its decoder"
 STALLED = "took too long to read"
 
 _START_SECONDS = 30.0
 """What a fresh process may take to start, beside the time for the scan."""
+
+_MOST_ON_WINDOWS = 61
+"""Worker processes that Python can wait for at once there."""
+
+_FAULT_ON_WINDOWS = 0xC0000000
+"""From here on an exit code names the exception that ended the process."""
+
+_ABORTED_ON_WINDOWS = 3
 
 _journal: Journal | None = None
 
@@ -30,6 +39,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes, and end them with the block."""
     # A fresh interpreter each: forking a process that has torch's threads can dead-lock.
     context = multiprocessing.get_context("spawn")
+    workers = min(workers, _MOST_ON_WINDOWS) if ON_WINDOWS else workers
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
@@ -52,9 +62,12 @@ def work_in_process(
 def end_stalled(folder: Path, seconds: float) -> list[Reading]:
     """Kill the workers that have been reading one file for longer than allowed; return what they read."""
     stalled = [now for now in readings(folder) if now.seconds > seconds and now.pid != os.getpid()]
+    # Windows has no SIGKILL, and ends a process at once for SIGTERM.
+    kill = getattr(signal, "SIGKILL", signal.SIGTERM)
     for now in stalled:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(now.pid, signal.SIGKILL)
+        # It may have ended by itself, which each system says in its own way.
+        with contextlib.suppress(OSError):
+            os.kill(now.pid, kill)
     return stalled
 
 
@@ -72,7 +85,14 @@ def examine(task: ScanTask, seconds: float) -> str:
         process.kill()
         process.join()
         return STALLED
-    return CRASHED if process.exitcode is not None and process.exitcode < 0 else ""
+    return CRASHED if has_crashed(process.exitcode or 0) else ""
+
+
+def has_crashed(exit_code: int) -> bool:
+    """Return whether a process was ended by a fault, by its exit code as `multiprocessing` tells it."""
+    if ON_WINDOWS and (exit_code >= _FAULT_ON_WINDOWS or exit_code == _ABORTED_ON_WINDOWS):
+        return True
+    return exit_code < 0  # the signal that ended it
 
 
 def _read_to_the_end(task: ScanTask, fetched: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from pipeline.ingest.pool import chunk_length, run_chunks
 from pipeline.ingest.rows import ScanRows, describe_rows, task_of_rows
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.survey import Overview, survey
-from pipeline.ingest.worker import WorkOrder
+from pipeline.ingest.worker import WorkOrder, close_earlier
 from pipeline.manifest import Manifest
 from pipeline.pixels import stored_dtype
 from pipeline.records import CohortRef
@@ -155,6 +155,7 @@ def _read(
         workers=settings.workers,
         scan_seconds=settings.scan_seconds,
     )
+    close_earlier()
     drop_unpacked({task.rule for task in listing.tasks})
     origin = task_of_rows(order.folder, num_parts, length, settings.max_reject_share)
     return num_parts, describe_rows(manifest, listing, origin, Pseudonyms(order.key), order.tags())

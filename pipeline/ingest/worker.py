@@ -223,6 +223,11 @@ class _Reader:
         row.draw = draw(self._order.split_seed, self._order.dataset, patient)
 
 
+def close_earlier() -> None:
+    """Let go of the earlier cohort, which this process keeps open: Windows removes no open file."""
+    _earlier_reads.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _earlier_reads(order: WorkOrder) -> EarlierReads | None:
     """Return the earlier cohort's reads, opened once in each process; None if there are none."""

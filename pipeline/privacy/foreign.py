@@ -153,7 +153,8 @@ def _image_paths(folder: Path) -> list[Path]:
             field="candidates", value=str(folder), remedy="Name the output of phosphor sample.",
         )  # fmt: skip
     paths: list[Path] = []
-    for path in sorted(folder.glob("*/*")):
+    # By their parts: Windows compares whole paths without case, and the order is part of the digest.
+    for path in sorted(folder.glob("*/*"), key=lambda path: path.parts):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):

@@ -13,7 +13,13 @@ from pathlib import Path
 
 from pipeline.errors import OutputExistsError, StorageError
 from pipeline.stage import exclusive_lock
-from pipeline.storage import free_bytes, make_private_directory, storage_errors, sync_directory
+from pipeline.storage import (
+    ON_WINDOWS,
+    free_bytes,
+    make_private_directory,
+    storage_errors,
+    sync_directory,
+)
 
 PUBLIC_DIRECTORY_MODE = 0o755
 PUBLIC_FILE_MODE = 0o644
@@ -98,7 +104,8 @@ def sync_tree(folder: Path) -> None:
 
 def _sync_file(path: Path) -> None:
     path.chmod(PUBLIC_FILE_MODE)
-    with path.open("rb") as stream:
+    # Opened for writing: Windows flushes no other file.
+    with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
@@ -115,13 +122,17 @@ def put_in_place(partial: Path, out: Path) -> None:
             sync_directory(out.parent)
             shutil.rmtree(partial)
         else:
+            if out.is_dir():
+                # Windows puts no folder in the place of another, not even of an empty one.
+                out.rmdir()
             partial.replace(out)
             sync_directory(out.parent)
 
 
 def _exchange(first: Path, second: Path) -> None:
     """Exchange two directories atomically."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    library = None if ON_WINDOWS else ctypes.CDLL(None, use_errno=True)
+    rename = getattr(library, "renameat2", None)
     code = errno.ENOSYS
     if rename is not None:
         done = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)

@@ -93,17 +93,23 @@ def _of_place(path: Path) -> SourceValues:
     """Read all files below a folder, or in an archive, each by what its content says it is."""
     path = path.absolute()
     rule = ReadRule("dicom", str(path), store=kind_of(path, field="--against"))
-    store = open_store(rule)
-    names = [entry.name for entry in store.entries()]
     values = SourceValues(Harmless())
     refused: Counter[str] = Counter()
+    count = _add_files(values, rule, refused)
+    _finish(values, {rule}, refused, count)
+    return values
+
+
+def _add_files(values: SourceValues, rule: ReadRule, refused: Counter[str]) -> int:
+    """Read every file of a store, and return their number."""
+    store = open_store(rule)
+    names = [entry.name for entry in store.entries()]
     with track("collect values", len(names), unit="files") as progress:
         for name in names:
             values.add(name_of_file(name))
             _add_content(values, store.read, name, refused)
             progress.update(1)
-    _finish(values, {rule}, refused, len(names))
-    return values
+    return len(names)
 
 
 def _add_content(values: SourceValues, read: Any, name: str, refused: Counter[str]) -> None:

@@ -102,7 +102,7 @@ def _text(path: Path, values: list[Value], encoding: str) -> list[Value]:
 
 def _base64(folder: Path, values: list[Value]) -> list[Value]:
     lines = [base64.b64encode(_bytes(value)).decode("ascii") for value in values]
-    (folder / "encoded.txt").write_text(f"\n{_GAP}\n".join(["", *lines, ""]), encoding="ascii")
+    (folder / "encoded.txt").write_bytes(f"\n{_GAP}\n".join(["", *lines, ""]).encode("ascii"))
     return values
 
 

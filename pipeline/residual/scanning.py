@@ -218,6 +218,6 @@ def walk(folder: Path) -> Iterator[str]:
         here = Path(parent)
         links = [name for name in folders if (here / name).is_symlink()]
         for name in sorted([*names, *links]):
-            yield str((here / name).relative_to(folder))
+            yield (here / name).relative_to(folder).as_posix()
         if not names and not folders and here != folder:
-            yield str(here.relative_to(folder))
+            yield here.relative_to(folder).as_posix()

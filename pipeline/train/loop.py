@@ -23,12 +23,11 @@ from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
 from pipeline.ranks import Ranks
 from pipeline.threads import threads
-from pipeline.train.batches import BatchPlan
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed, part_of
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
-from pipeline.train.patients import PatientDraw
+from pipeline.train.patients import draw_of
 from pipeline.train.plan import MachinePlan, make_plan
 from pipeline.train.private_budget import PrivacyBudget, make_budget
 from pipeline.train.private_step import PrivateStep
@@ -194,18 +193,9 @@ class Trainer:
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
         self.device, self.source = plan.device, source
         self.one_step: Step
-        batches: BatchPlan | PatientDraw
         if budget is None:
             self.one_step = Step(
                 denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
-            )
-            batches = BatchPlan(
-                cohort,
-                batch_size=settings.batch_size,
-                class_balance=settings.class_balance,
-                balance_by=settings.balance_by,
-                horizontal_flip=settings.horizontal_flip,
-                seed=seed,
             )
         else:
             self.one_step = PrivateStep(
@@ -218,15 +208,9 @@ class Trainer:
                 source=source,
                 budget=budget,
             )
-            batches = PatientDraw(
-                cohort,
-                sample_rate=budget.sample_rate,
-                horizontal_flip=settings.horizontal_flip,
-                secret=budget.secret,
-            )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
-        self._batches, self._conditions = batches, conditions
+        self._batches, self._conditions = draw_of(cohort, settings, seed, budget), conditions
         self.feed = Feed(self._gather, plan.device)
         self.state = TrainingState(
             folder,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from models.noise import stream_seed
 from pipeline.cohort import PATIENTS_NAME, Cohort
-from pipeline.train.batches import Batch
+from pipeline.train.batches import Batch, BatchPlan
+from pipeline.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from pipeline.train.private_budget import PrivacyBudget
 
 
 def train_patients(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
@@ -20,6 +26,27 @@ def train_patients(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
     _, patient = np.unique(names, return_inverse=True)
     order = np.argsort(patient, kind="stable")
     return np.split(rows[order], np.cumsum(np.bincount(patient))[:-1])
+
+
+def draw_of(
+    cohort: Cohort, settings: TrainSettings, seed: int, budget: PrivacyBudget | None
+) -> BatchPlan | PatientDraw:
+    """Return what draws the scans of every step: batches, or patients by their own coins under a budget."""
+    if budget is not None:
+        return PatientDraw(
+            cohort,
+            sample_rate=budget.sample_rate,
+            horizontal_flip=settings.horizontal_flip,
+            secret=budget.secret,
+        )
+    return BatchPlan(
+        cohort,
+        batch_size=settings.batch_size,
+        class_balance=settings.class_balance,
+        balance_by=settings.balance_by,
+        horizontal_flip=settings.horizontal_flip,
+        seed=seed,
+    )
 
 
 class PatientDraw:

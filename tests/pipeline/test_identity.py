@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import storage
 from pipeline.errors import OutputExistsError, UsageError
 from pipeline.identity import KEY_BYTES, KEY_VARIABLE, Pseudonyms, key_path, load_key
 from pipeline.ingest import run_ingest
@@ -89,6 +90,13 @@ def test_a_key_that_others_can_read_is_refused(home: Path) -> None:
     key_path().chmod(0o640)
     with pytest.raises(UsageError, match="other users can read"):
         load_key()
+
+
+def test_on_windows_the_mode_of_a_key_says_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = load_key()
+    key_path().chmod(0o666)
+    monkeypatch.setattr(storage, "ON_WINDOWS", True)
+    assert load_key() == key
 
 
 def test_the_environment_goes_before_the_file_and_makes_none(

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import ClassVar
 
+import filelock
 import pytest
 
 from pipeline.config import Settings, read_model
-from pipeline.errors import DataError, OutputExistsError, TamperedError
+from pipeline.errors import DataError, OutputExistsError, StorageError, TamperedError
 from pipeline.records import CheckpointRef, CohortRef, Reference
-from pipeline.stage import load_reference, open_stage, verify_reference
+from pipeline.stage import exclusive_lock, load_reference, open_stage, verify_reference
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Chosen(Settings):
@@ -84,6 +95,126 @@ def test_two_processes_cannot_write_to_one_directory(tmp_path: Path) -> None:
         pytest.raises(OutputExistsError, match="another process is writing"),
     ):
         make(tmp_path / "out")
+    assert make(tmp_path / "out") is not None
+
+
+def test_force_removes_nothing_that_another_process_is_writing(tmp_path: Path) -> None:
+    with open_stage(CohortRef, tmp_path / "out", inputs={"source": "a"}, settings=Chosen()) as stage:
+        (stage.path / "content.txt").write_text("half done")
+        with pytest.raises(OutputExistsError, match="another process is writing"):
+            make(tmp_path / "out", size=4, force=True)
+        assert (stage.path / "content.txt").read_text() == "half done"
+    assert make(tmp_path / "out", size=4, force=True) is not None
+
+
+def locked(tmp_path: Path) -> contextlib.AbstractContextManager[None]:
+    return exclusive_lock(tmp_path / ".lock", tmp_path, doing="writing")
+
+
+def test_a_lock_keeps_out_a_second_holder_in_the_same_thread_and_in_another(tmp_path: Path) -> None:
+    found: list[str] = []
+
+    def try_it() -> None:
+        try:
+            with locked(tmp_path):
+                found.append("free")
+        except OutputExistsError:
+            found.append("held")
+
+    with locked(tmp_path):
+        try_it()
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+    try_it()
+    assert found == ["held", "held", "free"]
+
+
+def test_an_error_inside_frees_the_lock_and_its_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="inside"), locked(tmp_path):
+            raise ValueError("inside")
+    assert handles_of(tmp_path) == []
+
+
+def handles_of(folder: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    handles = [handle.resolve() for handle in Path("/proc/self/fd").iterdir()]
+    return [str(path) for path in handles if path.is_relative_to(folder)]
+
+
+def test_a_killed_holder_frees_the_lock_and_its_empty_file_does_no_harm(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from pipeline.stage import exclusive_lock\n"
+        "folder = Path(sys.argv[1])\n"
+        "with exclusive_lock(folder / '.lock', folder, doing='writing'):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputExistsError, match="another process is writing"), locked(tmp_path):
+            pass
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    status = (tmp_path / ".lock").stat()
+    assert (status.st_size, status.st_mode & 0o777) == (0, 0o600)
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "cannot be written"),
+        (errno.EROFS, "cannot be written"),
+        (errno.ENOSPC, "no space left"),
+    ],
+)
+def test_a_folder_that_takes_no_lock_file_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def refuse(path: object, *_: object) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageError, match=words), locked(tmp_path):
+        pass
+
+
+def test_a_lock_file_that_is_removed_before_it_is_locked_guards_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(handle: int, *, blocking: bool) -> bool:
+        (tmp_path / ".lock").unlink()
+        return real(handle, blocking=blocking)
+
+    real = filelock.lock_descriptor
+    monkeypatch.setattr(filelock, "lock_descriptor", late)
+    with pytest.raises(OutputExistsError, match="another process"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_not_told_as_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Lustre without `-o flock`, NFS without a lock daemon, some drivers in user space."""
+
+    def refuse(_handle: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"keeps no file locks \(.+\).*local disk") as caught:
+        make(tmp_path / "out")
+    assert "another process" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert handles_of(tmp_path) == []
+    monkeypatch.undo()
     assert make(tmp_path / "out") is not None
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pipeline.errors import DataError, OutputExistsError
 from pipeline.progress import Progress
-from pipeline.storage import atomic_path, read_json, storage_errors, write_json
+from pipeline.storage import read_json, storage_errors, write_json, write_text
 
 from .anatomy import demographics
 from .headers import dicom_bytes, nifti_bytes
@@ -208,5 +208,4 @@ def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(rows)
-    with atomic_path(path) as temporary:
-        temporary.write_text(table.getvalue(), encoding="utf-8")
+    write_text(path, table.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zipfile
 from pathlib import Path
@@ -107,7 +108,9 @@ def drop_unpacked(rules: set[ReadRule]) -> None:
     """Remove what compressed archives were unpacked to in the cache, once all their scans are read."""
     from pipeline.sources.stores.tar import unpacked_path
 
+    # Closed first: Windows removes no open file, and leaves one that another run reads to that run.
+    _opened.cache_clear()
     for rule in rules:
         if rule.store == "tar":
-            unpacked_path(Path(rule.root)).unlink(missing_ok=True)
-    _opened.cache_clear()
+            with contextlib.suppress(PermissionError):
+                unpacked_path(Path(rule.root)).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import hashlib
 import lzma
 import os
 import tarfile
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ class TarStore:
             self._path = _unpacked(path) if packed else path
             self._members = _index(self._path)
             self._stream = self._path.open("rb")
+            self._reading = threading.Lock()
         except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise DataError(
                 "not a readable tar archive, or cut short",
@@ -71,7 +73,9 @@ class TarStore:
         if refusal or size == 0:
             raise ScanRefusedError(refusal or "empty file")
         try:
-            data = os.pread(self._stream.fileno(), size, offset)
+            with self._reading:
+                self._stream.seek(offset)
+                data = self._stream.read(size)
         except OSError as error:
             raise ScanRefusedError("file unreadable") from error
         if len(data) != size:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipeline.ingest import pool, run_ingest
+from pipeline.ingest import pool, processes, run_ingest
 from pipeline.ingest.journal import Journal, readings
 from pipeline.ingest.settings import IngestSettings
 from tests.pipeline.ingest.scans import manifest_of, write_images
@@ -100,6 +100,25 @@ def test_a_run_that_a_file_killed_goes_on_without_it(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     assert f"'scans': {len(files) - 1}" in second.stdout
     assert reasons(tmp_path / "out") == ["crashed its decoder"]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "posix", "windows"),
+    [(0, False, False), (1, False, False), (-11, True, True), (3, False, True), (0xC0000005, False, True)],
+)
+def test_a_crash_is_told_from_an_exit_on_each_system(
+    monkeypatch: pytest.MonkeyPatch, exit_code: int, posix: bool, windows: bool
+) -> None:
+    """Windows gives no signal but the exception, or 3 where C's `abort` was called."""
+    for on_windows, expected in ((False, posix), (True, windows)):
+        monkeypatch.setattr(processes, "ON_WINDOWS", on_windows)
+        assert processes.has_crashed(exit_code) is expected
+
+
+def test_windows_gets_no_more_workers_than_it_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ON_WINDOWS", True)
+    with processes.process_pool(100) as workers:
+        assert workers._max_workers == 61
 
 
 def test_a_journal_tells_what_a_process_reads_and_nothing_when_it_is_idle(tmp_path: Path) -> None:

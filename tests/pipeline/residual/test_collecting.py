@@ -19,6 +19,7 @@ from pipeline.residual.harmless import Harmless
 from pipeline.residual.source_values import DATE, IDENTIFIER, NAME, TEXT, UID, Piece, SourceValues
 from pipeline.sources.phantom import PhantomSettings, planted_values, write_phantom_cohort
 from tests.pipeline.residual import sources
+from tests.windows import unless_open
 
 
 def collected(pieces: list[Piece], harmless: tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, int]]:
@@ -178,6 +179,22 @@ def test_folder_zip_and_tar_give_the_same_values_alone_and_through_a_manifest(tm
             found.append(texts - {str(tmp_path / name), "effusion"})
     assert all(texts == found[0] for texts in found)
     assert set(sources.PLANTED) <= found[0]
+
+
+def test_an_archive_is_closed_before_its_unpacked_copy_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows would leave the copy, which holds the patients' scans, in the cache."""
+    monkeypatch.setenv("PHOSPHOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "unlink", unless_open("unlink", os.unlink))
+    scan = tmp_path / "effusion.dcm"
+    scan.write_bytes(sources.dicom_bytes())
+    with tarfile.open(tmp_path / "scans.tar.gz", "w:gz") as tar:
+        tar.add(scan, "effusion/1.dcm")
+    for source in (tmp_path / "scans.tar.gz", manifest_of(tmp_path / "scans.tar.gz")):
+        with collect_values(source) as values:
+            assert values.facts.files == 1
+        assert list((tmp_path / "cache" / "unpacked").iterdir()) == []
 
 
 def test_the_class_folder_of_a_manifest_is_no_evidence(tmp_path: Path) -> None:
