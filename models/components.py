@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.devices import choices, to_device
 
 LARGEST_SIDE = 32
 """Components are taken of images of this size at most: what survives heavy noise is coarser still."""
@@ -38,6 +40,10 @@ class Components:
         """Map (N, 1, H, W) images in [-1, 1] to (N, k) unit vectors."""
         return F.normalize((rows_of(images, self.size) - self.mean) @ self.basis, dim=1)
 
+    def to(self, device: torch.device) -> Components:
+        """Return the same map for images on a device."""
+        return replace(self, mean=to_device(self.mean, device), basis=to_device(self.basis, device))
+
 
 def principal_components(images: Tensor, noise: float) -> Components:
     """Find the components of images that noise of a size leaves.
@@ -54,14 +60,15 @@ def principal_components(images: Tensor, noise: float) -> Components:
     kept = variance / (variance + noise**2)
     count = max(int((kept > LEAST_KEPT).sum()), min(LEAST, len(kept)))
     weight = (kept.sqrt() * (variance + noise**2) ** -0.25)[:count]
-    return Components(found.size, found.mean, (vectors[:, :count] * weight).float())
+    basis = (vectors[:, :count] * weight).float()
+    return Components(found.size, found.mean, to_device(basis, images.device))
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """All components of images: their size (h, w), mean (d,), variance (d,), falling, and vectors (d, d).
 
-    Variance and vectors are float64, the vectors in columns.
+    Variance and vectors are float64 on the CPU, the vectors in columns; the mean is on the images' device.
     """
 
     size: tuple[int, int]
@@ -83,8 +90,11 @@ def spectrum(images: Tensor, noise: float) -> Spectrum:
     size = component_size(images)
     rows = rows_of(images, size)
     mean = rows.mean(dim=0)
-    centred = (rows - mean).double()
-    variance, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
+    centred = rows - mean
+    # Squared in float32, small variances would be rounding: where a device knows no other, the CPU does it.
+    narrow = choices(rows.device).wide is not torch.float64
+    centred = centred.cpu().double() if narrow else centred.double()
+    variance, vectors = torch.linalg.eigh((centred.T @ centred / len(rows)).cpu())
     return Spectrum(size, mean, variance.flip(0).clamp_min(0.0), vectors.flip(1))
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.devices import to_device
+from models.kept import kept_for
+
 Tensor = torch.Tensor
+
+POOLED = 4
+LOSS_EVERY = 20
+"""Steps between two looks at the loss on an accelerator, which the host has to wait for."""
 
 
 class CopyEmbedding(nn.Module):
@@ -35,12 +43,26 @@ class CopyEmbedding(nn.Module):
                 nn.SiLU(),
             ]
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(4)
-        self.head = nn.Linear(16 * 2 * width, dimension)
+        self.head = nn.Linear(POOLED**2 * 2 * width, dimension)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (N, 1, H, W) flat-fielded, unit-variance images to (N, dimension) unit vectors."""
-        return F.normalize(self.head(self.pool(self.features(images)).flatten(1)), dim=1)
+        return F.normalize(self.head(_pooled(self.features(images)).flatten(1)), dim=1)
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """Return the means (N, C, POOLED, POOLED) of features (N, C, H, W) over about equal parts."""
+    if features.device.type == "cpu":
+        return F.adaptive_avg_pool2d(features, POOLED)
+    # A GPU adds up the gradient of that in whatever order its threads finish, and Apple's refuses sizes that
+    # do not divide: there it is two matrix products.
+    down, across = (kept_for(features, _means, size) for size in features.shape[-2:])
+    return down @ features @ across.T
+
+
+def _means(size: int) -> Tensor:
+    """Return the (POOLED, size) matrix of means over the parts that adaptive pooling takes."""
+    return F.adaptive_avg_pool1d(torch.eye(size)[None], POOLED)[0].T
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -54,28 +76,62 @@ def altered_copies(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Mirror, rotation to 15 degrees, zoom .8 to 1.2, shift to 10 %, gamma .6 to 1.6, a blend of up to 40 %
     with another image, and noise up to 10 % of the range or a slight blur.
+
+    Args:
+        images: on any device.
+        generator: on the CPU, so that every device is given the same alterations.
     """
-    count = len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
-
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    angle, zoom = uniform(-15, 15) * (math.pi / 180), uniform(0.85, 1.25)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    top = torch.stack([cos * mirror, -sin, uniform(-0.2, 0.2)], dim=1)
-    bottom = torch.stack([sin * mirror, cos, uniform(-0.2, 0.2)], dim=1)
-    grid = F.affine_grid(torch.stack([top, bottom], dim=1), list(images.shape), align_corners=False)
+    drawn = _Alterations.draw(images.shape, generator).to(images.device)
+    grid = F.affine_grid(drawn.places, list(images.shape), align_corners=False)
     out = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    gamma = torch.exp(uniform(math.log(0.6), math.log(1.6))).view(-1, 1, 1, 1)
+    gamma, share, soft, noise = drawn.amounts.view(4, -1, 1, 1, 1)
     out = ((out.clamp(-1, 1) + 1) / 2).clamp_min(1e-6) ** gamma * 2 - 1
-    share = (uniform(-0.4, 0.4)).clamp_min(0).view(-1, 1, 1, 1)
-    out = (1 - share) * out + share * out[torch.randperm(count, generator=generator)]
+    out = (1 - share) * out + share * out[drawn.partners]
     blurred = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    soft = uniform(-0.5, 1.0).clamp(0, 1).view(-1, 1, 1, 1)
     out = (1 - soft) * out + soft * blurred
-    noise = uniform(-0.2, 0.2).clamp_min(0).view(-1, 1, 1, 1)
-    return out + noise * torch.randn(out.shape, generator=generator)
+    return out + noise * drawn.noise
+
+
+@dataclass(frozen=True)
+class _Alterations:
+    """What is drawn for `altered_copies`.
+
+    Attributes:
+        places: (N, 2, 3) affine maps; amounts: (4, N) of gamma, of the other image, of blur and of noise.
+        partners: (N,) the other image; noise: (N, 1, H, W), unit normal.
+    """
+
+    places: Tensor
+    amounts: Tensor
+    partners: Tensor
+    noise: Tensor
+
+    @classmethod
+    def draw(cls, shape: torch.Size, generator: torch.Generator) -> _Alterations:
+        """Draw for images of a shape (N, 1, H, W)."""
+        count = shape[0]
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, generator=generator)
+
+        mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+        angle, zoom = uniform(-15, 15) * (math.pi / 180), uniform(0.85, 1.25)
+        cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+        top = torch.stack([cos * mirror, -sin, uniform(-0.2, 0.2)], dim=1)
+        bottom = torch.stack([sin * mirror, cos, uniform(-0.2, 0.2)], dim=1)
+        gamma = torch.exp(uniform(math.log(0.6), math.log(1.6)))
+        share = uniform(-0.4, 0.4).clamp_min(0)
+        partners = torch.randperm(count, generator=generator)
+        soft = uniform(-0.5, 1.0).clamp(0, 1)
+        amount = uniform(-0.2, 0.2).clamp_min(0)
+        noise = torch.randn(shape, generator=generator)
+        return cls(
+            torch.stack([top, bottom], dim=1), torch.stack([gamma, share, soft, amount]), partners, noise
+        )
+
+    def to(self, device: torch.device) -> _Alterations:
+        """Return the same on a device."""
+        return _Alterations(*(to_device(getattr(self, each.name), device) for each in fields(self)))
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -86,7 +142,7 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
         temperature: softmax temperature.
     """
     similarity = first @ second.T / temperature
-    target = torch.arange(len(first))
+    target = torch.arange(len(first), device=first.device)
     return 0.5 * (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target))
 
 
@@ -96,9 +152,9 @@ def copies_in_pairs(
     """Return what draws two altered copies each of some images: the pairs of a copy embedding.
 
     Args:
-        images: (N, 1, H, W) in [-1, 1].
+        images: (N, 1, H, W) in [-1, 1], on any device.
         batch_size: images a draw (at most N).
-        generator: source of every random draw.
+        generator: source of every random draw, on the CPU.
 
     Raises:
         ValueError: fewer than two images.
@@ -108,7 +164,8 @@ def copies_in_pairs(
     batch_size = min(batch_size, len(images))
 
     def draw() -> tuple[Tensor, Tensor]:
-        batch = images[torch.randperm(len(images), generator=generator)[:batch_size]]
+        chosen = torch.randperm(len(images), generator=generator)[:batch_size]
+        batch = images[to_device(chosen, images.device)]
         return altered_copies(batch, generator), altered_copies(batch, generator)
 
     return draw
@@ -125,25 +182,29 @@ def train_on_pairs(
     on_step: Callable[[int, float], None] | None = None,
     dimension: int = 64,
     width: int = 32,
+    device: torch.device | None = None,
 ) -> CopyEmbedding:
     """Train an embedding in which what belongs together lies near, and all else of a batch far away.
 
     Args:
         draw_pairs: called once a step; returns (N, 1, H, W) images in [-1, 1] and, row by row, what is to lie
-            near them.
+            near them, on the device.
         prepare: what is applied to images before the network (flat-fielding), (N, 1, H, W) -> same.
         num_steps: optimiser steps.
         learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
-        generator: source of the weights at the start.
-        on_step: called with (step, loss).
+        generator: source of the weights at the start, on the CPU.
+        on_step: called with (step, loss); on an accelerator with the last loss that was looked at.
         dimension, width: of the network.
+        device: where it is trained; None is the CPU.
     """
+    device = device or torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        network = CopyEmbedding(dimension, width)
+        network = CopyEmbedding(dimension, width).to(device, non_blocking=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     warm_up = max(1, num_steps // 20)
     network.train()
+    look_every, seen = 1 if device.type == "cpu" else LOSS_EVERY, math.nan
     for step in range(num_steps):
         rise = min(1.0, (step + 1) / warm_up)
         rate = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / num_steps))
@@ -155,7 +216,9 @@ def train_on_pairs(
         loss.backward()
         optimiser.step()
         if on_step is not None:
-            on_step(step, loss.item())
+            if step % look_every == 0 or step == num_steps - 1:
+                seen = loss.item()
+            on_step(step, seen)
     return network.eval()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from models.products import raise_to_products
+from models.kept import kept_for
+from models.products import raise_to_products, rows_at_once
 
 Tensor = torch.Tensor
 
@@ -72,12 +72,10 @@ def flat_field(images: Tensor, *, sigma: float) -> Tensor:
     """
     if sigma <= 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
-    rows = _blur_matrix(images.shape[-2], sigma).to(images)
-    columns = _blur_matrix(images.shape[-1], sigma).to(images)
+    rows, columns = (kept_for(images, _blur_matrix, size, sigma) for size in images.shape[-2:])
     return images - rows @ images @ columns.T
 
 
-@functools.cache
 def _blur_matrix(size: int, sigma: float) -> Tensor:
     """Return the (size, size) matrix of a Gaussian blur with mirrored edges: faster than a kernel."""
     radius = min(math.ceil(3 * sigma), size - 1)
@@ -93,7 +91,6 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
     return matrix
 
 
-@functools.cache
 def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
     """Return the cosine patterns (DCT-II) that a Gaussian blur of `sigma` pixels would keep by half or more.
 
@@ -125,7 +122,7 @@ def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
 
 def unit_rows(images: Tensor, sigma: float) -> Tensor:
     """Flatten to (N, d) rows without low frequencies (mean included) and of unit length (0 if constant)."""
-    basis = low_frequencies(*images.shape[-2:], sigma).to(images)
+    basis = kept_for(images, low_frequencies, *images.shape[-2:], sigma)
     rows = images.flatten(1)
     rows = rows - (rows @ basis) @ basis.T
     length = rows.norm(dim=1, keepdim=True)
@@ -138,12 +135,17 @@ def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor
         images = images.flip(-1)
     if scale == 1.0 and rotation == 0.0:
         return images
-    angle = math.radians(rotation)
-    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images)
-    grid = F.affine_grid(theta[None], [1, *images.shape[1:]], align_corners=False)
+    grid = kept_for(images, _places, *images.shape[-2:], scale, rotation)
     grid = grid.expand(len(images), -1, -1, -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _places(height: int, width: int, scale: float, rotation: float) -> Tensor:
+    """Return (1, H, W, 2) where `warp` looks for each pixel."""
+    angle = math.radians(rotation)
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+    theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]])
+    return F.affine_grid(theta[None], [1, 1, height, width], align_corners=False)
 
 
 def soften(images: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tenso
         alignments: says what window is compared, and without which low frequencies.
     """
     window = centre(soften(queries), alignments.margin)
-    basis = low_frequencies(*window.shape[-2:], alignments.sigma).to(queries)
+    basis = kept_for(window, low_frequencies, *window.shape[-2:], alignments.sigma)
     rows = window.flatten(1)
     content = (rows - (rows @ basis) @ basis.T).square().sum(dim=1)
     # `soften` leaves (1 + 4 + 1) / 16 of the variance of white noise in each direction.
@@ -202,7 +204,7 @@ def centre(images: Tensor, margin: int) -> Tensor:
 
 
 def coarse_similarity(
-    queries: Tensor, references: Tensor, alignments: Alignments, *, block: int = 512
+    queries: Tensor, references: Tensor, alignments: Alignments, *, block: int | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the best coarse similarity of each query with each reference, a block of queries at a time.
 
@@ -213,7 +215,7 @@ def coarse_similarity(
         queries: (N, 1, H, W) in [-1, 1].
         references: (M, 1, H, W) in [-1, 1].
         alignments: what is tried.
-        block: queries at a time.
+        block: queries at a time; None leaves it to the device.
 
     Yields:
         (first query row, (n, M) similarity in [-1, 1]).
@@ -223,6 +225,8 @@ def coarse_similarity(
     window = tuple(size - 2 * margin for size in references.shape[-2:])
     reference_rows = unit_rows(F.avg_pool2d(centre(references, margin), 2), half)
     steps = sorted({-reach, reach, *range(0, reach, 2), *range(0, -reach, -2)})
+    each = 8 * max(len(references), references[:1].numel())
+    block = block or rows_at_once(each, queries.device, on_cpu=512)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         best = reference_rows.new_full((len(part), len(references)), -1.0)
@@ -244,11 +248,16 @@ def raise_to_windows(best: Tensor, windows: Sequence[Tensor], rows: Tensor, sigm
         rows: (M, h x w) as of `unit_rows` with the same `sigma`.
         sigma: blur in pixels whose low frequencies are taken out.
     """
-    raise_to_products(best, unit_rows(torch.cat(list(windows)), sigma).chunk(len(windows)), rows)
+    # `unit_rows` makes a few tensors of their size.
+    few = rows_at_once(8 * windows[0].numel(), best.device, on_cpu=len(windows))
+    for first in range(0, len(windows), few):
+        part = windows[first : first + few]
+        flat = unit_rows(torch.cat(list(part)), sigma)
+        raise_to_products(best, flat.unflatten(0, (len(part), len(best))), rows)
 
 
 def aligned_similarity(
-    queries: Tensor, references: Tensor, pairs: Tensor, alignments: Alignments, *, block: int = 32
+    queries: Tensor, references: Tensor, pairs: Tensor, alignments: Alignments, *, block: int | None = None
 ) -> Tensor:
     """Return the best zero-mean normalised cross-correlation of each query with its listed references.
 
@@ -257,7 +266,7 @@ def aligned_similarity(
         references: (M, 1, H, W) in [-1, 1].
         pairs: (N, k) reference rows to compare each query with.
         alignments: every warp and every whole-pixel shift that is tried.
-        block: queries at a time; memory is about block x shifts x H x W floats.
+        block: queries at a time; memory is about block x shifts x H x W floats. None leaves it to the device.
 
     Returns:
         (N, k) similarity in [-1, 1].
@@ -265,10 +274,13 @@ def aligned_similarity(
     margin = alignments.margin
     rows = unit_rows(centre(soften(references), margin), alignments.sigma)
     window = (queries.shape[-2] - 2 * margin, queries.shape[-1] - 2 * margin)
-    basis = low_frequencies(*window, alignments.sigma).to(queries).T
+    basis = kept_for(queries, low_frequencies, *window, alignments.sigma).T
     num_low = len(basis)
-    down, across = (_box(size + 2 * alignments.max_shift, size).to(queries) for size in window)
+    down, across = (kept_for(queries, _box, size + 2 * alignments.max_shift, size) for size in window)
     out = queries.new_empty(pairs.shape)
+    # Windows of a query and what they are held against, each copied once on the way.
+    each = 2 * ((2 * alignments.max_shift + 1) ** 2 + num_low + pairs.shape[1]) * window[0] * window[1]
+    block = block or rows_at_once(each, queries.device, on_cpu=32)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         near = rows[pairs[first : first + block]]
@@ -290,7 +302,6 @@ def aligned_similarity(
     return out.clamp_(-1.0, 1.0)
 
 
-@functools.cache
 def _box(size: int, window: int) -> Tensor:
     """Return the (size - window + 1, size) matrix that sums `window` neighbours at every place."""
     places = torch.arange(size) - torch.arange(size - window + 1)[:, None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.denoiser import Denoiser
+from models.devices import to_device
 from models.noise import initial_noise, stream_seed
 from models.objective import denoising_loss
 
@@ -34,7 +35,7 @@ def loss_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequen
         (N, L) minus the weighted loss, the mean over `NUM_NOISES` draws of noise.
     """
     seeds = [stream_seed(0, "membership", draw) for draw in range(NUM_NOISES)]
-    noises = initial_noise(seeds, tuple(clean.shape[1:])).to(clean)
+    noises = to_device(initial_noise(seeds, tuple(clean.shape[1:])).to(clean.dtype), clean.device)
 
     def loss(sigma: float, noise: Tensor) -> Tensor:
         return denoising_loss(
@@ -109,7 +110,7 @@ def attack_scores(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequ
     if not sigmas or min(sigmas) <= 0:
         raise ValueError(f"sigmas must be positive and not empty, got {tuple(sigmas)}")
     rows = [attack(denoiser, clean, codes, sigmas) for attack in ATTACKS.values()]
-    return torch.stack(rows, dim=1).double().cpu()
+    return torch.stack(rows, dim=1).cpu().double()
 
 
 def _predicted_noise(denoiser: Denoiser, noisy: Tensor, codes: Tensor, sigma: float) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.devices import choices, to_device
 from models.matching import centre, raise_to_windows, soften, unit_rows
-from models.products import entries_at_once, product, tiles
+from models.products import product, rows_at_once, tiles
 
 HALVES = ("left", "right", "top", "bottom")
 BLEND_MARGIN = 2
@@ -26,7 +27,7 @@ def half_similarity(
     sigma: float,
     halves: Sequence[str] = HALVES,
     max_shift: int = 1,
-    block: int = 256,
+    block: int | None = None,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield how alike each half of each query is to the same half of each reference, a block at a time.
 
@@ -39,7 +40,7 @@ def half_similarity(
         sigma: blur in pixels whose low frequencies are taken out.
         halves: of `HALVES`.
         max_shift: shifts of the query in each direction, in pixels.
-        block: queries at a time; memory is about block x M floats a half.
+        block: queries at a time; memory is about block x M floats a half. None leaves it to the device.
 
     Yields:
         (first query row, half -> (n, M) similarity in [-1, 1]).
@@ -49,6 +50,8 @@ def half_similarity(
     smooth = soften(references)
     rows = {name: unit_rows(_cut(smooth, window, 0, 0), sigma) for name, window in windows.items()}
     steps = range(-max_shift, max_shift + 1)
+    each = 8 * max(len(references), references[:1].numel())
+    block = block or rows_at_once(each, queries.device, on_cpu=256)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         shape = (len(part), len(references))
@@ -97,13 +100,15 @@ def blend_isolation(
     # Train images go in front, so that pairs of them are looked at without picking them out.
     sides = (in_train.nonzero().flatten(), (~in_train).nonzero().flatten())
     owner = torch.cat([patients[side].repeat(2) for side in sides])
-    placed = [side.to(rows.device) for side in sides]
+    device = rows.device
+    placed = [to_device(side, device) for side in sides]
     known = torch.cat([images[side] for side in placed for images in (rows, mirrored)])
-    among = _Known(known, owner.to(known.device), _Kin.of(owner, known.device), 2 * len(sides[0]))
+    among = _Known(known, to_device(owner, device), _Kin.of(owner, device), 2 * len(sides[0]))
     shortlist = min(shortlist, len(known))
-    block = max(1, 2**24 // len(known))
-    # More than a cache holds: a product of too few rows is slow too.
-    step = max(1, max(2**22, entries_at_once(known.device)) // (shortlist * len(known)))
+    block = rows_at_once(8 * len(known), device, on_cpu=max(1, 2**24 // len(known)))
+    # More than a processor's cache holds: a product of too few rows is slow too.
+    pairs = shortlist * len(known)
+    step = rows_at_once(6 * pairs, device, on_cpu=max(1, 2**22 // pairs))
     for first in range(0, len(queries), block):
         part = unit_rows(centre(soften(queries[first : first + block]), BLEND_MARGIN), sigma)
         alike = product(part, known)
@@ -127,7 +132,8 @@ class _Kin:
         """Return the kin of images whose patients are `owner` (M,), which lies on the CPU."""
         _, codes, counts = owner.unique(return_inverse=True, return_counts=True)
         order, first = codes.argsort(stable=True), counts.cumsum(0) - counts
-        return cls(order.to(device), first[codes].to(device), counts[codes].to(device), int(counts.max()))
+        order, first, count = (to_device(each, device) for each in (order, first[codes], counts[codes]))
+        return cls(order, first, count, int(counts.max()))
 
     def rows(self, chosen: Tensor) -> Tensor:
         """Return (..., most) rows of the images of each chosen one's patient (...), the last repeated."""
@@ -187,17 +193,17 @@ class _Known:
         turned = -self.rows[firsts].flatten(0, 1)
         added = alike.new_empty(*firsts.shape, len(self.rows))
         one, least = to_first.new_ones(1), 1.0 - MAX_CORRELATION**2
-        for tile in tiles(added.flatten(0, 1)):
+        for tile in tiles(len(turned), len(self.rows), added.device):
             # The opposite of the correlation with each other; -3 makes the second weight negative.
             apart = torch.mm(turned, self.rows[tile].T).view(*firsts.shape, -1)
             F.threshold(apart, -MAX_CORRELATION, -3.0, inplace=True)
             second = torch.addcmul(alike[:, None, tile], to_first[:, :, None], apart)
             left = torch.addcmul(one, apart, apart, value=-1.0, out=apart).clamp_min_(least).rsqrt_()
             torch.mul(second, left, out=added[:, :, tile])
-        added.scatter_(2, self.kin.rows(firsts), 0.0)
-        listed = firsts[:, None, :].expand(-1, count, -1)
         before = torch.ones(count, count, dtype=torch.bool, device=firsts.device).tril(-1)
-        return added.scatter_(2, listed, added.gather(2, listed).masked_fill(before, 0.0))
+        # Of the first images, those before each one; its own place, which is taken anyway, for the others.
+        earlier = torch.where(before, firsts[:, None, :], firsts[:, :, None])
+        return added.scatter_(2, torch.cat([self.kin.rows(firsts), earlier], dim=2), 0.0)
 
 
 def _explained(to_first: Tensor, added: Tensor, least: float) -> Tensor:
@@ -216,7 +222,8 @@ def _copied(alike: Tensor, least: float) -> Tensor:
 
 
 def _distance(squared: Tensor, least: float) -> Tensor:
-    return (1.0 - squared.double().clamp(0.0, 1.0).sqrt()).clamp_min(least)
+    wide = squared.to(choices(squared.device).wide)
+    return (1.0 - wide.clamp(0.0, 1.0).sqrt()).clamp_min(least)
 
 
 def _halves(height: int, width: int, *, margin: int) -> dict[str, tuple[int, int, int, int]]:

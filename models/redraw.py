@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.components import rows_of, spectrum
+from models.devices import to_device
 
 LEAST_VARIANCE = 1e-3
 """Added to the variance along each component: finer structure is a model's own error and rounding."""
@@ -62,9 +63,8 @@ def redraw(images: Tensor, noise: float) -> Redraw:
         ValueError: fewer than two images, or `noise` is not positive.
     """
     found = spectrum(images, noise)
-    return Redraw(
-        found.size, found.mean, found.vectors.float(), found.variance.float() + LEAST_VARIANCE, noise
-    )
+    basis, variance = (to_device(one.float(), images.device) for one in (found.vectors, found.variance))
+    return Redraw(found.size, found.mean, basis, variance + LEAST_VARIANCE, noise)
 
 
 def spacing(values: Tensor, best: Tensor, *, count: int = 50) -> Tensor:
@@ -75,10 +75,11 @@ def spacing(values: Tensor, best: Tensor, *, count: int = 50) -> Tensor:
     The gaps between the largest of many values shrink as 1, 1/2, 1/3, ... of one scale (Renyi 1953): the mean
     of the k-th gap times k estimates it, query by query, whatever the values' own scale.
     """
-    usable = int(torch.isfinite(values).sum(dim=1).min())
-    top = values.topk(max(1, min(count + 1, usable)), dim=1).values
-    if top.shape[1] == 1:
-        return best - top[:, 0]
+    top = values.topk(min(count + 1, values.shape[1]), dim=1).values
+    # Which of them are values is found without asking the device, for which the host would have to wait.
+    usable = torch.isfinite(top[:, 1:])
     ranks = torch.arange(1, top.shape[1], device=values.device)
-    scale = (ranks * (top[:, :-1] - top[:, 1:])).mean(dim=1)
-    return (best - top[:, 0]) / scale.clamp_min(1e-6)
+    gaps = (ranks * (top[:, :-1] - top[:, 1:])).masked_fill(~usable, 0.0)
+    found = usable.sum(dim=1)
+    scale = (gaps.sum(dim=1) / found.clamp_min(1)).clamp_min(1e-6)
+    return (best - top[:, 0]) / torch.where(found > 0, scale, 1.0)

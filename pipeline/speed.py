@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -190,6 +191,7 @@ def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int],
     """Return the seconds of one optimiser step of the copy-detection embedding on so many train images."""
     import torch
 
+    from models.devices import computing, default_device
     from pipeline.privacy.embedding_cache import train_embedding
 
     images = (
@@ -200,7 +202,10 @@ def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int],
         - 1
     )
     timed = settings.model_copy(update={"embedding_steps": TIMED_STEPS})
-    return _step_seconds(lambda on_step: train_embedding(images, timed, lambda step, _loss: on_step(step)))
+    with computing(default_device()):
+        return _step_seconds(
+            lambda on_step: train_embedding(images, timed, lambda step, _loss: on_step(step))
+        )
 
 
 def search_seconds(
@@ -210,11 +215,14 @@ def search_seconds(
     import torch
 
     from models.devices import default_device
+    from pipeline.privacy.halfway import QUERIES_A_PIECE
     from pipeline.privacy.pixel_views import PixelSearch
     from pipeline.progress import Silent
 
     shape, device = _search_shape(settings, image_size), default_device()
-    queries = torch.rand(_QUERIES, 1, *shape, device=device)
+    # An accelerator takes about as long for a few as for as many as the audit hands it at a time.
+    count = _QUERIES if device.type == "cpu" else QUERIES_A_PIECE
+    queries = torch.rand(count, 1, *shape, device=device)
     numbers = np.arange(num_references)
     groups = numbers % (num_folds + 1)
     pixels = PixelSearch(
@@ -228,9 +236,9 @@ def search_seconds(
 
     def search() -> None:
         with torch.inference_mode():
-            pixels.search(queries, torch.full((_QUERIES,), -1, device=device), Silent())
+            pixels.search(queries, torch.full((count,), -1, device=device), Silent())
 
-    return _seconds(search, timed=1) / _QUERIES
+    return _seconds(search, timed=1) / count
 
 
 def ingest_seconds(tasks: list[ScanTask], image_size: int) -> float:
@@ -274,18 +282,41 @@ def phantom_seconds(settings: PhantomSettings) -> tuple[float, float, int]:
         made = (time.perf_counter() - started) / index.num_images
         files = [path for path in sorted((folder / "dicom").rglob("*")) if path.is_file()]
         rule = ReadRule(kind="dicom", root=str(folder), patient_tag="PatientID")
-        tasks = [ScanTask(rule=rule, name=str(path.relative_to(folder)), label="x") for path in files]
+        tasks = [ScanTask(rule=rule, name=path.relative_to(folder).as_posix(), label="x") for path in files]
         size = sum(path.stat().st_size for path in files) // len(files)
         return made, ingest_seconds(tasks, 32), size
 
 
 def resident_bytes() -> int:
     """Return the largest resident memory that this process has had."""
-    import resource
-    import sys
-
+    try:
+        import resource
+    except ImportError:
+        return _peak_working_set()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_working_set() -> int:
+    """Return what Windows tells of this process in PROCESS_MEMORY_COUNTERS (psapi.h), in bytes."""
+    import ctypes
+    from ctypes import wintypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = (
+            ("cb", ctypes.c_uint32),
+            ("PageFaultCount", ctypes.c_uint32),
+            ("PeakWorkingSetSize", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        )
+
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+    kernel.GetCurrentProcess.restype = wintypes.HANDLE
+    kernel.K32GetProcessMemoryInfo.argtypes = (wintypes.HANDLE, ctypes.POINTER(Counters), ctypes.c_uint32)
+    counters = Counters()
+    process, size = kernel.GetCurrentProcess(), ctypes.sizeof(Counters)
+    kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), size)
+    return int(counters.PeakWorkingSetSize)
 
 
 def _denoiser(
@@ -344,6 +375,13 @@ def _seconds(call: Callable[[], object], timed: int = TIMED_STEPS) -> float:
 
 def _step_seconds(train: Callable[[Callable[[int], None]], object]) -> float:
     """Return the median seconds between the steps of a training function, its first step left out."""
-    moments: list[float] = []
-    train(lambda _step: moments.append(time.perf_counter()))
+    from models.devices import default_device, synchronise
+
+    device, moments = default_device(), list[float]()
+
+    def on_step(_step: int) -> None:
+        synchronise(device)
+        moments.append(time.perf_counter())
+
+    train(on_step)
     return float(np.median(np.diff(moments)))

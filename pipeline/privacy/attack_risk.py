@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from models.components import Components
+from models.devices import default_device, to_device
 from models.partial_copies import half_similarity
 from pipeline.privacy.neighbours import Floats
 from pipeline.privacy.references import Bools, Ints, References
@@ -94,22 +95,23 @@ def linked(targets: Targets, released: Released, settings: AuditSettings) -> Boo
     count = min(LINKED_NEIGHBOURS, len(released.images))
     found = []
     sides = ("left", "right")
-    with track("linkability", len(targets.images), unit="scans") as progress:
-        blocks = half_similarity(
-            targets.images, released.images, sigma=settings.flat_field_sigma, halves=sides
-        )
+    scans, known = (to_device(images, default_device()) for images in (targets.images, released.images))
+    with track("linkability", len(scans), unit="scans") as progress:
+        blocks = half_similarity(scans, known, sigma=settings.flat_field_sigma, halves=sides)
         for _, by_half in blocks:
             left, right = (by_half[side].topk(count, dim=1).indices for side in sides)
             found.append((left[:, :, None] == right[:, None, :]).flatten(1).any(dim=1))
             progress.update(len(left))
-    return torch.cat(found).numpy()
+    return torch.cat(found).cpu().numpy()
 
 
 @torch.inference_mode()
 def class_guessed(targets: Targets, released: Released, components: Components) -> Bools:
     """Return whether the class of the released image nearest to each target (n,) is the target's."""
-    known, ours = components(released.images).T, components(targets.images)
-    nearest = torch.cat([(part @ known).argmax(dim=1) for part in ours.split(1024)]).numpy()
+    device = default_device()
+    described = components.to(device)
+    known, ours = (described(to_device(images, device)) for images in (released.images, targets.images))
+    nearest = torch.cat([(part @ known.T).argmax(dim=1) for part in ours.split(1024)]).cpu().numpy()
     guessed: Bools = released.labels[nearest] == targets.labels
     return guessed
 

@@ -13,6 +13,7 @@ import torch
 from models.allocator import held_memory
 from models.components import principal_components
 from models.copy_embedding import CopyEmbedding
+from models.devices import computing, default_device
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.generator import CheckpointInfo, read_checkpoint_info
@@ -55,7 +56,13 @@ def audit(
     force: bool,
 ) -> AuditRef:
     """Carry out `pipeline.privacy.run_audit`."""
-    with held_memory(), join_ranks() as ranks, threads(settings.num_threads or threads_here(ranks.place)):
+    with (
+        held_memory(),
+        join_ranks() as ranks,
+        threads(settings.num_threads or threads_here(ranks.place)),
+        # Each process of a job has its device by now.
+        computing(default_device()),
+    ):
         task = _open(candidates, cohort, checkpoint, settings, seed)
         stable = settings.content_settings()
         require_same_command(ranks, [AuditRef.stage, task.inputs, stable.digest(), seed])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from models.copy_embedding import CopyEmbedding, copies_in_pairs, train_on_pairs
+from models.devices import default_device, to_device
 from models.matching import flat_field
 from pipeline.cohort import Cohort
 from pipeline.privacy.references import References
@@ -50,14 +51,19 @@ def cohort_embedding(cohort: Cohort, references: References, settings: AuditSett
 def train_embedding(
     images: torch.Tensor, settings: AuditSettings, on_step: Callable[[int, float], None] | None = None
 ) -> CopyEmbedding:
-    """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1]."""
-    generator = torch.Generator().manual_seed(settings.embedding_seed)
-    return train_on_pairs(
-        copies_in_pairs(images, settings.embedding_batch, generator),
+    """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1].
+
+    It is trained on the accelerator if there is one, from the same draws as on the CPU, and lies on the CPU.
+    """
+    generator, device = torch.Generator().manual_seed(settings.embedding_seed), default_device()
+    network = train_on_pairs(
+        copies_in_pairs(to_device(images, device), settings.embedding_batch, generator),
         lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
         num_steps=settings.embedding_steps,
         learning_rate=settings.embedding_learning_rate,
         temperature=settings.embedding_temperature,
         generator=generator,
         on_step=on_step,
+        device=device,
     )
+    return network.cpu()

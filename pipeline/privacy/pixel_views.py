@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
+from models.devices import to_device
 from models.matching import Alignments, aligned_similarity, coarse_similarity, noise_gain
 from models.partial_copies import HALVES, blend_isolation, half_similarity
-from pipeline.privacy.neighbours import FLOOR, Floats, Neighbours, Sides, join, search_block
+from pipeline.privacy.neighbours import FLOOR, Nearest, Neighbours, Sides, join_nearest, search_block
 from pipeline.privacy.references import Bools, Ints
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import Progress
@@ -20,11 +22,23 @@ LOOKS = 3
 
 @dataclass(frozen=True)
 class PixelFound:
-    """What pixels say of n queries: nearest images as a whole and by halves, isolation as a blend (n,)."""
+    """What pixels say of n queries, on the device that searches.
 
-    correlation: Neighbours
-    halves: Neighbours
-    blend: Floats
+    Attributes:
+        correlation: nearest images as a whole; halves: by each of `HALVES`.
+        blend: (n,) isolation as a blend.
+    """
+
+    correlation: Nearest
+    halves: tuple[Nearest, ...]
+    blend: torch.Tensor
+
+    def of_rows(self, rows: torch.Tensor) -> PixelFound:
+        """Return the same where what was searched were these rows of all references."""
+        correlation, *halves = (
+            replace(own, train_row=rows[own.train_row]) for own in (self.correlation, *self.halves)
+        )
+        return PixelFound(correlation, tuple(halves), self.blend)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class PixelSearch:
         """Return the search of these rows alone; some of each fold and of the holdout must be there."""
         return replace(
             self,
-            images=self.images[torch.from_numpy(rows).to(self.images.device)],
+            images=self.images[to_device(torch.from_numpy(rows), self.images.device)],
             patients=self.patients[rows],
             in_train=self.in_train[rows],
             groups=self.groups[rows],
@@ -69,7 +83,7 @@ class PixelSearch:
         """Return what is found about (n, 1, h, w) queries, whose own patients (n,) are left out."""
         sides, settings = self.sides(), self.settings
         coarse, fine = alignments(settings)
-        block = search_block(len(self.images))
+        block = search_block(self.images)
         correlation, halves, blend = [], [], []
         for first, rough in coarse_similarity(queries, self.images, coarse, block=block):
             part = slice(first, first + len(rough))
@@ -81,8 +95,9 @@ class PixelSearch:
             progress.update(len(rough))
         sigma = settings.flat_field_sigma
         for first, by_half in half_similarity(queries, self.images, sigma=sigma, block=block):
-            halves.append(_by_halves(sides, by_half, own[first : first + block]))
-            progress.update(len(own[first : first + block]))
+            part = slice(first, first + block)
+            halves.append([sides.of_similarity(by_half[name], own[part]) for name in HALVES])
+            progress.update(len(own[part]))
         pairs_of = blend_isolation(
             queries,
             self.images,
@@ -96,7 +111,8 @@ class PixelSearch:
         for _, isolation in pairs_of:
             blend.append(isolation)
             progress.update(len(isolation))
-        return PixelFound(join(correlation), join(halves), torch.cat(blend).cpu().numpy())
+        by_halves = tuple(join_nearest(parts) for parts in zip(*halves, strict=True))
+        return PixelFound(join_nearest(correlation), by_halves, torch.cat(blend))
 
     def search_near(
         self, queries: torch.Tensor, own: torch.Tensor, rows: Ints, progress: Progress
@@ -105,18 +121,13 @@ class PixelSearch:
         parts = []
         for place, listed in enumerate(rows):
             unique = np.unique(listed)
-            found = self.among(unique).search(queries[place : place + 1], own[place : place + 1], progress)
-            parts.append(
-                replace(
-                    found,
-                    correlation=replace(found.correlation, train_row=unique[found.correlation.train_row]),
-                    halves=replace(found.halves, train_row=unique[found.halves.train_row]),
-                )
-            )
+            one = slice(place, place + 1)
+            found = self.among(unique).search(queries[one], own[one], progress)
+            parts.append(found.of_rows(to_device(torch.from_numpy(unique), self.images.device)))
         return PixelFound(
-            join([part.correlation for part in parts]),
-            join([part.halves for part in parts]),
-            np.concatenate([part.blend for part in parts]),
+            join_nearest([part.correlation for part in parts]),
+            tuple(join_nearest(own) for own in zip(*(part.halves for part in parts), strict=True)),
+            torch.cat([part.blend for part in parts]),
         )
 
 
@@ -127,15 +138,14 @@ def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
     return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
 
 
-def _by_halves(sides: Sides, by_half: dict[str, torch.Tensor], own: torch.Tensor) -> Neighbours:
+def most_telling(halves: Sequence[Neighbours]) -> Neighbours:
     """Return for each query the neighbours of the half in which one patient stands out most.
 
     The gap that chooses the half knows no sides, so that the side of that half is as fair a coin.
     """
-    halves = [sides.of_similarity(by_half[name], own) for name in HALVES]
     chosen = np.stack([half.gap for half in halves]).argmin(axis=0)
     here = np.arange(len(chosen))
-    fields = Neighbours.__dataclass_fields__
+    names = [each.name for each in fields(Neighbours)]
     return Neighbours(
-        **{field: np.stack([getattr(half, field) for half in halves])[chosen, here] for field in fields}
+        **{name: np.stack([getattr(half, name) for half in halves])[chosen, here] for name in names}
     )

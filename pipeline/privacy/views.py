@@ -10,11 +10,11 @@ import torch
 
 from models.components import principal_components
 from models.copy_embedding import CopyEmbedding, embed
-from models.devices import default_device
+from models.devices import default_device, to_device
 from models.matching import flat_field, noise_variance
 from models.redraw import redraw, spacing
 from pipeline.privacy.neighbours import NO_PATIENT, Floats, Neighbours, join, nearest_features, search_block
-from pipeline.privacy.pixel_views import LOOKS, PixelSearch
+from pipeline.privacy.pixel_views import LOOKS, PixelSearch, most_telling
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
@@ -87,18 +87,18 @@ class Views:
     ) -> None:
         self.references, self.settings = references, settings
         self._device = device or default_device()
-        images = references.images.to(self._device)
-        self._network = copy.deepcopy(network).to(self._device)
+        images = to_device(references.images, self._device)
+        self._network = copy.deepcopy(network).to(self._device, non_blocking=True)
         self._vectors = embed_flat(self._network, images, settings)
         # Of both sides alike: components of train alone would describe train better.
         self._components = principal_components(images, settings.component_noise)
         self._structure = self._components(images)
         self._redraw = redraw(images, settings.component_noise)
         self._known = self._redraw.known(images)
-        self._patients = torch.from_numpy(references.patients).to(self._device)
+        self._patients = to_device(torch.from_numpy(references.patients), self._device)
         codes = np.arange(references.patients.max() + 1)
         trained = np.isin(codes, references.patients[references.in_train])
-        self._trained = torch.from_numpy(trained).to(self._device)
+        self._trained = to_device(torch.from_numpy(trained), self._device)
         detail = noise_variance(images)
         self._pixels = PixelSearch(
             images,
@@ -119,7 +119,7 @@ class Views:
             own_patient: patient codes whose images are left out for a query (real queries), else none.
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
-        own, images = own.to(self._device), images.to(self._device)
+        own, images = to_device(own, self._device), to_device(images, self._device)
         vectors, structure = embed_flat(self._network, images, self.settings), self._components(images)
         with track("search", LOOKS * len(images), unit="looks") as progress:
             if len(self.references.rows) <= self.settings.exhaustive_limit:
@@ -127,17 +127,21 @@ class Views:
             else:
                 listed = self.near_rows(vectors, structure, own)
                 pixels = self._pixels.search_near(images, own, listed, progress)
+        embedding = nearest_features(vectors, self._vectors, self._sides, own)
+        components = nearest_features(structure, self._structure, self._sides, own)
+        redrawn = self._redrawn(images, own)
+        # All is asked of the device by now: the host waits for it once.
         views = {
-            "correlation": pixels.correlation,
-            "embedding": nearest_features(vectors, self._vectors, self._sides, own),
-            "halves": pixels.halves,
-            "components": nearest_features(structure, self._structure, self._sides, own),
+            "correlation": pixels.correlation.neighbours(),
+            "embedding": embedding.neighbours(),
+            "halves": most_telling([half.neighbours() for half in pixels.halves]),
+            "components": components.neighbours(),
         }
-        return Found(views, pixels.blend, self._redrawn(images, own))
+        return Found(views, *(values.cpu().double().numpy() for values in (pixels.blend, redrawn)))
 
-    def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> Floats:
+    def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Return (n, 2) how the nearest train patient stands against the others, and against a new image."""
-        trained, block = self._trained, search_block(len(self.references.rows))
+        trained, block = self._trained, search_block(self._known)
         parts = []
         for first in range(0, len(images), block):
             part = slice(first, first + block)
@@ -149,17 +153,18 @@ class Views:
             best, which = patients.masked_fill(~trained, -torch.inf).max(dim=1)
             others = patients.scatter(1, which[:, None], -torch.inf)
             stands_out = spacing(others, best)
-            parts.append(-torch.stack([stands_out, best - as_new], dim=1).double().cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(-torch.stack([stands_out, best - as_new], dim=1))
+        return torch.cat(parts)
 
     def near_rows(self, vectors: torch.Tensor, structure: torch.Tensor, own: torch.Tensor) -> Ints:
         """Return the rows (n, k) that embedding (n, d) and components (n, e) put first in each fold."""
-        wanted, block = self.settings.index_shortlist, search_block(len(self.references.rows))
+        wanted, block = self.settings.index_shortlist, search_block(self._vectors)
         parts = []
         for first in range(0, len(own), block):
             part = slice(first, first + block)
             barred = self._sides.barred(own[part])
             both = ((vectors, self._vectors), (structure, self._structure))
             rows = [self._sides.shortlist(q[part] @ r.T, barred, wanted) for q, r in both]
-            parts.append(torch.cat(rows, dim=1).cpu().numpy())
-        return np.concatenate(parts)
+            parts.append(torch.cat(rows, dim=1))
+        found: Ints = torch.cat(parts).cpu().numpy()
+        return found

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from models.copy_embedding import (
+    POOLED,
     CopyEmbedding,
+    _means,
     altered_copies,
     contrastive_loss,
     copies_in_pairs,
@@ -75,6 +77,20 @@ def test_brightness_and_contrast_say_nothing() -> None:
     network, images = CopyEmbedding().eval(), smooth(4)
     changed = embed(network, 0.5 * images + 0.2, prepare)
     assert torch.allclose(changed, embed(network, images, prepare), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(7, 8), (9, 4), (5, 16)])
+def test_an_accelerator_pools_as_a_processor(size: tuple[int, int]) -> None:
+    features = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0))
+    down, across = _means(size[0]), _means(size[1])
+    expected = torch.nn.functional.adaptive_avg_pool2d(features, POOLED)
+    torch.testing.assert_close(down @ features @ across.T, expected)
+
+
+def test_a_processor_tells_every_loss() -> None:
+    losses: list[float] = []
+    train(smooth(64), 5, losses)
+    assert len(set(losses)) == 5
 
 
 def test_the_loss_is_lowest_when_each_view_is_nearest_to_its_own() -> None:

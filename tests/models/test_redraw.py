@@ -78,6 +78,12 @@ def test_with_few_others_nothing_breaks() -> None:
     assert float(spacing(one, torch.tensor([0.75]))) == pytest.approx(0.25)
 
 
+def test_each_query_has_the_spacing_of_its_own_values() -> None:
+    values, best = torch.tensor([[3.0, 1.0, 2.0], [4.0, -torch.inf, 1.0]]), torch.tensor([5.0, 7.0])
+    # The gaps are 1 and twice 1 for the first, 3 for the second, which has one value less.
+    torch.testing.assert_close(spacing(values, best), torch.tensor([2.0 / 1.5, 1.0]))
+
+
 @pytest.mark.parametrize(("count", "noise"), [(1, 0.3), (5, 0.0)])
 def test_what_cannot_be_fitted_is_refused(count: int, noise: float) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from models.components import Components
+from models.devices import default_device, to_device
 from models.matching import aligned_similarity, coarse_similarity
 from pipeline.privacy.membership.attack import Scores
 from pipeline.privacy.neighbours import FLOOR, search_block
@@ -32,7 +33,9 @@ def release_scores(
         settings: of the audit.
     """
     coarse, fine = alignments(settings)
-    block = search_block(len(released))
+    device = default_device()
+    scans, released, components = to_device(scans, device), to_device(released, device), components.to(device)
+    block = search_block(released)
     correlation = []
     with track("attack on the release", len(scans), unit="scans") as progress:
         for first, rough in coarse_similarity(scans, released, coarse, block=block):
@@ -43,6 +46,6 @@ def release_scores(
 
     ours, theirs = components(scans), components(released)
     cosine = torch.cat([(ours[i : i + block] @ theirs.T).amax(dim=1) for i in range(0, len(ours), block)])
-    nearest = torch.stack([torch.cat(correlation), cosine], dim=1).double()
+    nearest = torch.stack([torch.cat(correlation), cosine], dim=1).cpu().double()
     closeness = -(1.0 - nearest).clamp_min(FLOOR).log()
     return Scores(rows, closeness.numpy(), {"release_correlation": (0,), "release_components": (1,)})

@@ -10,7 +10,7 @@ import torch
 
 from models.components import Components
 from models.denoiser import Denoiser
-from models.devices import default_device
+from models.devices import default_device, to_device
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
@@ -153,10 +153,10 @@ def _reader(cohort: Cohort, checkpoint: Path, info: CheckpointInfo) -> Read:
     autoencoder, device = load_autoencoder(checkpoint, verified=info), default_device()
 
     def read(rows: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-        clean = torch.from_numpy(cohort.images(rows)).to(device)
+        clean = to_device(torch.from_numpy(cohort.images(rows)), device)
         if autoencoder is not None:
             clean = autoencoder.normalise(autoencoder.moments(clean).float().chunk(2, dim=1)[0])
-        return clean, torch.from_numpy(conditions.codes(rows)).to(device)
+        return clean, to_device(torch.from_numpy(conditions.codes(rows)), device)
 
     return read
 
