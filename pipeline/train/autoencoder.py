@@ -7,8 +7,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from models.autoencoder import Autoencoder, autoencoder_loss
@@ -23,7 +21,7 @@ from pipeline.errors import TrainingError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory
 from pipeline.train.batches import BatchPlan
-from pipeline.train.feed import Feed
+from pipeline.train.feed import Feed, Gather
 from pipeline.train.plan import MachinePlan
 from pipeline.train.report import Report, open_report
 from pipeline.train.settings import TrainSettings
@@ -90,7 +88,7 @@ class AutoencoderTrainer:
             horizontal_flip=False,
             seed=stream_seed(seed, "autoencoder batches"),
         )
-        self.feed = Feed(self._gather, plan.device)
+        self.feed = Feed(_gather(cohort, self.batches, self.share), plan.device)
         self.state = TrainingState(
             self.folder,
             model=self.autoencoder,
@@ -177,10 +175,6 @@ class AutoencoderTrainer:
             self.ema.update(step + 1)
         return total + 0.0 * norm
 
-    def _gather(self, step: int) -> tuple[npt.NDArray[np.float32]]:
-        """Read this process's scans (n, 1, H, W) of a step."""
-        return (self.cohort.images(self.batches.batch(step).rows[self.share]),)
-
     def _guarded(self, step: int) -> torch.Tensor:
         try:
             return self.step(step)
@@ -220,6 +214,11 @@ class AutoencoderTrainer:
             value=self.latent.learning_rate,
             remedy="Lower it, lengthen train.latent.warmup_steps, or set train.precision=fp32.",
         )
+
+
+def _gather(cohort: Cohort, batches: BatchPlan, share: slice) -> Gather:
+    """Return what reads a process's scans (n, 1, H, W) of a step."""
+    return lambda step: (cohort.images(batches.batch(step).rows[share]),)
 
 
 def _kept(saved_step: int) -> str:

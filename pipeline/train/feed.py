@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,13 @@ import torch
 from torch import Tensor
 
 from models.devices import choices
+from pipeline.conditions import CohortConditions
 from pipeline.errors import DataError
-from pipeline.train.batches import Batch
+from pipeline.train.batches import Batch, BatchPlan
+
+if TYPE_CHECKING:
+    from pipeline.train.latents import LatentSource, PixelSource
+    from pipeline.train.patients import PatientDraw
 
 LIMIT = 1.0 + 1e-3
 """Largest magnitude of a pixel in model range, and room for rounding."""
@@ -61,6 +66,30 @@ class Feed:
     def _read(self, step: int) -> tuple[Tensor, ...]:
         tensors = (torch.from_numpy(array) for array in self._gather(step))
         return tuple(tensor.pin_memory() if self._pinned else tensor for tensor in tensors)
+
+
+def scans_of(
+    batches: BatchPlan | PatientDraw,
+    source: PixelSource | LatentSource,
+    conditions: CohortConditions,
+    share: slice,
+) -> Gather:
+    """Return what gathers a process's scans.
+
+    It holds nothing of whoever trains, which so is freed, with all it has on a GPU, once nobody needs it.
+
+    Args:
+        batches: which scans a step sees, over all processes.
+        source: reads the scans, or what their latents are drawn from: (n, C, H, W).
+        conditions: what the cohort tells of each scan: codes (n, F) int64.
+        share: this process's places in a batch.
+    """
+
+    def gather(step: int) -> tuple[npt.NDArray[Any], ...]:
+        batch = part_of(batches.batch(step), share)
+        return source.read(batch), conditions.codes(batch.rows)
+
+    return gather
 
 
 def part_of(batch: Batch, share: slice) -> Batch:

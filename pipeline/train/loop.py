@@ -7,9 +7,7 @@ import gc
 import math
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import torch
 
 from models.allocator import held_memory
@@ -24,7 +22,7 @@ from pipeline.errors import UsageError
 from pipeline.ranks import Ranks
 from pipeline.threads import threads
 from pipeline.train.faults import not_finite, too_large
-from pipeline.train.feed import Feed, part_of
+from pipeline.train.feed import Feed, scans_of
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.patients import draw_of
@@ -210,8 +208,8 @@ class Trainer:
             )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
-        self._batches, self._conditions = draw_of(cohort, settings, seed, budget), conditions
-        self.feed = Feed(self._gather, plan.device)
+        batches = draw_of(cohort, settings, seed, budget)
+        self.feed = Feed(scans_of(batches, source, conditions, self.one_step.share), plan.device)
         self.state = TrainingState(
             folder,
             model=self.denoiser,
@@ -299,11 +297,6 @@ class Trainer:
         with self.timing.part("data"):
             images, codes = self.feed.take(step)
         return self.one_step.run(step, images, codes, self.learning_rate(step))
-
-    def _gather(self, step: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Read this process's part of a step: data (n, C, H, W) and condition codes (n, F) int64."""
-        batch = part_of(self._batches.batch(step), self.one_step.share)
-        return self.source.read(batch), self._conditions.codes(batch.rows)
 
     def _resume_snapshots(self, step: int) -> None:
         """Bring snapshots and the memorisation curve to where `step` has them. All processes call it."""

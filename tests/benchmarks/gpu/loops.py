@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ def trainer(
     ranks: Ranks | None = None,
 ) -> Trainer:
     """Build the train stage's own loop, which writes nothing; close its `feed` afterwards."""
+    forget_peak()
     opened, device = Cohort(cohort.path), devices.default_device()
     data = settings.data_fields(opened.info.image_size)
     layers = settings.network_fields(data["image_size"])
@@ -124,7 +126,7 @@ def fitting(attempt: Callable[[int], Any], batch: int) -> tuple[int, Any]:
             if batch == 1 or not out_of_memory(error):
                 raise
         batch //= 2
-        devices.release_memory(devices.default_device())
+        forget_peak()
 
 
 @contextlib.contextmanager
@@ -146,9 +148,16 @@ def peak_memory() -> tuple[float, float]:
     return torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30
 
 
+def compiling_failed(own: Trainer) -> bool:
+    """Whether a trainer that was to compile its network had to do without."""
+    return bool(getattr(own.one_step.working.compute, "failed", False))
+
+
 def forget_peak() -> None:
-    """Begin a new measurement of memory."""
+    """Begin a new measurement of memory, without what earlier trainings and compilers left."""
     device = devices.default_device()
+    torch.compiler.reset()
+    gc.collect()
     devices.release_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -28,6 +28,7 @@ MAIN_SIZE = 64
 CEILING_SIZES = (64, 128)
 CHOICES_AFTER = 2
 """After so many sizes the choices are measured; the sizes that tell less come last."""
+NOT_COMPILED = "torch.compile does not work here: the figures of compiled training are of none"
 COMPILE_SECONDS = 45.0
 """What compiling may take: less time left than that, and it is not begun."""
 
@@ -75,7 +76,6 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
     if job.has(COMPILE_SECONDS + 2 * sizes.rounds * sizes.step_seconds):
         fast = replace(arithmetic, compiled=True)
         started = time.perf_counter()
-        loops.forget_peak()
         own = loops.trainer(cohort, loops.recipe_settings(sizes, size, batch_size=batch), fast)
         try:
             own.step(0)
@@ -87,6 +87,8 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
         memory = f"peak {allocated:.1f} GiB of tensors, {reserved:.1f} GiB reserved"
         detail = f"{place}; first step, with compiling, {taken:.1f} s; {memory}"
         yield Row(f"training, {fast.name}", compiled, None, True, detail, "images/s")
+        if loops.compiling_failed(own):
+            yield Skipped(f"compiling at {size}x{size}", NOT_COMPILED, met=False)
         gain = tuple(a / b for a, b in zip(compiled, plain, strict=True))
         yield Row("compiled over not compiled", gain, None, True, place)
         if max(compiled) > max(plain):

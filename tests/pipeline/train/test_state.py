@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,17 @@ from models.denoiser import Denoiser
 from models.ema import PowerFunctionAverages
 from models.network import NetworkSpec
 from models.optimiser import Optimiser
+from models.precision import Precision
+from pipeline.cohort import Cohort
 from pipeline.errors import StorageError
+from pipeline.records import CohortRef
 from pipeline.train import state as module
+from pipeline.train.latents import PixelSource
+from pipeline.train.loop import Trainer
+from pipeline.train.plan import MachinePlan
+from pipeline.train.settings import TrainSettings
 from pipeline.train.state import TrainingState
+from tests.tiny import TRAIN
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 
@@ -86,3 +96,23 @@ def test_one_state_is_written_at_a_time_and_two_are_kept(tmp_path: Path) -> None
         "step-000000004.safetensors",
         "step-000000005.safetensors",
     ]
+
+
+def test_a_trainer_that_nobody_needs_is_freed_at_once(tiny_cohort_16: CohortRef) -> None:
+    """On a GPU, what it holds would else be in the way of the next one until the interpreter looks."""
+    settings = TrainSettings(**TRAIN, num_steps=4)
+    cohort = Cohort(tiny_cohort_16.path)
+    spec = NetworkSpec((16, 16), 3, **settings.network_fields((16, 16)))
+    plan = MachinePlan(torch.device("cpu"), 1, Precision("fp32", channels_last=False))
+    trainer = Trainer(
+        cohort, None, settings, Denoiser(spec), plan, source=PixelSource(cohort), seed=0, inputs_digest=""
+    )
+    trainer.step(0)
+    trainer.feed.close()
+    held = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert held() is None
+    finally:
+        gc.enable()
