@@ -40,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         names = "\n".join(sorted(wheel.name for wheel in Path(chosen.wheels).glob("*.whl")))
         print(f"{names}\n{size / 2**20:.1f} MiB in {chosen.wheels}: put this folder on PYTHONPATH")
         return 0
+    if chosen.rehearse:
+        # Tiny sizes gain nothing by threads, and a process that has none may be forked at any moment.
+        os.environ["OMP_NUM_THREADS"] = "1"
     _prepare()
     from tests.benchmarks.gpu.parts import PARTS
     from tests.benchmarks.gpu.report import machine_facts, write_report

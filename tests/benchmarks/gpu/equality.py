@@ -8,7 +8,9 @@ import os
 import signal
 import statistics
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -24,7 +26,6 @@ from pipeline.train import run_train
 from pipeline.train.settings import TrainSettings
 from tests.benchmarks.gpu import loops
 from tests.benchmarks.gpu.job import NO_TIME, Job
-from tests.benchmarks.machine import in_own_process
 from tests.benchmarks.rows import Row, Skipped
 
 STEP_GOALS = {"loss": 1e-5, "gradient": 1e-4, "changed weights": 1e-3}
@@ -130,13 +131,20 @@ def _killed(job: Job) -> Row:
         precision="bf16",
     )
     cohort = loops.noise_cohort(job.scratch / "killed", SIZE, SCANS)
-    whole = in_own_process(train_digest, cohort, job.scratch / "whole", settings, 0)
+    whole = _in_a_process(cohort, job.scratch / "whole", settings, 0)
     with contextlib.suppress(BrokenProcessPool):
-        in_own_process(train_digest, cohort, job.scratch / "torn", settings, steps // 2)
-    resumed = in_own_process(train_digest, cohort, job.scratch / "torn", settings, 0)
+        _in_a_process(cohort, job.scratch / "torn", settings, steps // 2)
+    resumed = _in_a_process(cohort, job.scratch / "torn", settings, 0)
     words = f"{steps} steps in bf16, SIGKILL at step {steps // 2}, three processes; the weights' digests"
     name = "weights after a kill differ from those of an undisturbed run"
     return Row(name, (float(whole != resumed),), 0, False, f"{words} {whole[:12]} {resumed[:12]}")
+
+
+def _in_a_process(cohort: CohortRef, out: Path, settings: TrainSettings, killed_at: int) -> str:
+    # A fork could not use the accelerator that this process has opened; without one it saves the imports.
+    start = get_context("fork" if default_device().type == "cpu" else "spawn")
+    with ProcessPoolExecutor(1, mp_context=start) as process:
+        return process.submit(train_digest, cohort, out, settings, killed_at).result()
 
 
 def train_digest(cohort: CohortRef, out: Path, settings: TrainSettings, killed_at: int) -> str:
