@@ -106,7 +106,7 @@ def test_shares_add_up_to_the_whole_also_of_some_parts() -> None:
 def test_every_choice_by_device_is_measured() -> None:
     fields = {field.name for field in dataclasses.fields(DeviceChoices)}
     # The widest type is no choice of speed; the size of products is measured where they are made.
-    assert fields - {"wide", "entries_at_once"} == set(choices.MEASURED) - {"allocator"}
+    assert fields - {"wide", "entries_at_once"} == set(choices.MEASURED) - {"allocator", "optimiser"}
 
 
 def test_wheels_are_importable_from_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

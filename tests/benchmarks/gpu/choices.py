@@ -149,6 +149,24 @@ def _reserved(bench: _Bench) -> Iterator[Row | Skipped]:
     yield Row("choice: allocator, reserved over allocated", (reserved / allocated,), None, False, words)
 
 
+def _optimiser(bench: _Bench) -> Iterator[Row | Skipped]:
+    """Time AdamW over all weights as one kernel, as the optimiser has it, against torch's default."""
+    own = loops.trainer(
+        bench.cohort, loops.recipe_settings(bench.sizes, bench.size), Precision("fp32", channels_last=True)
+    )
+    own.feed.close()
+    for parameter in own.parameters:
+        parameter.grad = torch.randn_like(parameter, memory_format=torch.preserve_format)
+    rates = []
+    for fused in (True, False):
+        adamw = torch.optim.AdamW(own.parameters, lr=1e-6, fused=fused)
+        rates.append(loops.rates(lambda _step, adamw=adamw: adamw.step(), 1, bench.sizes))
+    count = sum(parameter.numel() for parameter in own.parameters)
+    ratios = tuple(a / b for a, b in zip(*rates, strict=True))
+    words = f"{max(rates[0]):.0f} against {max(rates[1]):.0f} steps/s of {count / 1e6:.1f} M weights"
+    yield Row("choice: AdamW as one kernel", ratios, None, True, words)
+
+
 def _sided(bench: _Bench, name: str, on: bool, other: tuple[float, ...]) -> Row:
     ours, theirs = (bench.plain, other) if on else (other, bench.plain)
     return bench.over(name, ours, theirs)
@@ -164,9 +182,10 @@ MEASURED: dict[str, Measure] = {
     "compiles": _compiles,
     "graphs": _compiles,
     "allocator": _reserved,
+    "optimiser": _optimiser,
 }
-"""Field of `DeviceChoices` -> what measures it; `entries_at_once` is measured in the search, and torch's own
-allocator, which the table leaves as it is, here."""
+"""Field of `DeviceChoices` -> what measures it; `entries_at_once` is measured in the search. The last two are
+the same on every device: torch's own allocator as it is, and a fused optimiser."""
 
 
 @contextlib.contextmanager
