@@ -12,6 +12,12 @@ from flows.cli_frame import emit, reported
 
 EXIT_FOUND = 3
 
+_NOT_WHOLE = (
+    "NOT VERIFIED: the source was not read whole, and what it holds beyond may stand in the output. Put it "
+    "there as plain files, mend it or take it out, or name the manifest that picks the scans; then verify "
+    "again.\n"
+)
+
 
 def verify(
     release: Annotated[
@@ -31,7 +37,13 @@ def verify(
 
     Every checksum, the tables, the synthetic marks and the gate's verdict. With --against also: no name, id,
     date, UID or text of the source's headers, tables and file names stands in any byte of it. RELEASE may
-    then be any output (cohort, checkpoint, candidates, audit, evaluation) or a whole run.
+    then be any output (cohort, checkpoint, candidates, audit, evaluation) or a whole run. A SOURCE that was
+    not read whole is not verified: exit code 3, with what is missing.
+
+    Not searched for: names under 4 letters by themselves (with the given name they are), numbers under 6
+    digits, coded terms, ages and measures; of comments and institutions only numbers, dates, streets and
+    words of 6 letters with a capital. A name that is a word of ours counts where it stands as a value, not in
+    our own keys and sentences.
 
     \b
     Example:
@@ -50,10 +62,12 @@ def verify(
 def _verify_against(output: Path, against: Path) -> None:
     """Search an output for the values of its source; the messages name attribute and file, never a value."""
     from pipeline.errors import UsageError
+    from pipeline.identity import Pseudonyms, load_key
     from pipeline.manifest import load_manifest
     from pipeline.release import verify_release
     from pipeline.residual.against import verify_against
     from pipeline.residual.collecting import collect_values
+    from pipeline.sources.unread import unread_notes
     from pipeline.stage import REFERENCE_NAME
     from pipeline.storage import read_json
 
@@ -71,6 +85,10 @@ def _verify_against(output: Path, against: Path) -> None:
         report = verify_against(output, values)
     for reason, count in report.source.not_read.items():
         sys.stderr.write(f"source: {count} files gave no values ({reason})\n")
+    if report.source.unread:
+        sys.stderr.write(_NOT_WHOLE)
+        for note in unread_notes(report.source.unread, Pseudonyms(load_key())):
+            sys.stderr.write(note + "\n")
     for reason, count in report.left_out.items():
         sys.stderr.write(f"left out: {count} texts ({reason})\n")
     for leak in report.leaks:
@@ -107,6 +125,7 @@ def validate(
                 "name": described.name,
                 "digest": described.digest(),
                 "counts": facts.counts,
+                "not_read": facts.not_read,
             }
         )
 

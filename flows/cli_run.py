@@ -74,11 +74,12 @@ def run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     from pipeline.storage import make_private_directory
 
     folder = Path(parameters["out"]).absolute()
-    results = make_private_directory(folder) / RESULTS_NAME
+    # The folder may be there and shared, and what Prefect writes has no mode of its own.
+    results = make_private_directory(make_private_directory(folder) / RESULTS_NAME)
     set_quiet_environment(console=debugging())
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}), api_server() as wait_until_ready:
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}), api_server(folder) as wait_until_ready:
         # The network libraries take as long to import as the server takes to start.
         import models.denoiser  # noqa: F401
         from flows.results import drop_torn_results

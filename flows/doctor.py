@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.errors import UsageError
 from pipeline.identity import KEY_VARIABLE, key_path
 from pipeline.storage import ON_WINDOWS, free_bytes, others_may_read
 
@@ -116,7 +118,11 @@ def _key() -> Iterator[Finding]:
     if os.environ.get(KEY_VARIABLE):
         yield Finding("key", f"from {KEY_VARIABLE}")
         return
-    path = key_path()
+    try:
+        path = key_path()
+    except UsageError as error:
+        yield Finding("key", "none: this user has no home folder", False, error.remedy)
+        return
     if not path.exists():
         yield Finding("key", f"none yet: the first ingest makes {path} (mode 0600)")
         return
@@ -135,12 +141,19 @@ def _disk() -> Iterator[Finding]:
 
 
 def _prefect() -> Iterator[Finding]:
-    from flows.server import answers, configured_api_url, set_quiet_environment
+    from flows.server import ServerError, answers, api_server, configured_api_url, set_quiet_environment
 
     set_quiet_environment()
     url = configured_api_url()
     if not url:
-        yield Finding("prefect api", "no PREFECT_API_URL: each run starts a temporary server")
+        with tempfile.TemporaryDirectory(prefix="phosphor-doctor-") as name:
+            try:
+                with api_server(Path(name)) as wait_until_ready:
+                    wait_until_ready()
+            except ServerError as error:
+                yield Finding("prefect api", str(error), False, error.remedy)
+            else:
+                yield Finding("prefect api", "no PREFECT_API_URL: each run starts a temporary server, as now")
         return
     yield Finding(
         "prefect api",

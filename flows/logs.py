@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.storage import make_private_directory, write_text
+from pipeline.errors import StorageError, UsageError
+from pipeline.storage import make_private_directory, of_the_user, write_text
 
 DEBUG_VARIABLE = "PHOSPHOR_DEBUG"
 OWN_LOGGERS = ("pipeline", "models", "flows")
@@ -58,10 +60,16 @@ def where_raised(error: BaseException) -> str:
 
 
 def write_failure(error: BaseException) -> Path:
-    """Write the full traceback into a new private file of the user's log folder and return its path."""
+    """Write the full traceback into a new private file and return its path.
+
+    It lies in the user's log folder; a user without a home gets a temporary one.
+    """
     from platformdirs import user_log_path
 
-    folder = make_private_directory(user_log_path("phosphor"))
+    try:
+        folder = make_private_directory(of_the_user(user_log_path, ""))
+    except (UsageError, StorageError, OSError):
+        folder = Path(tempfile.mkdtemp(prefix="phosphor-log-"))
     path = folder / f"failure-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
     write_text(path, "".join(traceback.format_exception(error)), private=True)
     return path

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.errors import DataError
+from pipeline.identity import KEY_VARIABLE, Pseudonyms, key_path, load_key
 from pipeline.manifest import Manifest
 from pipeline.manifest.medmnist_rules import MedmnistSource
 from pipeline.manifest.model import PhantomSource
@@ -18,10 +20,12 @@ class Reachable:
     Attributes:
         lines: what was found, in words, one source a line.
         counts: scans listed by class; `refused` counts those that have no usable label or patient.
+        not_read: reason -> what lies in the sources and is no scan.
     """
 
     lines: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    not_read: dict[str, int] = field(default_factory=dict)
 
 
 def reachable_data(manifest: Manifest) -> Reachable:
@@ -32,6 +36,7 @@ def reachable_data(manifest: Manifest) -> Reachable:
         DataError: a folder, table or archive is missing or unreadable, or nothing at all is listed.
     """
     from pipeline.sources.listing import list_scans
+    from pipeline.sources.unread import unread_counts, unread_notes
 
     found = Reachable()
     listed = True
@@ -59,10 +64,20 @@ def reachable_data(manifest: Manifest) -> Reachable:
         )
     found.counts = dict(sorted(counts.items()))
     found.lines += [f"{name}: {count} scans" for name, count in found.counts.items()]
+    reasons = Counter(task.refusal for task in listing.tasks if task.refusal)
+    found.lines += [f"refused: {count} scans ({reason})" for reason, count in reasons.most_common()]
     found.lines += listing.notes
+    found.not_read = unread_counts(listing.unread)
+    found.lines += unread_notes(listing.unread, _pseudonyms() if listing.unread else None)
     if not listing.has_patient_ids:
         found.lines.append("no patient ids: each image counts as its own patient, and the gate cannot PASS")
     return found
+
+
+def _pseudonyms() -> Pseudonyms | None:
+    """Return what hashes names, None where there is no key yet: a check makes none."""
+    known = os.environ.get(KEY_VARIABLE) or key_path().exists()
+    return Pseudonyms(load_key()) if known else None
 
 
 def _local(manifest: Manifest, source: MedmnistSource) -> bool:

@@ -15,7 +15,13 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.storage import make_private_directory, others_may_read, storage_errors, sync_directory
+from pipeline.storage import (
+    make_private_directory,
+    of_the_user,
+    others_may_read,
+    storage_errors,
+    sync_directory,
+)
 
 KEY_BYTES = 32
 KEY_VARIABLE = "PHOSPHOR_KEY"
@@ -44,10 +50,14 @@ def load_key() -> bytes:
 
 
 def key_path() -> Path:
-    """Return where the key file lies: the user's configuration folder."""
+    """Return where the key file lies: the user's configuration folder.
+
+    Raises:
+        UsageError: the user has no home folder.
+    """
     from platformdirs import user_config_path
 
-    return user_config_path("phosphor") / "pseudonym.key"
+    return of_the_user(user_config_path, f"give the key in {KEY_VARIABLE}") / "pseudonym.key"
 
 
 class Pseudonyms:

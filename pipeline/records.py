@@ -59,7 +59,7 @@ class CohortRef(Reference):
     """A cohort made by `ingest`."""
 
     stage: ClassVar[str] = "cohort"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
 
 class CheckpointRef(Reference):

@@ -41,7 +41,7 @@ class StageFolder(Generic[RefT]):
 
     Attributes:
         kind: the reference class of the stage.
-        path: the output directory (exists, mode 0700).
+        path: the output directory (exists; of mode 0700 if it was made here).
         inputs_digest: digest of all that determines the content.
         finished: the reference if the same output was finished before (nothing is left to do), else None.
         resumed: whether an unfinished output of the same inputs was found.

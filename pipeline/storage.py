@@ -9,11 +9,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DataError, StorageError
+from pipeline.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,7 +33,7 @@ def canonical_json(value: Any) -> str:
 
 def digest_of(value: Any) -> str:
     """Return the sha256 (hex) of a JSON-serialisable value's canonical form."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
@@ -67,10 +67,20 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def make_private_directory(path: Path) -> Path:
-    """Create a directory that only its owner may enter (mode 0700), parents included, and return it."""
+    """Make a directory that only its owner may enter (mode 0700), and its parents, and return it.
+
+    One that is there keeps its mode: others may have their files in it, and what we write there is private
+    file by file.
+    """
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(PRIVATE_DIRECTORY_MODE)
+        try:
+            path.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        else:
+            # Whatever the umask left of it.
+            path.chmod(PRIVATE_DIRECTORY_MODE)
     return path
 
 
@@ -167,11 +177,35 @@ def others_may_read(path: Path) -> bool:
 
 
 def cache_directory() -> Path:
-    """Return the private cache folder (`PHOSPHOR_CACHE`, else the user's own), made with mode 0700."""
+    """Return the private cache folder (`PHOSPHOR_CACHE`, else the user's own), made with mode 0700.
+
+    Raises:
+        UsageError: the user has no home folder, and the variable names none.
+    """
     from platformdirs import user_cache_path
 
     named = os.environ.get("PHOSPHOR_CACHE")
-    return make_private_directory(Path(named) if named else user_cache_path("phosphor"))
+    return make_private_directory(
+        Path(named) if named else of_the_user(user_cache_path, "name a folder in PHOSPHOR_CACHE")
+    )
+
+
+def of_the_user(find: Callable[[str], Path], otherwise: str) -> Path:
+    """Return a folder of the user's for Phosphor, as `find` of platformdirs names it.
+
+    Args:
+        find: name of the application -> its folder.
+        otherwise: what else the user can do, for the error.
+
+    Raises:
+        UsageError: the user has no home folder.
+    """
+    try:
+        return find("phosphor")
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(
+            "this user has no home folder", field="HOME", remedy=f"Set it, or {otherwise}."
+        ) from error
 
 
 def write_parquet(path: Path, table: Any, *, private: bool = False) -> None:

@@ -67,7 +67,6 @@ def write_cohort(
     overview: Overview,
     looks: Looks,
     rows: ScanRows,
-    key: bytes,
     image_size: int,
     bit_depth: int,
 ) -> Written:
@@ -80,14 +79,13 @@ def write_cohort(
         overview: which scans are kept, and where.
         looks: flags that comparing the images has given.
         rows: classes, findings and files of every row.
-        key: the pseudonym key, which seals what is kept for the cohort that continues this one.
         image_size: side of the images.
         bit_depth: 8 or 16.
     """
     for stale in out.glob("pixels-*.npy"):
         stale.unlink()
     shards = ShardWriter(out, int(overview.kept.sum()), image_size, bit_depth)
-    reads = ReadsWriter(out, rows.files, key)
+    reads = ReadsWriter(out, rows.files)
     classes, findings = rows.classes, rows.findings
     flags, rejected = Counter[str](), Counter[str]()
     examples: dict[str, list[int]] = {}

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.ingest.parts import read_rows
+from pipeline.ingest.seals import DrawSeal
 from pipeline.ingest.signatures import signature_length
 from pipeline.ingest.strata import Bools, Codes
 
@@ -51,7 +52,7 @@ class Facts:
         return patients
 
 
-def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
+def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: DrawSeal) -> Facts:
     """Read the descriptions of all parts, one part in memory at a time.
 
     Args:
@@ -59,6 +60,7 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
         num_parts: their number.
         num_scans: rows in all of them.
         known: places of patients in an earlier cohort.
+        seal: opens the draws.
     """
     facts = Facts(
         readable=np.zeros(num_scans, dtype=bool),
@@ -78,7 +80,7 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known) -> Facts:
                 fresh = len(numbers)
                 code = numbers.setdefault(_short(row.patient_id), fresh)
                 if code == fresh:
-                    facts.draws[code] = int(row.draw, 16)
+                    facts.draws[code] = int(seal(row.sealed_draw, row.patient_id), 16)
                     facts.known_side[code], facts.known_audit[code] = known.get(row.patient_id, (-1, -1))
                 facts.patients[at] = code
             if not row.reason:

@@ -23,7 +23,9 @@ _ROWS, _PIXELS = "rows.json", "pixels"
 class PartRow:
     """What is kept of one scan; a refused one has a `reason` and no pixels.
 
-    No value here identifies a patient: ids are pseudonyms, `draw` is a digest that stays in the parts.
+    No value here identifies a patient, nor tells without the key whether a guess is right: ids are
+    pseudonyms, `sealed_draw` is masked (`pipeline.ingest.seals`). Parts of before, whose draws were not,
+    lack that name and are made again.
     `scan` is the position of the scan's file in its chunk: a file of several frames gives several rows.
     `signature` tells the image's coarse structure, in hex (`pipeline.ingest.signatures`).
     """
@@ -31,7 +33,7 @@ class PartRow:
     sample_id: str
     scan: int = 0
     patient_id: str = ""
-    draw: str = ""
+    sealed_draw: str = ""
     reason: str = ""
     source_sha256: str = ""
     source_format: str = ""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.pixels import MAX_VALUE
+from pipeline.sources.base import BEYOND_BITS
 
 NEAR_CONSTANT = "near_constant"
 CLIPPED = "clipped"
@@ -32,6 +33,7 @@ EXPLANATIONS = {
     UNLIKE: "The image lies far from the others of its class: perhaps another view, body part or device.",
     UNEXPECTED_MODALITY: "The header names a modality that the manifest does not expect.",
     UNEXPECTED_VIEW: "The header or table names a view that the manifest does not expect.",
+    BEYOND_BITS: "The header gives the pixels fewer bits than they have; they were read by their values.",
     TEXT: "Several aligned characters stand near the border; they may name a patient or a date.",
     TEXT_MASKED: "Text near the border was painted over before the image was stored.",
     DUPLICATE: "Another scan has exactly the same stored pixels.",

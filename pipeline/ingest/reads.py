@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 from collections import OrderedDict
 from dataclasses import dataclass, fields
@@ -96,16 +95,15 @@ class ReadsWriter:
     Args:
         out: the cohort directory.
         files: names and states of all files.
-        key: the pseudonym key.
     """
 
-    def __init__(self, out: Path, files: FileNumbers, key: bytes) -> None:
+    def __init__(self, out: Path, files: FileNumbers) -> None:
         import pyarrow as pa
 
         schema = pa.schema(
             [("scan", pa.int64()), ("tag", pa.int64()), ("pixels", pa.int64()), ("row", pa.string())]
         )
-        self._files, self._key = files, key
+        self._files = files
         self._table = BlockTable(out / NAME, schema, ROWS_A_BLOCK)
         self._number, self._held = -1, list[dict[str, Any]]()
 
@@ -130,7 +128,6 @@ class ReadsWriter:
             self._flush()
             self._number = number
         kept = {name: getattr(row, name) for name in _NAMES}
-        kept["draw"] = _sealed(row.draw, row.patient_id, self._key)
         text = json.dumps(kept, separators=(",", ":"))
         self._held.append({"pixels": -1 if pixels is None else pixels, "row": text, "reason": row.reason})
 
@@ -150,13 +147,12 @@ class EarlierReads:
     Args:
         folder: the earlier cohort.
         tags: names files; made for the settings of the new cohort.
-        key: the pseudonym key.
     """
 
-    def __init__(self, folder: Path, tags: ReadTags, key: bytes) -> None:
+    def __init__(self, folder: Path, tags: ReadTags) -> None:
         import pyarrow.parquet as pq
 
-        self._tags, self._key = tags, key
+        self._tags = tags
         self._file = pq.ParquetFile(folder / NAME)
         table = self._file.read(columns=["scan", "tag", "pixels"])
         scans, self._tag, self._pixels = (
@@ -187,14 +183,5 @@ class EarlierReads:
                 self._groups.popitem(last=False)
         body = json.loads(self._groups[group][within])
         body["flags"] = tuple(body["flags"])
-        body["draw"] = _sealed(body["draw"], body["patient_id"], self._key)
         pixels = int(self._pixels[place])
         return PartRow(**body), self._shards.take([pixels])[0, 0] if pixels >= 0 else None
-
-
-def _sealed(draw: str, patient: str, key: bytes) -> str:
-    """Mask or unmask a patient's draw, which would tell without the key whether a guessed id is right."""
-    if not draw:
-        return ""
-    mask = hmac.new(key, b"draw\0" + patient.encode(), hashlib.sha256).hexdigest()[: len(draw)]
-    return f"{int(draw, 16) ^ int(mask, 16):0{len(draw)}x}"

@@ -50,7 +50,7 @@ class Pair:
 
 
 def write_quality_page(
-    out: Path, info: CohortInfo, written: Written, overview: Overview, looks: Looks
+    out: Path, info: CohortInfo, written: Written, overview: Overview, looks: Looks, *, unread: list[str]
 ) -> Path:
     """Write `qc.html`: one file, no network, mode 0600; it shows real patients.
 
@@ -60,6 +60,7 @@ def write_quality_page(
         written: counts by reason and flag, and examples.
         overview: duplicates, shared patients, and where each scan stands.
         looks: near-duplicates and contradicting labels.
+        unread: what lies in the source and was not read, one sentence a reason.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -92,6 +93,7 @@ def write_quality_page(
         explanations=EXPLANATIONS,
         examples={flag: gallery.pictures(rows) for flag, rows in written.examples.items()},
         rejected=sum(written.rejected.values()),
+        unread=unread,
         sheets=gallery.sheets(),
     )
     path = out / "qc.html"

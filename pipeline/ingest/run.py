@@ -26,6 +26,7 @@ from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import inputs_digest, list_scans
 from pipeline.sources.stores import drop_unpacked
+from pipeline.sources.unread import unread_notes
 from pipeline.stage import open_stage
 from pipeline.storage import write_json
 
@@ -38,6 +39,9 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
 
     check_map_path(settings.private_map, out)
     listing = list_scans(manifest, phantom_patients=settings.phantom_patients, image_size=settings.image_size)
+    unread = unread_notes(listing.unread, Pseudonyms(load_key()))
+    for note in unread:
+        logger.warning("%s", note)
     inputs, stable = ingest_inputs(manifest, settings, listing)
     inputs["previous"], earlier = earlier_of(out, inputs, settings, force=force)
     with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:
@@ -45,12 +49,12 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
             logger.info("cohort: reused, nothing has changed")
             reference = stage.finished
         else:
-            files, counts = _make(manifest, listing, stage.path, settings, earlier)
+            files, counts = _make(manifest, listing, stage.path, settings, earlier, unread=unread)
             reference = stage.finish(files, counts)
         shutil.rmtree(stage.path / FOLDER, ignore_errors=True)
         drop_aside(out)
     if settings.private_map is not None:
-        write_private_map(settings.private_map, listing.tasks)
+        write_private_map(settings.private_map, listing.tasks, listing.unread, stage.path)
     return reference
 
 
@@ -64,7 +68,13 @@ def ingest_inputs(
 
 
 def _make(
-    manifest: Manifest, listing: Listing, out: Path, settings: IngestSettings, earlier: Earlier | None
+    manifest: Manifest,
+    listing: Listing,
+    out: Path,
+    settings: IngestSettings,
+    earlier: Earlier | None,
+    *,
+    unread: list[str],
 ) -> tuple[list[str], dict[str, int]]:
     from pipeline.ingest.report import write_quality_page
 
@@ -74,7 +84,7 @@ def _make(
         # A million tasks would lie in memory to the end.
         listing.tasks.clear()
     known = earlier.known_sides(manifest.name, settings) if earlier is not None else {}
-    facts = gather(order.folder, num_parts, len(rows.labels), known)
+    facts = gather(order.folder, num_parts, len(rows.labels), known, order.seal())
     looks = compare_images(
         facts,
         order.folder,
@@ -105,17 +115,18 @@ def _make(
         overview=overview,
         looks=looks,
         rows=rows,
-        key=order.key,
         image_size=order.image_size,
         bit_depth=order.bit_depth,
     )
     notes = [*_notes(listing, overview, settings), *looks.notes()]
     info = _info(manifest, listing, settings, rows=rows, written=written, notes=notes)
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
-    write_quality_page(out, info, written, overview, looks)
+    write_quality_page(out, info, written, overview, looks, unread=unread)
     _log_summary(info, written)
     rejected = sum(written.rejected.values())
     counts = {"scans": info.num_scans, "patients": info.num_patients, "rejected": rejected}
+    if listing.unread:
+        counts["not_read"] = len(listing.unread)
     return ["cohort.json", *written.files], counts
 
 

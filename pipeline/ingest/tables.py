@@ -78,8 +78,12 @@ def _column(values: list[Any], kind: Any) -> Any:
 
     missing = np.array([value is None for value in values], dtype=bool)
     valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    if pa.types.is_string(kind):
-        texts = [(value or "").encode() for value in values]
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        # What is no UTF-8 in a file name is a surrogate, which a string column cannot hold.
+        texts = [
+            value if isinstance(value, bytes) else (value or "").encode("utf-8", "backslashreplace")
+            for value in values
+        ]
         ends = np.cumsum([0, *[len(text) for text in texts]], dtype=np.int32)
         return pa.Array.from_buffers(
             kind, len(values), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]

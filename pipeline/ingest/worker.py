@@ -21,6 +21,7 @@ from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.quality import CLIPPED, TEXT, TEXT_MASKED, flags_of, is_clipped, unexpected
 from pipeline.ingest.reads import NAME as READS_NAME
 from pipeline.ingest.reads import EarlierReads, ReadTags
+from pipeline.ingest.seals import DrawSeal
 from pipeline.ingest.signatures import signatures, thumbnail
 from pipeline.ingest.text_boxes import paint_over
 from pipeline.records import CohortRef
@@ -70,7 +71,12 @@ class WorkOrder:
     def tags(self) -> ReadTags:
         """Return what names a file as it is read under this order."""
         shaping = replace(self, folder=Path(), key=b"", earlier=None)
-        return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}")
+        # Reads of before had their draws sealed otherwise: those files are read again.
+        return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}\0sealed by split")
+
+    def seal(self) -> DrawSeal:
+        """Return what seals the draws of the split."""
+        return DrawSeal(self.key, self.dataset, self.split_seed)
 
 
 def work(
@@ -131,6 +137,7 @@ class _Reader:
 
     def __init__(self, order: WorkOrder) -> None:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
+        self._seal = order.seal()
         self._earlier = _earlier_reads(order)
         self._unsigned: list[tuple[PartRow, npt.NDArray[np.uint8]]] = []
 
@@ -144,20 +151,33 @@ class _Reader:
                 row.scan = position
                 part.add(row, image)
             return next((row.reason for row, _ in known if row.reason), None)
+        problem: str | None = None
         try:
             for scan in read_scans(task, fetched):
-                name = task.scan_name if scan.frame is None else f"{task.scan_name}#{scan.frame}"
-                row = PartRow(self._pseudonyms.scan(name), position)
-                self._describe(row, scan, task)
-                image, flags = self._square(scan)
-                row.pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-                self._unsigned.append((row, thumbnail(image)))
-                row.flags = (*flags_of(image, scan.pixels.shape, scan.pixel_aspect), *row.flags, *flags)
-                part.add(row, image)
+                try:
+                    self._add(scan, task, position, part)
+                except ScanRefusedError as error:
+                    # The frames behind a refused one are scans of their own.
+                    problem = problem or error.problem
+                    part.add(self.refused(task, position, error.problem, frame=scan.frame))
         except ScanRefusedError as error:
+            problem = problem or error.problem
             part.add(self.refused(task, position, error.problem))
-            return error.problem
-        return None
+        return problem
+
+    def _add(self, scan: Scan, task: ScanTask, position: int, part: PartWriter) -> None:
+        row = PartRow(self._pseudonyms.scan(_name_of(task, scan.frame)), position)
+        self._describe(row, scan, task)
+        image, flags = self._square(scan)
+        row.pixel_hash = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+        self._unsigned.append((row, thumbnail(image)))
+        row.flags = (
+            *flags_of(image, scan.pixels.shape, scan.pixel_aspect),
+            *scan.flags,
+            *row.flags,
+            *flags,
+        )
+        part.add(row, image)
 
     def sign(self) -> None:
         """Give the rows read so far their signatures; all at once, which costs a third of one by one."""
@@ -167,11 +187,10 @@ class _Reader:
                 row.signature = signature.tobytes().hex()
             self._unsigned = []
 
-    def refused(self, task: ScanTask, position: int, reason: str) -> PartRow:
-        """Return the row of a scan that cannot be used."""
-        row = PartRow(
-            self._pseudonyms.scan(task.scan_name), position, reason=reason, source_format=task.rule.kind
-        )
+    def refused(self, task: ScanTask, position: int, reason: str, *, frame: int | None = None) -> PartRow:
+        """Return the row of a scan, or of a frame of one, that cannot be used."""
+        sample_id = self._pseudonyms.scan(_name_of(task, frame))
+        row = PartRow(sample_id, position, reason=reason, source_format=task.rule.kind)
         if task.patient is not None:
             self._set_patient(row, task.patient)
         return row
@@ -220,7 +239,13 @@ class _Reader:
 
     def _set_patient(self, row: PartRow, patient: str) -> None:
         row.patient_id = self._pseudonyms.patient(patient)
-        row.draw = draw(self._order.split_seed, self._order.dataset, patient)
+        drawn = draw(self._order.split_seed, self._order.dataset, patient)
+        row.sealed_draw = self._seal(drawn, row.patient_id)
+
+
+def _name_of(task: ScanTask, frame: int | None) -> str:
+    """Return what a scan's id is made of; the private map finds the frames of a file by the same name."""
+    return task.scan_name if frame is None else f"{task.scan_name}#{frame}"
 
 
 def close_earlier() -> None:
@@ -233,14 +258,14 @@ def _earlier_reads(order: WorkOrder) -> EarlierReads | None:
     """Return the earlier cohort's reads, opened once in each process; None if there are none."""
     if order.earlier is None or not (order.earlier / READS_NAME).is_file():
         return None
-    return EarlierReads(order.earlier, order.tags(), order.key)
+    return EarlierReads(order.earlier, order.tags())
 
 
 def draw(split_seed: int, dataset: str, patient: str) -> str:
     """Return 12 hex digits that depend on seed, dataset and patient only: the patient's split draws.
 
     The pseudonym key has no part in it, so that every user of a dataset gets the same split; the draws are
-    never published.
+    only written sealed.
     """
     text = f"{split_seed}\0{dataset}\0{patient}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(b"phosphor split\0" + text).hexdigest()[:12]

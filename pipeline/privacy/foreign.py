@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 from pipeline.candidates import CANDIDATE_COLUMNS, Candidates, count_from_scans, sample_id
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
+from pipeline.identity import Pseudonyms, load_key
 from pipeline.pixels import StoredPixels, stored_dtype
+from pipeline.privacy.foreign_files import find_images
 from pipeline.privacy.references import Ints
 from pipeline.records import CandidatesRef
 from pipeline.stage import REFERENCE_NAME, verify_reference
@@ -22,12 +23,12 @@ from pipeline.storage import digest_of, read_json, sha256_file
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 FILE_COLUMN = "file"
 """Path of a foreign generator's image within the audited folder, in the private audit table only."""
-MAX_IMAGES = 1_000_000
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
+_DEEPEST = 65535.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AuditedSet:
         checkpoint_digest: of the checkpoint that made them, empty if foreign.
         foreign: whether another generator made them.
         notes: what was done to read them, in words.
+        num_unread: files beside them that were not looked at and may be images: the verdict rests on a part.
     """
 
     take: Callable[[Ints], StoredPixels]
@@ -51,6 +53,7 @@ class AuditedSet:
     checkpoint_digest: str
     foreign: bool
     notes: tuple[str, ...] = ()
+    num_unread: int = 0
 
 
 def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
@@ -106,10 +109,11 @@ def _own(folder: Path) -> AuditedSet:
 
 
 def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
-    """Read class-named sub-folders of PNG and JPEG files, sorted by name; larger images are area-averaged."""
+    """Read images below class-named sub-folders, sorted by name; larger images are area-averaged."""
     import pandas as pd
 
-    paths = _image_paths(folder)
+    found = find_images(folder)
+    paths = found.images
     classes = list(cohort.info.classes)
     names, rows, resized = [], [], 0
     pixels = np.empty((len(paths), 1, *cohort.info.image_size), dtype=stored_dtype(cohort.info.bit_depth))
@@ -117,7 +121,7 @@ def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
     for i, path in enumerate(paths):
         image, changed = _read(path, cohort)
         pixels[i, 0], resized = image, resized + changed
-        names.append(path.parent.name)
+        names.append(path.relative_to(folder).parts[0])
         hashes.append((path.relative_to(folder).as_posix(), sha256_file(path)))
     index: dict[str, int] = {}
     for name in names:
@@ -133,59 +137,51 @@ def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
     table["seed"] = table["seed"].astype("Int64")
     table[FILE_COLUMN] = [path for path, _ in hashes]
     notes = ["images of another generator that were drawn and not given to this audit"]
+    notes += found.notes()
     if resized:
         notes.append(f"{resized} of {len(paths)} images were resized by area averaging")
     return AuditedSet(
         take=lambda wanted: pixels[wanted],
         table=table,
-        digest=digest_of(hashes),
+        # What was left out is part of the verdict, so an audit of the same images beside others is another.
+        digest=digest_of([hashes, sorted(found.unread.items())] if found.unread else hashes),
         asked=dict.fromkeys(sorted(index)),
         checkpoint_digest="",
         foreign=True,
         notes=tuple(notes),
+        num_unread=len(found.unread),
     )
-
-
-def _image_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(
-            "is neither a candidates directory nor a folder of class-named sub-folders",
-            field="candidates", value=str(folder), remedy="Name the output of phosphor sample.",
-        )  # fmt: skip
-    paths: list[Path] = []
-    # By their parts: Windows compares whole paths without case, and the order is part of the digest.
-    for path in sorted(folder.glob("*/*"), key=lambda path: path.parts):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
-            raise DataError("a link leads out of the folder", field="candidates", remedy="Copy the image in.")
-        paths.append(path)
-        if len(paths) > MAX_IMAGES:
-            raise DataError(f"more than {MAX_IMAGES} images", field="candidates", remedy="Audit it in parts.")
-    if not paths:
-        raise DataError(
-            "holds no PNG or JPEG in class-named sub-folders",
-            field="candidates", value=str(folder), remedy="Lay it out as <class>/<image>.png.",
-        )  # fmt: skip
-    return paths
 
 
 def _read(path: Path, cohort: Cohort) -> tuple[StoredPixels, bool]:
     from PIL import Image, UnidentifiedImageError
 
-    where = f"candidates, image {hashlib.sha256(path.name.encode()).hexdigest()[:12]}"
+    where = f"candidates, image {Pseudonyms(load_key()).scan(path.name)}"
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError("the file is too large", field=where, remedy="Images may have up to 64 MiB.")
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError("has too many pixels", field=where, remedy="Shrink the image.")
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise DataError(
+                    "holds several images, of which only one would be looked at",
+                    field=where, value=frames, remedy="Write each to a file of its own.",
+                )  # fmt: skip
             deep = image.mode.startswith("I")
             values = np.asarray(image if deep else image.convert("L"), dtype=np.float32)
+            if image.mode == "F" or values.max() > _DEEPEST or values.min() < 0:
+                raise DataError(
+                    "has other pixels than whole numbers of 8 or 16 bits",
+                    field=where, value=image.mode, remedy="Write it as PNG.",
+                )  # fmt: skip
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError("cannot be read as PNG or JPEG", field=where, remedy="Write it again.") from error
+        raise DataError(
+            "cannot be read as PNG, JPEG, WebP, TIFF or BMP", field=where, remedy="Write it again."
+        ) from error
     height, width = cohort.info.image_size
-    top = 65535.0 if deep else 255.0
+    top = _DEEPEST if deep else 255.0
     target = 255.0 if cohort.info.bit_depth == 8 else 65535.0
     changed = values.shape != (height, width)
     if changed:

@@ -100,6 +100,7 @@ def build_report(
         planted_share=settings.planted_share,
         recall=measured.plain_recall(),
         min_recall=settings.min_planted_recall,
+        num_unread=audited.num_unread,
     )
     given = np.array(measured.reasons)
     classes = {}

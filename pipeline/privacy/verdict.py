@@ -43,6 +43,7 @@ class Strength:
         power, min_power: chance to detect the planted share; by class for `power`.
         planted_share: the share that the power refers to.
         recall, min_recall: of the plain planted copies.
+        num_unread: files beside the candidates that nobody looked at.
     """
 
     has_patient_ids: bool
@@ -53,10 +54,16 @@ class Strength:
     planted_share: float
     recall: float
     min_recall: float
+    num_unread: int = 0
 
     def weaknesses(self, name: str) -> list[str]:
         """Return in words why nothing found would not mean nothing there, for one class."""
         found = []
+        if self.num_unread:
+            found.append(
+                f"the verdict rests on a part of the folder: {self.num_unread} files that may be images were "
+                "not looked at"
+            )
         if not self.has_patient_ids:
             found.append("the cohort has no patient ids, so images of one patient may stand on both sides")
         if self.holdout_patients < self.min_holdout_patients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -68,8 +69,8 @@ class AgainstReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found and everything was searched."""
-        return not self.leaks and not self.not_searched
+        """Whether nothing was found, everything was searched, and the source was read whole."""
+        return not self.leaks and not self.not_searched and not self.source.unread
 
     def body(self) -> dict[str, object]:
         """Return the counts as JSON."""
@@ -86,6 +87,7 @@ class AgainstReport:
             "files": self.files,
             "source_files": self.source.files,
             "source_files_not_read": self.source.not_read,
+            "source_whole": not self.source.unread,
             "control": {
                 "values": self.control.values,
                 "forms": list(self.control.forms),
@@ -141,11 +143,12 @@ def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BA
         )
     control = run_control(source)
     tally = _Tally()
+    _note_unfollowed(folder, names, tally)
     passes = -(-len(source) // batch_values)
     with track("search output", len(names) * passes, unit="files") as progress:
         for batch in source.batches(batch_values):
             values = {value.number: value for value in batch}
-            scan = ValueScan({value.number: value.texts for value in batch})
+            scan = ValueScan({value.number: value.texts for value in batch}, source.own)
             for place, name in enumerate(names):
                 for finding in scan.search_file(folder, name):
                     tally.add(place, finding, values)
@@ -161,6 +164,21 @@ def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BA
         source=source.facts,
         control=control,
     )
+
+
+def _note_unfollowed(folder: Path, names: list[str], tally: _Tally) -> None:
+    """Note what the walk does not enter: links out of the output, and folders that cannot be read."""
+    inside = folder.resolve()
+    for place, name in enumerate(names):
+        path = folder / name
+        if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(inside):
+            tally.unsearched.add((place, "a link out of the output, which is not followed"))
+    closed: list[OSError] = []
+    for _ in os.walk(folder, onerror=closed.append):
+        pass
+    for error in closed:
+        names.append(Path(str(error.filename)).relative_to(folder).as_posix())
+        tally.unsearched.add((len(names) - 1, f"unreadable ({error.strerror})"))
 
 
 def _leaks(tally: _Tally, names: list[str]) -> Iterable[Leak]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.residual.counters import IndexColumn
 from pipeline.residual.limits import MAX_MEMBERS, Budget, Part
 
 _OPENS_STREAM = np.zeros(2**16, dtype=bool)
@@ -22,6 +23,9 @@ _FEED_BYTES = 16 * 2**10
 _SMALLEST_STREAM = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PARQUET = b"PAR1"
+_CELL = b"\x1f"
+"""Stands between cells: with a zero byte there, digits of neighbours would read as UTF-16."""
+
 _TOO_LARGE = "expands beyond the limit"
 PIXEL_ROWS = "PNG image data"
 
@@ -69,7 +73,7 @@ def _zip(data: bytes, budget: Budget) -> Iterator[Part]:
             yield Part("zip", b"", "too many members")
         for member in members[:MAX_MEMBERS]:
             name = member.filename.encode("utf-8", "surrogatepass")
-            yield Part("zip member name", b"\0".join([name, member.comment, archive.comment]))
+            yield Part("zip member name", _CELL.join([name, member.comment, archive.comment]))
             try:
                 with archive.open(member) as stream:
                     yield _read("zip member", stream, member.compress_size, budget)
@@ -143,9 +147,11 @@ def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
         yield Part("Parquet", b"", _TOO_LARGE)
         return
     about = [str(source.schema_arrow).encode(), *(source.metadata.metadata or {}).values()]
-    yield Part("Parquet schema", b"\0".join(about))
+    yield Part("Parquet schema", _CELL.join(about))
+    indices = [IndexColumn() for _ in source.schema_arrow]
     for batch in source.iter_batches(batch_size=4096):
-        content = b"\0".join(_column_text(column) for column in batch.columns)
+        columns = zip(batch.columns, indices, strict=True)
+        content = _CELL.join(_column_text(column, index) for column, index in columns)
         budget.spend(len(content))
         yield Part("Parquet column", content)
         if budget.left <= 0:
@@ -153,11 +159,21 @@ def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
             return
 
 
-def _column_text(column: Any) -> bytes:
-    return b"\0".join(
+def _column_text(column: Any, index: IndexColumn) -> bytes:
+    """Return the cells as text, numbers as in a list; integers that count the rows are left out."""
+    import pyarrow as pa
+
+    cells = column.drop_null()
+    if pa.types.is_integer(column.type):
+        numbers = cells.to_numpy(zero_copy_only=False)
+        if column.type != pa.uint64():
+            numbers = numbers[~index.counts(numbers.astype(np.int64))]
+        return b", ".join(b"%d" % number for number in numbers.tolist())
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        return b", ".join(str(number).encode() for number in cells.to_pylist())
+    return _CELL.join(
         item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogatepass")
-        for item in column.to_pylist()
-        if item is not None
+        for item in cells.to_pylist()
     )
 
 

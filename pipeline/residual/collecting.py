@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from pipeline.progress import track
 from pipeline.residual.dicom_values import dicom_pieces, looks_headless
 from pipeline.residual.file_values import image_pieces, name_of_file, nifti_pieces, table_pieces
 from pipeline.residual.harmless import Harmless
+from pipeline.residual.missed import NO_CONTENT, Missed, json_pieces
+from pipeline.residual.own_texts import OwnTexts
 from pipeline.residual.source_values import FILE_NAME, IDENTIFIER, Piece, SourceFacts, SourceValues
 from pipeline.residual.texts import text_pieces
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
@@ -24,7 +25,14 @@ _PLACES = {"path", "table", "pattern", "url", "md5", "verify_images"}
 _MAX_LABELS = 1000
 _MAX_SHORT_ROOT = 12
 _ROWS = "medmnist"
-_READERS = {"dicom": dicom_pieces, "nifti": nifti_pieces, "images": image_pieces, "table": table_pieces}
+_LISTED = {"folder", "zip", "tar", "dicomdir"}
+_READERS = {
+    "dicom": dicom_pieces,
+    "nifti": nifti_pieces,
+    "images": image_pieces,
+    "table": table_pieces,
+    "json": json_pieces,
+}
 _IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 
 
@@ -54,28 +62,41 @@ def _of_manifest(manifest: Manifest, phantom_patients: int | None) -> SourceValu
     listing = list_scans(manifest, phantom_patients=phantom_patients)
     labels = {task.label for task in listing.tasks if task.label}
     said = list(_said(manifest.model_dump(mode="json")))
-    values = SourceValues(Harmless([*said, *(labels if len(labels) <= _MAX_LABELS else ())]))
-    refused: Counter[str] = Counter()
+    classes = labels if len(labels) <= _MAX_LABELS else set()
+    values = SourceValues(Harmless(said, {manifest.name, *classes}), OwnTexts(said))
+    missed, rules = Missed(), {task.rule for task in listing.tasks}
     with track("collect values", len(listing.tasks), unit="files") as progress:
         for task in listing.tasks:
-            _add_task(values, task, refused)
+            _add_task(values, task, missed)
             progress.update(1)
-    _finish(values, {task.rule for task in listing.tasks}, refused, len(listing.tasks))
+    _add_names(values, rules, missed)
+    _finish(values, rules, missed, len(listing.tasks))
     return values
 
 
-def _add_task(values: SourceValues, task: ScanTask, refused: Counter[str]) -> None:
+def _add_names(values: SourceValues, rules: set[ReadRule], missed: Missed) -> None:
+    """Take the names of all that lies where the scans lie, whatever of it the manifest includes."""
+    places = {
+        (rule.store, rule.root): rule for rule in sorted(rules, key=lambda rule: rule.prefix, reverse=True)
+    }
+    for rule in places.values():
+        for entry in open_store(rule).entries() if rule.store in _LISTED else ():
+            values.add(name_of_file(entry.name))
+            missed.behind(entry, rule.prefix)
+
+
+def _add_task(values: SourceValues, task: ScanTask, missed: Missed) -> None:
     values.add(_patients(task))
     if task.rule.kind == _ROWS:
         return
     values.add(name_of_file(task.name))
     reader = _READERS.get(task.rule.kind)
-    if reader is None:
+    if reader is None or task.refusal in NO_CONTENT:
         return
     try:
         values.add(reader(open_store(task.rule).read(task.name)))
     except ScanRefusedError as error:
-        refused[error.problem] += 1
+        missed.add(task.scan_name, error.problem)
 
 
 def _patients(task: ScanTask) -> Iterator[Piece]:
@@ -94,34 +115,36 @@ def _of_place(path: Path) -> SourceValues:
     path = path.absolute()
     rule = ReadRule("dicom", str(path), store=kind_of(path, field="--against"))
     values = SourceValues(Harmless())
-    refused: Counter[str] = Counter()
-    count = _add_files(values, rule, refused)
-    _finish(values, {rule}, refused, count)
+    missed = Missed()
+    count = _add_files(values, rule, missed)
+    _finish(values, {rule}, missed, count)
     return values
 
 
-def _add_files(values: SourceValues, rule: ReadRule, refused: Counter[str]) -> int:
-    """Read every file of a store, and return their number."""
+def _add_files(values: SourceValues, rule: ReadRule, missed: Missed) -> int:
+    """Read every file of a store, hidden ones too, and return their number."""
     store = open_store(rule)
-    names = [entry.name for entry in store.entries()]
-    with track("collect values", len(names), unit="files") as progress:
-        for name in names:
-            values.add(name_of_file(name))
-            _add_content(values, store.read, name, refused)
+    entries = list(store.entries())
+    with track("collect values", len(entries), unit="files") as progress:
+        for entry in entries:
+            values.add(name_of_file(entry.name))
+            missed.behind(entry, rule.prefix)
+            if entry.skipped not in NO_CONTENT:
+                _add_content(values, store.read, entry.name, missed)
             progress.update(1)
-    return len(names)
+    return len(entries)
 
 
-def _add_content(values: SourceValues, read: Any, name: str, refused: Counter[str]) -> None:
+def _add_content(values: SourceValues, read: Any, name: str, missed: Missed) -> None:
     try:
         data: bytes = read(name)
         kind = _kind(data, name)
         if kind:
             values.add(_READERS[kind](data))
         else:
-            refused["neither DICOM, NIfTI, image nor table"] += 1
+            missed.add(name, "neither DICOM, NIfTI, image nor table")
     except ScanRefusedError as error:
-        refused[error.problem] += 1
+        missed.add(name, error.problem)
 
 
 def _kind(data: bytes, name: str) -> str:
@@ -134,6 +157,8 @@ def _kind(data: bytes, name: str) -> str:
         return "images"
     if lower.endswith((".csv", ".tsv")):
         return "table"
+    if lower.endswith(".json"):
+        return "json"
     return "dicom" if looks_headless(data) else ""
 
 
@@ -144,6 +169,8 @@ def _said(body: object, key: str = "") -> Iterator[str]:
             if name not in _PLACES or isinstance(inner, dict):
                 yield str(name)
                 yield from _said(inner, str(name))
+                if isinstance(inner, str):
+                    yield f"{name} {inner}"
     elif isinstance(body, list):
         for inner in body:
             yield from _said(inner, key)
@@ -151,9 +178,9 @@ def _said(body: object, key: str = "") -> Iterator[str]:
         yield body
 
 
-def _finish(values: SourceValues, rules: set[ReadRule], refused: Counter[str], files: int) -> None:
+def _finish(values: SourceValues, rules: set[ReadRule], missed: Missed, files: int) -> None:
     drop_unpacked(rules)
-    values.facts = SourceFacts(files, dict(refused.most_common()))
+    values.facts = SourceFacts(files, dict(missed.counts.most_common()), missed.unread)
     if not len(values):
         values.close()
         raise DataError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PhosphorError
-from pipeline.residual.chance import MIN_BYTES_WHEN_DECODED
+from pipeline.residual.chance import MIN_BYTES_WHEN_DECODED, counts_by_place
 from pipeline.residual.scanning import FindingKind, ValueScan, walk
 from pipeline.residual.source_values import SourceValues, Value
 from pipeline.storage import make_private_directory, write_parquet
@@ -80,23 +80,21 @@ def run_control(
 
 
 def _draw(source: SourceValues, num_values: int, seed: int) -> list[Value]:
-    """Draw values of at least 8 characters: shorter ones are not looked for in every form."""
+    """Draw values that are looked for in every form: at least 8 characters, no decimals."""
     total = len(source)
     numbers = random.Random(seed).sample(range(1, total + 1), min(_CANDIDATES * num_values, total))
-    fit = [value for value in source.pick(numbers) if len(value.text) >= MIN_BYTES_WHEN_DECODED]
-    return fit[:num_values]
+    long = [value for value in source.pick(numbers) if len(value.text) >= MIN_BYTES_WHEN_DECODED]
+    return [value for value in long if not counts_by_place(value.text)][:num_values]
 
 
 def _plain(folder: Path, values: list[Value]) -> list[Value]:
-    return _text(folder / "plain.txt", values, "utf-8")
+    (folder / "plain.txt").write_bytes(_GAP.encode().join([b"", *map(_bytes, values), b""]))
+    return values
 
 
 def _utf16(folder: Path, values: list[Value]) -> list[Value]:
-    return _text(folder / "wide.txt", values, "utf-16-le")
-
-
-def _text(path: Path, values: list[Value], encoding: str) -> list[Value]:
-    path.write_bytes(_GAP.join(["", *(value.text for value in values), ""]).encode(encoding, "surrogatepass"))
+    text = _GAP.join(["", *(value.text for value in values), ""])
+    (folder / "wide.txt").write_bytes(text.encode("utf-16-le", "surrogatepass"))
     return values
 
 
@@ -128,7 +126,11 @@ def _path(folder: Path, values: list[Value]) -> list[Value]:
 
 
 def _bytes(value: Value) -> bytes:
-    return value.text.encode("utf-8", "surrogatepass")
+    """Return a value in UTF-8, bytes of a file name that are none as they are."""
+    try:
+        return value.text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return value.text.encode("utf-8", "surrogatepass")
 
 
 _FORMS: dict[str, Callable[[Path, list[Value]], list[Value]]] = {

@@ -7,6 +7,7 @@ and goes beyond it, since nothing of a header has any business in an output here
 - texts (LO, SH, LT, ST, UT, UC, UR) and application entities (AE): ids, accession numbers, addresses,
   telephone numbers, comments, descriptions, institutions, stations, and also manufacturers, models and serial
   numbers (the profile keeps those only under the Retain Device Identity option);
+- parts of such texts: numbers, dates, streets, words of institutions and comments (`text_parts`);
 - UIDs (UI), but those registered by the standard under 1.2.840.10008, which name classes and syntaxes;
 - dates and date-times (DA, DT) in all usual spellings, times (TM) with a fraction of a second;
 - private elements of any kind, and elements of unknown meaning (UN, OB, OW up to 1 MiB) as far as they
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ScanRefusedError
 from pipeline.residual.source_values import IDENTIFIER, TEXT, UID, Piece
+from pipeline.residual.text_parts import word_pieces
 from pipeline.residual.texts import byte_pieces, moment_pieces, name_pieces, text_pieces
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ _IDENTIFIERS = {
     "RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID",
     "FillerOrderNumberImagingServiceRequest", "PlacerOrderNumberImagingServiceRequest", "ServiceEpisodeID",
     "MedicalRecordLocator", "InsurancePlanIdentification", "DeviceSerialNumber", "PatientTelephoneNumbers",
+}  # fmt: skip
+_LONG_TEXTS = {"LT", "ST", "UT"}
+_NAMING = {
+    "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "PatientAddress", "StationName",
+    "RequestingService", "ResponsibleOrganization", "CurrentPatientLocation", "PatientInstitutionResidence",
+    "Occupation", "RegionOfResidence", "IssuerOfPatientID", "AdmittingDiagnosesDescription",
 }  # fmt: skip
 _MAX_DEPTH = 32
 _MAX_ELEMENTS = 1_000_000
@@ -148,6 +156,8 @@ def _text(attribute: str, vr: str, text: str) -> Iterator[Piece]:
     else:
         kind = IDENTIFIER if attribute in _IDENTIFIERS else TEXT
         yield from text_pieces(attribute, text, kind)
+        if vr in _LONG_TEXTS or attribute in _NAMING:
+            yield from word_pieces(attribute, text)
 
 
 def _texts(value: Any) -> list[str]:

@@ -145,4 +145,4 @@ def _from_json(match: re.Match[bytes]) -> bytes:
     if not text.startswith(b"\\u"):
         return text[1:]
     units = b"".join(binascii.unhexlify(text[i + 2 : i + 6]) for i in range(0, len(text), 6))
-    return units.decode("utf-16-be", "replace").encode("utf-8")
+    return units.decode("utf-16-be", "surrogatepass").encode("utf-8", "surrogatepass")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -111,7 +112,10 @@ def table_pieces(data: bytes) -> Iterator[Piece]:
 
 def name_of_file(name: str) -> Iterator[Piece]:
     """Yield a relative file name: whole, its last part, its stem and parts of it, its folders, its dates."""
-    for spelled in {name, os.fsencode(name).decode("latin-1")}:
+    spellings = {name}
+    with contextlib.suppress(UnicodeEncodeError):
+        spellings.add(os.fsencode(name).decode("latin-1"))
+    for spelled in spellings:
         *folders, last = spelled.split("/")
         yield Piece("relative path", FILE_NAME, spelled)
         yield Piece("file name", FILE_NAME, last)

@@ -1,19 +1,23 @@
-"""Texts that are no evidence: words of the program, of the manifest and of the DICOM standard."""
+"""Texts that are no evidence: terms of the DICOM standard, placeholders, and what a manifest says.
+
+No name of a person is harmless for being a word that occurs somewhere; what of our own texts stands in an
+output is told apart where it is found (`own_texts`).
+"""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
-_PACKAGES = ("pipeline", "flows", "models")
-_SUFFIXES = {".py", ".html", ".css", ".js", ".yaml", ".yml", ".json", ".j2", ".md", ".txt"}
-_INVENTED = "phantom"
-"""Folder of the phantom's invented identities: they count as identifying."""
-
-_MAX_FILE_BYTES = 2**20
 _GAPS = re.compile(r"[\W_]+")
+
+_PLACEHOLDERS = frozenset(
+    ("unknown", "none", "anonymous", "anonymized", "anonymised", "deidentified", "redacted", "removed",
+     "unspecified", "undefined", "patient", "subject", "scan", "test", "image", "images", "dicom", "phantom",
+     "yes", "no", "true", "false", "male", "female", "train", "training", "validation", "holdout")
+)  # fmt: skip
+"""Words that stand in the place of a name or an id; none of them is a surname of note."""
 
 _TERMS = (
     "abdomen ankle arm breast cervical spine chest clavicle elbow extremity femur finger foot forearm hand",
@@ -21,39 +25,51 @@ _TERMS = (
     "thorax tibia toe wrist whole body lung lungs heart original primary derived secondary axial localizer",
     "left right bilateral unpaired anterior posterior lateral oblique frontal supine prone erect upright",
     "portable landmark male female other adult child unknown none anonymous anonymized anonymised",
-    "deidentified de identified removed redacted unspecified not specified not available undefined",
+    "deidentified de identified removed redacted unspecified not specified available undefined",
     "default standard routine normal abnormal study series image images instance patient sample test train",
     "training validation holdout data dataset dicom dcm nifti nii png jpeg jpg tiff tif json csv",
-    "chest pa", "chest ap", "chest lateral", "chest x ray", "x ray", "x ray chest", "thorax pa", "thorax ap",
-    "yes no true false correct coerce",
+    "pa ap x ray yes no true false correct coerce",
+    "label labels metadata records readme license manifest index list table report phantom",
 )  # fmt: skip
-"""Defined terms of body part, laterality, image type and the like (PS3.3, PS3.16), and file words."""
+"""Defined terms of body part, laterality, image type and the like (PS3.3, PS3.16), and words for files."""
 
 
 class Harmless:
-    """Tells whether a text says nothing about a person because the program itself, or the manifest, says it.
+    """Tells whether a text says nothing about a person.
 
     Args:
-        texts: class names and what else a manifest says of the data set as a whole.
+        texts: what a manifest says of the data set as a whole; a header's text may say the same.
+        labels: names of the data set and of its classes; a folder may be called so.
     """
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        own = f" {' | '.join(phrase for text in texts if (phrase := _phrase(text)))} "
-        self._texts = (_program_text(), _standard_text(), own)
-        self._words = frozenset(word for text in self._texts for word in text.split())
+    def __init__(self, texts: Iterable[str] = (), labels: Iterable[str] = ()) -> None:
+        self._labels = frozenset(map(_phrase, labels))
+        self._texts = frozenset(map(_phrase, texts)) | self._labels
 
     def holds(self, text: str) -> bool:
-        """Tell whether all of a text stands, word by word, in what the program or the manifest says.
-
-        A text without any letter (an id, a date) is never harmless.
-        """
+        """Tell whether a header's text is made of the standard's terms, or is one of the manifest's texts."""
         phrase = _phrase(text)
-        if not any(letter.isalpha() for letter in phrase):
+        if not _has_letters(phrase):
             return False
-        words = phrase.split()
-        if not all(word in self._words for word in words):
+        return self.holds_name(text) or phrase in self._texts or phrase in _standard_names()
+
+    def holds_name(self, text: str) -> bool:
+        """Tell whether the name of a file or folder is made of the standard's terms, or names a class."""
+        phrase = _phrase(text)
+        if not _has_letters(phrase):
             return False
-        return any(f" {phrase} " in known for known in self._texts)
+        return phrase in self._labels or all(word in _terms() for word in phrase.split())
+
+
+def stands_for_a_name(text: str) -> bool:
+    """Tell whether a person's name is made of nothing but placeholders (`ANONYMOUS^PATIENT`)."""
+    words = _phrase(text).split()
+    return bool(words) and all(word in _PLACEHOLDERS for word in words)
+
+
+def _has_letters(phrase: str) -> bool:
+    """An id or a date is never harmless."""
+    return any(letter.isalpha() for letter in phrase)
 
 
 def _phrase(text: str) -> str:
@@ -61,26 +77,13 @@ def _phrase(text: str) -> str:
 
 
 @functools.cache
-def _program_text() -> str:
-    """Return the words of Phosphor's own files, phantom identities excepted, a bar between the files."""
-    root = Path(__file__).resolve().parents[2]
-    files = sorted(
-        path
-        for package in _PACKAGES
-        for path in (root / package).rglob("*")
-        if path.suffix in _SUFFIXES
-        and _INVENTED not in path.relative_to(root).parts
-        and path.stat().st_size <= _MAX_FILE_BYTES
-    )
-    texts = (_phrase(path.read_text(encoding="utf-8", errors="replace")) for path in files)
-    return f" {' | '.join(texts)} "
+def _terms() -> frozenset[str]:
+    return frozenset(word for line in _TERMS for word in line.split())
 
 
 @functools.cache
-def _standard_text() -> str:
-    """Return DICOM's terms and the names of its registered UIDs."""
+def _standard_names() -> frozenset[str]:
+    """Return the names of DICOM's registered UIDs."""
     from pydicom._uid_dict import UID_dictionary
 
-    words = [word for line in _TERMS for word in (*line.split(), line)]
-    names = [entry[0] for entry in UID_dictionary.values()]
-    return f" {' | '.join(_phrase(text) for text in (*words, *names))} "
+    return frozenset(_phrase(entry[0]) for entry in UID_dictionary.values())

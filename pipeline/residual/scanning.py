@@ -19,6 +19,7 @@ from pipeline.residual.escapes import ENCODED, unescaped_parts
 from pipeline.residual.limits import MAX_DEPTH, MAX_FILE_BYTES, MAX_TEXT_DEPTH, Budget
 from pipeline.residual.matcher import Matcher
 from pipeline.residual.numbers import MIN_LENGTH_IN_NUMBERS, reads_as_text, split_numbers
+from pipeline.residual.own_texts import OwnTexts
 from pipeline.residual.spellings import MIN_FOLDED_LENGTH, is_too_short, spellings
 
 _BLOCK_BYTES = 64 * 2**20
@@ -96,9 +97,10 @@ class ValueScan:
 
     Args:
         values: number of each value -> the texts by which it may be written, none too short.
+        own: texts that an output may hold as they are; without it every occurrence counts.
     """
 
-    def __init__(self, values: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(self, values: Mapping[int, tuple[str, ...]], own: OwnTexts | None = None) -> None:
         exact: dict[bytes, tuple[int, ...]] = {}
         folded: dict[bytes, tuple[int, ...]] = {}
         self._values = values
@@ -111,7 +113,8 @@ class ValueScan:
                     group, key = (folded, lower) if len(lower) >= MIN_FOLDED_LENGTH else (exact, pattern)
                     others = group.get(key)
                     group[key] = owner if others is None or others == owner else (*others, number)
-        self._exact, self._folded = Matcher(exact, counts_as_hit), Matcher(folded, counts_as_hit)
+        self._own, self._cut = own, False
+        self._exact, self._folded = Matcher(exact, self._counts), Matcher(folded, self._counts)
         self._budget = Budget()  # renewed for every file
 
     def search_file(self, folder: Path, name: str) -> list[Finding]:
@@ -123,6 +126,11 @@ class ValueScan:
         for finding in self._search_content(folder / name, name):
             found.setdefault((finding.value_number, finding.inside, finding.kind), finding)
         return list(found.values())
+
+    def _counts(self, data: bytes, start: int, end: int) -> bool:
+        if not counts_as_hit(data, start, end):
+            return False
+        return self._own is None or not self._own.hold(data, start, end, cut=self._cut)
 
     def _encoding_of(self, number: int, pattern: bytes) -> str:
         forms = (form for text in self._values[number] for form in spellings(text).items())
@@ -166,6 +174,7 @@ class ValueScan:
     ) -> Iterator[Finding]:
         inside = " > ".join(trail)
         inherited = least
+        self._cut = text_depth > 0
         hits = self._folded.find(data.lower())
         hits |= self._exact.find(data)
         if is_taken_apart(data):
@@ -173,7 +182,8 @@ class ValueScan:
         for number, pattern in sorted(hits.items()):
             if numbers and min(map(len, self._values[number])) < MIN_LENGTH_IN_NUMBERS:
                 continue
-            if len(pattern) >= least:
+            # A long run of one character is decoded to shorter ones, of any length.
+            if len(pattern) >= least and not (least and len(set(pattern) - {0}) == 1):
                 yield Finding(FindingKind.FOUND, number, name, inside, self._encoding_of(number, pattern))
         if depth >= MAX_DEPTH and is_packed(data):
             yield Finding(FindingKind.NOT_SEARCHED, file=name, inside=inside, detail="nested too deep")

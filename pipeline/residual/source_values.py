@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from pipeline.errors import DataError
 from pipeline.residual.dates import date_spellings, find_date
-from pipeline.residual.harmless import Harmless
+from pipeline.residual.harmless import Harmless, stands_for_a_name
+from pipeline.residual.own_texts import OwnTexts
 from pipeline.residual.spellings import is_too_short
 
 MAX_VALUES = 50_000_000
@@ -25,6 +27,8 @@ _WRITE_ROWS = 10_000
 _CACHE_KIB = 65_536
 _MIN_NUMBER, _MIN_IDENTIFIER = 8, 6
 _DAY = 8
+_NUMBERS = re.compile(r"(?:[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?(?:$|[\\,; ]+))+")
+"""Nothing but decimal fractions (a spacing, an orientation), which many scans share."""
 
 NAME, IDENTIFIER, TEXT, UID, DATE, TIME, FILE_NAME = (
     "person name", "identifier", "text", "UID", "date", "time", "file name",
@@ -76,10 +80,12 @@ class SourceFacts:
     Attributes:
         files: files read.
         not_read: reason -> files that could not be read, so that their values are not known.
+        unread: name of each of them that may hold a value -> reason. Identifying: never shown.
     """
 
     files: int
     not_read: dict[str, int]
+    unread: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 class SourceValues:
@@ -90,13 +96,16 @@ class SourceValues:
 
     Args:
         harmless: texts that are no evidence.
+        own: texts of the program and of the manifest, harmless where an output holds them as they are.
 
     Attributes:
+        own: as given.
         left_out: reason -> distinct texts, nearly (a text met again after many others counts again).
         facts: what was read.
     """
 
-    def __init__(self, harmless: Harmless) -> None:
+    def __init__(self, harmless: Harmless, own: OwnTexts | None = None) -> None:
+        self.own = own or OwnTexts()
         self.left_out: Counter[str] = Counter()
         self.facts = SourceFacts(0, {})
         self._harmless = harmless
@@ -192,15 +201,22 @@ class SourceValues:
         """Return why a text is no evidence, or nothing."""
         if is_too_short(text):
             return "too short"
-        if text.isdigit() and kind not in {DATE, UID}:
+        if kind in {DATE, UID, TIME}:
+            return ""
+        if text.isdigit():
             least = _MIN_IDENTIFIER if kind == IDENTIFIER else _MIN_NUMBER
-            if len(text) < least:
-                return "short number"
-            if not text.strip("0"):
-                return "placeholder"
-        if kind not in {DATE, UID, TIME} and self._harmless.holds(text):
-            return "harmless words"
-        return ""
+            return "short number" if len(text) < least else "placeholder" if not text.strip("0") else ""
+        if kind in {NAME, IDENTIFIER} and stands_for_a_name(text):
+            return "placeholder"
+        return self._reason_of_text(text, kind)
+
+    def _reason_of_text(self, text: str, kind: str) -> str:
+        if not any(letter.isalnum() for letter in text):
+            return "placeholder"
+        if kind == TEXT and _NUMBERS.fullmatch(text):
+            return "number or age (IS, DS, AS)"
+        known = {TEXT: self._harmless.holds, FILE_NAME: self._harmless.holds_name}.get(kind)
+        return "harmless words" if known is not None and known(text) else ""
 
 
 def _value(row: tuple[int, bytes, str, str]) -> Value:

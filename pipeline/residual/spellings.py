@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 
 ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -37,10 +38,20 @@ def spellings(value: str) -> dict[bytes, str]:
     found: dict[bytes, str] = {}
     for encoding in ENCODINGS:
         for form in sorted(forms):
-            try:
-                pattern = form.encode(encoding)
-            except UnicodeEncodeError:
-                continue
-            if len(pattern) >= least:
-                found.setdefault(pattern, encoding)
+            for pattern in _encoded(form, encoding):
+                if len(pattern) >= least:
+                    found.setdefault(pattern, encoding)
+    return found
+
+
+def _encoded(text: str, encoding: str) -> set[bytes]:
+    """Return a text's bytes, none if it cannot be written so.
+
+    Bytes of a file name that are no UTF-8 are surrogates in it (PEP 383). They may stand in a file as those
+    bytes, or as the surrogates.
+    """
+    found: set[bytes] = set()
+    for surrogates in ("strict",) if text.isascii() else ("surrogateescape", "surrogatepass"):
+        with contextlib.suppress(UnicodeEncodeError):
+            found.add(text.encode(encoding, surrogates))
     return found

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.residual.dates import find_date
 from pipeline.residual.source_values import DATE, NAME, TEXT, TIME, Piece
+from pipeline.residual.text_parts import number_pieces
 
 MAX_PIECE = 128
 """Characters of one piece: a longer text is searched line by line and stretch by stretch."""
@@ -42,7 +43,7 @@ def name_pieces(attribute: str, text: str) -> Iterator[Piece]:
 
 
 def text_pieces(attribute: str, text: str, kind: str = TEXT) -> Iterator[Piece]:
-    """Yield a text; a long one in lines and stretches of 128 characters; the date in it if it is one."""
+    """Yield a text, a long one in lines and stretches of 128 characters, and what identifies in it."""
     text = text.strip(" \0\r\n")
     if len(text) <= MAX_PIECE and "\n" not in text:
         yield Piece(attribute, kind, text)
@@ -52,6 +53,7 @@ def text_pieces(attribute: str, text: str, kind: str = TEXT) -> Iterator[Piece]:
             for start in range(0, len(stripped), MAX_PIECE):
                 yield Piece(attribute, kind, stripped[start : start + MAX_PIECE])
     yield from date_pieces(attribute, text[:32])
+    yield from number_pieces(attribute, text)
 
 
 def date_pieces(attribute: str, text: str) -> Iterator[Piece]:

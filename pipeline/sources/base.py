@@ -19,6 +19,9 @@ MAX_SIDE = 65_535
 OWN_PATIENT = "\0own:"
 """Prefix of the stand-in patient id of a scan that is its own patient; no table can hold it."""
 
+BEYOND_BITS = "values_beyond_bits"
+"""Quality flag: the file gives its values fewer bits than they have."""
+
 
 @dataclass(frozen=True, slots=True)
 class DicomOptions:
@@ -126,6 +129,7 @@ class Scan:
         age_years: age in years, or None.
         patient: the patient id read from the file, or None if the task already knows it.
         frame: number of the frame, counted from 1, where each frame of a file is a scan.
+        flags: quality flags that only the file itself tells.
     """
 
     pixels: npt.NDArray[np.generic]
@@ -139,6 +143,7 @@ class Scan:
     age_years: float | None = None
     patient: str | None = None
     frame: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 def source_prefix(number: int) -> str:

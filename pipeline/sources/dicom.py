@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.sources.attributes import VIEWS
-from pipeline.sources.base import DicomOptions, Scan, ScanTask, sex_code
+from pipeline.sources.base import BEYOND_BITS, DicomOptions, Scan, ScanTask, sex_code
+from pipeline.sources.dicom_bits import Stored
 from pipeline.sources.dicom_display import Shown, chain_of, show
 from pipeline.sources.dicom_frames import frame_values
 from pipeline.sources.dicom_header import BIG_ENDIAN, Header, Values
 from pipeline.sources.dicom_layout import GREY, chosen_frames, layout_of
 from pipeline.sources.dicom_parse import parse
-from pipeline.sources.dicom_pixels import Stored, decoded_frames
+from pipeline.sources.dicom_pixels import decoded_frames
 from pipeline.sources.dicom_shutter import empty_pixels
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
@@ -49,6 +50,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
             spacing_mm=spacing,
             pixel_aspect=aspect * task.pixel_aspect,
             frame=index + 1 if rule.dicom.frames == "each" else None,
+            flags=(BEYOND_BITS,) if shown.beyond else (),
             **about,
         )
 
@@ -72,14 +74,15 @@ def displayed(header: Header, options: DicomOptions) -> Iterator[tuple[int, Show
     layout = layout_of(header)
     indices = chosen_frames(layout, options.frames)
     decoded = decoded_frames(header, layout, indices)
-    for index, (stored, photometric) in zip(indices, decoded, strict=True):
+    for index, (stored, photometric, beyond) in zip(indices, decoded, strict=True):
         values = frame_values(header, index)
         if layout.photometric in GREY:
             chain = chain_of(values, options.window, signed=layout.signed, little=header.syntax != BIG_ENDIAN)
             empty = empty_pixels(stored, values, signed=layout.signed, pixel_aspect=_spacing(values)[1])
-            yield index, show(stored, chain, empty), False
+            yield index, show(stored, chain, empty)._replace(beyond=beyond), False
         else:
-            yield index, _grey(stored, photometric, header, values, options), True
+            shown = _grey(stored, photometric, header, values, options)
+            yield index, shown._replace(beyond=beyond), True
 
 
 def _grey(stored: Stored, photometric: str, header: Header, values: Values, options: DicomOptions) -> Shown:

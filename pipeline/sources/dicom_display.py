@@ -33,11 +33,13 @@ class Shown(NamedTuple):
         pixels: (H, W) real numbers, bright = dense, on a scale of their own.
         black: the value on that scale that is black by the file, or the smallest that occurs.
         white: the value that is white by the file, or the largest that occurs.
+        beyond: whether stored values go beyond the bits that the header gives them.
     """
 
     pixels: npt.NDArray[Any]
     black: float
     white: float
+    beyond: bool = False
 
 
 class Chain(NamedTuple):

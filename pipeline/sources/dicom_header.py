@@ -75,6 +75,15 @@ WANTED: Mapping[int, tuple[str, str]] = {
 """Tag -> (keyword, value representation) of all that is ever taken from a header, beside the manifest's
 patient tag; the rest is not even parsed."""
 
+OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
+
+_OVERLAYS = {
+    group << 16 | element: (f"{keyword} {group:04X}", "US")
+    for group in OVERLAY_GROUPS
+    for element, keyword in ((0x100, "OverlayBitsAllocated"), (0x102, "OverlayBitPosition"))
+}
+"""Which bits of a pixel's word are an overlay's; a group stands after each keyword, since they recur."""
+
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -95,6 +104,7 @@ class Header:
         length: bytes of the value; for encapsulated data, up to the end of `pixels`.
         keyword: `PixelData`, `FloatPixelData`, `DoubleFloatPixelData`, or empty if there are none.
         pixel_vr: value representation of the pixel data.
+        in_items: whether the pixel data have no length of their own: encapsulated, in items (PS3.5 A.4).
     """
 
     values: Values
@@ -105,6 +115,7 @@ class Header:
     length: int = 0
     keyword: str = ""
     pixel_vr: str = "OW"
+    in_items: bool = False
 
     def number(self, keyword: str, default: int) -> int:
         """Return the first whole number of an attribute."""
@@ -130,13 +141,13 @@ def first_number(values: Values, keyword: str, default: int) -> int:
 def wanted(patient_tag: str) -> dict[int, tuple[str, str]]:
     """Return tag -> (keyword, value representation) of all that is taken."""
     if not patient_tag:
-        return dict(WANTED)
+        return {**WANTED, **_OVERLAYS}
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     number = tag_for_keyword(patient_tag)
     if number is None:
         raise ScanRefusedError("patient tag unknown")
-    return {**WANTED, int(number): (patient_tag, dictionary_VR(number))}
+    return {**WANTED, **_OVERLAYS, int(number): (patient_tag, dictionary_VR(number))}
 
 
 @contextlib.contextmanager

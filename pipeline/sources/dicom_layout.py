@@ -65,6 +65,7 @@ def layout_of(header: Header) -> Layout:
     width = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(header.keyword, 0)
     allocated = width or header.number("BitsAllocated", 0)
     stored = width or header.number("BitsStored", allocated)
+    representation = 0 if is_float else header.number("PixelRepresentation", 0)
     layout = Layout(
         rows=header.number("Rows", 0),
         columns=header.number("Columns", 0),
@@ -75,14 +76,14 @@ def layout_of(header: Header) -> Layout:
         allocated=allocated,
         stored=stored,
         high=width - 1 if is_float else header.number("HighBit", stored - 1),
-        signed=not is_float and header.number("PixelRepresentation", 0) == 1,
+        signed=representation == 1,
         is_float=is_float,
     )
-    _check(layout)
+    _check(layout, representation)
     return layout
 
 
-def _check(layout: Layout) -> None:
+def _check(layout: Layout, representation: int) -> None:
     check_size(layout.rows, layout.columns)
     if layout.frames < 1:
         raise ScanRefusedError("number of frames absurd")
@@ -102,6 +103,8 @@ def _check(layout: Layout) -> None:
         raise ScanRefusedError("colours of more than 16 bits")
     if not 1 <= layout.stored <= layout.high + 1 <= layout.allocated:
         raise ScanRefusedError("bits stored and high bit contradict each other")
+    if representation not in {0, 1}:
+        raise ScanRefusedError("pixel representation not supported")
     if layout.planar not in {0, 1}:
         raise ScanRefusedError("planar configuration not supported")
 

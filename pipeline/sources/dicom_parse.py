@@ -6,7 +6,7 @@ import zlib
 
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, IMPLICIT, PIXEL_TAGS, Header, wanted
-from pipeline.sources.dicom_walk import Place, UnusualError, find_elements, values_of
+from pipeline.sources.dicom_walk import UNDEFINED, Place, UnusualError, find_elements, values_of
 
 MAX_INFLATED_BYTES = 256 * 2**20
 """Largest deflated data set once unpacked: an image of `MAX_PIXELS` words and a header."""
@@ -83,6 +83,7 @@ def _plain(data: bytes, start: int, patient_tag: str, header: Header) -> Header:
         header.keyword, header.pixels, header.start = chosen[tag][0], data, place.start
         header.length = min(place.length, len(data) - place.start)
         header.pixel_vr = place.vr.decode("ascii") or "OW"
+        header.in_items = place.length == UNDEFINED
     return header
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicom_codestream import alone, bare, check_codestream, encoded_frames, with_plain_scan
+from pipeline.sources.dicom_bits import Stored, overlay_bits, own_bits
+from pipeline.sources.dicom_codestream import (
+    alone,
+    bare,
+    check_codestream,
+    check_uncompressed,
+    encoded_frames,
+    is_jpeg_2000,
+    with_plain_scan,
+)
 from pipeline.sources.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, quiet
 from pipeline.sources.dicom_layout import Layout
-
-Stored = npt.NDArray[Any]
-"""(H, W) or (H, W, 3) integers, float32 or float64."""
+from pipeline.sources.jpeg_scans import scans_of, with_foreign_bytes
 
 MAX_PACKING = 200
 """Most values that a compressed byte may stand for: no radiograph comes near, and a decoder that is given a
@@ -22,6 +28,9 @@ large size and next to no data works on it all the same."""
 
 _SMALL = 2**22
 """Values that take no time worth a check."""
+
+_PADDING_BITS = 256
+"""Most bits of padding behind the pixels of tiny images that are no further frame."""
 
 _NATIVE = {IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN}
 _RLE = "1.2.840.10008.1.2.5"
@@ -31,25 +40,50 @@ _RETIRED = {_JPEG + number for number in ("52", "53", "54", "55", "56")}
 """Retired lossy processes (PS3.6 A), which the decoder of the extended process tells by their codestreams."""
 
 
-def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[tuple[Stored, str]]:
-    """Yield the stored values of the chosen frames and their photometric interpretation after decoding.
+class Decoded(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        pixels: stored values.
+        photometric: photometric interpretation after decoding.
+        beyond: whether values go beyond the bits that the header gives them.
+    """
+
+    pixels: Stored
+    photometric: str
+    beyond: bool
+
+
+def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[Decoded]:
+    """Yield the stored values of the chosen frames.
 
     Values have their unused bits removed; a view of the file's bytes is yielded where nothing has to change.
 
     Raises:
         ScanRefusedError: truncated, corrupt, or compressed in a way that no installed decoder reads.
     """
+    overlays = overlay_bits(header)
     try:
         if header.syntax in _NATIVE:
+            check_uncompressed(header)
+            _check_length(header, layout)
             for index in indices:
-                yield _native(header, layout, index), layout.photometric
+                pixels, beyond = own_bits(_native(header, layout, index), layout, overlays)
+                yield Decoded(pixels, layout.photometric, beyond)
+        elif layout.is_float:
+            raise ScanRefusedError("compressed floating-point pixels")
         else:
             with quiet():
                 decoder = _decoder(header.syntax)
             for frame in encoded_frames(header, layout, indices):
                 with quiet():
-                    pixels = _decompress(decoder, header.syntax, frame, layout)
-                yield pixels
+                    pixels, photometric = _decompress(decoder, header.syntax, frame, layout)
+                # Codestreams hold values and not words: overlays have no place in them.
+                codestream = header.syntax != _RLE
+                pixels, beyond = own_bits(
+                    pixels, layout, 0 if codestream else overlays, codestream=codestream
+                )
+                yield Decoded(pixels, photometric, beyond)
     except ScanRefusedError:
         raise
     except MemoryError as error:
@@ -57,6 +91,14 @@ def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
     # pydicom and its decoders raise many kinds on broken pixels (ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("pixel data truncated or corrupt") from error
+
+
+def _check_length(header: Header, layout: Layout) -> None:
+    """Refuse uncompressed pixel data with a frame or more too many: the header tells of another picture."""
+    bits = layout.rows * layout.columns * layout.samples * layout.allocated
+    excess = 8 * header.length - layout.frames * bits
+    if excess >= bits and excess > _PADDING_BITS:
+        raise ScanRefusedError("more pixel data than the header says")
 
 
 def _native(header: Header, layout: Layout, index: int) -> Stored:
@@ -84,23 +126,7 @@ def _native(header: Header, layout: Layout, index: int) -> Stored:
         pixels = pixels.reshape(layout.samples, layout.rows, layout.columns).transpose(1, 2, 0)
     else:
         pixels = pixels.reshape(layout.rows, layout.columns, layout.samples)
-    return pixels if layout.is_float else _own_bits(pixels, layout)
-
-
-def _own_bits(pixels: Stored, layout: Layout) -> Stored:
-    """Remove bits that are not the value's own: an old embedded overlay, or what lies below the value."""
-    unused = layout.allocated - layout.stored
-    if not unused:
-        return pixels
-    below = layout.high + 1 - layout.stored
-    if layout.signed:
-        half = 1 << (layout.stored - 1)
-        if not below and -half <= int(pixels.min()) and int(pixels.max()) < half:
-            return pixels
-        return (pixels << (unused - below)) >> unused
-    if not below and not int(pixels.max()) >> layout.stored:
-        return pixels
-    return (pixels >> below) & pixels.dtype.type((1 << layout.stored) - 1)
+    return pixels
 
 
 def _native_with_pydicom(header: Header, layout: Layout, index: int) -> Stored:
@@ -121,10 +147,26 @@ def _native_with_pydicom(header: Header, layout: Layout, index: int) -> Stored:
 def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tuple[Stored, str]:
     if len(frame) * MAX_PACKING + _SMALL < layout.rows * layout.columns * layout.samples:
         raise ScanRefusedError("pixel data truncated or corrupt")
-    if syntax != _RLE:
-        check_codestream(frame := bare(frame), layout)
+    if syntax == _RLE:
+        return _decoded(decoder, frame, layout)
+    check_codestream(frame := bare(frame), layout)
+    if is_jpeg_2000(frame):
+        return _decoded(decoder, frame, layout)
     if syntax == _EXTENDED or syntax in _RETIRED:
         frame = with_plain_scan(frame)
+    scans = scans_of(frame)
+    scans.check()
+    pixels, photometric = _decoded(decoder, frame, layout)
+    try:
+        again, _ = _decoded(decoder, with_foreign_bytes(frame, scans), layout)
+    except ScanRefusedError as error:
+        raise ScanRefusedError("pixel data truncated or corrupt") from error
+    if not np.array_equal(pixels, again):
+        raise ScanRefusedError("pixel data truncated or corrupt")
+    return pixels, photometric
+
+
+def _decoded(decoder: Any, frame: bytes, layout: Layout) -> tuple[Stored, str]:
     try:
         pixels, found = decoder.as_array(alone(frame), index=0, raw=True, **_options(layout, 1, "OB"))
     except RuntimeError as error:
@@ -169,4 +211,6 @@ def _options(layout: Layout, frames: int, pixel_vr: str) -> dict[str, Any]:
         "pixel_keyword": "PixelData",
         "pixel_vr": pixel_vr,
         "allow_excess_frames": False,
+        # To cut them off would wrap values that the header gives too few bits.
+        "correct_unused_bits": False,
     }

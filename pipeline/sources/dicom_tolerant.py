@@ -16,6 +16,7 @@ from pipeline.sources.dicom_header import (
     quiet,
     wanted,
 )
+from pipeline.sources.dicom_walk import UNDEFINED
 
 MAX_READS = 300_000
 """Most reads that the parser may do of one file; an element takes two or three."""
@@ -105,8 +106,10 @@ def _set_pixels(header: Header, dataset: Any, tag: int) -> None:
     value = element.value or b""
     header.keyword, header.pixels, header.length = WANTED[tag][0], value, len(value)
     header.pixel_vr = element.VR or "OW"
-    if getattr(element, "is_undefined_length", False) and header.syntax in {IMPLICIT, EXPLICIT, BIG_ENDIAN}:
-        raise ScanRefusedError("no transfer syntax")
+    # An element that pydicom has not taken apart yet says so by its length, the others by an attribute.
+    header.in_items = (
+        getattr(element, "is_undefined_length", False) or getattr(element, "length", 0) == UNDEFINED
+    )
 
 
 def _check_sequence(element: Any) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest.model import FolderRule, Manifest, ScanRules
 from pipeline.manifest.table_rules import Match
 from pipeline.sources.attributes import Attributes, number_of
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
+from pipeline.sources.included import matcher, truly_unread
 from pipeline.sources.labels import Labeller
 from pipeline.sources.published import PublishedParts
 from pipeline.sources.read_rules import read_rule
@@ -22,6 +23,7 @@ from pipeline.sources.rows import ScanRow, file_key
 from pipeline.sources.source_tables import load_patients, load_table
 from pipeline.sources.stores import Entry, open_store
 from pipeline.sources.tables import CONFLICT, DISAGREE, ScanTable
+from pipeline.sources.unread import UNMATCHED, unread_notes
 
 NO_PATIENT = "patient unknown"
 """Reason of refusal of a scan whose patient cannot be told: a wrong patient split would be a leak."""
@@ -42,6 +44,8 @@ class Listing:
         notes: findings worth showing.
         findings: names of the findings, matching `ScanTask.findings`; empty where a scan has one label.
         fingerprint: digest over names, sizes and times of the files and the content of the tables.
+        unread: name (unique over all sources, identifying) of what lies there and is no task -> why. It is
+            no part of the fingerprint: what nobody reads changes no cohort.
     """
 
     tasks: list[ScanTask] = field(default_factory=list)
@@ -50,6 +54,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     findings: tuple[str, ...] = ()
     fingerprint: str = ""
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) -> Listing:
@@ -69,9 +74,14 @@ def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) 
     rule = read_rule(manifest, source, kind, number)
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
+        lost = "; ".join(unread_notes(listing.unread, None))
         raise DataError(
-            "holds no file to read", field=f"{at}.path", value=rule.root, remedy="Correct path or include."
+            "holds no file to read",
+            field=f"{at}.path",
+            value=rule.root,
+            remedy=f"Correct path or include ({lost})." if lost else "Correct path or include.",
         )
+    listing.unread = truly_unread(manifest, source, Path(rule.root), rule.prefix, listing.unread)
     return listing
 
 
@@ -88,13 +98,13 @@ def list_entries(
         entries: the store's files, sorted by name.
     """
     maker = _TaskMaker(manifest, source, rule, f"sources.{number}")
-    included = _matcher(source.include)
+    included = matcher(source.include)
     listing = Listing(
         published=tuple(source.published_splits),
         findings=source.label.findings,
         has_patient_ids=source.patient is not None,
     )
-    wanted: Iterable[Entry] = (entry for entry in entries if included(entry.name))
+    wanted = _wanted(entries, included, rule.prefix, listing.unread)
     if maker.match != "path":
         wanted = maker.count_keys(wanted)
     for entry in wanted:
@@ -108,6 +118,17 @@ def list_entries(
         listing.notes.append(f"{maker.left_out} scans are left out by the manifest's selection ({columns})")
     listing.fingerprint = maker.state.hexdigest()
     return listing
+
+
+def _wanted(
+    entries: Iterable[Entry], included: Callable[[str], bool], prefix: str, unread: dict[str, str]
+) -> Iterable[Entry]:
+    """Yield the entries that become scans, refused ones among them, and note the others with the reason."""
+    for entry in entries:
+        if included(entry.name) and (entry.refusal or not entry.skipped):
+            yield entry
+        else:
+            unread[prefix + entry.name] = entry.skipped or UNMATCHED
 
 
 class _TaskMaker:
@@ -233,16 +254,3 @@ def _patient_finder(source: ScanRules, patients: ScanTable | None) -> Callable[[
 
         return found
     return lambda row: row.cell(rule.column) or ""
-
-
-def _matcher(include: Iterable[str]) -> Callable[[str], bool]:
-    matches = [re.compile(_pattern(text)).fullmatch for text in include]
-    return lambda name: any(match(name) for match in matches)
-
-
-def _pattern(text: str) -> str:
-    """Translate a glob with `**` over folders into a regular expression over `/`-separated names."""
-    pieces = text.split("**/")
-    return "(?:.*/)?".join(
-        fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z") for piece in pieces
-    )

@@ -75,6 +75,7 @@ def merge(parts: Iterable[Listing]) -> Listing:
     )
     for part in parts:
         whole.notes += part.notes
+        whole.unread.update(part.unread)
         if part.published == names:
             whole.tasks += part.tasks
             continue

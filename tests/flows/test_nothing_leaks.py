@@ -45,7 +45,8 @@ def test_no_planted_value_is_in_anything_a_run_writes(everything: Path, source: 
     values = planted_values(source)
     assert len(values) > 500
     assert (everything / "out" / "release" / "metadata.parquet").is_file()
-    assert list((everything / "prefect").rglob("*.db"))
+    assert (everything / "out" / ".prefect-server" / "prefect.db").is_file()
+    assert not list((everything / "prefect").rglob("*.db"))
     assert problems(scan_for_values(everything, values)) == []
 
 

@@ -21,29 +21,38 @@ UNSAFE = "unsafe path in the archive"
 LINK = "a link or device in the archive, not a file"
 """Reason of refusal of an archive member that is no regular file."""
 
+HIDDEN = "hidden"
+FOLDER_LINK = "a link to a folder elsewhere, which is not followed"
+INNER_LINK = "a link to a folder of the source itself, which is not followed"
+NO_FILE = "neither a file nor a folder"
+CLOSED = "a folder that cannot be read"
+NOT_NAMED = "not named by the DICOMDIR"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a store, before it is read.
+    """What lies in a store, before it is read: a file, or something that is passed over and counted.
 
     Attributes:
         name: relative name with `/` between its parts. Identifying: never written or logged.
         size: bytes, 0 if unknown.
         stamp: text that changes when the content does (modification time, checksum, instance UID).
         refusal: why the file cannot be used, known without reading it; empty if nothing is known.
+        skipped: why it is passed over whatever a manifest includes; empty for a file that may be a scan.
     """
 
     name: str
     size: int
     stamp: str
     refusal: str = ""
+    skipped: str = ""
 
 
 class Store(Protocol):
     """A place that holds files."""
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every file that is not hidden, sorted by name.
+        """Yield all that lies there but plain folders, sorted by name; `skipped` marks what is no scan.
 
         Raises:
             DataError: the store itself cannot be read.

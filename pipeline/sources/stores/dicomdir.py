@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.sources.stores.base import MAX_FILE_BYTES, MAX_MEMBERS, UNSAFE, Entry, is_unsafe
+from pipeline.sources.stores.base import (
+    CLOSED,
+    MAX_FILE_BYTES,
+    MAX_MEMBERS,
+    NOT_NAMED,
+    UNSAFE,
+    Entry,
+    is_unsafe,
+)
 from pipeline.sources.stores.folder import FolderStore
 
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -25,11 +34,20 @@ class DicomdirStore(FolderStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.parent)
+        self._directory = path.name
         self._names = _referenced(path)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every referenced file, sorted by its name on the disk."""
-        found = {}
+        """Yield every referenced file, sorted by its name on the disk; others as passed over."""
+        found: dict[str, Entry] = {}
+        try:
+            for entry in super().entries():
+                # The directory itself was read.
+                if entry.name != self._directory:
+                    found[entry.name] = entry if entry.skipped else replace(entry, skipped=NOT_NAMED)
+        except DataError:
+            # What the medium names may be readable all the same.
+            found[""] = Entry("", 0, "", skipped=CLOSED)
         for name in self._names:
             entry = self._entry(name)
             found[entry.name] = entry

@@ -7,14 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import DataError, ScanRefusedError
-from pipeline.sources.stores.base import MAX_FILE_BYTES, Entry
+from pipeline.sources.stores.base import (
+    CLOSED,
+    FOLDER_LINK,
+    HIDDEN,
+    INNER_LINK,
+    MAX_FILE_BYTES,
+    NO_FILE,
+    Entry,
+)
 
 
 class FolderStore:
-    """The files below a folder; hidden ones are skipped.
+    """The files below a folder; hidden ones are passed over.
 
     Folders that are links are not entered, so a walk ends and stays inside; a file that is a link is read
-    only if it leads to a file inside.
+    only if it leads to a file inside. What is passed over is listed all the same, with the reason.
     """
 
     def __init__(self, root: Path) -> None:
@@ -23,7 +31,7 @@ class FolderStore:
     def entries(self) -> Iterator[Entry]:
         """Yield every file, sorted; a change of size or modification time changes its stamp."""
         try:
-            yield from _walk(self._text, "")
+            yield from self._walk(self._text, "", "")
         except PermissionError as error:
             raise DataError(
                 "the folder, or one below it, cannot be read",
@@ -61,33 +69,47 @@ class FolderStore:
 
     def _check_link(self, path: Path) -> None:
         try:
-            inside = path.resolve().is_relative_to(self._root.resolve())
+            inside = self._is_inside(path)
         except (OSError, RuntimeError) as error:
             raise ScanRefusedError("file unreadable") from error
         if not inside:
             raise ScanRefusedError("leads out of the source folder")
 
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._root.resolve())
 
-def _walk(folder: str, prefix: str) -> Iterator[Entry]:
-    with os.scandir(folder) as entries:
-        found = [entry for entry in entries if entry.name[0] != "."]
-    if len(found) > 1:
-        found.sort(key=lambda entry: entry.name)
-    for entry in found:
-        name = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, name + "/")
-        elif entry.is_file(follow_symlinks=False):
+    def _walk(self, folder: str, prefix: str, skipped: str) -> Iterator[Entry]:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            name = prefix + entry.name
+            hidden = HIDDEN if entry.name[0] == "." else skipped
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._hidden(entry, name) if hidden else self._walk(entry.path, name + "/", "")
+            elif entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                yield Entry(name, status.st_size, str(status.st_mtime_ns), skipped=hidden)
+            elif entry.is_symlink():
+                yield self._link(entry, name, hidden)
+            else:
+                yield Entry(name, 0, "", skipped=NO_FILE)
+
+    def _hidden(self, entry: os.DirEntry[str], name: str) -> Iterator[Entry]:
+        """Yield what lies in a hidden folder, which may well be another user's."""
+        try:
+            yield from self._walk(entry.path, name + "/", HIDDEN)
+        except PermissionError:
+            yield Entry(name, 0, "", skipped=CLOSED)
+
+    def _link(self, entry: os.DirEntry[str], name: str, hidden: str) -> Entry:
+        """Return a link's entry, stamped by what it leads to: that is what will be read."""
+        reason = ""
+        try:
+            status = entry.stat()
+            if entry.is_dir():
+                reason = INNER_LINK if self._is_inside(Path(entry.path)) else FOLDER_LINK
+        except (OSError, RuntimeError):
             status = entry.stat(follow_symlinks=False)
-            yield Entry(name, status.st_size, str(status.st_mtime_ns))
-        elif entry.is_symlink():
-            yield _link(entry, name)
-
-
-def _link(entry: os.DirEntry[str], name: str) -> Entry:
-    """Return a link's entry, stamped by what it leads to: that is what will be read."""
-    try:
-        status = entry.stat()
-    except OSError:
-        status = entry.stat(follow_symlinks=False)
-    return Entry(name, status.st_size, f"link {status.st_mtime_ns}")
+        # Hidden or not, what lies behind a link to a folder is not known.
+        refusal = "" if hidden else reason
+        return Entry(name, status.st_size, f"link {status.st_mtime_ns}", refusal, reason or hidden)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import hmac
 import lzma
 import os
 import tarfile
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from pipeline.errors import DataError, ScanRefusedError
+from pipeline.identity import load_key
 from pipeline.sources.stores.base import (
+    HIDDEN,
     LINK,
     MAX_FILE_BYTES,
     MAX_MEMBERS,
@@ -63,7 +66,8 @@ class TarStore:
         """Yield every member, sorted; a change of size or modification time changes its stamp."""
         for name in sorted(self._members):
             _, size, stamp, refusal = self._members[name]
-            yield Entry(name, size, stamp, refusal)
+            skipped = HIDDEN if is_hidden(name) else LINK if refusal == LINK else ""
+            yield Entry(name, size, stamp, "" if skipped == HIDDEN else refusal, skipped)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member."""
@@ -92,10 +96,14 @@ def is_tar(path: Path) -> bool:
 
 
 def unpacked_path(path: Path) -> Path:
-    """Return where the unpacked copy of a compressed archive lies in the cache."""
+    """Return where the unpacked copy of a compressed archive lies in the cache; its name tells no path."""
     status = path.stat()
     text = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    return cache_directory() / "unpacked" / f"{hashlib.sha256(os.fsencode(text)).hexdigest()[:32]}.tar"
+    return (
+        cache_directory()
+        / "unpacked"
+        / f"{hmac.new(load_key(), os.fsencode(text), hashlib.sha256).hexdigest()[:32]}.tar"
+    )
 
 
 def _unpacked(path: Path) -> Path:
@@ -151,12 +159,12 @@ def _check_growth(written: int, packed: int, target: Path) -> None:
 
 
 def _index(path: Path) -> dict[str, tuple[int, int, str, str]]:
-    """Return name -> (offset, size, stamp, reason of refusal) of every member that is not hidden."""
+    """Return name -> (offset, size, stamp, reason of refusal) of every member."""
     members: dict[str, tuple[int, int, str, str]] = {}
     with path.open("rb") as raw:
         for member in _headers(raw):
             name = member.name.removeprefix("./")
-            if member.isdir() or is_hidden(name):
+            if member.isdir():
                 continue
             if len(members) >= MAX_MEMBERS:
                 raise DataError("too many files in the archive", field="sources", remedy="Split the archive.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.sources.stores.base import (
+    HIDDEN,
     LINK,
     MAX_FILE_BYTES,
     MAX_MEMBERS,
@@ -85,10 +86,13 @@ def _listed(members: list[zipfile.ZipInfo]) -> list[Entry]:
     found: dict[str, Entry] = {}
     for member in members:
         name = member.filename
-        if member.is_dir() or is_hidden(name):
+        if member.is_dir():
             continue
         refusal = "twice in the archive" if counts[name] > 1 else _refusal(member)
-        found[name] = Entry(name, member.file_size, f"{member.CRC:08x}", refusal)
+        skipped = HIDDEN if is_hidden(name) else LINK if refusal == LINK else ""
+        found[name] = Entry(
+            name, member.file_size, f"{member.CRC:08x}", "" if skipped == HIDDEN else refusal, skipped
+        )
     return [found[name] for name in sorted(found)]
 
 

@@ -15,7 +15,6 @@ from pipeline.cohort import Cohort
 from pipeline.errors import OutputExistsError, UsageError
 from pipeline.ingest import run_ingest, worker
 from pipeline.ingest.earlier import aside_path
-from pipeline.ingest.reads import _sealed
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.worker import draw
 from pipeline.residual import problems, scan_for_values
@@ -202,5 +201,3 @@ def test_no_draw_and_no_name_can_be_read_from_what_is_kept(tmp_path: Path) -> No
     values = [*draws, "Smith", *(f"{patient}_Smith" for patient in patients)]
     assert problems(scan_for_values(tmp_path / "c", values)) == []
     assert (tmp_path / "c" / "reads.parquet").stat().st_mode & 0o777 == 0o600
-    key = b"k" * 32
-    assert _sealed(_sealed(draws[0], "p-1", key), "p-1", key) == draws[0]

@@ -90,7 +90,7 @@ def test_a_corrupt_file_among_good_ones_is_listed_by_hashed_id_and_reason(tmp_pa
     assert rejected(cohort).to_dict("records") == [
         {
             "sample_id": Pseudonyms(load_key()).scan("disc/pat000_Smith_0.png"),
-            "reason": "corrupt image",
+            "reason": "truncated image",
             "source_format": "images",
         }
     ]

@@ -15,6 +15,7 @@ from pipeline.ingest.duplicates import Duplicates, find_duplicates, grouped
 from pipeline.ingest.facts import gather
 from pipeline.ingest.parts import PartRow, PartWriter
 from pipeline.ingest.published import check_published, refuse_leaks
+from pipeline.ingest.seals import DrawSeal
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.splits import AUDIT_IN, AUDIT_NONE, AUDIT_OUT, HOLDOUT, TEST, TRAIN, VAL
 from pipeline.ingest.survey import IN_TEST, TEST_ALIKE, TEST_DUPLICATE, Overview, survey
@@ -24,6 +25,7 @@ from tests.pipeline.ingest.scans import manifest_of, write_images
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "data_manifests"
 SETTINGS = IngestSettings()
+SEAL = DrawSeal(b"k" * 32, "d", 0)
 
 
 def pseudonym(patient: int, key: int = 0) -> str:
@@ -43,7 +45,7 @@ class Scans:
             PartRow(
                 sample_id=f"s-{row:016x}",
                 patient_id=pseudonym(patient, key),
-                draw=draw(0, "d", str(patient)),
+                sealed_draw=SEAL(draw(0, "d", str(patient)), pseudonym(patient, key)),
                 pixel_hash=f"{image:032x}",
             )
             for row, (patient, image) in enumerate(zip(patients, images, strict=True))
@@ -62,7 +64,7 @@ class Scans:
             "claims": {},
             "keeps_test": False,
         }
-        facts = gather(self.folder, 1, self.count, changed.pop("known", {}))
+        facts = gather(self.folder, 1, self.count, changed.pop("known", {}), SEAL)
         return survey(facts, **{**asked, **changed})
 
 

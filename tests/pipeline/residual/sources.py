@@ -123,3 +123,25 @@ def write_source(folder: Path) -> Path:
 def texts_of(values: list[Value]) -> dict[str, str]:
     """Return value -> attribute."""
     return {value.text: value.attribute for value in values}
+
+
+def named_dicom(name: str, number: int, **more: str) -> bytes:
+    """Return a small DICOM file of a patient, with more attributes by keyword."""
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.SOPClassUID, ds.SOPInstanceUID = SOP_CLASS, f"{INSTANCE}.{number}"
+    ds.PatientName, ds.PatientID, ds.Modality = name, f"qid-{number:06}", "DX"
+    for keyword, value in more.items():
+        setattr(ds, keyword, value)
+    ds.Rows = ds.Columns = 16
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = 7, 0, 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.PixelData = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8).tobytes()
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SOP_CLASS, ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta = meta
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()

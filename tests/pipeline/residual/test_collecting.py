@@ -16,7 +16,7 @@ from pipeline.residual.dates import date_spellings, find_date
 from pipeline.residual.dicom_values import dicom_pieces
 from pipeline.residual.file_values import image_pieces, name_of_file, nifti_pieces, table_pieces
 from pipeline.residual.harmless import Harmless
-from pipeline.residual.source_values import DATE, IDENTIFIER, NAME, TEXT, UID, Piece, SourceValues
+from pipeline.residual.source_values import DATE, FILE_NAME, IDENTIFIER, NAME, TEXT, UID, Piece, SourceValues
 from pipeline.sources.phantom import PhantomSettings, planted_values, write_phantom_cohort
 from tests.pipeline.residual import sources
 from tests.windows import unless_open
@@ -94,13 +94,24 @@ def test_file_names_give_path_name_stem_folders_parts_and_dates() -> None:
     assert "Müllerÿ77.dcm" in collected(list(name_of_file(odd)))[0]
 
 
-def test_class_names_and_the_words_of_the_manifest_and_the_standard_are_left_out() -> None:
+def test_texts_of_the_manifest_and_terms_of_the_standard_are_left_out() -> None:
     words = ["Chest PA", "CHEST", "images", "Fibrosis", "CC BY 4.0 of Quendolin", "Jane Doe Collection"]
     pieces = [Piece("SeriesDescription", TEXT, word) for word in words]
-    manifest_says = ("fibrosis", "Scans under CC BY 4.0 of Quendolin")
+    manifest_says = ("fibrosis", "CC BY 4.0 of Quendolin")
     found, left_out = collected(pieces, manifest_says)
     assert set(found) == {"Jane Doe Collection"}
     assert left_out == {"harmless words": 5}
+
+
+def test_no_name_is_left_out_for_a_word_of_the_manifest_of_the_standard_or_of_the_program() -> None:
+    says = ("Fisher R, Jordan M, Baker C, Nelson P", "nelson")
+    names = ["Fisher", "Jordan", "Baker", "Nelson", "Hand", "Foot", "Child", "Price", "Best"]
+    pieces = [Piece("PatientName", NAME, name) for name in names]
+    pieces += [Piece("file name", FILE_NAME, name) for name in names[:4]]
+    pieces += [Piece("table column 1", IDENTIFIER, name) for name in names[:4]]
+    found, left_out = collected(pieces, says)
+    assert set(found) == set(names)
+    assert left_out == {}
 
 
 def test_words_of_the_manifest_do_not_excuse_ids_and_dates() -> None:

@@ -76,6 +76,16 @@ def lut(first: int, entries: np.ndarray, bits: int = 16, **changes: Any) -> Sequ
     return Sequence([item])
 
 
+def embedded_overlays(made: Dataset, *positions: int) -> Dataset:
+    """Add overlays that lie in bits of the pixels' own words, as was allowed until 2004."""
+    for number, position in enumerate(positions):
+        group = 0x6000 + 2 * number
+        values = {0x10: made.Rows, 0x11: made.Columns, 0x100: made.BitsAllocated, 0x102: position}
+        for element, value in values.items():
+            made.add_new((group, element), "US", value)
+    return made
+
+
 def written(made: Dataset) -> bytes:
     """Return the bytes of a file."""
     buffer = io.BytesIO()

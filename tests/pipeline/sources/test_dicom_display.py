@@ -14,7 +14,7 @@ from pipeline.errors import ScanRefusedError
 from pipeline.sources import dicom
 from pipeline.sources.base import DicomOptions, ReadRule, Scan, ScanTask
 from pipeline.sources.dicom_shutter import shutter_of
-from tests.pipeline.sources.dicoms import EVERY, RAMP, colour, header, lut, shown, written
+from tests.pipeline.sources.dicoms import EVERY, RAMP, colour, embedded_overlays, header, lut, shown, written
 
 rng = np.random.default_rng(7)
 
@@ -39,7 +39,8 @@ def test_modality_lut_window_and_presentation_lut_follow_one_another() -> None:
 
 
 def test_bits_that_are_not_the_values_own_are_removed() -> None:
-    assert (read(header(EVERY | 0xF000)).pixels == EVERY).all()
+    overlaid = embedded_overlays(header(EVERY | 0xF000), 12, 13, 14, 15)
+    assert (read(overlaid).pixels == EVERY).all()
     assert (read(header(EVERY << 4, HighBit=15)).pixels == EVERY).all()
     signed = EVERY.astype(np.int16) - 2048
     assert (read(header((signed & 0x0FFF).astype(np.int16), PixelRepresentation=1)).pixels == signed).all()

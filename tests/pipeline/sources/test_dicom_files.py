@@ -66,7 +66,7 @@ def stored(path: Path) -> str:
     header = parse(path.read_bytes(), "", headless=True)
     frames = decoded_frames(header, layout := layout_of(header), range(layout.frames))
     digest = hashlib.sha256()
-    for pixels, _ in frames:
+    for pixels, *_ in frames:
         digest.update(np.ascontiguousarray(pixels, dtype=np.int64).tobytes())
     return digest.hexdigest()
 
@@ -95,9 +95,9 @@ def test_every_frame_is_the_one_that_pydicom_decodes(data_root: Path) -> None:
             continue
         array = array.reshape(layout.frames, layout.rows, layout.columns)
         for index in range(layout.frames):
-            ((pixels, _),) = decoded_frames(header, layout, (index,))
+            ((pixels, *_),) = decoded_frames(header, layout, (index,))
             assert (pixels == array[index]).all(), path.name
-        every = [pixels for pixels, _ in decoded_frames(header, layout, range(layout.frames))]
+        every = [pixels for pixels, *_ in decoded_frames(header, layout, range(layout.frames))]
         assert (np.stack(every) == array).all(), path.name
         compared += 1
     assert compared > 60
