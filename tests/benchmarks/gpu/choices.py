@@ -40,12 +40,9 @@ class _Bench:
     def rates(
         self, precision: Precision, batch: int = 0, cohort: CohortRef | None = None, size: int = 0
     ) -> tuple[float, ...]:
-        settings = loops.recipe_settings(self.sizes, size or self.size, batch_size=batch or self.batch)
-        own = loops.trainer(cohort or self.cohort, settings, precision)
-        try:
-            return loops.rates(own.step, settings.batch_size, self.sizes)
-        finally:
-            own.feed.close()
+        return loops.training_rates(
+            cohort or self.cohort, self.sizes, size or self.size, batch or self.batch, precision
+        )
 
     def over(self, name: str, ours: tuple[float, ...], other: tuple[float, ...], words: str = "") -> Row:
         ratios = tuple(a / b for a, b in zip(ours, other, strict=True))
@@ -139,7 +136,6 @@ def _keeps_heap(bench: _Bench) -> Iterator[Row | Skipped]:
 
 def _reserved(bench: _Bench) -> Iterator[Row | Skipped]:
     """Show how much memory torch's allocator holds beyond what tensors ever needed."""
-    loops.forget_peak()
     bench.rates(bench.preferred)
     allocated, reserved = loops.peak_memory()
     if not allocated:

@@ -113,6 +113,17 @@ def rates(step: Callable[[int], object], batch: int, sizes: Sizes) -> tuple[floa
     return tuple(found)
 
 
+def training_rates(
+    cohort: CohortRef, sizes: Sizes, size: int, batch: int, precision: Precision
+) -> tuple[float, ...]:
+    """Return images a second of each round of a training of its own, at a size and batch."""
+    own = trainer(cohort, recipe_settings(sizes, size, batch_size=batch), precision)
+    try:
+        return rates(own.step, batch, sizes)
+    finally:
+        own.feed.close()
+
+
 def fitting(attempt: Callable[[int], Any], batch: int) -> tuple[int, Any]:
     """Return the first of a batch and its halves that fits in memory, with what the attempt returned.
 

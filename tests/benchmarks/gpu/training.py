@@ -62,8 +62,9 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
     sizes, device = job.sizes, default_device()
     cohort = loops.noise_cohort(job.scratch / f"noise-{size}", size, max(64, 4 * sizes.batch))
     arithmetic = loops.preferred(device)
-    loops.forget_peak()
-    batch, plain = loops.fitting(lambda own: _ours(job, cohort, size, own, arithmetic), sizes.batch)
+    batch, plain = loops.fitting(
+        lambda own: loops.training_rates(cohort, sizes, size, own, arithmetic), sizes.batch
+    )
     allocated, reserved = loops.peak_memory()
     flops = _flops(job, cohort, size)
     place = f"{size}x{size}, batch {batch}, {sizes.network} network"
@@ -109,14 +110,6 @@ def _size(job: Job, size: int, ceilings: Ceilings, *, main: bool) -> Iterator[Ro
         fp16, _ = _tutorial(job, cohort, size, batch, autocast=True)
         over = tuple(a / b for a, b in zip(best, fp16, strict=True))
         yield Row("training over the tutorial loop under fp16 autocast", over, None, True, place)
-
-
-def _ours(job: Job, cohort: CohortRef, size: int, batch: int, precision: Precision) -> tuple[float, ...]:
-    own = loops.trainer(cohort, loops.recipe_settings(job.sizes, size, batch_size=batch), precision)
-    try:
-        return loops.rates(own.step, batch, job.sizes)
-    finally:
-        own.feed.close()
 
 
 def _tutorial(
