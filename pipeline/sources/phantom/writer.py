@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,7 +176,10 @@ def _begin(folder: Path, settings: PhantomSettings, digest: str) -> bool:
                 remedy="Name another folder, or delete this one.",
             )
         return content.get("complete") is True
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not _is_marker(entry) for entry in folder.iterdir()):
+        if marker.exists():
+            # Another process has begun the same cohort since.
+            return _begin(folder, settings, digest)
         raise OutputExistsError(
             "the folder is not empty and holds no phantom cohort",
             field="folder",
@@ -188,19 +192,31 @@ def _begin(folder: Path, settings: PhantomSettings, digest: str) -> bool:
     return False
 
 
+def _is_marker(entry: Path) -> bool:
+    """Return whether an entry of a cohort folder is the marker, or the file aside that becomes it."""
+    return entry.name == MARKER or entry.name.startswith(f".{Path(MARKER).stem}-")
+
+
 def _write_bytes(folder: Path, path: Path, data: bytes) -> None:
     """Write one scan whole: aside, then renamed.
 
     Not synced to disk one by one, as 20,000 phantoms can be made again; the marker that declares them
     complete is.
     """
+    aside = folder / _PARTIAL
+    # Another process may write the same cohort: it has a file of its own, and removes the folder when done.
+    temporary = aside / f"scan-{uuid.uuid4().hex}"
     with storage_errors(folder):
-        aside = folder / _PARTIAL
-        aside.mkdir(exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = aside / "scan"
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        for attempt in range(3):
+            try:
+                aside.mkdir(exist_ok=True)
+                temporary.write_bytes(data)
+                temporary.replace(path)
+                return
+            except FileNotFoundError:
+                if attempt == 2:
+                    raise
 
 
 def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:

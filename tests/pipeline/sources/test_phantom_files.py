@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -228,6 +230,16 @@ def test_an_interrupted_cohort_goes_on_and_ends_in_the_same_bytes(
     # What a kill in the middle of a write leaves behind.
     (folder / ".partial" / "scan").write_bytes(b"half")
     assert not write_phantom_cohort(folder, SETTINGS).reused
+    assert tree(folder) == tree(cohort.folder)
+
+
+def test_processes_that_write_the_same_cohort_at_once_all_end_with_it(
+    cohort: PhantomIndex, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cohort"
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        made = list(pool.map(write_phantom_cohort, [folder] * 3, [SETTINGS] * 3))
+    assert {index.num_images for index in made} == {cohort.num_images}
     assert tree(folder) == tree(cohort.folder)
 
 
