@@ -13,7 +13,9 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.evaluation_words import fidelity_words
 from pipeline.privacy_report import PrivacyReport, read_privacy_report
+from pipeline.privacy_words import model_words, release_words, tally
 
 VERDICT_KEY = "gate-verdict"
 GRID_KEY = "sample-grid"
@@ -44,7 +46,8 @@ def verdict_markdown(privacy: PrivacyReport, policy: str, report: Path) -> str:
         f"| {part.accepted} | {part.short} |"
         for name, part in privacy.classes.items()
     ]
-    reasons = [f"- {_cell(reason)}" for reason in privacy.reasons]
+    said = [*privacy.reasons, tally(privacy), release_words(privacy), model_words(privacy)]
+    reasons = [f"- {_cell(line)}" for line in said if line]
     return "\n".join(
         [
             f"# Gate verdict: {privacy.verdict}",
@@ -86,10 +89,17 @@ def show_metrics(evaluation: Path) -> None:
 
 def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
     """Return the figures of an evaluation as rows of measure, scope, value, low, high."""
-    rows = [_row("utility verdict", report.utility.chosen_arm, report.utility.verdict)]
+    found = report.utility
+    change = found.difference
+    rows = [_row("utility verdict", found.chosen_arm, found.verdict)]
+    if change is not None:
+        against = f"{found.chosen_arm} against {found.compared_with}"
+        rows.append(_row("change in test AUC", against, change.value, change.low, change.high))
     for part in report.fidelity:
         rows.append(_row("KID", part.scope, part.kid.value, part.kid.low, part.kid.high))
-        rows.append(_row("KID floor (real to real)", part.scope, part.kid_floor.value))
+        floor = part.kid_floor
+        rows.append(_row("KID floor (real to real)", part.scope, floor.value, floor.low, floor.high))
+        rows.append(_row("KID against its floor", part.scope, fidelity_words(part)))
         if part.fid is not None:
             rows.append(_row("FID", part.scope, part.fid))
         if part.fid_floor is not None:

@@ -126,6 +126,7 @@ def validate(
                 "digest": described.digest(),
                 "counts": facts.counts,
                 "not_read": facts.not_read,
+                "patient_ids": facts.patient_ids.model_dump(exclude_none=True) if facts.patient_ids else None,
             }
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.logs import debugging, set_up_logs, where_raised, write_failure
-from pipeline.errors import PhosphorError
+from pipeline.errors import KEPT, PhosphorError
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -30,7 +30,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key; may be given several times."),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace an existing output that was made from other inputs.")
+    bool,
+    typer.Option("--force", help="Replace an output of other inputs; it is kept until the new one is done."),
 ]
 DryRun = Annotated[
     bool,
@@ -53,10 +54,11 @@ def reported() -> Iterator[None]:
     except PhosphorError as error:
         if debugging():
             raise
-        _say(f"Error: {error}")
+        # What the command, the data or the gate was refused for is not mended by the same command.
+        _say(f"Error: {error}{_kept(error) if error.exit_code == EXIT_UNEXPECTED else ''}")
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        _say("Stopped. Finished work is kept: run the same command again to go on.")
+    except KeyboardInterrupt as error:
+        _say(f"Stopped.{_kept(error)}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except typer.Exit:
         raise
@@ -64,10 +66,10 @@ def reported() -> Iterator[None]:
         if debugging():
             raise
         try:
-            kept = f"The traceback is in {write_failure(error)} (private: it may hold patient data)."
+            told = f"The traceback is in {write_failure(error)} (private: it may hold patient data)."
         except (OSError, PhosphorError):
-            kept = "Run it with --debug before the command to see the traceback."
-        _say(f"Error: unexpected {where_raised(error)}. {kept} Finished work is kept.")
+            told = "Run it with --debug before the command to see the traceback."
+        _say(f"Error: unexpected {where_raised(error)}. {told}{_kept(error)}")
         raise typer.Exit(EXIT_UNEXPECTED) from None
 
 
@@ -87,6 +89,11 @@ def read_recipe(
 
     extra = [f"{key}={json.dumps(value)}" for key, value in (shorthand or {}).items() if value is not None]
     return load_recipe(name, [*(overrides or []), *extra])
+
+
+def _kept(error: BaseException) -> str:
+    """Return the promise that work is kept, where the stage has checked that it is."""
+    return f" {KEPT}" if KEPT in getattr(error, "__notes__", ()) else ""
 
 
 def _say(text: str) -> None:

@@ -28,6 +28,7 @@ from pipeline.estimate import (
 )
 from pipeline.privacy.inputs import earlier_input
 from pipeline.recipe import Recipe
+from pipeline.replacing import may_be_replaced
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
 from pipeline.train.starting import start_digest
@@ -298,7 +299,12 @@ def _told(
     steps: list[Step], folder: Path, startup: float, extra_memory: int, *, force: bool
 ) -> dict[str, Any]:
     """Print a plan as a table on stderr; return it as JSON-serialisable values."""
-    steps = [replace(step, state="replace") if force and step.state == "refuse" else step for step in steps]
+    steps = [
+        replace(step, state="replace")
+        if force and step.state == "refuse" and may_be_replaced(step.out)
+        else step
+        for step in steps
+    ]
     seconds = startup + sum(step.cost.seconds for step in steps)
     memory = max(*(step.cost.memory_bytes for step in steps), speed.resident_bytes()) + extra_memory
     disk = sum(step.cost.disk_bytes for step in steps)

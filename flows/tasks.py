@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import INPUTS, NO_CACHE
 
 from flows.logs import debugging, where_raised, write_failure
-from pipeline.errors import PhosphorError
+from pipeline.errors import KEPT, PhosphorError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.ingest.settings import IngestSettings
 from pipeline.privacy.settings import AuditSettings
@@ -60,6 +60,8 @@ def _private_failures() -> Iterator[None]:
             remedy=f"The traceback is in {write_failure(error)} (private: it may hold patient data).",
         )
         failure.transient = isinstance(error, OSError)
+        if KEPT in getattr(error, "__notes__", ()):
+            failure.add_note(KEPT)
         raise failure from None
 
 

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.cohort import PatientIds
 from pipeline.errors import DataError
 from pipeline.identity import KEY_VARIABLE, Pseudonyms, key_path, load_key
 from pipeline.manifest import Manifest
@@ -21,11 +22,13 @@ class Reachable:
         lines: what was found, in words, one source a line.
         counts: scans listed by class; `refused` counts those that have no usable label or patient.
         not_read: reason -> what lies in the sources and is no scan.
+        patient_ids: what the ids that are known without reading a header are like; None if none is.
     """
 
     lines: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     not_read: dict[str, int] = field(default_factory=dict)
+    patient_ids: PatientIds | None = None
 
 
 def reachable_data(manifest: Manifest) -> Reachable:
@@ -33,8 +36,11 @@ def reachable_data(manifest: Manifest) -> Reachable:
 
     Raises:
         ManifestError: a variable is not set or a table lacks a column.
-        DataError: a folder, table or archive is missing or unreadable, or nothing at all is listed.
+        DataError: a folder, table or archive is missing or unreadable, nothing at all is listed, or a label
+            is not usable as a class name.
     """
+    from pipeline.ingest.patients import id_notes, largest_share, listed_ids
+    from pipeline.ingest.rows import class_names
     from pipeline.sources.listing import list_scans
     from pipeline.sources.unread import unread_counts, unread_notes
 
@@ -67,6 +73,15 @@ def reachable_data(manifest: Manifest) -> Reachable:
     reasons = Counter(task.refusal for task in listing.tasks if task.refusal)
     found.lines += [f"refused: {count} scans ({reason})" for reason, count in reasons.most_common()]
     found.lines += listing.notes
+    class_names(manifest, listing)
+    ids = listed_ids(listing.tasks)
+    headers = sum(task.patient is None and not task.refusal for task in listing.tasks)
+    if headers:
+        found.lines.append(f"{headers} scans have the patient id in their header: ingest compares those ids")
+    if ids.largest:
+        found.patient_ids = ids
+        found.lines.append(f"the largest patient has {largest_share(ids)}")
+        found.lines += id_notes(ids)
     found.not_read = unread_counts(listing.unread)
     found.lines += unread_notes(listing.unread, _pseudonyms() if listing.unread else None)
     if not listing.has_patient_ids:

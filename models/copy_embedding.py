@@ -179,7 +179,7 @@ def train_on_pairs(
     learning_rate: float,
     temperature: float,
     generator: torch.Generator,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float], int | None] | None = None,
     dimension: int = 64,
     width: int = 32,
     device: torch.device | None = None,
@@ -193,7 +193,9 @@ def train_on_pairs(
         num_steps: optimiser steps.
         learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
         generator: source of the weights at the start, on the CPU.
-        on_step: called with (step, loss); on an accelerator with the last loss that was looked at.
+        on_step: called with (step, loss); on an accelerator with the last loss that was looked at. It may
+            return another number of steps for the whole; what is left of the cosine is then stretched over
+            those that are left.
         dimension, width: of the network.
         device: where it is trained; None is the CPU.
     """
@@ -205,9 +207,11 @@ def train_on_pairs(
     warm_up = max(1, num_steps // 20)
     network.train()
     look_every, seen = 1 if device.type == "cpu" else LOSS_EVERY, math.nan
-    for step in range(num_steps):
+    step, begin, decayed = 0, 0, 0.0
+    while step < num_steps:
         rise = min(1.0, (step + 1) / warm_up)
-        rate = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        share = decayed + (1.0 - decayed) * ((step - begin) / (num_steps - begin))
+        rate = learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimiser.param_groups:
             group["lr"] = rate
         first, second = network(standardise(prepare(torch.cat(draw_pairs())))).chunk(2)
@@ -218,7 +222,10 @@ def train_on_pairs(
         if on_step is not None:
             if step % look_every == 0 or step == num_steps - 1:
                 seen = loss.item()
-            on_step(step, seen)
+            changed = on_step(step, seen)
+            if changed is not None and changed != num_steps:
+                begin, decayed, num_steps = step, share, changed
+        step += 1
     return network.eval()
 
 

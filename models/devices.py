@@ -134,7 +134,8 @@ def has_bf16(device: torch.device) -> bool:
             return False
         return True
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())
+    # ATEN_CPU_CAPABILITY may keep torch from what the processor has.
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and bool(supported and supported())
 
 
 @contextlib.contextmanager

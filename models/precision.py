@@ -27,9 +27,12 @@ PREFERENCE_MARGIN = 1.10
 """How many times as fast a choice that is not the preferred one has to be."""
 SHORT_TRAINING = 120.0
 """Seconds of training below which compiling is not even tried: to try it and to do it takes about as long."""
+CLEARLY_SLOWER = 2.0
+"""How many times as slow as the fastest a choice has to be for the probe to look at it no longer."""
 LAUNCH_BOUND = 0.9
 """Share of a batch's time that the host takes to launch its kernels from which a CUDA graph is tried."""
 
+_SINGLE_ROUNDS = 3
 _GRAPH_WARM_UP = 3
 """Calls before a graph is replayed: the first ones compile, warm up and record."""
 
@@ -103,14 +106,15 @@ def probe_precision(
     """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
 
     The choices take turns, round after round, and the fastest batch of each counts: another program that
-    takes the cores for a moment then slows all of them alike, or none. A batch that does not fit in memory is
-    halved.
+    takes the cores for a moment then slows all of them alike, or none. The first rounds are of one scan, and
+    a choice that is clearly slower is left out of the next ones: what a processor imitates may take half a
+    minute for a batch. A batch that does not fit in memory is halved.
 
     Args:
         denoiser: the denoiser to be trained, on its device.
         batch_size: scans a batch of the probe.
         tried: what to try, in order of preference; empty takes what suits the device.
-        num_rounds: timed batches of each choice, after one that is not timed.
+        num_rounds: timed batches of each choice, after one of each that is not timed.
 
     Returns:
         The choice to use, with all measured rates. A later choice wins only when it is faster by 10 %, so
@@ -232,15 +236,19 @@ def _graph_seconds(trial: Denoiser, batch_size: int) -> _Seconds:
 def _rates(
     tried: Sequence[Precision], trials: Sequence[Denoiser], batch_size: int, num_rounds: int
 ) -> dict[str, float]:
-    fastest = [float("inf")] * len(trials)
-    for turn in range(num_rounds + 1):
-        for position, trial in enumerate(trials):
-            seconds = _batch_seconds(trial, batch_size, trial).whole
-            if turn:
-                fastest[position] = min(fastest[position], seconds)
-    return {
-        choice.name: round(batch_size / seconds, 1) for choice, seconds in zip(tried, fastest, strict=True)
-    }
+    rates = [0.0] * len(trials)
+    left = list(range(len(trials)))
+    for size, rounds in ((1, _SINGLE_ROUNDS), (batch_size, num_rounds)):
+        rates = [0.0 if position in left else rate for position, rate in enumerate(rates)]
+        # The first round of a size makes its kernels, and two more tell a slow choice from a busy machine.
+        for turn in range(rounds + 1):
+            for position in left:
+                seconds = _batch_seconds(trials[position], size, trials[position]).whole
+                if turn:
+                    rates[position] = max(rates[position], size / seconds)
+            if turn >= 2:
+                left = [position for position in left if CLEARLY_SLOWER * rates[position] >= max(rates)]
+    return {choice.name: round(rate, 1) for choice, rate in zip(tried, rates, strict=True)}
 
 
 class _Seconds(NamedTuple):

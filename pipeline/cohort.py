@@ -52,13 +52,35 @@ PATIENTS_NAME = "patients.npy"
 """(N,) int32 beside attributes or findings: scans of one patient have one number."""
 
 
+class PatientIds(BaseModel):
+    """What the patient ids of a cohort, or of a listing, are like.
+
+    Attributes:
+        scans: scans that were looked at; a listing does not know those whose id stands in a header.
+        patients: patients of these scans.
+        largest: scans of the patient that has the most.
+        look_alike: ids that look like another one, such as 00007 and 7; they count as patients of their own.
+        would_be: patients that these would be.
+        on_two_sides: of these, patients with scans on two sides of the split; None before there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scans: int = Field(0, ge=0)
+    patients: int = Field(0, ge=0)
+    largest: int = Field(0, ge=0)
+    look_alike: int = Field(0, ge=0)
+    would_be: int = Field(0, ge=0)
+    on_two_sides: int | None = Field(None, ge=0)
+
+
 class CohortInfo(BaseModel):
     """`cohort.json`: what the cohort is, readable without touching pixels.
 
     Attributes:
         format_version: version of this layout.
         name: the manifest's name.
-        classes: label names; `labels.npy` holds positions in this list.
+        classes: label names, sorted; `labels.npy` holds positions in this list.
         image_size: (height, width) in pixels of every stored image.
         bit_depth: 8 or 16.
         has_patient_ids: whether patients are known; if not, each image counts as its own patient.
@@ -67,9 +89,10 @@ class CohortInfo(BaseModel):
         patients: split -> patients.
         pixel_mean, pixel_std: over the train split, in model range [-1, 1].
         license, citation: from the manifest.
-        findings: names of the columns of `findings.npy`, empty where each scan has one label.
+        findings: names of the columns of `findings.npy`, sorted; empty where each scan has one label.
         attributes: values of each column of `attributes.npy` in the order of its codes; empty where no scan
             has any.
+        patient_ids: the largest patient and ids that look alike; None in cohorts of before.
         notes: what ingest found that is worth showing to people (shared patients of published splits, ...).
     """
 
@@ -91,14 +114,16 @@ class CohortInfo(BaseModel):
     citation: str = ""
     findings: tuple[str, ...] = ()
     attributes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    patient_ids: PatientIds | None = None
     notes: tuple[str, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_attributes(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cohorts without attributes keep the bytes, and so the digest, that they had before."""
+    def _without_empty_keys(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Cohorts without attributes or patient ids keep the bytes, and so the digest, of before."""
         body: dict[str, Any] = inner(self)
-        if not self.attributes:
-            body.pop("attributes", None)
+        for name in ("attributes", "patient_ids"):
+            if not getattr(self, name):
+                body.pop(name, None)
         return body
 
 
@@ -107,16 +132,24 @@ class Cohort:
 
     Labels and splits are memory-mapped; `take` reads only the rows asked for.
 
+    Args:
+        folder: the cohort directory.
+        for_splits: it is opened for its patients and their splits alone, so that a cohort whose labels an
+            earlier version numbered will do.
+
     Raises:
-        DataError: the directory is not a finished cohort, or its files do not fit together.
+        DataError: the directory is not a finished cohort, its files do not fit together, or its labels are
+            not numbered by the sorted names of the classes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, for_splits: bool = False) -> None:
         self.folder = folder
         self.reference = load_reference(CohortRef, folder)
         self.info = read_model(
             CohortInfo, folder / "cohort.json", role="cohort", remedy="Ingest the cohort again."
         )
+        if not for_splits:
+            _require_sorted(self.info)
         self.labels = _load_codes(folder / "labels.npy", len(self.info.classes))
         self.split = _load_codes(folder / "split.npy", len(SPLITS))
         self.shards = PixelShards(folder, role="cohort")
@@ -201,6 +234,20 @@ class Cohort:
         folder = self.folder / "derived"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder / name
+
+
+def _require_sorted(info: CohortInfo) -> None:
+    """Refuse a cohort of an earlier version, whose classes or findings stand in the manifest's order."""
+    for field, names in (("classes", info.classes), ("findings", info.findings)):
+        if list(names) != sorted(names):
+            raise DataError(
+                f"its {field} are not numbered by their sorted names, as folders and releases number them: "
+                "an earlier version made it",
+                field="cohort",
+                value=", ".join(names) if len(names) <= 8 else None,
+                remedy="Ingest it again: `phosphor ingest MANIFEST --out COHORT --force` keeps every patient "
+                "in its split. Then train, which can start from the earlier checkpoint (train.init_from).",
+            )
 
 
 def _load_codes(path: Path, num_codes: int) -> npt.NDArray[np.integer]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+KEPT = "Finished work is kept: run the same command again to go on."
+"""A note that a stage adds to an error, of any kind, once it has checked that its output is still there."""
+
 
 class PhosphorError(Exception):
     """Base of every error that is shown to the user as one message and never as a traceback.
@@ -95,7 +98,7 @@ class RankFailedError(PhosphorError):
         self.rank, self.exit_code = rank, exit_code
         super().__init__(
             f"process {rank} failed: {problem}" if rank is not None else problem,
-            remedy="Finished work is kept: run the same command again to go on.",
+            remedy="Run the same command again in all processes.",
         )
 
     def __reduce__(self) -> tuple[object, ...]:

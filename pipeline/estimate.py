@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,7 +132,8 @@ def foresee_ingest(manifest: Manifest, settings: IngestSettings) -> tuple[Worklo
 def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
     """Estimate training: steps times the time of a step of the real network at the real batch size."""
     settings = recipe.train
-    step, parameters = speed.train_step_seconds(settings, work.image_size, work.num_classes)
+    measured = speed.train_speed(settings, work.image_size, work.num_classes)
+    step, parameters = measured.seconds, measured.parameters
     seconds = settings.num_steps * step
     if settings.max_minutes is not None:
         seconds = min(seconds, 60.0 * settings.max_minutes)
@@ -149,7 +151,7 @@ def estimate_train(recipe: Recipe, work: Workload) -> Estimate:
         seconds += settings.latent.num_steps * autoencoder.step_seconds
         seconds += work.num_train * autoencoder.encode_seconds
         disk += autoencoder.parameters * 4 * (1 + 2 * 4) + work.num_train * autoencoder.moment_bytes
-    return Estimate(seconds, speed.resident_bytes(), disk)
+    return Estimate(seconds, speed.resident_bytes() + measured.more_bytes, disk)
 
 
 def estimate_sample(recipe: Recipe, work: Workload) -> Estimate:
@@ -206,9 +208,10 @@ def estimate_audit(recipe: Recipe, work: Workload, num_candidates: int, *, with_
     if references > settings.exhaustive_limit:
         references = min(references, 2 * settings.index_shortlist * (folds + 1))
     query = speed.search_seconds(settings, work.image_size, references, folds)
-    seconds = settings.embedding_steps * step + queries * query + 2.0
+    limit = settings.half_seconds or math.inf
+    seconds = min(settings.embedding_steps * step, limit) + queries * query + 2.0
     if with_checkpoint and settings.membership.enabled:
-        seconds += 2 * _attack_seconds(recipe, work)
+        seconds += min(2 * _attack_seconds(recipe, work), limit)
     disk = count * _TABLE_BYTES_A_ROW + _REPORT_BYTES // 6
     return Estimate(seconds, speed.resident_bytes(), disk)
 
@@ -236,8 +239,9 @@ def estimate_evaluate(recipe: Recipe, work: Workload) -> Estimate:
     settings = recipe.evaluate
     arms = 4 + len(settings.ratios)
     step = speed.classifier_step_seconds(settings, work.image_size, work.num_classes)
-    jobs = arms * settings.seeds * settings.num_steps * step
-    seconds = jobs / usable_cores() + settings.encoder_steps * step + 3.0
+    limit = math.inf if settings.max_minutes is None else 60.0 * settings.max_minutes
+    arms_seconds = arms * settings.seeds * settings.num_steps * step / usable_cores()
+    seconds = min(arms_seconds, limit) + settings.encoder_steps * step + 3.0
     disk = arms * settings.seeds * (work.num_val + work.num_test) * work.num_classes * 8 + _REPORT_BYTES // 6
     return Estimate(seconds, speed.resident_bytes(), disk)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.append_log import read_entries
 from pipeline.config import read_model
 
 REPORT_NAME = "evaluation.json"
@@ -64,12 +65,30 @@ class ArmResult(_Part):
 
 
 class UtilityVerdict(_Part):
-    """Whether the chosen synthetic arm beats the best real-only arm (bootstrap over patients, seeds)."""
+    """Whether the chosen synthetic arm beats the best real-only arm (bootstrap over patients, seeds).
 
-    verdict: Literal["helps", "no measurable effect", "harms", "not measured"]
+    Attributes:
+        verdict: `helps` or `harms` where the simultaneous 95 % interval leaves zero out, `possibly ...` where
+            only the 90 % one does, `no measurable effect` where the 95 % one holds no effect that matters,
+            `could not tell` where it holds one.
+        chosen_arm: the synthetic arm; compared_with: the strongest arm without synthetic images.
+        difference: in test AUC, with the simultaneous 95 % interval; likely: the 90 % one.
+        words: all this in words.
+    """
+
+    verdict: Literal[
+        "helps",
+        "possibly helps",
+        "no measurable effect",
+        "could not tell",
+        "possibly harms",
+        "harms",
+        "not measured",
+    ]
     chosen_arm: str
     compared_with: str
     difference: Estimate | None
+    likely: tuple[float, float] | None = None
     words: str
 
 
@@ -81,7 +100,8 @@ class EvaluationReport(_Part):
         label_agreement: class -> share of released images that the frozen real-trained classifier reads as
             the intended class; label_agreement_shuffled: the same with labels permuted (the control);
             label_agreement_real: the same classifier on real val scans (how well it reads at all).
-        test_reads: how many times the test split was read in this evaluation.
+        test_reads: how many times a test split was read by the evaluations in this folder, this one and those
+            that it replaced among them; test_reads_of_others: of these, while the cohort was another.
         curves: name -> {column: values} for the figures (classifier learning curves).
         nearest: per class, a few released sample_ids with the row of the nearest real train scan (private).
     """
@@ -97,11 +117,24 @@ class EvaluationReport(_Part):
     label_agreement: dict[str, Estimate]
     label_agreement_shuffled: dict[str, Estimate]
     label_agreement_real: dict[str, Estimate] = Field(default_factory=dict)
-    test_reads: int
+    test_reads: int = Field(ge=0)
+    test_reads_of_others: int = Field(default=0, ge=0)
     curves: dict[str, dict[str, list[float]]]
     nearest: dict[str, list[dict[str, Any]]]
     notes: tuple[str, ...] = ()
     settings: dict[str, Any]
+
+
+def count_reads(log: Path, cohort: str) -> dict[str, int]:
+    """Return the fields of a report that count the logged readings of the test split.
+
+    Args:
+        log: the log beside the evaluation.
+        cohort: digest of the evaluation's cohort.
+    """
+    entries = read_entries(log)
+    others = sum(entry.get("cohort") != cohort for entry in entries)
+    return {"test_reads": len(entries), "test_reads_of_others": others}
 
 
 def read_evaluation_report(folder: Path) -> EvaluationReport:

@@ -135,6 +135,23 @@ def verify_checkpoint(checkpoint: Path, cohort_digest: str | None = None) -> Che
     return info
 
 
+def require_sorted_classes(info: CheckpointInfo) -> None:
+    """Refuse to draw from a checkpoint whose labels an earlier version numbered in the manifest's order.
+
+    Raises:
+        DataError: its classes are not sorted by name, as those of every cohort and release are.
+    """
+    if list(info.classes) != sorted(info.classes):
+        raise DataError(
+            "its classes are not numbered by their sorted names, as cohorts and releases number them: an "
+            "earlier version trained it",
+            field="checkpoint",
+            value=", ".join(info.classes) if len(info.classes) <= 8 else None,
+            remedy="Ingest the cohort again and train on it. Training that starts from this checkpoint "
+            "(train.init_from) matches classes by name.",
+        )
+
+
 def load_denoiser(
     checkpoint: Path,
     cohort_digest: str | None = None,

@@ -78,6 +78,10 @@ class Pseudonyms:
         """Return the pseudonym of a source path or row name, `s-` and 16 hex digits."""
         return "s-" + self._tag("scan", path)
 
+    def look(self, text: str) -> str:
+        """Return the pseudonym of what a patient id looks like, 16 hex digits."""
+        return self._tag("look", text)
+
     def _tag(self, kind: str, text: str) -> str:
         message = kind.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]

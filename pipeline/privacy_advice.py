@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from pipeline.privacy_report import COPY_COUNT, PrivacyReport
+from pipeline.privacy_words import (
+    Levels,
+    Outcome,
+    attack_outcome,
+    needed_words,
+    on_release,
+    percent,
+    visible_auc,
+)
 from pipeline.records import Policy, Verdict
 
 
@@ -23,6 +32,7 @@ def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[s
         )
     if audit.verdict is Verdict.INCONCLUSIVE:
         steps.extend(_stronger_tests(audit, ours))
+        steps.extend(_more_audit_patients(audit))
         if ours and policy is not Policy.RESEARCH:
             steps.append(
                 "Under the research policy (release.policy=research) an INCONCLUSIVE set may be released; "
@@ -83,15 +93,30 @@ def _short(audit: PrivacyReport, ours: bool) -> list[str]:
 
 
 def _stronger_tests(audit: PrivacyReport, ours: bool) -> list[str]:
-    powers = [test.power for test in audit.tests if test.power is not None]
     needed = audit.settings.get("min_power", 0.8)
+    powers = [found.power for found in audit.classes.values() if found.power is not None]
     if powers and min(powers) < needed:
         more = "more candidates (sample.per_class)" if ours else "more of the generator's images"
+        against = next((test.power_against for test in audit.tests if test.power_against), "planted copies")
+        enough = needed_words(audit.needed)
         return [
-            f"The weakest test would notice planted copies in {100 * min(powers):.0f} % of cases; a pass "
-            f"needs {100 * needed:.0f} %. A larger holdout (ingest.holdout_share), more patients, or {more} "
-            "make it stronger."
+            f"All tests together would notice {against} with a chance of {percent(min(powers))} in the class "
+            f"where they are weakest; a pass needs {percent(needed)}. A larger holdout "
+            f"(ingest.holdout_share), more patients, or {more} make them stronger"
+            f"{f': {enough}' if enough else ''}."
         ]
     if audit.has_patient_ids:
         return ["More patients in the holdout (ingest.holdout_share) make the tests stronger."]
     return []
+
+
+def _more_audit_patients(audit: PrivacyReport) -> list[str]:
+    """Return what to do where the attacks on who was trained on could not tell."""
+    levels = Levels.of(audit.settings)
+    attacks = on_release(audit.membership)
+    if not attacks or not any(attack_outcome(attack, levels) is Outcome.BLIND for attack in attacks):
+        return []
+    return [
+        f"Too few patients were put into train or the holdout by a coin flip. {visible_auc(attacks, levels)} "
+        "More scans, or a larger share of them (ingest.audit_share), make this attack stronger."
+    ]

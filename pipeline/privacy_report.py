@@ -29,6 +29,8 @@ class ClassVerdict(_Part):
             drawn; accepted: images that may be released (trimmed to `asked`, lowest indices first);
             rejected: by reason, over all candidates of the class.
         short: asked - accepted where positive.
+        power: chance that any test which can fail the class notices the planted share, by simulation; None
+            where it was not simulated.
     """
 
     verdict: Verdict
@@ -38,6 +40,30 @@ class ClassVerdict(_Part):
     short: int = Field(ge=0)
     rejected: dict[str, int]
     reasons: tuple[str, ...] = ()
+    power: float | None = Field(default=None, ge=0, le=1)
+
+
+class Needed(_Part):
+    """What it would take to notice the planted share, from the design of the copy count.
+
+    Attributes:
+        planted_share: share of copies that is to be noticed; chance: with which.
+        candidates: how many are enough with the real scans of this audit; None if no number is.
+        real_scans: how many are enough with the candidates of this audit; None if no number is.
+        together: how many candidates with how many real scans are, where either alone is not and both grow
+            alike; None if no number is, or one alone is.
+        compared: real scans in this audit.
+        stands_out: share of the planted copies that stand out farther than real scans, in the view in which
+            most do.
+    """
+
+    planted_share: float = Field(gt=0, lt=1)
+    chance: float = Field(gt=0, le=1)
+    candidates: int | None = Field(ge=1)
+    real_scans: int | None = Field(ge=1)
+    together: tuple[int, int] | None = None
+    compared: int = Field(ge=0)
+    stands_out: float = Field(ge=0, le=1)
 
 
 class TestResult(_Part):
@@ -74,7 +100,7 @@ class MembershipResult(_Part):
             `control_untrained`, `control_members`, which must find nothing.
         members, non_members: patients on either side.
         auc: chance that a member scores higher than a non-member; noticeable_auc: from which value on this
-            many patients give p < 0.01 with a chance of 80 %.
+            many patients fail the attack, its p-value corrected for all attacks alike, with a chance of 80 %.
         hit_rate: share of members found where at most 1 % of non-members are taken for members;
             hit_rate_interval: its 95 % interval (bootstrap over patients).
         p_value: chance of so large an AUC had the coins fallen otherwise; adjusted_p_value (Holm).
@@ -156,10 +182,11 @@ class PrivacyReport(_Part):
     """Aggregates of an audit; it may be copied into a release.
 
     Attributes:
-        verdict: the worst class decides; reasons: in words, worst first.
+        verdict: the worst class decides; reasons: in words, worst first, then signs short of failing.
         policy_note: what the verdict allows.
         cohort_digest, candidates_digest, checkpoint_digest: what was audited (checkpoint empty if foreign).
         has_patient_ids: if False the verdict is capped at INCONCLUSIVE.
+        needed: what it would take to notice the planted share; None where that was not worked out.
         reference_counts: images and patients of train and holdout that were compared.
         false_reject_budget, false_reject_rate: the total budget, and the share of fresh holdout rejected by
             all rules together, with interval.
@@ -187,6 +214,7 @@ class PrivacyReport(_Part):
     has_patient_ids: bool
     classes: dict[str, ClassVerdict]
     tests: tuple[TestResult, ...]
+    needed: Needed | None = None
     thresholds: tuple[Threshold, ...]
     reference_counts: dict[str, int]
     false_reject_budget: float

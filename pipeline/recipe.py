@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,15 @@ class Recipe(Settings):
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="fidelity and utility")
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few bytes could expand to gigabytes) and without repeated keys."""
+    """Safe YAML without aliases (a few bytes could expand to gigabytes) and without repeated keys.
+
+    Only true and false are truth values, as in YAML 1.2: `off` is a choice of several settings, and `no` may
+    be a class. A setting that is true or false takes yes, no, on and off too.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -66,6 +74,13 @@ class _PlainLoader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainLoader.add_implicit_resolver(_BOOL, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def recipe_names() -> list[str]:

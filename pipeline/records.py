@@ -59,7 +59,7 @@ class CohortRef(Reference):
     """A cohort made by `ingest`."""
 
     stage: ClassVar[str] = "cohort"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
 
 class CheckpointRef(Reference):
@@ -80,7 +80,7 @@ class AuditRef(Reference):
     """A privacy audit made by `audit`."""
 
     stage: ClassVar[str] = "audit"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     verdict: Verdict
 
 
@@ -88,6 +88,7 @@ class ReleaseRef(Reference):
     """A released synthetic dataset; `digest` is its content digest."""
 
     stage: ClassVar[str] = "release"
+    version: ClassVar[int] = 2
     verdict: Verdict
 
 
@@ -95,3 +96,4 @@ class EvaluationRef(Reference):
     """An evaluation of a release against its cohort."""
 
     stage: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 2

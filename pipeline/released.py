@@ -15,7 +15,9 @@ from pipeline.pixels import StoredPixels, to_model_range
 from pipeline.records import ReleaseRef
 from pipeline.stage import verify_reference
 
-TABLE_NAME = "metadata.parquet"
+TABLE_NAMES = ("metadata.parquet/part-0.parquet", "metadata.parquet")
+"""Where the table of a release lies, and where it lay in earlier versions."""
+
 NEEDED_COLUMNS = ("sample_id", "file_name", "class", "synthetic")
 _MODES = {"L": 8, "I;16": 16}
 _REMEDY = "Make the release again from candidates of this cohort."
@@ -59,13 +61,14 @@ def read_release(folder: Path, cohort: Cohort) -> ReleasedImages:
     import pandas as pd
 
     reference = verify_reference(ReleaseRef, folder)
-    if not (folder / TABLE_NAME).is_file():
-        raise DataError(f"{TABLE_NAME} is missing", field="release", remedy=_REMEDY)
-    table = pd.read_parquet(folder / TABLE_NAME)
+    name = next((name for name in TABLE_NAMES if (folder / name).is_file()), None)
+    if name is None:
+        raise DataError(f"{TABLE_NAMES[0]} is missing", field="release", remedy=_REMEDY)
+    table = pd.read_parquet(folder / name)
     missing = [column for column in NEEDED_COLUMNS if column not in table.columns]
     if missing or not len(table):
         raise DataError(
-            f"{TABLE_NAME} lacks columns or rows", field="release", value=missing or None, remedy=_REMEDY
+            f"{name} lacks columns or rows", field="release", value=missing or None, remedy=_REMEDY
         )
     if not table["synthetic"].astype(bool).all():
         raise DataError("a row is not marked synthetic", field="release", remedy=_REMEDY)

@@ -6,7 +6,6 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 
 from pipeline.differential_privacy import require_opacus
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pacing import TIMED_CALLS, pace_of, saved_bytes, seconds_of
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample.settings import SampleSettings
 from pipeline.threads import threads
@@ -27,15 +27,26 @@ if TYPE_CHECKING:
     from pipeline.sources.base import ScanTask
     from pipeline.sources.phantom.settings import PhantomSettings
 
-TIMED_STEPS = 3
-_QUERIES = 32
+_QUERIES, _REFERENCES = 32, 10_000
 _SCANS = 6
 
 
-def train_step_seconds(
-    settings: TrainSettings, image_size: tuple[int, int], num_classes: int
-) -> tuple[float, int]:
-    """Return (seconds of one optimiser step, parameters of the network)."""
+@dataclass(frozen=True)
+class StepSpeed:
+    """What an optimiser step costs.
+
+    Attributes:
+        seconds: of one step; parameters: of the network.
+        more_bytes: memory that a whole batch needs beyond what this process has taken by now.
+    """
+
+    seconds: float
+    parameters: int
+    more_bytes: int
+
+
+def train_speed(settings: TrainSettings, image_size: tuple[int, int], num_classes: int) -> StepSpeed:
+    """Measure an optimiser step of the real network."""
     import torch
 
     from models.ema import PowerFunctionAverages
@@ -54,27 +65,29 @@ def train_step_seconds(
         dtype=DTYPES[precision.dtype],
     )
     ema = PowerFunctionAverages(denoiser, settings.ema_lengths)
-    images = torch.zeros(settings.batch_size, *denoiser.sample_shape, device=device)
-    labels = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
-    sigma = torch.full((settings.batch_size,), 0.5, device=device)
     private = _private_gradient(denoiser, settings)
+    at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
+    images = torch.zeros(at_once, *denoiser.sample_shape, device=device)
+    labels = torch.zeros(at_once, dtype=torch.int64, device=device)
+    sigma = torch.full((at_once,), 0.5, device=device)
 
-    def step() -> None:
-        noise, at_once = torch.randn_like(images), settings.micro_batch or settings.batch_size
-        for first in range(0, settings.batch_size, at_once):
-            part = slice(first, first + at_once)
-            losses = denoising_loss(
-                working.denoiser if private is None else private.compute,
-                images[part],
-                labels[part],
-                sigma=sigma[part],
-                noise=noise[part],
-                sigma_data=settings.sigma_data,
-            )
+    def losses(count: int) -> torch.Tensor:
+        return denoising_loss(
+            working.denoiser if private is None else private.compute,
+            images[:count],
+            labels[:count],
+            sigma=sigma[:count],
+            noise=torch.randn_like(images[:count]),
+            sigma_data=settings.sigma_data,
+        )
+
+    def step(scans: int) -> None:
+        for first in range(0, scans, at_once):
+            found = losses(min(at_once, scans - first))
             if private is not None:
-                private.add(losses)
+                private.add(found)
                 continue
-            (losses.sum() / settings.batch_size).backward()
+            (found.sum() / settings.batch_size).backward()
             working.return_gradients(add=first > 0)
         if private is not None:
             private.finish(torch.Generator(device))
@@ -83,8 +96,11 @@ def train_step_seconds(
         working.take_weights()
         ema.update(1)
 
+    pace = pace_of(step, settings.batch_size)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    return _seconds(step), parameters
+    # Per-sample gradients are kept by Opacus, which says nothing of their size.
+    more = (at_once - min(pace.timed, at_once)) * (saved_bytes(losses) if private is None else 0)
+    return StepSpeed(pace.seconds, parameters, more)
 
 
 def denoise_seconds(
@@ -101,11 +117,11 @@ def denoise_seconds(
     sigma = torch.full((sample.batch_size,), 0.5, device=device)
     labels = torch.zeros(sample.batch_size, dtype=torch.int64, device=device)
 
-    def call() -> None:
+    def call(count: int) -> None:
         with torch.no_grad():
-            denoiser(noise, sigma, labels)
+            denoiser(noise[:count], sigma[:count], labels[:count])
 
-    return _seconds(call)
+    return pace_of(call, sample.batch_size).seconds
 
 
 @dataclass(frozen=True)
@@ -142,23 +158,24 @@ def autoencoder_speed(settings: TrainSettings, image_size: tuple[int, int]) -> A
     images = torch.zeros(batch_size, 1, *image_size, device=device)
     noise = torch.zeros(batch_size, *latent_shape, device=device)
 
-    def step() -> None:
+    def step(count: int) -> None:
         autoencoder_loss(
-            working.model, images, noise=noise, gradient_weight=1.0, kl_weight=1e-3
+            working.model, images[:count], noise=noise[:count], gradient_weight=1.0, kl_weight=1e-3
         ).total.backward()
         working.return_gradients()
         optimizer.step(1e-9)
         working.clear_gradients()
         working.take_weights()
 
-    step_seconds = _seconds(step)
+    trained = pace_of(step, batch_size)
     frozen = freeze_autoencoder(autoencoder)
     images = torch.zeros(BLOCK_SIZE, 1, *image_size, device=device)
     latents = torch.zeros(BLOCK_SIZE, *latent_shape, device=device)
     return AutoencoderSpeed(
-        step_seconds=step_seconds,
-        encode_seconds=_seconds(lambda: frozen.moments(images)) / BLOCK_SIZE,
-        decode_seconds=_seconds(lambda: frozen.to_images(latents)) / BLOCK_SIZE,
+        step_seconds=trained.seconds,
+        encode_seconds=pace_of(lambda count: frozen.moments(images[:count]), BLOCK_SIZE).seconds / BLOCK_SIZE,
+        decode_seconds=pace_of(lambda count: frozen.to_images(latents[:count]), BLOCK_SIZE).seconds
+        / BLOCK_SIZE,
         parameters=sum(parameter.numel() for parameter in frozen.parameters()),
         moment_bytes=2 * 2 * math.prod(latent_shape),
     )
@@ -174,38 +191,29 @@ def classifier_step_seconds(
 
     images = torch.zeros(2 * max(num_classes, 2), 1, *image_size)
     labels = torch.arange(len(images)) % max(num_classes, 2)
+
+    def steps(count: int) -> None:
+        training = ClassifierTraining(num_steps=TIMED_CALLS, batch_size=count)
+        train_classifier(images, labels, num_classes=max(num_classes, 2), seed=0, training=training)
+
     with threads(1):
-        return _step_seconds(
-            lambda on_step: train_classifier(
-                images,
-                labels,
-                num_classes=max(num_classes, 2),
-                seed=0,
-                training=ClassifierTraining(num_steps=8, batch_size=settings.batch_size),
-                on_step=on_step,
-            )
-        )
+        return pace_of(steps, settings.batch_size).seconds / TIMED_CALLS
 
 
 def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int], num_train: int) -> float:
     """Return the seconds of one optimiser step of the copy-detection embedding on so many train images."""
     import torch
 
-    from models.devices import computing, default_device
     from pipeline.privacy.embedding_cache import train_embedding
 
-    images = (
-        torch.rand(
-            max(2, min(2 * settings.embedding_batch, num_train)), 1, *_search_shape(settings, image_size)
-        )
-        * 2
-        - 1
-    )
-    timed = settings.model_copy(update={"embedding_steps": TIMED_STEPS})
-    with computing(default_device()):
-        return _step_seconds(
-            lambda on_step: train_embedding(images, timed, lambda step, _loss: on_step(step))
-        )
+    batch = max(2, min(settings.embedding_batch, num_train))
+    images = torch.rand(batch, 1, *_search_shape(settings, image_size)) * 2 - 1
+
+    def steps(count: int) -> None:
+        few = {"embedding_steps": TIMED_CALLS, "embedding_batch": max(2, count)}
+        train_embedding(images, settings.model_copy(update=few))
+
+    return pace_of(steps, batch).seconds / TIMED_CALLS
 
 
 def search_seconds(
@@ -223,10 +231,12 @@ def search_seconds(
     # An accelerator takes about as long for a few as for as many as the audit hands it at a time.
     count = _QUERIES if device.type == "cpu" else QUERIES_A_PIECE
     queries = torch.rand(count, 1, *shape, device=device)
-    numbers = np.arange(num_references)
+    # Time and memory are proportional to the references.
+    share = min(1.0, _REFERENCES / num_references)
+    numbers = np.arange(round(share * num_references))
     groups = numbers % (num_folds + 1)
     pixels = PixelSearch(
-        torch.rand(num_references, 1, *shape, device=device),
+        torch.rand(len(numbers), 1, *shape, device=device),
         numbers,
         groups < num_folds,
         groups,
@@ -238,7 +248,7 @@ def search_seconds(
         with torch.inference_mode():
             pixels.search(queries, torch.full((count,), -1, device=device), Silent())
 
-    return _seconds(search, timed=1) / count
+    return seconds_of(search, timed=1) / count / share
 
 
 def ingest_seconds(tasks: list[ScanTask], image_size: int) -> float:
@@ -345,43 +355,19 @@ def _private_gradient(denoiser: Denoiser, settings: TrainSettings) -> PrivateGra
 
 
 def _precision(settings: TrainSettings) -> Precision:
-    from models.precision import Precision
+    from models.devices import default_device, has_bf16
+    from models.precision import Precision, precisions_of
 
     if settings.dp.epsilon is not None:
         return Precision("fp32", channels_last=False)
-    # `auto` nearly always ends in bf16; the probe itself would take longer than the estimate may.
-    return Precision("fp32", channels_last=True) if settings.precision == "fp32" else Precision("bf16", False)
+    device = default_device()
+    tried = precisions_of(device)
+    # The probe of `auto` would take longer than the estimate may: the preferred one of those with the type
+    # that it ends in.
+    wanted = settings.precision if settings.precision != "auto" else "bf16" if has_bf16(device) else "fp32"
+    return next((one for one in tried if one.dtype == wanted), Precision(wanted, channels_last=True))
 
 
 def _search_shape(settings: AuditSettings, image_size: tuple[int, int]) -> tuple[int, int]:
     shrink = min(1.0, settings.search_size / max(image_size))
     return round(image_size[0] * shrink), round(image_size[1] * shrink)
-
-
-def _seconds(call: Callable[[], object], timed: int = TIMED_STEPS) -> float:
-    """Return the median seconds of a call, after one that is not timed."""
-    from models.allocator import held_memory
-    from models.devices import computing, default_device, synchronise
-
-    device, times = default_device(), []
-    with held_memory(), computing(device):
-        for _ in range(timed + 1):
-            started = time.perf_counter()
-            call()
-            synchronise(device)
-            times.append(time.perf_counter() - started)
-    return float(np.median(times[1:]))
-
-
-def _step_seconds(train: Callable[[Callable[[int], None]], object]) -> float:
-    """Return the median seconds between the steps of a training function, its first step left out."""
-    from models.devices import default_device, synchronise
-
-    device, moments = default_device(), list[float]()
-
-    def on_step(_step: int) -> None:
-        synchronise(device)
-        moments.append(time.perf_counter())
-
-    train(on_step)
-    return float(np.median(np.diff(moments)))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,23 +12,23 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from pipeline.config import Settings
-from pipeline.errors import DataError, OutputExistsError, StorageError, TamperedError
+from pipeline.errors import KEPT, DataError, OutputExistsError, PhosphorError, TamperedError
+from pipeline.locking import LOCK_NAME, change_unused, exclusive_lock
 from pipeline.records import Reference
+from pipeline.replacing import discard, move_aside
 from pipeline.storage import (
-    ON_WINDOWS,
-    PRIVATE_FILE_MODE,
     digest_files,
     digest_of,
     make_private_directory,
     read_json,
     sha256_file,
-    storage_errors,
     write_json,
 )
 
 INPUTS_NAME = "inputs.json"
 REFERENCE_NAME = "reference.json"
-LOCK_NAME = ".lock"
+
+logger = logging.getLogger(__name__)
 
 RefT = TypeVar("RefT", bound=Reference)
 
@@ -73,6 +71,7 @@ class StageFolder(Generic[RefT]):
         write_json(
             self.path / REFERENCE_NAME, {"stage": self.kind.stage, "files": hashes, **body}, private=True
         )
+        _drop_aside(self.kind, self.path)
         return reference
 
 
@@ -94,22 +93,32 @@ def open_stage(
         inputs: digests of what the stage reads, by role.
         settings: the stage's settings; they and the digest are kept in `inputs.json` beside the output.
         seed: the run seed, for stages that draw random numbers.
-        force: remove an existing output of other inputs instead of refusing it.
+        force: replace an existing output of other inputs instead of refusing it. It is moved aside, and
+            removed once the new one is finished; a later call with its inputs before that takes it back.
 
     Raises:
-        OutputExistsError: the directory holds an output of other inputs, or files that are not ours.
+        OutputExistsError: the directory holds an output of other inputs, or files that are not ours; or it is
+            to be replaced and cannot be moved, such as a mount point.
     """
     described = _described(kind, inputs, settings, seed)
     inputs_digest = digest_of(described)
-    out = out.absolute()
-    _refuse_foreign(kind, out, inputs_digest, force)
+    # A link to a directory elsewhere stays: what it leads to is replaced.
+    out = out.resolve()
+    _make_room(kind, out, inputs_digest, force)
     make_private_directory(out)
     with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
         earlier = _recorded_inputs(out)
         if earlier != inputs_digest:
             write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
         finished = load_reference(kind, out) if (out / REFERENCE_NAME).is_file() else None
-        yield StageFolder(kind, out, inputs_digest, finished, resumed=earlier == inputs_digest)
+        if finished is not None:
+            _drop_aside(kind, out)
+        try:
+            yield StageFolder(kind, out, inputs_digest, finished, resumed=earlier == inputs_digest)
+        except BaseException as error:
+            if _is_kept(out, inputs_digest):
+                error.add_note(KEPT)
+            raise
 
 
 def digest_of_inputs(
@@ -186,94 +195,83 @@ def _recorded_inputs(out: Path) -> str | None:
     return str(body.get("inputs_digest")) if isinstance(body, dict) else None
 
 
-def _refuse_foreign(kind: type[RefT], out: Path, inputs_digest: str, force: bool) -> None:
+def aside_path(out: Path) -> Path:
+    """Return where an output waits while the one that replaces it is made."""
+    out = out.resolve()
+    return out.parent / f".{out.name}.previous"
+
+
+def set_aside(kind: type[Reference], out: Path) -> None:
+    """Move an output out of the way of the one that replaces it, which removes it once it is finished.
+
+    Where a finished one waits already, an unfinished one is removed instead.
+
+    Raises:
+        OutputExistsError: the directory cannot be moved, or another process is writing to it.
+    """
+    out, aside = out.resolve(), aside_path(out)
+    if aside.is_dir() and any(aside.iterdir()) and not (aside / INPUTS_NAME).is_file():
+        raise OutputExistsError(
+            "holds files that no stage has written, and the earlier output would wait there",
+            field="--out",
+            value=str(aside),
+            remedy="Move them elsewhere, or name another directory.",
+        )
+    if (out / REFERENCE_NAME).is_file() or not (aside / INPUTS_NAME).is_file():
+        change_unused(out, lambda: move_aside(out, aside, stage=kind.stage))
+        logger.info("the earlier %s waits in %s until the new one is complete", kind.stage, aside)
+    else:
+        change_unused(out, lambda: discard(out, stage=kind.stage))
+
+
+def _drop_aside(kind: type[Reference], out: Path) -> None:
+    """Remove the output that was replaced, once the new one is complete; a folder of others stays."""
+    aside = aside_path(out)
+    if not (aside / INPUTS_NAME).is_file():
+        return
+    try:
+        discard(aside, stage=kind.stage)
+    except OutputExistsError:
+        logger.warning("the earlier output could not be removed: remove %s yourself", aside)
+
+
+def _make_room(kind: type[RefT], out: Path, inputs_digest: str, force: bool) -> None:
+    """Leave at `out` nothing, or an output of the same inputs; refuse whatever may not be replaced."""
     if out.is_file():
         raise OutputExistsError("is a file", field="--out", value=str(out), remedy="Name a directory.")
     present = [entry for entry in out.iterdir() if entry.name != LOCK_NAME] if out.is_dir() else []
-    if not present:
-        return
     recorded = _recorded_inputs(out)
-    if recorded == inputs_digest:
-        return
-    if recorded is None and not all(
-        entry.name.startswith(f".{Path(INPUTS_NAME).stem}-") for entry in present
-    ):
-        raise OutputExistsError(
-            "holds files that no stage has written",
-            field="--out",
-            value=str(out),
-            remedy="Name another directory.",
-        )
-    if not force and recorded is not None:
+    if not present or recorded == inputs_digest:
+        pass
+    elif recorded is None:
+        if not all(entry.name.startswith(f".{Path(INPUTS_NAME).stem}-") for entry in present):
+            raise OutputExistsError(
+                "holds files that no stage has written",
+                field="--out",
+                value=str(out),
+                remedy="Name another directory.",
+            )
+        for entry in present:
+            # A kill left it before there was anything else.
+            entry.unlink(missing_ok=True)
+    elif not force:
         raise OutputExistsError(
             f"holds a {kind.stage} made from other inputs or settings",
             field="--out",
             value=str(out),
             remedy="Name another directory, or give --force to replace it.",
         )
-    with storage_errors(out):
-        change_unused(out, lambda: shutil.rmtree(out))
+    else:
+        set_aside(kind, out)
+    aside = aside_path(out)
+    if not out.exists() and _recorded_inputs(aside) == inputs_digest:
+        logger.info("taking back the earlier %s, which is of the same inputs", kind.stage)
+        aside.rename(out)
 
 
-def change_unused(out: Path, change: Callable[[], object]) -> None:
-    """Move or remove an output directory by `change`, unless somebody is writing to it.
-
-    Raises:
-        OutputExistsError: another process is.
-    """
-    with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
-        if not ON_WINDOWS:
-            change()
-    if ON_WINDOWS:
-        # No folder is moved or removed there while a file in it is open: not ours, nor one locked by now, nor
-        # one that is mapped by what nobody needs any more.
-        gc.collect()
-        change()
-
-
-@contextlib.contextmanager
-def exclusive_lock(lock: Path, out: Path, *, doing: str) -> Iterator[None]:
-    """Hold a lock on the file `lock` inside the block; the system frees it after a kill.
-
-    It keeps out every other holder, in this process too. A lock that is a mere file would stay behind after a
-    kill, so on a disk without real ones nothing is done at all.
-
-    Args:
-        lock: the lock file, made with mode 0600 if it is not there; it stays, and means nothing by itself.
-        out: the output directory that it guards, named in the error.
-        doing: what the holder does to it, in the error's words (`writing`, `releasing`).
-
-    Raises:
-        OutputExistsError: another process holds the lock.
-        StorageError: the lock file cannot be made, or the disk keeps no locks.
-    """
-    from filelock import lock_descriptor, unlock_descriptor
-
-    with storage_errors(out):
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
+def _is_kept(out: Path, inputs_digest: str) -> bool:
+    """Return whether an output directory still is the one of these inputs."""
     try:
-        try:
-            # A file that --force has removed since it was opened guards nothing.
-            held = lock_descriptor(handle, blocking=False) and os.fstat(handle).st_nlink > 0
-        except OSError as error:
-            raise StorageError(
-                f"the disk keeps no file locks ({error.strerror}), so two runs could write there at once",
-                field="--out",
-                value=str(out),
-                remedy="Name a directory on a local disk, or have this one mounted with locks "
-                "(Lustre: -o flock).",
-            ) from error
-        if not held:
-            raise OutputExistsError(
-                f"another process is {doing} to this directory",
-                field="--out",
-                value=str(out),
-                remedy="Wait for it, or name another directory.",
-            )
-        try:
-            yield
-        finally:
-            # Windows may take its time to free the lock of a file that is merely closed.
-            unlock_descriptor(handle)
-    finally:
-        os.close(handle)
+        return _recorded_inputs(out) == inputs_digest
+    except (OSError, PhosphorError):
+        return False

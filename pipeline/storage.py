@@ -57,7 +57,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 "no space left on the disk",
                 field=str(path),
-                remedy="Free space (--dry-run estimates it) and run again; finished work is kept.",
+                remedy="Free space (--dry-run estimates it) and run again.",
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise StorageError(

@@ -24,7 +24,7 @@ from pipeline.records import SPLITS, CohortRef
 from pipeline.stage import open_stage
 from pipeline.storage import digest_of, write_json, write_parquet
 
-CLASSES = ("disc", "bar", "ring")
+CLASSES = ("disc", "line", "ring")
 
 
 class _NoSettings(Settings):
@@ -32,7 +32,7 @@ class _NoSettings(Settings):
 
 
 def draw(label: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return one (size, size) image of a class: a disc, a bar or a ring, placed and textured at random."""
+    """Return one (size, size) image of a class: a disc, a line or a ring, placed and textured at random."""
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     y, x = y - rng.uniform(-0.12, 0.12), x - rng.uniform(-0.12, 0.12)
     radius = np.hypot(x * rng.uniform(0.8, 1.2), y)
@@ -71,6 +71,7 @@ def write_cohort(
     gives a value a scan (empty for none) for some of sex, age_band and view; `findings` a state a scan for
     each name: 0 absent, 1 present, 2 uncertain.
     """
+    findings = dict(sorted((findings or {}).items()))
     rng = np.random.default_rng(seed)
     if pixels is None or labels is None:
         labels = (np.arange(num_scans) // images_per_patient) % num_classes
@@ -111,7 +112,7 @@ def write_cohort(
             "spacing_mm": np.nan,
         }
         values = {name: list((attributes or {}).get(name, [""] * count)) for name in ATTRIBUTES}
-        known, extra = _write_conditions(folder, values, findings or {}, patient)
+        known, extra = _write_conditions(folder, values, findings, patient)
         write_parquet(folder / "records.parquet", pd.DataFrame(columns | values), private=True)
         train = to_model_range(pixels[split == 0])
         counts = {
@@ -131,7 +132,7 @@ def write_cohort(
             pixel_mean=float(train.mean()),
             pixel_std=float(train.std()),
             license="CC0-1.0",
-            findings=tuple(findings or {}),
+            findings=tuple(findings),
             attributes=known,
         )
         write_json(folder / "cohort.json", info.model_dump(mode="json"), private=True)

@@ -19,7 +19,7 @@ from pipeline.edit.pairs import write_edits, write_pairs
 from pipeline.edit.settings import EditSettings
 from pipeline.edit.sources import Sources, open_sources
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import CheckpointInfo, read_checkpoint_info
+from pipeline.generator import CheckpointInfo, read_checkpoint_info, require_sorted_classes
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.stage import open_stage
 from pipeline.storage import digest_of
@@ -63,6 +63,7 @@ def plan_edit(checkpoint: CheckpointRef, source: Path, settings: EditSettings, *
         DataError: sources or mask cannot be used, or the checkpoint does not make images but latents.
     """
     info = read_checkpoint_info(checkpoint.path)
+    require_sorted_classes(info)
     if settings.to_class is None:
         raise UsageError("no class to edit to", field="--to", remedy=f"Choose from {list(info.classes)}.")
     label = require_known_class(settings.to_class, info.classes, field="--to")

@@ -62,16 +62,18 @@ class Measured:
         """Mean over seeds with the percentile interval of the draws."""
         return _estimate(float(self.by_seed.mean()), self.draws, self.num_cases)
 
-    def minus(self, other: Measured, comparisons: int = 1) -> Estimate:
+    def minus(self, other: Measured, comparisons: int = 1, *, level: float = 0.95) -> Estimate:
         """Return the paired difference to another arm measured with the same draws.
 
         Args:
             other: what is subtracted.
             comparisons: how many such differences are looked at; the interval is widened so that all of them
-                hold together with 95 % (Bonferroni).
+                hold together with the chance `level` (Bonferroni).
+            level: of the interval.
         """
         value = float(self.by_seed.mean() - other.by_seed.mean())
-        return _estimate(value, self.draws - other.draws, self.num_cases, tail=0.025 / comparisons)
+        tail = (1.0 - level) / 2 / comparisons
+        return _estimate(value, self.draws - other.draws, self.num_cases, tail=tail)
 
 
 def measure(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.append_log import READS_NAME, log_beside
 from pipeline.cohort import Cohort
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
@@ -19,12 +20,12 @@ from pipeline.evaluate.real import features, patient_numbers, real_features, tru
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Trained, train_arms
 from pipeline.evaluate.training import FitPredict, SmallCnn
-from pipeline.evaluate.utility import READS_NAME, TestSplit, Utility, measure_utility, not_measured
-from pipeline.evaluation_report import REPORT_NAME, EvaluationReport
+from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
+from pipeline.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
 from pipeline.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.records import EvaluationRef
 from pipeline.released import ReleasedImages, read_release
-from pipeline.stage import open_stage
+from pipeline.stage import StageFolder, open_stage
 from pipeline.storage import read_json, write_json, write_parquet
 
 if TYPE_CHECKING:
@@ -58,15 +59,16 @@ def evaluate(
             return stage.finished
         trained = train_arms(cohort, release, stage.path, settings, seed=seed, classifier=classifier)
         patients = patient_numbers(cohort)
-        log, rng = stage.path / READS_NAME, np.random.default_rng([seed, 1])
-        utility, reads, notes = _utility(cohort, patients, trained, settings, rng, log=log)
+        log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
+        utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
+        reads = count_reads(log, cohort.digest)
         report = EvaluationReport(
             cohort_digest=cohort.digest,
             release_digest=release.reference.digest,
             extractor=EXTRACTOR,
             arms=utility.arms,
             utility=utility.verdict,
-            test_reads=reads,
+            **reads,
             curves=trained.curves,
             settings=settings.model_dump(mode="json"),
             **_pictures(cohort, release, patients, settings, seed=seed, notes=(*trained.notes, *notes)),
@@ -76,7 +78,7 @@ def evaluate(
         predictions = _predictions(cohort, trained, utility.test_arms)
         write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
         logger.info("%s", utility.verdict.words)
-        counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads}
+        counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
         return stage.finish(files=[REPORT_NAME, PREDICTIONS_NAME], counts=counts)
 
 
@@ -135,11 +137,12 @@ def _utility(
     settings: EvaluateSettings,
     rng: np.random.Generator,
     *,
+    stage: StageFolder[EvaluationRef],
     log: Path,
-) -> tuple[Utility, int, list[str]]:
+) -> tuple[Utility, list[str]]:
     classes = cohort.info.classes
     if not trained.readings:
-        return Utility((), not_measured(trained.notes[0]), ()), 0, []
+        return Utility((), not_measured(trained.notes[0]), ()), []
     val, test = truth_of(cohort, "val", patients), truth_of(cohort, "test", patients)
     notes = [
         f"the {name} split has fewer than 2 patients of {', '.join(lacking)}"
@@ -147,13 +150,19 @@ def _utility(
         if (lacking := truth.lacking(classes))
     ]
     if val.lacking(classes):
-        return Utility((), not_measured("the val split has too few patients of a class"), ()), 0, notes
+        return Utility((), not_measured("the val split has too few patients of a class"), ()), notes
     split = None
     if not test.lacking(classes):
-        split = TestSplit(test, {arm: trained.of(arm, "test") for arm in trained.readings}, log)
+        split = TestSplit(
+            test,
+            {arm: trained.of(arm, "test") for arm in trained.readings},
+            log,
+            cohort=cohort.digest,
+            evaluation=stage.inputs_digest,
+            resumed=stage.resumed,
+        )
     on_val = {arm: trained.of(arm, "val") for arm in trained.readings}
-    utility = measure_utility(on_val, val, split, seeds=trained.seeds, settings=settings, rng=rng)
-    return utility, split.reads if split is not None else 0, notes
+    return measure_utility(on_val, val, split, seeds=trained.seeds, settings=settings, rng=rng), notes
 
 
 def _predictions(cohort: Cohort, trained: Trained, test_arms: tuple[Arm, ...]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,15 @@ Metric = Callable[[Probabilities, Labels, Weights], npt.NDArray[np.float64]]
 
 def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
     """Area under the ROC curve, ties counted half; for more than two classes the mean of one against rest."""
-    return _over_classes(probabilities, labels, weights, _area)
+    # Of two classes, one against the other has the same area whichever is called positive.
+    positives = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    return _over_classes(probabilities, labels, weights, _area, positives)
 
 
 def sensitivity_at(specificity: float) -> Metric:
     """Return the metric: highest sensitivity at a specificity of at least `specificity`.
 
-    For two classes class 1 is the positive one; for more, the mean of one against rest.
+    The mean over the classes of one against rest: which of two is the finding, their numbers do not tell.
     """
 
     def best(true_rate: Weights, false_rate: Weights) -> npt.NDArray[np.float64]:
@@ -37,7 +39,7 @@ def sensitivity_at(specificity: float) -> Metric:
         return np.where(np.isnan(true_rate[:, -1]) | np.isnan(false_rate[:, -1]), np.nan, found)
 
     def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
-        return _over_classes(probabilities, labels, weights, best)
+        return _over_classes(probabilities, labels, weights, best, range(probabilities.shape[1]))
 
     return metric
 
@@ -72,9 +74,8 @@ def _over_classes(
     labels: Labels,
     weights: Weights,
     reduce: Callable[[Weights, Weights], npt.NDArray[np.float64]],
+    positives: Sequence[int],
 ) -> npt.NDArray[np.float64]:
-    num_classes = probabilities.shape[1]
-    positives = [1] if num_classes == 2 else range(num_classes)
     values = [reduce(*_roc(probabilities[:, k], labels == k, weights)) for k in positives]
     return np.stack(values).mean(axis=0)
 

@@ -17,6 +17,13 @@ class EvaluateSettings(Settings):
         (0.25, 0.5, 1.0), description="Synthetic images per real image of the mixed arms (above 0, up to 10)."
     )
     num_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of each classifier.")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Time for all classifiers together; every one takes the same number of steps, fewer than "
+        "num_steps where the time does not suffice.",
+    )
     batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
     learning_rate: float = Field(4e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (AdamW).")
@@ -29,7 +36,10 @@ class EvaluateSettings(Settings):
     )
     contrast: float = Field(0.2, ge=0, lt=1, description="Augmentation: largest relative contrast change.")
     specificity: float = Field(
-        0.9, gt=0, lt=1, description="Specificity at which the sensitivity is reported."
+        0.9,
+        gt=0,
+        lt=1,
+        description="Specificity at which the sensitivity is reported, the mean over the classes.",
     )
     num_resamples: int = Field(
         1000, ge=100, le=100_000, description="Bootstrap draws behind each 95 % interval."

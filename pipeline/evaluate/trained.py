@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,20 @@ import numpy.typing as npt
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.training import FitPredict, Images, Job, mean_curve, run_jobs
+from pipeline.evaluate.training import (
+    FitPredict,
+    Images,
+    Job,
+    SmallCnn,
+    affordable_steps,
+    mean_curve,
+    run_jobs,
+)
 from pipeline.released import ReleasedImages
+from pipeline.storage import make_private_directory, read_json, write_json
 
 JOBS_FOLDER = "classifiers"
+PLAN_NAME = "plan.json"
 READER_ARM = "real_augmented"
 """The frozen classifier of the label agreement: it never saw a synthetic image."""
 
@@ -78,8 +88,13 @@ def train_arms(
     jobs = {
         arm: [Job(arm, s, everything if arm.name == READER_ARM else real_only) for s in seeds] for arm in arms
     }
+    every = [job for of_arm in jobs.values() for job in of_arm]
+    if isinstance(classifier, SmallCnn) and settings.max_minutes is not None:
+        some = cohort.images(cohort.rows("train")[: settings.batch_size])
+        classifier, said = _within_budget(classifier, folder / JOBS_FOLDER, some, len(every), settings)
+        notes += said
     results = run_jobs(
-        [job for of_arm in jobs.values() for job in of_arm],
+        every,
         folder / JOBS_FOLDER,
         lambda arm, s: training_set(arm, cohort, release, s),
         asked,
@@ -93,3 +108,26 @@ def train_arms(
         curves={key: curve for key, curve in curves.items() if curve},
         notes=tuple(notes),
     )
+
+
+def _within_budget(
+    classifier: SmallCnn, folder: Path, images: Images, num_jobs: int, settings: EvaluateSettings
+) -> tuple[SmallCnn, list[str]]:
+    """Return the classifier with as many steps as there is time for, and what to say of it.
+
+    The number is kept beside the classifiers, so that those trained after a kill take as many steps.
+    """
+    assert settings.max_minutes is not None
+    plan = make_private_directory(folder) / PLAN_NAME
+    if not plan.is_file():
+        steps = affordable_steps(classifier.training, images, num_jobs, 60.0 * settings.max_minutes)
+        write_json(plan, {"num_steps": steps}, private=True)
+    steps = int(read_json(plan, role="evaluation")["num_steps"])
+    if steps >= settings.num_steps:
+        return classifier, []
+    said = (
+        f"each classifier took {steps} of {settings.num_steps} steps, for which "
+        f"evaluate.max_minutes={settings.max_minutes:g} gave time: all arms alike, so that they compare, but "
+        "each may read worse than it would with all steps"
+    )
+    return replace(classifier, training=replace(classifier.training, num_steps=steps)), [said]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from models.classifier import ClassifierTraining, predict_probabilities, train_c
 from models.devices import computing, default_device
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.pacing import TIMED_CALLS, pace_of
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
 from pipeline.threads import threads, usable_cores
@@ -83,8 +84,6 @@ class SmallCnn:
         augmented: bool,
     ) -> Fit:
         """Train a `SmallCNN` and predict; see `FitPredict`."""
-        from dataclasses import replace
-
         training = self.training
         if not augmented:
             training = replace(training, balanced=False, max_shift=0.0, brightness=0.0, contrast=0.0)
@@ -98,6 +97,30 @@ class SmallCnn:
         )
         read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
         return Fit(read, trained.curve)
+
+
+def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int, seconds: float) -> int:
+    """Return how many steps each of `num_jobs` classifiers has time for, at most those of `training`.
+
+    The step is timed on one thread, as classifiers are trained; `num_workers` of them train side by side.
+
+    Args:
+        training: how classifiers are trained.
+        images: some of those that they are trained on.
+        num_jobs: classifiers to train.
+        seconds: time for all of them together.
+    """
+    few = torch.from_numpy(images[: training.batch_size])
+    labels = torch.arange(len(few)) % 2
+
+    def steps(count: int) -> None:
+        short = replace(training, num_steps=TIMED_CALLS, batch_size=count)
+        train_classifier(few, labels, num_classes=2, seed=0, training=short, device=default_device())
+
+    with threads(1):
+        each = pace_of(steps, training.batch_size).seconds / TIMED_CALLS
+    fits = int(seconds * num_workers() / (num_jobs * each))
+    return max(1, min(fits, training.num_steps))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,39 +11,51 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.append_log import append_entry, read_entries
 from pipeline.evaluate.arms import REAL_ARMS, SYNTHETIC_ARMS, Arm
 from pipeline.evaluate.intervals import Measured, Resamples, draw_resamples, measure
 from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.real import Truth
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluation_report import ArmResult, Estimate, UtilityVerdict
-from pipeline.storage import canonical_json
+from pipeline.evaluation_words import effect_words, lies_within
 
-READS_NAME = "test_reads.jsonl"
+Told = Literal["helps", "possibly helps", "no measurable effect", "could not tell", "possibly harms", "harms"]
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
 """Arm -> for each classifier seed the probabilities (n, C) of one split."""
 
 
 class TestSplit:
-    """The test split behind a turnstile: what is read of it is counted and logged.
+    """The test split behind a turnstile: whatever is read of it is logged first.
 
     Classifiers' probabilities for its scans are computed with the others, but none is compared with a label
     before `read` is called, once, with the arms chosen on val.
+
+    Args:
+        truth: labels and patients of the split.
+        readings: probabilities of every arm.
+        log: where each reading is logged.
+        cohort, evaluation: digests of the cohort and of all that determines the evaluation.
+        resumed: the evaluation goes on after a kill: a reading that it had logged last is not another one.
     """
 
     __test__ = False
 
-    def __init__(self, truth: Truth, readings: Readings, log: Path) -> None:
+    def __init__(
+        self, truth: Truth, readings: Readings, log: Path, *, cohort: str, evaluation: str, resumed: bool
+    ) -> None:
         self._truth, self._readings, self._log = truth, readings, log
-        self.reads = 0
+        self._origin = {"cohort": cohort, "evaluation": evaluation}
+        self._resumed = resumed
 
     def read(self, arms: Sequence[Arm]) -> tuple[Truth, dict[Arm, Sequence[npt.NDArray[np.float32]]]]:
         """Return labels and probabilities of the chosen arms; each call is one read."""
-        self.reads += 1
-        entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "arms": [a.key for a in arms]}
-        with self._log.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(canonical_json(entry) + "\n")
-        self._log.chmod(0o600)
+        entry = {**self._origin, "arms": [arm.key for arm in arms]}
+        last = read_entries(self._log)[-1:] if self._resumed else []
+        if not last or any(last[0].get(name) != value for name, value in entry.items()):
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            append_entry(self._log, {"time": now, **entry})
+        self._resumed = False
         return self._truth, {arm: self._readings[arm] for arm in arms}
 
 
@@ -95,7 +107,15 @@ def measure_utility(
     return Utility(results, verdict, tuple(on_test))
 
 
-def conclude(chosen: Arm, differences: Mapping[Arm, Estimate]) -> UtilityVerdict:
+@dataclass(frozen=True)
+class Difference:
+    """A change in test AUC: `sure` with the simultaneous 95 % interval, `likely` with the 90 % one."""
+
+    sure: Estimate
+    likely: Estimate
+
+
+def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdict:
     """Turn the chosen arm's differences in test AUC to each real-only arm into a verdict.
 
     It has to beat all of them, so the strongest on test decides. To pick the rival on val instead would
@@ -106,27 +126,49 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Estimate]) -> UtilityVerdict
         chosen: the synthetic arm that was best on val.
         differences: real-only arm -> AUC of `chosen` minus AUC of that arm.
     """
-    best_real, difference = min(differences.items(), key=lambda item: item[1].value)
-    verdict: Literal["helps", "no measurable effect", "harms"] = "no measurable effect"
-    interval = "no interval"
+    best_real, against = min(differences.items(), key=lambda item: item[1].sure.value)
+    difference = against.sure
+    verdict = _verdict(against, differences.values())
+    interval, likely = "no interval", None
     if difference.low is not None and difference.high is not None:
         interval = f"simultaneous 95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
-        if all(other.low is not None and other.low > 0 for other in differences.values()):
-            verdict = "helps"
-        elif difference.high < 0:
-            verdict = "harms"
+    if against.likely.low is not None and against.likely.high is not None:
+        likely = (against.likely.low, against.likely.high)
     words = (
         f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed test "
         f"AUC by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the "
-        f"strongest arm without synthetic images, {best_real.words}: {verdict}."
+        f"strongest arm without synthetic images, {best_real.words}: {verdict}. "
+        f"{effect_words(verdict, difference)}"
     )
     return UtilityVerdict(
         verdict=verdict,
         chosen_arm=chosen.key,
         compared_with=best_real.key,
         difference=difference,
-        words=words,
+        likely=likely,
+        words=words.strip(),
     )
+
+
+def _verdict(against: Difference, every: Iterable[Difference]) -> Told:
+    """Return what the differences to the strongest rival, and to every one, tell."""
+    low, high = against.sure.low, against.sure.high
+    if low is None or high is None:
+        return "could not tell"
+    every = list(every)
+    if _all_above([rival.sure for rival in every]):
+        return "helps"
+    if high < 0:
+        return "harms"
+    if _all_above([rival.likely for rival in every]):
+        return "possibly helps"
+    if against.likely.high is not None and against.likely.high < 0:
+        return "possibly harms"
+    return "no measurable effect" if lies_within((low, high)) else "could not tell"
+
+
+def _all_above(differences: Sequence[Estimate]) -> bool:
+    return all(rival.low is not None and rival.low > 0 for rival in differences)
 
 
 def not_measured(reason: str) -> UtilityVerdict:
@@ -165,9 +207,16 @@ def _best(on_val: Mapping[Arm, Mapping[str, Measured]], names: Sequence[str]) ->
     return max(among, key=lambda arm: float(on_val[arm]["auc"].by_seed.mean()), default=None)
 
 
-def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, Measured]]) -> dict[Arm, Estimate]:
+def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, Measured]]) -> dict[Arm, Difference]:
     rivals = [arm for arm in on_test if arm.name in REAL_ARMS]
-    return {arm: on_test[chosen]["auc"].minus(on_test[arm]["auc"], len(rivals)) for arm in rivals}
+    own = on_test[chosen]["auc"]
+    return {
+        arm: Difference(
+            sure=own.minus(on_test[arm]["auc"], len(rivals)),
+            likely=own.minus(on_test[arm]["auc"], len(rivals), level=0.9),
+        )
+        for arm in rivals
+    }
 
 
 def _result(

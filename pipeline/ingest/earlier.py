@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from pipeline.cohort import Cohort
 from pipeline.errors import DataError, UsageError
 from pipeline.ingest.settings import IngestSettings
 from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
-from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, change_unused, digest_of_inputs
-from pipeline.storage import read_json, storage_errors
+from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, aside_path, digest_of_inputs, set_aside
+from pipeline.storage import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Earlier:
             name: name of the new cohort's manifest.
             settings: settings of the new cohort.
         """
-        cohort = Cohort(self.path)
+        cohort = Cohort(self.path, for_splits=True)
         before = read_json(self.path / INPUTS_NAME, role="earlier cohort").get("settings", {})
         same = all(before.get(word) == getattr(settings, word) for word in _SPLIT_SETTINGS)
         if not same or cohort.info.name != name:
@@ -66,7 +65,7 @@ def open_earlier(path: Path, key_digest: str) -> Earlier:
         DataError: not a finished cohort.
         UsageError: its pseudonyms were made with another key.
     """
-    cohort = Cohort(path)
+    cohort = Cohort(path, for_splits=True)
     recorded = read_json(path / INPUTS_NAME, role="earlier cohort")
     if recorded.get("inputs", {}).get("key") != key_digest:
         raise UsageError(
@@ -76,11 +75,6 @@ def open_earlier(path: Path, key_digest: str) -> Earlier:
             remedy="Use the key it was made with, or start a cohort without it.",
         )
     return Earlier(path.absolute(), cohort.digest)
-
-
-def aside_path(out: Path) -> Path:
-    """Return where an earlier cohort waits while the one that replaces it is made."""
-    return out.absolute().parent / f".{out.name}.previous"
 
 
 def earlier_of(
@@ -111,20 +105,18 @@ def earlier_of(
     # A kill right after it was set aside leaves no output: then the earlier cohort is continued as well.
     if recorded and not force:
         return "", None
-    if (out / REFERENCE_NAME).is_file() and recorded.get("inputs", {}).get("key") == inputs["key"]:
-        _set_aside(out, aside)
-    if not (aside / REFERENCE_NAME).is_file():
+    if _is_finished(out, inputs["key"]):
+        set_aside(CohortRef, out)
+    if not _is_finished(aside, inputs["key"]):
         return "", None
     earlier = open_earlier(aside, inputs["key"])
     return earlier.digest, earlier
 
 
-def drop_aside(out: Path) -> None:
-    """Remove the earlier cohort once the new one is complete."""
-    aside = aside_path(out)
-    shutil.rmtree(aside, ignore_errors=True)
-    if aside.exists():
-        logger.warning("the earlier cohort could not be removed: remove %s yourself", aside)
+def _is_finished(path: Path, key_digest: str) -> bool:
+    """Return whether a finished cohort of this key lies at `path`."""
+    of_key = _recorded(path).get("inputs", {}).get("key") == key_digest
+    return of_key and (path / REFERENCE_NAME).is_file()
 
 
 def _recorded(out: Path) -> dict[str, Any]:
@@ -143,13 +135,3 @@ def _waiting(aside: Path, digest: str, key_digest: str) -> Earlier:
             remedy="Put it back, or name another --out.",
         )
     return found
-
-
-def _set_aside(out: Path, aside: Path) -> None:
-    def replace_aside() -> None:
-        shutil.rmtree(aside, ignore_errors=True)
-        out.rename(aside)
-
-    with storage_errors(out):
-        change_unused(out, replace_aside)
-    logger.info("the earlier cohort waits in %s until the new one is complete", aside)

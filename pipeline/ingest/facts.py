@@ -13,6 +13,7 @@ from pipeline.ingest.parts import read_rows
 from pipeline.ingest.seals import DrawSeal
 from pipeline.ingest.signatures import signature_length
 from pipeline.ingest.strata import Bools, Codes
+from pipeline.sources.patient_ids import alike_numbers
 
 Known = Mapping[str, tuple[int, int]]
 """Patient pseudonym (`p-` and 16 hex digits) -> (position in `SPLITS`, position in `AUDIT_ROLES`)."""
@@ -30,6 +31,8 @@ class Facts:
         starts: (parts + 1,) number of the first scan of each part.
         draws: (P,) draw of each patient.
         known_side, known_audit: (P,) place in an earlier cohort, -1 without.
+        alike: (P,) number of what the patient's id looks like; equal numbers may be one patient.
+        doubtful: (P,) True where a header's id may name nobody.
         numbers: pseudonym -> patient number.
     """
 
@@ -41,6 +44,8 @@ class Facts:
     draws: Codes
     known_side: Codes
     known_audit: Codes
+    alike: Codes
+    doubtful: Bools
     numbers: dict[bytes, int] = field(default_factory=dict)
 
     def with_claims(self, claims: dict[int, str]) -> Codes:
@@ -71,8 +76,11 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: Dra
         draws=np.zeros(num_scans, dtype=np.int64),
         known_side=np.full(num_scans, -1, dtype=np.int64),
         known_audit=np.full(num_scans, -1, dtype=np.int64),
+        alike=np.zeros(0, dtype=np.int64),
+        doubtful=np.zeros(num_scans, dtype=bool),
     )
     numbers = facts.numbers
+    looks: list[tuple[bytes, ...]] = []
     at = 0
     for number in range(num_parts):
         for row in read_rows(folder, number):
@@ -82,6 +90,8 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: Dra
                 if code == fresh:
                     facts.draws[code] = int(seal(row.sealed_draw, row.patient_id), 16)
                     facts.known_side[code], facts.known_audit[code] = known.get(row.patient_id, (-1, -1))
+                    facts.doubtful[code] = row.doubtful
+                    looks.append(tuple(map(bytes.fromhex, row.looks.split())))
                 facts.patients[at] = code
             if not row.reason:
                 facts.readable[at] = True
@@ -90,7 +100,8 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: Dra
                     facts.signatures[at] = np.frombuffer(bytes.fromhex(row.signature), dtype=np.int8)
             at += 1
         facts.starts[number + 1] = at
-    for name in ("draws", "known_side", "known_audit"):
+    facts.alike = np.array(alike_numbers(looks), dtype=np.int64)
+    for name in ("draws", "known_side", "known_audit", "doubtful"):
         setattr(facts, name, getattr(facts, name)[: len(numbers)])
     return facts
 

@@ -28,12 +28,16 @@ class PartRow:
     lack that name and are made again.
     `scan` is the position of the scan's file in its chunk: a file of several frames gives several rows.
     `signature` tells the image's coarse structure, in hex (`pipeline.ingest.signatures`).
+    `looks` holds the pseudonyms of what the patient id looks like, with a space between two; `doubtful` says
+    that a header's id may name nobody (`pipeline.sources.patient_ids`).
     """
 
     sample_id: str
     scan: int = 0
     patient_id: str = ""
     sealed_draw: str = ""
+    looks: str = ""
+    doubtful: bool = False
     reason: str = ""
     source_sha256: str = ""
     source_format: str = ""

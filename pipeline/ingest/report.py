@@ -13,6 +13,7 @@ from pipeline.cohort import CohortInfo
 from pipeline.ingest.assemble import Written
 from pipeline.ingest.duplicates import pattern_counts
 from pipeline.ingest.looks import Looks
+from pipeline.ingest.patients import is_large
 from pipeline.ingest.quality import EXPLANATIONS, NEAR_CONSTANT
 from pipeline.ingest.survey import Overview
 from pipeline.ingest.tables import read_ids
@@ -75,6 +76,8 @@ def write_quality_page(
         info=info,
         splits=SPLITS,
         written=written,
+        ids=overview.ids,
+        large=is_large(overview.ids),
         shared=overview.shared,
         duplicates=overview.duplicates,
         duplicate_parts={name: n for name, n in overview.duplicate_parts.items() if name},

@@ -18,6 +18,7 @@ from pipeline.ingest.reads import FileNumbers, ReadTags, number_files
 from pipeline.ingest.strata import Bools, Codes
 from pipeline.manifest import Manifest
 from pipeline.manifest.rules import NAME_PATTERN
+from pipeline.manifest.table_names import name_problem
 from pipeline.sources.folders import Listing
 
 
@@ -61,7 +62,7 @@ def describe_rows(
     Raises:
         DataError: no scan has a label, a class name is not usable, or the kept test part is empty.
     """
-    classes = _classes(manifest, listing)
+    classes = class_names(manifest, listing)
     codes = {name: code for code, name in enumerate(classes)}
     labels = np.array([codes.get(task.label, -1) for task in listing.tasks], dtype=np.int64)
     published = {
@@ -101,11 +102,21 @@ def task_of_rows(folder: Path, num_parts: int, length: int, limit: float) -> Cod
             if row.reason:
                 reasons[row.reason] = reasons.get(row.reason, 0) + 1
     origin = np.concatenate(pieces)
-    _check_refusals(reasons, len(origin), limit)
+    check_refusals(reasons, len(origin), limit)
     return origin
 
 
-def _check_refusals(reasons: Mapping[str, int], total: int, limit: float) -> None:
+def check_refusals(reasons: Mapping[str, int], total: int, limit: float) -> None:
+    """Stop where too many scans were refused.
+
+    Args:
+        reasons: reason -> scans.
+        total: all scans.
+        limit: largest share of refused ones.
+
+    Raises:
+        DataError: more than that, or all, were refused.
+    """
     refused = sum(reasons.values())
     if refused == total or refused > limit * total:
         ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
@@ -117,14 +128,30 @@ def _check_refusals(reasons: Mapping[str, int], total: int, limit: float) -> Non
         )
 
 
-def _classes(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
-    if manifest.classes is not None:
-        return manifest.classes
-    found = tuple(sorted({task.label for task in listing.tasks if task.label}))
+def class_names(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
+    """Return the class names, sorted as readers of class folders sort them: a label is a position here.
+
+    Raises:
+        DataError: no scan has a label, two classes differ in case only, or a folder, cell or file name is not
+            usable as a class name.
+    """
+    found = tuple(sorted(manifest.classes or {task.label for task in listing.tasks if task.label}))
+    folders: dict[str, str] = {}
     for name in found:
-        if not re.match(NAME_PATTERN, name):
+        other = folders.setdefault(name.casefold(), name)
+        if other != name:
             raise DataError(
-                "not usable as a class name (letters, digits, dot, hyphen, underscore)",
+                f"differs from the class {other} in case only, and on many machines their folders are one",
+                field="label",
+                value=name,
+                remedy="Map both to one name, or to two, with the manifest's label.values.",
+            )
+        problem = "not usable as a class name (letters, digits, dot, hyphen, underscore)"
+        if re.fullmatch(NAME_PATTERN, name):
+            problem = name_problem(name)
+        if problem:
+            raise DataError(
+                problem,
                 field="label",
                 value=name,
                 remedy="Map it to a name with the manifest's label.values.",

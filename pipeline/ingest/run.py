@@ -7,16 +7,17 @@ import logging
 import shutil
 from pathlib import Path
 
-from pipeline.cohort import CohortInfo
+from pipeline.cohort import CohortInfo, PatientIds
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.assemble import Written, write_cohort
-from pipeline.ingest.earlier import Earlier, drop_aside, earlier_of
+from pipeline.ingest.earlier import Earlier, earlier_of
 from pipeline.ingest.facts import gather
 from pipeline.ingest.findings import PRESENT
 from pipeline.ingest.looks import compare_images
 from pipeline.ingest.parts import FOLDER
+from pipeline.ingest.patients import largest_share, listed_ids, refuse_look_alikes
 from pipeline.ingest.pool import chunk_length, run_chunks
-from pipeline.ingest.rows import ScanRows, describe_rows, task_of_rows
+from pipeline.ingest.rows import ScanRows, class_names, describe_rows, task_of_rows
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.survey import Overview, survey
 from pipeline.ingest.worker import WorkOrder, close_earlier
@@ -25,6 +26,7 @@ from pipeline.pixels import stored_dtype
 from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import inputs_digest, list_scans
+from pipeline.sources.patient_ids import STAND_IN, STAND_IN_REMEDY
 from pipeline.sources.stores import drop_unpacked
 from pipeline.sources.unread import unread_notes
 from pipeline.stage import open_stage
@@ -39,6 +41,10 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
 
     check_map_path(settings.private_map, out)
     listing = list_scans(manifest, phantom_patients=settings.phantom_patients, image_size=settings.image_size)
+    class_names(manifest, listing)  # refuses a name before hours of reading
+    if settings.strict:
+        # What the listing knows; headers tell the rest.
+        refuse_look_alikes(listed_ids(listing.tasks))
     unread = unread_notes(listing.unread, Pseudonyms(load_key()))
     for note in unread:
         logger.warning("%s", note)
@@ -52,7 +58,6 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
             files, counts = _make(manifest, listing, stage.path, settings, earlier, unread=unread)
             reference = stage.finish(files, counts)
         shutil.rmtree(stage.path / FOLDER, ignore_errors=True)
-        drop_aside(out)
     if settings.private_map is not None:
         write_private_map(settings.private_map, listing.tasks, listing.unread, stage.path)
     return reference
@@ -119,7 +124,14 @@ def _make(
         bit_depth=order.bit_depth,
     )
     notes = [*_notes(listing, overview, settings), *looks.notes()]
-    info = _info(manifest, listing, settings, rows=rows, written=written, notes=notes)
+    if overview.num_known < len(known):
+        notes.append(
+            f"{len(known) - overview.num_known} of {len(known)} patients of the earlier cohort are not among "
+            "these: they have no usable scan here, or their ids are written otherwise now"
+        )
+    if STAND_IN in written.rejected:
+        notes.append(f"{written.rejected[STAND_IN]} scans are refused: {STAND_IN}; {STAND_IN_REMEDY}")
+    info = _info(manifest, listing, settings, rows=rows, written=written, ids=overview.ids, notes=notes)
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
     write_quality_page(out, info, written, overview, looks, unread=unread)
     _log_summary(info, written)
@@ -179,6 +191,7 @@ def _info(
     *,
     rows: ScanRows,
     written: Written,
+    ids: PatientIds,
     notes: list[str],
 ) -> CohortInfo:
     size = _stored_size(manifest, settings)
@@ -198,6 +211,7 @@ def _info(
         citation=manifest.citation,
         findings=rows.findings.names,
         attributes=written.attributes,
+        patient_ids=ids,
         notes=tuple(notes),
     )
 
@@ -218,5 +232,7 @@ def _log_summary(info: CohortInfo, written: Written) -> None:
     for split, counts in info.counts.items():
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         logger.info("%s: %s; %d patients", split, told, info.patients[split])
+    if info.patient_ids is not None:
+        logger.info("the largest patient has %s", largest_share(info.patient_ids))
     for reason, count in written.rejected.items():
         logger.warning("%d scans refused: %s", count, reason)

@@ -43,7 +43,8 @@ class IngestSettings(Settings):
     )
     strict: bool = Field(
         False,
-        description="Refuse data whose published split shares patients or images between its parts.",
+        description="Refuse data whose published split shares patients or images between its parts, or "
+        "whose patient ids look alike without being equal, such as 00007 and 7.",
     )
     max_reject_share: float = Field(0.5, ge=0, le=1, description="Largest share of refused scans.")
     workers: int = Field(

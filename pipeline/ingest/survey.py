@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.cohort import PatientIds
 from pipeline.ingest.duplicates import (
     Duplicates,
     beyond_exact,
@@ -17,11 +18,14 @@ from pipeline.ingest.duplicates import (
     spread,
 )
 from pipeline.ingest.facts import Facts
+from pipeline.ingest.patients import crowded_rows, id_notes, refuse_look_alikes, split_ids
 from pipeline.ingest.published import PublishedSplit, check_published, refuse_leaks
+from pipeline.ingest.rows import check_refusals
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.splits import AUDIT_NONE, TEST, Split, split_scans
 from pipeline.ingest.strata import Bools, Codes
 from pipeline.records import SPLITS
+from pipeline.sources.patient_ids import STAND_IN
 
 IN_TEST = "patient stands in the kept test split"
 TEST_DUPLICATE = "exact duplicate of a test scan"
@@ -43,6 +47,7 @@ class Overview:
         duplicate_sides: duplicate groups by split, among records.
         shared: what parts of the published splits share.
         patients: (N,) patient number, -1 unknown.
+        ids: what the ids of the records' patients are like.
         num_joined: patients that had to stay together because of equal or alike images.
         alike: near-duplicates that are not exact ones; None if none were looked for.
         crossing: groups of equal and of alike images that stand on two sides, because patients of both had
@@ -60,6 +65,7 @@ class Overview:
     duplicate_sides: dict[str, int]
     shared: list[PublishedSplit]
     patients: Codes
+    ids: PatientIds
     num_joined: int
     alike: Duplicates | None = None
     crossing: tuple[int, int] = (0, 0)
@@ -68,7 +74,8 @@ class Overview:
 
     def notes(self) -> list[str]:
         """Return what a reader of the cohort should know of its split, one sentence each, without ids."""
-        notes = [note for shared in self.shared for note in shared.notes()]
+        notes = id_notes(self.ids)
+        notes += [note for shared in self.shared for note in shared.notes()]
         found = self.duplicates
         if found.num_groups:
             where = ", ".join(f"{count} in {parts}" for parts, count in self.duplicate_parts.items() if parts)
@@ -130,10 +137,13 @@ def survey(
         join_alike: keep scans that look alike on one side; they are only counted otherwise.
 
     Raises:
-        DataError: a class is too small to split, or `settings.strict` refuses a published split.
+        DataError: a class is too small to split, too many scans name nobody, or `settings.strict` refuses a
+            published split or ids that look alike.
     """
     reasons = {int(row): MAPPED_LABEL for row in np.flatnonzero(facts.readable & (labels < 0))}
     usable = facts.readable & (labels >= 0)
+    usable, nobody = _without_stand_ins(usable, facts, settings)
+    reasons |= dict.fromkeys(nobody, STAND_IN)
     exact = spread(find_duplicates(facts.hashes[usable], labels[usable]), usable)
     near = beyond_exact(alike, exact, labels, usable) if alike is not None else None
     claimed = facts.with_claims(claims)
@@ -158,6 +168,9 @@ def survey(
         settings=settings,
         keeps_test=keeps_test,
     )
+    ids = split_ids(facts.patients[rows], facts.alike, split.side[rows])
+    if settings.strict:
+        refuse_look_alikes(ids)
     kept_groups = Duplicates(exact.group, np.where(usable, exact.size, 0), 0, 0)
     sides = [SPLITS[code] if code >= 0 else "" for code in split.side]
     present = np.unique(facts.patients[rows])
@@ -171,6 +184,7 @@ def survey(
         duplicate_sides=pattern_counts(kept_groups, sides),
         shared=shared,
         patients=facts.patients,
+        ids=ids,
         num_joined=len(present) - (int(groups.max(initial=-1)) + 1),
         alike=near,
         crossing=(
@@ -180,6 +194,15 @@ def survey(
         num_known=int((facts.known_side[present] >= 0).sum()),
         num_kept_known=num_kept_known,
     )
+
+
+def _without_stand_ins(usable: Bools, facts: Facts, settings: IngestSettings) -> tuple[Bools, list[int]]:
+    """Return the usable rows without those whose header names nobody, as their number tells; and these."""
+    nobody = crowded_rows(usable, facts.patients, facts.doubtful)
+    if nobody.any():
+        reasons = {STAND_IN: int(nobody.sum()), "cannot be read": int((~facts.readable).sum())}
+        check_refusals(reasons, len(nobody), settings.max_reject_share)
+    return usable & ~nobody, np.flatnonzero(nobody).tolist()
 
 
 def _kept_test(test: Bools, facts: Facts) -> tuple[Bools, int]:

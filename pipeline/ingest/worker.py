@@ -26,6 +26,7 @@ from pipeline.ingest.signatures import signatures, thumbnail
 from pipeline.ingest.text_boxes import paint_over
 from pipeline.records import CohortRef
 from pipeline.sources.base import Scan, ScanTask, age_band
+from pipeline.sources.patient_ids import STAND_IN, looks_of, may_name_nobody, names_nobody
 from pipeline.sources.reading import is_remote, read_scans
 
 NO_ID = "patient id missing"
@@ -232,6 +233,11 @@ class _Reader:
         patient = task.patient if task.patient is not None else scan.patient
         if not patient:
             raise ScanRefusedError(NO_ID)
+        if task.patient is None:
+            # Of what a table or a name tells, the listing has already asked this.
+            if names_nobody(patient):
+                raise ScanRefusedError(STAND_IN)
+            row.doubtful = may_name_nobody(patient)
         self._set_patient(row, patient)
         row.flags = unexpected(scan.source_format, scan.view, self._order.modalities, self._order.views)
         if row.flags and self._order.refuse_unexpected:
@@ -241,6 +247,7 @@ class _Reader:
         row.patient_id = self._pseudonyms.patient(patient)
         drawn = draw(self._order.split_seed, self._order.dataset, patient)
         row.sealed_draw = self._seal(drawn, row.patient_id)
+        row.looks = " ".join(map(self._pseudonyms.look, looks_of(patient)))
 
 
 def _name_of(task: ScanTask, frame: int | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.manifest.rules import Column, Name, PathText, Pattern, Rule
+from pipeline.manifest.rules import Column, Name, PathText, Pattern, Rule, TableName
 from pipeline.manifest.table_rules import Match
 
 LIST = "list"
@@ -34,7 +34,7 @@ class LabelRule(Rule):
     """Where the label of a scan stands; exactly one of `column`, `columns`, `folder`, `pattern`, `value`."""
 
     column: Column | None = Field(None, description="Column of the table that holds the label.")
-    columns: dict[Column, Name] | None = Field(
+    columns: dict[Column, TableName] | None = Field(
         None, min_length=1, max_length=1000, description="Columns with one finding each -> its name."
     )
     folder: int | None = Field(
@@ -43,8 +43,8 @@ class LabelRule(Rule):
     pattern: Pattern | None = Field(
         None, description="Regular expression searched in the relative path; its first group is the label."
     )
-    value: Name | None = Field(None, description="The class of every scan of the source.")
-    values: dict[str, Name] | None = Field(
+    value: TableName | None = Field(None, description="The class of every scan of the source.")
+    values: dict[str, TableName] | None = Field(
         None, description="Found value -> class or finding; a scan with a value not listed here is refused."
     )
     separator: Annotated[str, Field(min_length=1, max_length=8)] | None = Field(
@@ -62,14 +62,14 @@ class LabelRule(Rule):
         description="An uncertain finding counts as absent or present, the scan is refused, or it is kept as "
         "uncertain and makes no class.",
     )
-    none: Name | None = Field(
+    none: TableName | None = Field(
         None,
         description="Class of a scan without any finding. Where a column or value is mapped to it, only a "
         "scan that says so gets it.",
     )
     several: Literal["first", "refuse"] = Field(
         "first",
-        description="A scan with several findings gets the first of them in the order of `classes`, "
+        description="A scan with several findings gets the first of them in the order of `priority`, "
         "or is refused.",
     )
 
@@ -102,11 +102,11 @@ class LabelRule(Rule):
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings in order; empty where a scan has one label."""
+        """The names of the findings, sorted; empty where a scan has one label."""
         if not self.multiple:
             return ()
         named = (self.columns or self.values or {}).values()
-        return tuple(dict.fromkeys(name for name in named if name != self.none))
+        return tuple(sorted({name for name in named if name != self.none}))
 
     @property
     def table_columns(self) -> tuple[str, ...]:

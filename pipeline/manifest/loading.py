@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import ManifestError
 from pipeline.manifest.model import Manifest
 from pipeline.manifest.rules import Rule
+from pipeline.manifest.yaml_reading import MAY_BE_SECRET, Reading, read_yaml, with_text
 from pipeline.sources.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
 _KINDS = ("dicom", "nifti", "images", "dicomweb", "medmnist", "phantom")
-_MAY_BE_SECRET = {"url", "user", "password", "token"}
-"""Keys whose wrong values are not shown: somebody may have written the secret itself."""
 _SEE = "See data_manifests/README.md."
 
 _OTHER_FORM = {"string_type", "int_type", "literal_error", "tuple_type", "model_type", "dict_type"}
@@ -29,26 +27,6 @@ _UNION_MEMBER = re.compile(
 """Names that pydantic puts between keys where a value may have several forms; they stand in no file."""
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses aliases (they can expand without bound) and doubled keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias before it is followed."""
-        if self.check_event(yaml.AliasEvent):
-            raise ManifestError(
-                "YAML aliases are not allowed", field="manifest", remedy="Write the value out."
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice in one mapping."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = [name for name in names if names.count(name) > 1]
-        if doubled:
-            raise ManifestError("the key stands twice", field=str(doubled[0]), remedy="Keep one of them.")
-        return super().construct_mapping(node, deep)
-
-
 def load_manifest(path: Path) -> Manifest:
     """Read and check a manifest; the data it names need not be there yet.
 
@@ -56,13 +34,13 @@ def load_manifest(path: Path) -> Manifest:
         ManifestError: the file is missing, too large or not YAML, or a key is missing, unknown or wrong.
     """
     path = Path(path)
-    body = _parse(_text(path), path.name)
+    body, readings = _parse(_text(path), path.name)
     if not isinstance(body, dict):
         raise ManifestError("must be a mapping of keys to values", field=path.name, remedy=_SEE)
     try:
         return Manifest.model_validate(body).located(path.absolute().parent)
     except ValidationError as error:
-        raise _explained(error) from error
+        raise _explained(error, body, readings) from error
 
 
 def _text(path: Path) -> str:
@@ -85,13 +63,9 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _parse(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> tuple[Any, list[Reading]]:
     try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
+        return read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
@@ -100,10 +74,43 @@ def _parse(text: str, name: str) -> Any:
         raise ManifestError("not a usable YAML document", field=name, remedy=_SEE) from error
 
 
-def _explained(error: ValidationError) -> ManifestError:
+def _explained(error: ValidationError, body: Any, readings: list[Reading]) -> ManifestError:
+    # What YAML made of a text explains whatever else pydantic says of it.
+    misread = [(reading, place) for reading in readings if (place := _misread(error, reading)) is not None]
+    if not misread:
+        return _told(error)
+    reading, place = misread[0]
+    if reading.text and place[-1] != "[key]":
+        try:
+            Manifest.model_validate(with_text(body, reading))
+        except ValidationError as quoted:
+            # Quotes alone would not do: then this is what to say at once.
+            if any(one["loc"] == place for one in quoted.errors()):
+                return _told(quoted, place)
+    return reading.error()
+
+
+def _misread(error: ValidationError, reading: Reading) -> tuple[int | str, ...] | None:
+    """Return the place of the error that comes of a text that YAML read otherwise, None if there is none."""
+    for one in error.errors():
+        quoted = one["type"] == "literal_error" and repr(reading.text) in one["ctx"]["expected"]
+        rest = reading.rest_of(one["loc"])
+        if (
+            (one["type"] == "string_type" or quoted)
+            and rest is not None
+            and all(map(_UNION_MEMBER.match, rest))
+        ):
+            return one["loc"]
+    return None
+
+
+def _told(error: ValidationError, place: tuple[int | str, ...] = ()) -> ManifestError:
     # A misspelt key is reported twice, as unknown and as missing: the former says more.
     # Where a key may be a text or a mapping, a mapping's own mistake says more than that it is no text.
-    found = error.errors()
+    every = [one for one in error.errors() if one["loc"][: len(place)] == place]
+    # A list is also called too short when its items are wrong.
+    inner = {one["loc"][:length] for one in every for length in range(len(one["loc"]))}
+    found = [one for one in every if one["type"] != "too_short" or one["loc"] not in inner]
     order = {"extra_forbidden": 0, "value_error": 1, "missing": 2}
     entry = min(found, key=lambda one: order.get(one["type"], 4 if one["type"] in _OTHER_FORM else 3))
     parts = [str(part) for part in entry["loc"] if not _UNION_MEMBER.match(str(part))]
@@ -120,7 +127,7 @@ def _explained(error: ValidationError) -> ManifestError:
         known = parts[-1] in _known_keys() and parts[-1] not in missing
         remedy = f"Did you mean {near[0]!r}?" if near and not known else f"It has no place here. {_SEE}"
         return ManifestError("unknown key", field=field, remedy=remedy)
-    if _MAY_BE_SECRET & set(parts):
+    if MAY_BE_SECRET & set(parts):
         value, hint = None, "Write the name of an environment variable, as ${NAME}."
         if "url" not in parts and entry["type"] == "string_pattern_mismatch":
             return ManifestError("a secret itself must not stand here", field=field, remedy=hint)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.manifest.rules import Name, PathText, PatientRule, Rule
+from pipeline.manifest.rules import Name, PathText, PatientRule, Rule, TableName
 
 _PLAIN_SIZE = 28
 """The size that MedMNIST's file names do not tell."""
@@ -39,11 +39,13 @@ class MedmnistSource(Rule):
         description="Image size -> download of that size; the smallest that is not below the cohort's image "
         "size is taken, else the largest.",
     )
-    labels: dict[str, Name] = Field(
-        min_length=1, description="Label number -> class name, or column number -> finding."
+    labels: dict[str, TableName] = Field(
+        min_length=1,
+        description="Label number in the archive -> class name, or column number -> finding. The cohort "
+        "numbers classes by their sorted names, whatever their numbers here.",
     )
     multi_label: bool = Field(False, description="The labels are (N, findings) of 0 and 1.")
-    none: Name | None = Field(None, description="Class of a scan without any finding, if multi_label.")
+    none: TableName | None = Field(None, description="Class of a scan without any finding, if multi_label.")
     several: Literal["first", "refuse"] = Field(
         "first", description="How a scan with several findings gets its class, as for `label.several`."
     )
@@ -65,6 +67,8 @@ class MedmnistSource(Rule):
             raise ValueError("{size} and {suffix} in path need `sizes`")
         if self.multi_label and set(self.labels) != {str(number) for number in range(len(self.labels))}:
             raise ValueError("labels must number the findings from 0")
+        if self.multi_label and len(set(self.labels.values())) != len(self.labels):
+            raise ValueError("labels: a finding stands twice")
         if not self.multi_label and {"none", "several"} & self.model_fields_set:
             raise ValueError("none and several belong to multi_label")
         if self.patient is not None and (
@@ -74,9 +78,14 @@ class MedmnistSource(Rule):
         return self
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        """The names of the findings in the order of their columns; empty where a scan has one label."""
+    def columns(self) -> tuple[str, ...]:
+        """The finding of each column of the archive's labels; empty where a scan has one label."""
         return tuple(self.labels[str(number)] for number in range(len(self.labels) * self.multi_label))
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The names of the findings, sorted; empty where a scan has one label."""
+        return tuple(sorted(self.columns))
 
     def chosen(self, image_size: int | None) -> tuple[str | None, Download | None]:
         """Return (local path, download) of the smallest size not below `image_size`, else of the largest.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_serializer, model_validator
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.label_rules import LabelRule, PublishedRule
@@ -22,6 +22,7 @@ from pipeline.manifest.rules import (
     PatientRule,
     Rule,
     SplitRule,
+    TableName,
     Text,
 )
 from pipeline.manifest.table_rules import TableRule
@@ -186,18 +187,25 @@ class Manifest(Rule):
     """
 
     format_version: Literal[1] = Field(1, description="Version of this format.")
-    name: Name = Field(description="Short name of the dataset.")
+    name: TableName = Field(description="Short name of the dataset.")
     description: Text = Field("", description="What it is, for people.")
     license: Text = Field("", description="Licence of the scans.")
     citation: Text = Field("", description="What to cite.")
     access: Text = Field(
         "", description="How to get the scans: where, and what registration or agreement it takes."
     )
-    classes: tuple[Name, ...] | None = Field(
+    classes: tuple[TableName, ...] | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="Class names in order; without it, those found, sorted.",
+        description="Class names, in any order; without it, those found. Labels number the sorted names.",
+    )
+    priority: tuple[TableName, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Where a scan may have several findings: those that are classes, the one that counts "
+        "first in front.",
     )
     sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Where the scans are.")
     geometry: GeometryRule = Field(
@@ -221,13 +229,51 @@ class Manifest(Rule):
                 f"split.keep_test: {self.split.keep_test!r} is not a published split of a source"
             )
         if len({source_findings(source) for source in self.sources}) > 1:
-            raise ValueError("sources: all must name the same findings in the same order")
+            raise ValueError("sources: all must name the same findings")
+        self._check_priority()
         return self
+
+    @field_serializer("classes")
+    def _by_name(self, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Write classes sorted: their order means nothing, and so does not change the digest."""
+        return None if classes is None else tuple(sorted(classes))
+
+    def _check_priority(self) -> None:
+        """Check that `priority` says which finding counts first wherever a scan may have several."""
+        choosing = [rule for source in self.sources if (rule := _chooses(source)) is not None]
+        found = {name for rule in choosing for name in rule.findings}
+        wanted = found if self.classes is None else found & set(self.classes)
+        if self.priority is None:
+            if len(wanted) > 1:
+                written = [name for name in self.classes or sorted(wanted) if name in wanted]
+                raise ValueError(
+                    "priority: a scan may have several findings, and nothing says which counts first; "
+                    f"list them, the first in front, as in priority: [{', '.join(written)}], or set "
+                    "several: refuse where the label is described"
+                )
+            return
+        if not choosing:
+            raise ValueError("priority: no scan here gets its class from the first of several findings")
+        if len(set(self.priority)) != len(self.priority):
+            raise ValueError("priority: a name stands twice")
+        for name in self.priority:
+            if name not in wanted:
+                raise ValueError(f"priority: {name!r} is not both a finding and a class")
+        lacking = sorted(wanted - set(self.priority))
+        if lacking:
+            raise ValueError(f"priority: lacks {', '.join(lacking)}")
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings of a multi-label manifest, in order; else empty."""
+        """The names of the findings of a multi-label manifest, sorted; else empty."""
         return source_findings(self.sources[0])
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The findings that are classes, the one that counts first in front."""
+        if self.priority is not None:
+            return self.priority
+        return tuple(name for name in self.findings if self.classes is None or name in self.classes)
 
     def located(self, folder: Path) -> Self:
         """Return this manifest with relative paths taken from `folder`."""
@@ -276,6 +322,14 @@ def source_findings(source: Rule) -> tuple[str, ...]:
     if isinstance(source, ScanRules):
         return source.label.findings
     return source.findings if isinstance(source, MedmnistSource) else ()
+
+
+def _chooses(source: Rule) -> LabelRule | MedmnistSource | None:
+    """Return what gives a scan the first of its findings as class, if the source does so."""
+    rule = source.label if isinstance(source, ScanRules) else source
+    if isinstance(rule, LabelRule | MedmnistSource) and rule.findings and rule.several == "first":
+        return rule
+    return None
 
 
 def manifest_schema() -> dict[str, Any]:

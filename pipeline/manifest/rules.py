@@ -7,10 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.manifest.table_names import table_name
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names that end up in file names: letters, digits, dot, hyphen, underscore; at most 64."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+TableName = Annotated[Name, AfterValidator(table_name)]
+"""A name that lands in tables: of the dataset, a class or a finding."""
+
 Text = Annotated[str, Field(max_length=2000)]
 PathText = Annotated[str, Field(min_length=1, max_length=1000)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
@@ -78,8 +83,9 @@ class PatientRule(Rule):
             raise ValueError("give exactly one of tag, column, pattern, table")
         elif self.keys or self.verify_images or self.optional:
             raise ValueError("keys, verify_images and optional belong to a patient table")
-        if self.prefix and self.tag:
-            raise ValueError("prefix belongs to column, pattern or table")
+        for name in ("prefix", "unmatched"):
+            if self.tag and name in self.model_fields_set:
+                raise ValueError(f"{name} belongs to column, pattern or table")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.manifest.rules import Column, PathText, Rule
+from pipeline.manifest.rules import Column, PathText, Pattern, Rule
 
 _ENCODINGS = re.compile(
     r"ascii|utf-(8|16|32)(-[bl]e)?|iso8859-\d+|cp\d+|koi8-[rut]|gb2312|gbk|gb18030|big5|shift_jis|euc_(jp|kr)"
@@ -90,7 +90,23 @@ class TableRule(TableFile):
         description="What the file column holds: the path below the source, its last part, or that without "
         "its extension. A row that fits several files is refused.",
     )
+    pattern: Pattern | None = Field(
+        None,
+        description="Regular expression searched in the file column and in a file's path; their first groups "
+        "must be equal. For files that lie elsewhere than the table says; instead of `match`.",
+    )
     joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables that add columns, in order.")
+
+    @property
+    def by_path(self) -> bool:
+        """Whether a row names its file's whole path below the source."""
+        return self.match == "path" and self.pattern is None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.pattern is not None and self.match != "path":
+            raise ValueError("give match or pattern")
+        return self
 
     @model_validator(mode="after")
     def _new_columns(self) -> Self:

@@ -47,10 +47,8 @@ class ServerRule(Rule):
     def _as_text(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {
-            key: str(wanted) if isinstance(wanted, int) and not isinstance(wanted, bool) else wanted
-            for key, wanted in value.items()
-        }
+        # A number that is written otherwise than it is read (007) stays one and is refused: it wants quotes.
+        return {key: str(wanted) if type(wanted) is int else wanted for key, wanted in value.items()}
 
     @field_validator("url")
     @classmethod

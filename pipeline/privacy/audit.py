@@ -12,7 +12,6 @@ import torch
 
 from models.allocator import held_memory
 from models.components import principal_components
-from models.copy_embedding import CopyEmbedding
 from models.devices import computing, default_device
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError
@@ -21,7 +20,7 @@ from pipeline.joint_stage import hear, hear_reference, require_same_command, tel
 from pipeline.pixels import StoredPixels
 from pipeline.privacy.attack_risk import Released, attack_risks, drawn_targets
 from pipeline.privacy.earlier import EarlierReleases, open_earlier
-from pipeline.privacy.embedding_cache import cohort_embedding
+from pipeline.privacy.embedding_cache import TrainedEmbedding, cohort_embedding
 from pipeline.privacy.foreign import AuditedSet, open_audited
 from pipeline.privacy.gate import Measured, measure
 from pipeline.privacy.halfway import Halfway
@@ -117,6 +116,7 @@ class _Findings:
         measured: candidate by candidate and of the set.
         accepted: (n,) what may be released; reasons: (n,) why not, else empty.
         membership: what tells who was in train; risks: of the attacks on single scans.
+        shortened: in words, what the time that was given did not suffice for.
     """
 
     references: References
@@ -125,6 +125,7 @@ class _Findings:
     reasons: list[str]
     membership: Membership
     risks: tuple[AttackRisk, ...]
+    shortened: tuple[str, ...]
 
 
 def _open(
@@ -147,7 +148,7 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
     settings, seed, audited, cohort = task.settings, task.seed, task.audited, task.cohort
     folds, planted = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     references = load_references(cohort, settings, folds)
-    network = _embedding(cohort, references, settings, ranks)
+    embedding = _embedding(cohort, references, settings, ranks)
     labels = audited.table["label"].to_numpy().astype(np.int64)
     rows = np.arange(len(labels))
     images = search_images(audited.take, rows, settings.search_size)
@@ -158,7 +159,7 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
         digests=_digests(audited.take, rows),
         references=references,
         train_digests=set(_digests(cohort.take, cohort.rows("train"))),
-        network=network,
+        network=embedding.network,
         settings=settings,
         rng=planted,
         halfway=halfway,
@@ -189,19 +190,31 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
         draw = np.random.default_rng([seed, 9])
         risks = attack_risks(drawn_targets(references, draw), released, components, settings, draw)
     ranks.wait_for_all()
-    return _Findings(references, measured, accepted, reasons, membership, risks)
+    cut = (_embedding_cut_short(embedding, settings), membership.shortened)
+    shortened = tuple(words for words in cut if words)
+    return _Findings(references, measured, accepted, reasons, membership, risks, shortened)
 
 
 def _embedding(
     cohort: Cohort, references: References, settings: AuditSettings, ranks: Ranks
-) -> CopyEmbedding:
+) -> TrainedEmbedding:
     """Return the cohort's embedding, which process 0 trains where it is not there yet."""
     if ranks.is_main:
-        network = cohort_embedding(cohort, references, settings)
+        embedding = cohort_embedding(cohort, references, settings)
         ranks.wait_for_all()
-        return network
+        return embedding
     ranks.wait_for_all()
     return cohort_embedding(cohort, references, settings)
+
+
+def _embedding_cut_short(embedding: TrainedEmbedding, settings: AuditSettings) -> str:
+    if embedding.num_steps >= settings.embedding_steps or settings.max_minutes is None:
+        return ""
+    return (
+        f"the copy embedding was trained for {embedding.num_steps} of {settings.embedding_steps} steps, for "
+        f"which audit.max_minutes={settings.max_minutes:g} gave time; the recall of planted copies is that "
+        "of this embedding"
+    )
 
 
 def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway: Halfway) -> AuditRef:
@@ -214,6 +227,7 @@ def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway:
         measured=measured,
         membership=found.membership,
         risks=found.risks,
+        shortened=found.shortened,
         guarantee=None if task.info is None else task.info.differential_privacy,
         earlier=task.earlier.described,
         settings=task.settings,

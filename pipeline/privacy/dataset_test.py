@@ -62,7 +62,7 @@ def most_copy_like(found: Neighbours, limit: int) -> Bools:
     holdout, so whatever the generator's blur, the side is a coin with the holdout's share if nothing was
     memorised. One a patient: a patient whom many images resemble is one draw of that coin, not many.
     """
-    return _outstanding(found)[1][:limit]
+    return outstanding(found)[1][:limit]
 
 
 def side_test(sides: Bools, plan: Plan) -> tuple[int, int, float]:
@@ -99,8 +99,8 @@ def count_test(
     """
     from scipy.stats import binom, hypergeom
 
-    ours, sides = _outstanding(found)
-    theirs, _ = _outstanding(control)
+    ours, sides = outstanding(found)
+    theirs, _ = outstanding(control)
     best = (0, 0, 1.0)
     for rank in CONTROL_RANKS:
         if rank > len(theirs):
@@ -118,7 +118,7 @@ def count_test(
     return best
 
 
-def _outstanding(found: Neighbours | Agreed) -> tuple[Floats, Bools]:
+def outstanding(found: Neighbours | Agreed) -> tuple[Floats, Bools]:
     """Return gaps and sides, most copy-like first, one per nearest patient."""
     order = np.argsort(found.gap, kind="stable")
     _, first = np.unique(found.patient[order], return_index=True)

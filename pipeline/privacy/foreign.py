@@ -76,12 +76,19 @@ def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
         )
     classes = list(cohort.info.classes)
     for name, label in audited.table[["class", "label"]].drop_duplicates().itertuples(index=False):
-        if name not in classes or classes.index(name) != label:
+        if name not in classes:
             raise DataError(
                 "the cohort does not have this class",
                 field="candidates",
                 value=str(name),
                 remedy="Name the cohort that the generator was trained on.",
+            )
+        if classes.index(name) != label:
+            raise DataError(
+                f"this class has label {label}, and {classes.index(name)} in the cohort",
+                field="candidates",
+                value=str(name),
+                remedy="Draw them with a checkpoint that was trained on this cohort.",
             )
     return audited
 

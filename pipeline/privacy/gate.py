@@ -19,11 +19,13 @@ from pipeline.privacy.dataset_test import (
 from pipeline.privacy.filter import Calibration, calibrate, clopper_pearson
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.hashes import duplicates, hash_matches
+from pipeline.privacy.needed import needed
 from pipeline.privacy.neighbours import Floats, Neighbours, join
 from pipeline.privacy.planted import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.references import Bools, Ints, References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.views import VIEWS, Found, Views
+from pipeline.privacy_report import Needed
 
 EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
 
@@ -40,6 +42,7 @@ class Measured:
         fresh_by_rule: (view, rule) -> fresh holdout images rejected by that rule.
         tests: sign tests; adjusted: their Holm-adjusted p-values.
         detected: (test, view, scope) -> (draws,) whether the simulation detected the planted share.
+        needed: what it would take to notice that share.
         planted: kind -> (rejected, planted), hash rules off.
         plan: depths and null of the tests.
     """
@@ -53,6 +56,7 @@ class Measured:
     tests: list[SideTest]
     adjusted: list[float]
     detected: dict[tuple[str, str, str], Floats]
+    needed: Needed
     planted: dict[str, tuple[int, int]]
     plan: Plan
 
@@ -161,6 +165,7 @@ def measure(
     cut = {view: isolation_cut(calibration, view) for view in VIEWS}
     tests = run_tests(found.views, labels, classes, plan, control=tuned.control, cut=cut)
     for_power = np.isin(names, POWER_KINDS)
+    copies = planted_found.take(for_power).views
     return Measured(
         found=found,
         reasons=reasons,
@@ -179,12 +184,22 @@ def measure(
             classes,
             plan,
             control=tuned.control,
-            planted=planted_found.take(for_power).views,
+            planted=copies,
             planted_labels=references.labels[sources[for_power]],
             share=settings.planted_share,
             draws=settings.power_draws,
             significance=settings.significance,
             rng=rng,
+        ),
+        needed=needed(
+            copies,
+            tuned.control,
+            candidates=len(images),
+            holdout_share=plan.holdout_share,
+            share=settings.planted_share,
+            num_tests=len(tests),
+            significance=settings.significance,
+            chance=settings.min_power,
         ),
         planted={kind: (int(planted_hit[names == kind].sum()), int((names == kind).sum())) for kind in KINDS},
         plan=plan,

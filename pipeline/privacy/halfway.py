@@ -47,6 +47,11 @@ class Halfway:
             raise ValueError("several processes need a folder to share what they measure")
         self._folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
 
+    @property
+    def num_processes(self) -> int:
+        """How many processes share the work."""
+        return self._ranks.size
+
     def search(self, name: str, views: Views, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
         """Return what `views` finds about (n, 1, h, w) images, piece by piece; see `Views.search`."""
 
@@ -63,6 +68,13 @@ class Halfway:
         pieces = self._pieces(name, count, size, lambda first, last: {"values": make(first, last)})
         values: Floats = np.concatenate([piece["values"] for piece in pieces])
         return values
+
+    def number(self, name: str, decide: Callable[[], int]) -> int:
+        """Return a number that process 0 decides once, however often the audit is killed."""
+        decided = 0
+        if self._ranks.is_main:
+            decided = int(self._kept(name, lambda: {"value": np.array(decide())})["value"])
+        return int(self._ranks.same(decided))
 
     def clear(self) -> None:
         """Remove everything: distances of single images to patients are not kept longer than needed."""

@@ -13,6 +13,16 @@ from pipeline.privacy.gate import Measured
 from pipeline.privacy.references import Bools, References
 from pipeline.privacy_advice import what_to_change
 from pipeline.privacy_report import PrivacyReport
+from pipeline.privacy_words import (
+    Levels,
+    attack_outcomes,
+    false_rejects,
+    hardest_copy,
+    model_words,
+    outcome,
+    release_words,
+    tally,
+)
 from pipeline.storage import write_text
 
 PAGE_NAME = "report.html"
@@ -50,5 +60,17 @@ def write_page(
         )
     environment = Environment(loader=PackageLoader("pipeline.privacy"), autoescape=True, trim_blocks=True)
     template = environment.get_template("audit.html.j2")
-    page = template.render(report=report, steps=what_to_change(report), pairs=pairs)
+    levels = Levels.of(report.settings)
+    page = template.render(
+        report=report,
+        steps=what_to_change(report),
+        pairs=pairs,
+        tally=tally(report),
+        test_outcome=lambda test: outcome(test, levels),
+        attacks=list(zip(report.membership, attack_outcomes(report), strict=True)),
+        release_words=release_words(report),
+        model_words=model_words(report),
+        false_rejects=false_rejects(report),
+        hardest_copy=hardest_copy(report),
+    )
     write_text(folder / PAGE_NAME, page, private=True)

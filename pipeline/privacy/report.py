@@ -34,6 +34,7 @@ from pipeline.privacy_report import (
     TestResult,
     Threshold,
 )
+from pipeline.privacy_words import Levels, needed_words, signs
 from pipeline.records import Verdict
 
 RULE_WORDS = {
@@ -84,6 +85,7 @@ def build_report(
     membership: Membership,
     risks: tuple[AttackRisk, ...],
     settings: AuditSettings,
+    shortened: tuple[str, ...] = (),
     guarantee: DifferentialPrivacy | None = None,
     earlier: tuple[EarlierRelease, ...] = (),
 ) -> PrivacyReport:
@@ -101,6 +103,7 @@ def build_report(
         recall=measured.plain_recall(),
         min_recall=settings.min_planted_recall,
         num_unread=audited.num_unread,
+        would_do=needed_words(measured.needed),
     )
     given = np.array(measured.reasons)
     classes = {}
@@ -113,6 +116,8 @@ def build_report(
             name, facts, tests, strength, membership.release, num_earlier=len(earlier)
         )
     verdict, reasons = overall(classes)
+    levels = Levels.of(_settings(settings))
+    reasons = (*reasons, *signs(tests, membership.release, levels))
     rate, interval = _share(measured.fresh_rejected, measured.fresh_total)
     checkpoint_verdict: Verdict | None = None
     checkpoint_reasons: tuple[str, ...] = ()
@@ -135,6 +140,7 @@ def build_report(
         has_patient_ids=cohort.info.has_patient_ids,
         classes=classes,
         tests=tests,
+        needed=measured.needed,
         thresholds=_thresholds(measured),
         reference_counts=counts,
         false_reject_budget=settings.false_reject_budget,
@@ -149,7 +155,7 @@ def build_report(
         differential_privacy=guarantee,
         attack_risks=risks,
         earlier_releases=earlier,
-        not_covered=_not_covered(membership, bool(earlier)) + audited.notes,
+        not_covered=_not_covered(membership, bool(earlier)) + audited.notes + shortened,
         settings=_settings(settings),
     )
 
@@ -172,6 +178,16 @@ def _tests(
         cut = isolation_cut(measured.calibration, view)
         share = measured.plan.holdout_share
         excess, (low, high), past = excess_copies(measured.found.views[view], cut, share)
+        note = (
+            f"estimated share of copies among all candidates, from {past} that stand out at the gate's "
+            f"threshold and their decoys (nearest to holdout); 95 % interval {low:.4f} to {high:.4f}"
+        )
+        if not past:
+            # Sides of none say nothing; that none of so many stands out does.
+            note = (
+                "no candidate stands out at the gate's threshold: 95 % interval of the share that would "
+                f"0.0000 to {clopper_pearson(0, count)[1]:.4f}"
+            )
         results.append(
             TestResult(
                 name="excess_copies",
@@ -184,11 +200,7 @@ def _tests(
                 adjusted_p_value=None,
                 power=None,
                 passed=None,
-                note=(
-                    f"estimated share of copies among all candidates, from {past} that stand out at the "
-                    f"gate's threshold and their decoys (nearest to holdout); "
-                    f"95 % interval {low:.4f} to {high:.4f}"
-                ),
+                note=note,
             )
         )
         results.append(_hit(measured, view, cut, counts))

@@ -73,6 +73,14 @@ class AuditSettings(Settings):
         description="Noise, in a range of 2, below which structure counts as drawn anew by a model.",
     )
     embedding_steps: int = Field(300, ge=1, description="Optimiser steps of the copy-detection embedding.")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="Time for training the copy-detection embedding and for attacking the checkpoint, half "
+        "of it each: fewer steps, and fewer known scans to learn the attack from. The search for copies is "
+        "never cut short.",
+    )
     embedding_batch: int = Field(256, ge=2, description="Images a step.")
     embedding_learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate.")
     embedding_temperature: float = Field(0.1, gt=0, description="Temperature of the contrastive loss.")
@@ -132,8 +140,13 @@ class AuditSettings(Settings):
         """Return these settings without the paths of earlier releases: inputs, known by their digests."""
         return self.model_copy(update={"earlier_releases": ()})
 
+    @property
+    def half_seconds(self) -> float | None:
+        """Seconds for the embedding, and as many for the attack on the checkpoint; None is no limit."""
+        return None if self.max_minutes is None else 30.0 * self.max_minutes
+
     def embedding_key(self) -> dict[str, object]:
         """Return the settings that determine the embedding of a cohort."""
-        names = ("search_size", "flat_field_sigma", "embedding_steps", "embedding_batch")
+        names = ("search_size", "flat_field_sigma", "embedding_steps", "embedding_batch", "max_minutes")
         more = ("embedding_learning_rate", "embedding_temperature", "embedding_seed")
         return {name: getattr(self, name) for name in (*names, *more)}

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from pipeline.differential_privacy import DifferentialPrivacy
 from pipeline.privacy.dataset_test import POOLED
 from pipeline.privacy_report import COPY_COUNT, ClassVerdict, MembershipResult, TestResult
+from pipeline.privacy_words import (
+    Levels,
+    Outcome,
+    attack_outcome,
+    loud_controls,
+    named,
+    visible_auc,
+)
 from pipeline.records import Verdict
 
 WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -44,6 +52,7 @@ class Strength:
         planted_share: the share that the power refers to.
         recall, min_recall: of the plain planted copies.
         num_unread: files beside the candidates that nobody looked at.
+        would_do: in words, what would be enough to notice the planted share.
     """
 
     has_patient_ids: bool
@@ -55,6 +64,7 @@ class Strength:
     recall: float
     min_recall: float
     num_unread: int = 0
+    would_do: str = ""
 
     def weaknesses(self, name: str) -> list[str]:
         """Return in words why nothing found would not mean nothing there, for one class."""
@@ -72,10 +82,11 @@ class Strength:
                 f"(the policy needs {self.min_holdout_patients})"
             )
         if self.power[name] < self.min_power:
-            found.append(
+            weak = (
                 f"{self.planted_share:.1%} planted copies would have been noticed with a chance of only "
                 f"{self.power[name]:.2f} (needed: {self.min_power:.2f})"
             )
+            found.append(f"{weak}; {self.would_do}" if self.would_do else weak)
         if self.recall < self.min_recall:
             found.append(
                 f"only {self.recall:.0%} of planted plain copies were rejected "
@@ -105,7 +116,7 @@ def judge_class(
         who += f", with {num_earlier} earlier release{'s' if num_earlier > 1 else ''},"
     told = [attack for attack in release_attacks if attack.passed is False]
     if told:
-        reasons.append(f"{who} tell who was trained on: {_by(told)}")
+        reasons.append(f"{who} tell who was trained on: {named(told)}")
     if accepted < facts.wanted:
         number = f"{facts.wanted} images were" if facts.wanted != 1 else "1 image was"
         reasons.append(f"{number} asked for, {accepted} of {facts.candidates} candidates passed the gate")
@@ -121,6 +132,7 @@ def judge_class(
         short=facts.wanted - accepted,
         rejected=facts.rejected,
         reasons=tuple(reasons),
+        power=strength.power[name],
     )
 
 
@@ -151,13 +163,13 @@ def judge_checkpoint(
 
     An attack that shows a larger epsilon than the training guarantees proves the guarantee wrong.
     """
-    loud = [control for control in controls if control.p_value < significance / len(controls)]
+    loud = loud_controls(controls, significance)
     if loud:
         return Verdict.INCONCLUSIVE, (
-            f"a control finds what is not there, so the attacks mean nothing: {_by(loud)}",
+            f"a control finds what is not there, so the attacks mean nothing: {named(loud)}",
         )
     telling = [attack for attack in attacks if attack.passed is False]
-    told = [f"the model tells who was trained on: {_by(telling)}"] if telling else []
+    told = [f"the model tells who was trained on: {named(telling)}"] if telling else []
     if guarantee is not None:
         told += [
             f"the {attack.attack} attack shows an epsilon of {attack.epsilon_lower_bound:.2f} at least, and "
@@ -167,18 +179,24 @@ def judge_checkpoint(
         ]
     if told:
         return Verdict.FAIL, tuple(told)
+    levels = Levels(significance=significance, min_patients=min_patients)
+    near = [attack for attack in attacks if attack_outcome(attack, levels) is Outcome.SIGN]
+    signs = (
+        [f"a sign that the model tells who was trained on, short of failing: {named(near)}"] if near else []
+    )
+    seen = visible_auc(attacks, levels).rstrip(".")
+    seen = seen[0].lower() + seen[1:]
     weak = []
     if not has_patient_ids:
         weak.append("the cohort has no patient ids, so images of one patient may stand on both sides")
     fewest = min(min(attack.members, attack.non_members) for attack in attacks)
     if fewest < min_patients:
-        weak.append(f"{fewest} audit patients on one side are too few to tell (needed: {min_patients})")
+        weak.append(
+            f"{fewest} audit patients on one side are too few to tell (needed: {min_patients}); {seen}"
+        )
     if weak:
-        return Verdict.INCONCLUSIVE, tuple(weak)
-    noticed = max(attack.noticeable_auc for attack in attacks)
-    return Verdict.PASS, (
-        f"no attack tells members from others; an AUC of {noticed:.2f} would have been noticed",
-    )
+        return Verdict.INCONCLUSIVE, (*weak, *signs)
+    return Verdict.PASS, (f"no attack fails; {seen}", *signs)
 
 
 def _failed(tests: list[TestResult]) -> list[str]:
@@ -201,22 +219,16 @@ def _failed(tests: list[TestResult]) -> list[str]:
     return said
 
 
-def _by(attacks: list[MembershipResult]) -> str:
-    """Name attacks with their AUC over patients and p-value, corrected where it was."""
-    said = []
-    for attack in attacks:
-        p_value = attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value
-        said.append(f"{attack.attack} (AUC {attack.auc:.2f}, p = {p_value:.2g})")
-    return ", ".join(said)
-
-
 def policy_note(verdict: Verdict) -> str:
     """Say what the verdict allows."""
     return {
-        Verdict.PASS: "Measured privacy risk: no excess found. May be released under every policy.",
+        Verdict.PASS: (
+            "Measured privacy risk: no test failed, and planted copies would have been noticed. "
+            "May be released under every policy."
+        ),
         Verdict.INCONCLUSIVE: (
-            "Measured privacy risk: nothing found, but the tests are too weak to say. "
+            "Measured privacy risk: no test failed, but the tests are too weak to say. "
             "May be released under the research policy only, and then says so."
         ),
-        Verdict.FAIL: "Measured privacy risk: a test failed. May not be released under any policy.",
+        Verdict.FAIL: "Measured privacy risk: failed. May not be released under any policy.",
     }[verdict]

@@ -17,7 +17,7 @@ from pipeline.privacy_advice import what_to_change
 from pipeline.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
 from pipeline.release.conditions import ConditionColumns, read_conditions
-from pipeline.release.layout import MAX_SIDE, is_safe_name
+from pipeline.release.layout import MAX_SIDE, is_safe_name, numbered_by_name
 from pipeline.stage import REFERENCE_NAME, verify_reference
 from pipeline.storage import read_json
 
@@ -187,6 +187,14 @@ def _check_safe(candidates: Candidates) -> None:
         )
     if table.groupby("class")["label"].nunique().max() > 1 or len(names) != table["label"].nunique():
         raise DataError("classes and labels do not match one to one", field="label", remedy="Sample again.")
+    pairs = table[["class", "label"]].drop_duplicates().itertuples(index=False)
+    if not numbered_by_name({str(name): int(label) for name, label in pairs}):
+        raise DataError(
+            "the classes are not numbered by their sorted names, so that whoever numbers the folders of the "
+            "release would swap labels",
+            field="label",
+            remedy="An earlier version made them: ingest and train again, then sample.",
+        )
     expected = [sample_id(str(c), int(i)) for c, i in zip(table["class"], table["index"], strict=True)]
     if table["index"].min() < 0 or expected != list(table["sample_id"]) or len(set(expected)) != len(table):
         raise DataError("ids are not those of class and index", field="sample_id", remedy="Sample again.")

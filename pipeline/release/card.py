@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from pipeline.privacy_report import PrivacyReport
-from pipeline.records import Policy
+from pipeline.privacy_words import false_rejects, release_words, signs_of, tally
+from pipeline.records import Policy, Verdict
 from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
 from pipeline.release.layout import CARD_NAME, CSV_NAME, IMAGE_FOLDER, NOT_CLINICAL
 from pipeline.release.provenance import release_note
@@ -28,6 +29,7 @@ def write_card(
     source: dict[str, str],
     image_size: tuple[int, int],
     bit_depth: int,
+    classes: dict[str, int],
     conditions: ConditionColumns = NO_CONDITIONS,
 ) -> None:
     """Write `DATASET_CARD.md`: a YAML header that `datasets` understands, then the text.
@@ -40,6 +42,7 @@ def write_card(
         source: `name`, `license`, `citation` of the real scans (empty where unknown).
         image_size: height and width in pixels.
         bit_depth: 8 or 16.
+        classes: class name -> label, by label.
         conditions: the columns of what the images were asked to show beside their class.
     """
     import jinja2
@@ -67,9 +70,24 @@ def write_card(
         bit_depth=bit_depth,
         total=total,
         warning=NOT_CLINICAL,
+        classes=classes,
         conditions=conditions,
+        false_rejects=false_rejects(report),
+        said=_said(report),
     )
     write_text(folder / CARD_NAME, text)
+
+
+def _said(report: PrivacyReport) -> list[str]:
+    """Return what the tests say of these images; where the verdict is no PASS, signs stand at the top."""
+    near = signs_of(report) if report.verdict is Verdict.PASS else ()
+    attacked = release_words(report) or (
+        f"Whether the images tell who was in the training data was not measured: {report.membership_note}."
+        if report.membership_note
+        else ""
+    )
+    lines = [tally(report), *(f"There is {sign}." for sign in near), attacked]
+    return [line for line in lines if line]
 
 
 def plain(value: object) -> str:

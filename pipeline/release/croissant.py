@@ -64,7 +64,7 @@ _MEANINGS = {
     "sample_id": "Id of the image: class and index.",
     "file_name": "Name of the image file, without its folder.",
     "class": "Class the image was generated for.",
-    "label": "Number of the class.",
+    "label": "Number of the class: its position among the sorted names of all classes.",
     "synthetic": "True: the image is generated.",
     "seed": "Seed of this image.",
     "checkpoint_digest": "sha256 of the generator's checkpoint.",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 FORMAT_VERSION: Final = 1
 
 IMAGE_FOLDER = "images"
 CSV_NAME = "metadata.csv"
-PARQUET_NAME = "metadata.parquet"
+PARQUET_NAME = "metadata.parquet/part-0.parquet"
+"""A Parquet dataset of one part: pandas, pyarrow and polars read `metadata.parquet` as if it were one file.
+
+As a file it would be a second table for the `imagefolder` of `datasets`, which takes every `metadata.csv` and
+`metadata.parquet` for its own and refuses to have both."""
+
 DATALIST_NAME = "datalist.json"
 CROISSANT_NAME = "croissant.json"
 PROVENANCE_NAME = "provenance.json"
@@ -37,8 +43,9 @@ COLUMNS = (
 )
 """Columns of `metadata.csv` and `metadata.parquet`, one row an image in order of class and index.
 
-`file_name` is relative to the release, `label` the position of the class, `synthetic` true in every row,
-`width` and `height` in pixels. No column says anything about a real scan."""
+`file_name` is relative to the release, `label` the position of the class among the sorted names of the
+cohort's classes, `synthetic` true in every row, `width` and `height` in pixels. No column says anything about
+a real scan."""
 
 NOT_CLINICAL = "SYNTHETIC - NOT FOR CLINICAL USE"
 
@@ -62,6 +69,16 @@ def is_safe_name(name: str) -> bool:
         and not name.endswith((" ", "."))
         and _RESERVED.fullmatch(name) is None
     )
+
+
+def numbered_by_name(classes: Mapping[str, int]) -> bool:
+    """Return whether labels rise with the sorted class names, which are the names of the folders of images.
+
+    Readers of class folders (torchvision, `datasets`, Keras) sort the names by their characters' numbers.
+    Where the release lacks a class of the cohort, they leave its number out, and the labels here do not.
+    """
+    labels = [classes[name] for name in sorted(classes)]
+    return labels == sorted(set(labels))
 
 
 def image_name(class_name: str, sample_id: str) -> str:

@@ -42,6 +42,7 @@ def describe(
     inputs_digest: str,
     content_digest: str,
     counts: dict[str, int],
+    uncounted: tuple[str, ...],
     run: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the body of `provenance.json`.
@@ -51,6 +52,7 @@ def describe(
         settings: the release settings.
         seed: the run seed.
         inputs_digest, content_digest, counts: as in `reference.json`.
+        uncounted: content digests of earlier releases that the audit was not given.
         run: what the caller knows of the run (recipe, source licence); paths in it are withheld.
     """
     report = admission.report
@@ -75,6 +77,10 @@ def describe(
             "cohort": report.cohort_digest,
         },
         "differential_privacy": None if guarantee is None else guarantee.model_dump(mode="json"),
+        "earlier_releases": {
+            "counted": [part.digest for part in report.earlier_releases],
+            "not_counted": [digest or "unknown" for digest in uncounted],
+        },
         "counts": counts,
         "run": withhold_paths(run or {}),
     }

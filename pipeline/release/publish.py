@@ -7,12 +7,14 @@ import ctypes
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.errors import OutputExistsError, StorageError
-from pipeline.stage import exclusive_lock
+from pipeline.locking import exclusive_lock
+from pipeline.replacing import require_replaceable
 from pipeline.storage import (
     ON_WINDOWS,
     free_bytes,
@@ -109,6 +111,26 @@ def _sync_file(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def require_place(out: Path) -> None:
+    """Check, before the work is done, that a release could appear at `out` in one step.
+
+    Raises:
+        OutputExistsError: `out` is a mount point or the like, or the disk cannot exchange directories.
+    """
+    if not out.is_dir():
+        return
+    require_replaceable(out, stage="release")
+    if any(out.iterdir()):
+        with storage_errors(out), contextlib.ExitStack() as made:
+            first, second = (
+                made.enter_context(
+                    tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-probe-", dir=out.parent)
+                )
+                for _ in range(2)
+            )
+            _exchange(Path(first), Path(second), out)
+
+
 def put_in_place(partial: Path, out: Path) -> None:
     """Rename the finished folder to its public name; an earlier release there is exchanged, then removed.
 
@@ -118,7 +140,7 @@ def put_in_place(partial: Path, out: Path) -> None:
     with storage_errors(out):
         partial.chmod(PUBLIC_DIRECTORY_MODE)
         if out.is_dir() and any(out.iterdir()):
-            _exchange(partial, out)
+            _exchange(partial, out, out)
             sync_directory(out.parent)
             shutil.rmtree(partial)
         else:
@@ -129,8 +151,8 @@ def put_in_place(partial: Path, out: Path) -> None:
             sync_directory(out.parent)
 
 
-def _exchange(first: Path, second: Path) -> None:
-    """Exchange two directories atomically."""
+def _exchange(first: Path, second: Path, out: Path) -> None:
+    """Exchange two directories atomically; `out` is named where this cannot be done."""
     library = None if ON_WINDOWS else ctypes.CDLL(None, use_errno=True)
     rename = getattr(library, "renameat2", None)
     code = errno.ENOSYS
@@ -141,7 +163,7 @@ def _exchange(first: Path, second: Path) -> None:
         raise OutputExistsError(
             "this disk cannot exchange two directories in one step",
             field="--out",
-            value=str(second),
+            value=str(out),
             remedy="Remove the earlier release yourself, or name another directory.",
         )
     if code:

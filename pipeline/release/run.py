@@ -24,6 +24,13 @@ from pipeline.release.layout import (
     SUMS_NAME,
     TABLES,
 )
+from pipeline.release.made_before import (
+    REMEDY,
+    log_present,
+    log_release,
+    uncounted_releases,
+    uncounted_words,
+)
 from pipeline.release.preview import write_preview
 from pipeline.release.provenance import describe, release_note, withhold_paths
 from pipeline.release.publish import (
@@ -31,6 +38,7 @@ from pipeline.release.publish import (
     fresh_partial,
     put_in_place,
     release_lock,
+    require_place,
     require_space,
     sync_tree,
 )
@@ -66,7 +74,8 @@ def run_release(
         out: where the release appears.
         settings: policy and formats.
         seed: the run seed (recorded; it draws the images of the preview).
-        force: replace a release of other inputs at `out`, once the new one is verified.
+        force: replace a release of other inputs at `out`, once the new one is verified. It stays in the log
+            beside `out`; where the audit was not given it, the new release says so.
         provenance: what the caller knows of the run, for `provenance.json`; its key `source` may give `name`,
             `license` and `citation` of the real scans for the card. Paths in it are withheld.
 
@@ -92,9 +101,14 @@ def run_release(
     height, width = admission.image_size
     require_space(out, estimate_bytes(len(admission.table), (height, width), admission.bit_depth))
     with release_lock(out):
+        require_place(out)
+        log_present(out)
         partial = fresh_partial(out, inputs_digest)
         try:
-            reference = _write(partial, admission, settings, inputs_digest, seed=seed, run=provenance or {})
+            reference, uncounted = _write(
+                partial, admission, settings, inputs_digest, seed=seed, run=provenance or {},
+                before=uncounted_releases(out, admission.report),
+            )  # fmt: skip
             _refuse_records(partial, admission)
             sync_tree(partial)
             verify_release(partial)
@@ -102,6 +116,9 @@ def run_release(
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        log_release(out, reference.digest, admission.report.cohort_digest)
+    if uncounted:
+        logger.warning("release: %s. %s", uncounted_words(uncounted), REMEDY)
     logger.info("release: %d images, gate verdict %s", len(admission.table), reference.verdict.value)
     return load_reference(ReleaseRef, out)
 
@@ -130,7 +147,10 @@ def _existing(out: Path, inputs_digest: str, force: bool) -> ReleaseRef | None:
     """Return an intact release of the same inputs at `out`; refuse whatever else is there, unless forced."""
     if out.is_symlink() or out.is_file():
         raise OutputExistsError(
-            "is not a directory", field="--out", value=str(out), remedy="Name a directory."
+            "is a link" if out.is_symlink() else "is a file",
+            field="--out",
+            value=str(out),
+            remedy="Name the directory that it leads to." if out.is_symlink() else "Name a directory.",
         )
     if not out.is_dir() or not any(out.iterdir()):
         return None
@@ -159,7 +179,9 @@ def _existing(out: Path, inputs_digest: str, force: bool) -> ReleaseRef | None:
             "holds a release made from other inputs or settings",
             field="--out",
             value=str(out),
-            remedy="Name another directory, or give --force to replace it.",
+            remedy="Name another directory, or give --force to replace it. Its images count in the privacy "
+            "of the same patients: if it may have left, keep a copy, and first audit again with "
+            "--set 'audit.earlier_releases=[\"COPY\"]'.",
         )
     return None
 
@@ -172,19 +194,30 @@ def _write(
     *,
     seed: int,
     run: dict[str, Any],
-) -> ReleaseRef:
-    """Write every file of the release into `folder` and return its reference (path `folder`)."""
+    before: tuple[str, ...],
+) -> tuple[ReleaseRef, tuple[str, ...]]:
+    """Write every file of the release into `folder`.
+
+    Returns:
+        Its reference (path `folder`), and those of `before` that are other releases than this one.
+    """
     rows = table_rows(admission.table, admission.image_size)
     write_images(folder, rows, admission.table["row"].to_numpy(), admission.pixels)
     conditions = admission.conditions
     write_tables(folder, rows, admission.classes, conditions)
     hashes = digest_files(folder, [*(row["file_name"] for row in rows), *TABLES])
+    content = digest_of(hashes)
+    uncounted = tuple(digest for digest in before if digest != content)
+    gaps = (uncounted_words(uncounted),) if uncounted else ()
     report = admission.report.model_copy(
-        update={"policy_note": release_note(admission.report.verdict, settings.policy)}
+        update={
+            "policy_note": release_note(admission.report.verdict, settings.policy),
+            "not_covered": (*gaps, *admission.report.not_covered),
+        }
     )
     reference = ReleaseRef(
         path=folder,
-        digest=digest_of(hashes),
+        digest=content,
         inputs_digest=inputs_digest,
         counts=count_rows(rows),
         verdict=report.verdict,
@@ -196,6 +229,7 @@ def _write(
         inputs_digest=inputs_digest,
         content_digest=reference.digest,
         counts=reference.counts,
+        uncounted=uncounted,
         run=run,
     )
     named = withhold_paths(run.get("source") or {})
@@ -210,6 +244,7 @@ def _write(
         source=source,
         image_size=admission.image_size,
         bit_depth=admission.bit_depth,
+        classes=admission.classes,
         conditions=conditions,
     )
     description = croissant(
@@ -232,7 +267,7 @@ def _write(
     write_json(folder / REFERENCE_NAME, record)
     documents = [name for name in list_files(folder) if name not in hashes]
     write_text(folder / SUMS_NAME, sums_text(hashes | digest_files(folder, documents)))
-    return reference
+    return reference, uncounted
 
 
 def _refuse_records(folder: Path, admission: Admission) -> None:

@@ -23,6 +23,7 @@ from pipeline.release.layout import (
     MAX_TABLE_BYTES,
     PARQUET_NAME,
     image_name,
+    numbered_by_name,
 )
 from pipeline.storage import read_json, write_json, write_parquet, write_text
 
@@ -88,6 +89,7 @@ def write_tables(
     import pyarrow as pa
 
     write_text(folder / CSV_NAME, _csv_text(rows, conditions))
+    (folder / PARQUET_NAME).parent.mkdir(exist_ok=True)
     write_parquet(folder / PARQUET_NAME, pa.Table.from_pylist(rows, schema=schema(conditions)))
     write_json(folder / DATALIST_NAME, datalist(rows, classes, conditions))
 
@@ -154,6 +156,8 @@ def read_rows(folder: Path, num_images: int) -> list[dict[str, Any]]:
         if problem:
             raise _wrong(PARQUET_NAME, problem)
     classes = {row["class"]: row["label"] for row in rows}
+    if any(row["label"] != classes[row["class"]] for row in rows) or not numbered_by_name(classes):
+        raise _wrong(PARQUET_NAME, "does not number the classes by the sorted names of their folders")
     if read_json(folder / DATALIST_NAME, role=DATALIST_NAME) != datalist(rows, classes, conditions):
         raise _wrong(DATALIST_NAME, f"does not list the rows of {PARQUET_NAME}")
     return rows

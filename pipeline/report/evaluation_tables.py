@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.evaluation_report import ArmResult, Estimate, EvaluationReport, Fidelity
+from pipeline.evaluation_words import fidelity_words
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
 from pipeline.report.formats import number, plural
 
@@ -66,18 +67,8 @@ def _fidelity_row(part: Fidelity) -> FidelityRow:
         fid=number(part.fid, 2),
         fid_floor=number(part.fid_floor, 2),
         sizes=f"{part.num_synthetic:,} / {part.num_real:,}",
-        words=_against_floor(part),
+        words=fidelity_words(part),
     )
-
-
-def _against_floor(part: Fidelity) -> str:
-    low = part.kid.value if part.kid.low is None else part.kid.low
-    high = part.kid_floor.value if part.kid_floor.high is None else part.kid_floor.high
-    if low <= high:
-        return "as near as real scans are to one another"
-    if part.kid_floor.value > 1e-6 and part.kid.value / part.kid_floor.value < 100:
-        return f"farther than real scans are: {part.kid.value / part.kid_floor.value:.1f} times the floor"
-    return "farther than real scans are from one another"
 
 
 def metric_headings(report: EvaluationReport) -> list[str]:
@@ -141,5 +132,18 @@ def seeds_words(report: EvaluationReport) -> str:
         return "No classifier was trained."
     return (
         f"Each arm was trained with {plural(seeds, 'classifier seed')} at the same number of steps; every "
-        f"choice was made on validation. The test split was read {plural(report.test_reads, 'time')}."
+        f"choice was made on validation. {reads_words(report)}"
     )
+
+
+def reads_words(report: EvaluationReport) -> str:
+    """Return how often a test split was read here, and what follows from more than one reading."""
+    reads, others = report.test_reads, report.test_reads_of_others
+    if reads < 2:
+        return f"The test split was read {plural(reads, 'time')}."
+    words = (
+        f"The test split was read {reads} times by the evaluations of this folder, those that were "
+        "replaced among them. Settings that were chosen after a look at an earlier result have seen the test "
+        "scans, and figures on test may then be too good."
+    )
+    return words + (f" {others} of the readings were of another cohort." if others else "")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from pipeline.append_log import READS_NAME, log_beside
 from pipeline.candidates import Candidates
 from pipeline.cohort import Cohort
 from pipeline.errors import DataError, PhosphorError
-from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.evaluation_report import EvaluationReport, count_reads, read_evaluation_report
 from pipeline.generator import CheckpointInfo, read_checkpoint_info
 from pipeline.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.records import (
@@ -111,11 +112,18 @@ def open_run(path: Path) -> RunFolder:
     if run.audit is not None:
         run.audit_table = _audit_table(path / "audit", run.candidates)
     released = _tried(run, "release", read_privacy_report)
-    run.evaluation = _tried(run, "evaluation", read_evaluation_report)
+    run.evaluation = _tried(run, "evaluation", _evaluation)
     _drop_leftovers(run, released)
     run.recipe_text, run.recipe = _recipe(path / "recipe.yaml")
     run.seconds = _seconds(path / "timings.json")
     return run
+
+
+def _evaluation(folder: Path) -> EvaluationReport:
+    """Read an evaluation, with the readings of the test split that were logged since."""
+    report = read_evaluation_report(folder)
+    reads = count_reads(log_beside(folder, READS_NAME), report.cohort_digest)
+    return report if reads["test_reads"] <= report.test_reads else report.model_copy(update=reads)
 
 
 def _tried(run: RunFolder, stage: str, opener: Callable[[Path], T]) -> T | None:

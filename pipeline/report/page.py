@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.privacy_advice import what_to_change
+from pipeline.privacy_words import false_rejects, tally
 from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
 from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
@@ -85,7 +86,8 @@ def _privacy(run: RunFolder) -> dict[str, Any]:
         "risks": privacy_card.risks(run.audit),
         "view_words": privacy_card.view_words,
         "rejection_words": privacy_card.rejection_words,
-        "false_reject_words": privacy_card.false_reject_words(run.audit),
+        "false_reject_words": false_rejects(run.audit),
+        "tally": tally(run.audit),
     }
 
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.privacy_report import AttackRisk, ClassVerdict, MembershipResult, PrivacyReport, TestResult
+from pipeline.privacy_words import (
+    RELEASE,
+    Levels,
+    Outcome,
+    attack_outcomes,
+    hardest_copy,
+    model_words,
+    outcome,
+    release_words,
+    tally,
+)
 from pipeline.records import Verdict
-from pipeline.report.formats import number, percent, percent_interval
+from pipeline.report.formats import number, percent, percent_interval, plural
 
 VIEW_WORDS = {
     "correlation": "aligned pixels",
@@ -26,6 +37,17 @@ TEST_EXPLAINED = {
     "copy_count": "Copy count: do more candidates stand out than real scans do among each other? Found is "
     "the share of them that is nearer to training scans.",
 }
+PATIENTS_HIT = "patients_hit"
+"""The estimate that counts patients, where the others count images."""
+TONES = {
+    Outcome.FAILED: "bad",
+    Outcome.SIGN: "warn",
+    Outcome.CLEAR: "good",
+    Outcome.BLIND: "",
+    Outcome.NOT_RUN: "warn",
+    Outcome.LOUD: "bad",
+}
+"""Outcome -> the colour in which it is shown."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,7 @@ class GateRow:
     name: str
     view: str
     scope: str
-    num_samples: int
+    samples: str
     found: str
     expected: str
     p_value: float | None
@@ -98,36 +120,34 @@ def gate_rows(report: PrivacyReport) -> list[GateRow]:
     """Return the tests that can pass or fail, failed ones first, else in the order of the report."""
     order = {False: 0, None: 1, True: 2}
     tests = [test for test in report.tests if not _is_estimate(test)]
-    return [_gate_row(test) for test in sorted(tests, key=lambda test: order[test.passed])]
+    levels = Levels.of(report.settings)
+    return [_gate_row(test, levels) for test in sorted(tests, key=lambda test: order[test.passed])]
 
 
 def estimate_rows(report: PrivacyReport) -> list[GateRow]:
     """Return what was measured beside the tests and decides nothing."""
-    return [_gate_row(test) for test in report.tests if _is_estimate(test)]
+    levels = Levels.of(report.settings)
+    return [_gate_row(test, levels) for test in report.tests if _is_estimate(test)]
 
 
 def _is_estimate(test: TestResult) -> bool:
     return test.passed is None and test.statistic is not None
 
 
-def _gate_row(test: TestResult) -> GateRow:
-    outcome, tone = {
-        True: ("passed", "good"),
-        False: ("failed", "bad"),
-        None: ("not run", "warn"),
-    }[test.passed]
+def _gate_row(test: TestResult, levels: Levels) -> GateRow:
+    said = outcome(test, levels)
     return GateRow(
         name=test.name.replace("_", " "),
         view=view_words(test.view),
         scope="all classes" if test.scope == "pooled" else test.scope,
-        num_samples=test.num_samples,
+        samples=plural(test.num_samples, "patient" if test.name == PATIENTS_HIT else "image"),
         found=number(test.statistic, 3),
         expected=number(test.null_value, 3),
         p_value=test.p_value if test.adjusted_p_value is None else test.adjusted_p_value,
         power=percent(test.power, 0),
         power_against=test.power_against,
-        outcome=outcome,
-        tone=tone,
+        outcome=said.value,
+        tone=TONES[said],
         note=test.note,
     )
 
@@ -160,27 +180,13 @@ def rejection_words(found: ClassVerdict) -> str:
     return ", ".join(f"{number_of:,} {reason}" for reason, number_of in kept) or "none"
 
 
-def false_reject_words(report: PrivacyReport) -> str:
-    """Return what the gate costs: the share of unseen real scans that it would reject."""
-    budget = percent(report.false_reject_budget, 0)
-    if report.false_reject_rate is None:
-        return f"Not measured (budget {budget})."
-    rate = percent(report.false_reject_rate)
-    return (
-        f"{rate} of real scans that nothing was tuned on would be rejected by all rules together "
-        f"(95\u00a0% interval {percent_interval(report.false_reject_interval)}; budget {budget})."
-    )
-
-
 def risks(report: PrivacyReport) -> list[Risk]:
     """Return singling out, linkability and inference, each with what this audit measured about it.
 
     The three are those of Article 29 Working Party Opinion 05/2014 (WP 216), section 2.2.
     """
-    planted = [row.recall for row in planted_rows(report) if row.n]
-    copies = "Each candidate was compared with every training scan and with scans never trained on."
-    if planted:
-        copies += f" Of copies planted as a test, {percent(min(planted), 0)} or more were caught, by kind."
+    compared = "Each candidate was compared with every training scan and with scans never trained on."
+    copies = " ".join(part for part in (compared, tally(report), hardest_copy(report)) if part)
     return [
         Risk("Singling out", "Does an image show one particular patient?", copies),
         Risk(
@@ -210,49 +216,44 @@ def _linkability(report: PrivacyReport) -> str:
 
 def _risk_words(found: AttackRisk) -> str:
     low, high = (number(bound, 3) for bound in found.interval)
+    above = "above" if found.interval[0] > 0 else "not told apart from"
     return (
-        f"risk of {number(found.risk, 3)} (95\u00a0% interval {low} to {high}; 0 is no better than for scans "
-        "never trained on)"
+        f"risk of {number(found.risk, 3)} (95\u00a0% interval {low} to {high}: {above} 0, which is no better "
+        "than for scans never trained on)"
     )
 
 
 def membership_rows(report: PrivacyReport) -> list[MembershipRow]:
     """Return the attacks on the audit patients and their controls, in the order of the report."""
-    return [_membership_row(attack) for attack in report.membership]
+    said = attack_outcomes(report)
+    return [_membership_row(attack, told) for attack, told in zip(report.membership, said, strict=True)]
 
 
-def _membership_row(attack: MembershipResult) -> MembershipRow:
-    outcome, tone = {True: ("passed", "good"), False: ("failed", "bad"), None: ("control", "")}[attack.passed]
+def _membership_row(attack: MembershipResult, said: Outcome) -> MembershipRow:
     return MembershipRow(
         name=ATTACK_WORDS.get(attack.attack, attack.attack.replace("_", " ")),
-        given="the release" if attack.attack.startswith("release") else "the model",
+        given="the release" if attack.attack.startswith(RELEASE) else "the model",
         patients=f"{attack.members:,}, {attack.non_members:,}",
         auc=number(attack.auc, 3),
         noticeable=number(attack.noticeable_auc, 2),
         hits=f"{percent(attack.hit_rate)} ({percent_interval(attack.hit_rate_interval)})",
         p_value=attack.p_value if attack.adjusted_p_value is None else attack.adjusted_p_value,
         epsilon=number(attack.epsilon_lower_bound, 2),
-        outcome=outcome,
-        tone=tone,
+        outcome=said.value,
+        tone=TONES[said],
     )
 
 
 def _inference(report: PrivacyReport) -> str:
     """Return what was found about who was in the training data."""
-    share = "A checkpoint should not be shared on the strength of this audit."
+    keep = "A checkpoint should not be shared on the strength of this audit."
     if not report.membership:
         why = f" ({report.membership_note})" if report.membership_note else ""
-        return f"Not measured here: no membership inference was run{why}. {share}"
-    told = {attack.attack for attack in report.membership if attack.passed is False}
-    by_release = any(name.startswith("release") for name in told)
-    release = "tell" if by_release else "were not found to tell"
-    words = f"The released images {release} who was in the training data."
-    if report.checkpoint_verdict is None:
-        return f"{words} The model itself was not attacked. {share}"
-    by_model = any(not name.startswith("release") for name in told)
-    model = "tells who was" if by_model else "was not found to tell who was"
-    end = f" {share}" if by_model or report.checkpoint_verdict is not Verdict.PASS else ""
+        return f"Not measured here: no membership inference was run{why}. {keep}"
+    parts = [release_words(report), model_words(report) or "The model itself was not attacked."]
+    if report.checkpoint_verdict is not Verdict.PASS:
+        parts.append(keep)
     guessed = next((risk for risk in report.attack_risks if risk.name == "attribute_inference"), None)
     if guessed is not None:
-        end += f" A training scan's class is guessed from the release at a {_risk_words(guessed)}."
-    return f"{words} The model itself {model}.{end}"
+        parts.append(f"A training scan's class is guessed from the release at a {_risk_words(guessed)}.")
+    return " ".join(part for part in parts if part)

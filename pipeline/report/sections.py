@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.generator import CheckpointInfo
 from pipeline.records import SPLITS
 from pipeline.report.folder import STAGES, RunFolder
 from pipeline.report.formats import count, duration, plural
@@ -141,7 +142,7 @@ def training_facts(run: RunFolder, progress: dict[str, npt.NDArray[np.float64]])
     info = run.checkpoint
     if info is None:
         return []
-    facts = [Fact("Optimiser steps", f"{info.num_steps:,} ({info.images_seen:,} images seen)")]
+    facts = [Fact("Optimiser steps", _steps(run.settings("checkpoint"), info))]
     reference = run.references["checkpoint"]
     if "parameters" in reference.counts:
         facts.append(Fact("Network", f"{reference.counts['parameters']:,} parameters"))
@@ -156,6 +157,20 @@ def training_facts(run: RunFolder, progress: dict[str, npt.NDArray[np.float64]])
         if info.device != "cpu":
             facts.append(Fact("GPU hours", f"{seconds / 3600:.2f}"))
     return facts
+
+
+def _steps(settings: dict[str, Any], info: CheckpointInfo) -> str:
+    """Return the optimiser steps in words, and where time ended them before the number that was asked for."""
+    asked, minutes, done = settings.get("num_steps"), settings.get("max_minutes"), info.num_steps
+    seen = f"{info.images_seen:,} images seen"
+    # A training that stops since it memorises keeps weights from before its last step.
+    memorised = bool(settings.get("stop_when_memorising")) and info.ema_step not in (None, done)
+    if not isinstance(asked, int) or minutes is None or done >= asked or memorised:
+        return f"{done:,} ({seen})"
+    return (
+        f"{done:,} of {asked:,} ({seen}): train.max_minutes={minutes:g} ended the training; with more time "
+        "images may come nearer to the real ones"
+    )
 
 
 def cost_rows(

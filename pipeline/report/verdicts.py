@@ -5,21 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.evaluation_report import Estimate, EvaluationReport
+from pipeline.evaluation_report import Estimate
+from pipeline.evaluation_words import AGREEMENT_AIM, chance_words, misread_words
 from pipeline.privacy_report import PrivacyReport
+from pipeline.privacy_words import signs_of, undecided_words, untold_words
 from pipeline.records import Policy, ReleaseRef, Verdict
 from pipeline.report.folder import NOT_MADE, RunFolder
-from pipeline.report.formats import percent, plural, sentence, whole_percent_below
+from pipeline.report.formats import percent, plural, sentence, share_interval, whole_percent_below
 
 Tone = Literal["good", "warn", "bad", "none"]
-
-AGREEMENT_AIM = 0.90
-"""Share of each class that a classifier trained on real scans should read as intended."""
 
 _PRIVACY_WORDS = {
     Verdict.PASS: (
         "good",
-        "No test failed, and the tests are strong enough at this size to notice planted copies.",
+        "No test failed, and together the tests are strong enough at this size to notice planted copies.",
     ),
     Verdict.INCONCLUSIVE: (
         "warn",
@@ -30,7 +29,10 @@ _PRIVACY_WORDS = {
 }
 _UTILITY_TONES: dict[str, Tone] = {
     "helps": "good",
+    "possibly helps": "none",
     "no measurable effect": "none",
+    "could not tell": "none",
+    "possibly harms": "warn",
     "harms": "bad",
     "not measured": "none",
 }
@@ -51,9 +53,11 @@ def headlines(run: RunFolder) -> list[Headline]:
     return [_privacy(run), _release(run), _utility(run), _labels(run)]
 
 
-def inconclusive(run: RunFolder) -> bool:
-    """Return whether the page must open with the notice that the privacy verdict is INCONCLUSIVE."""
-    return run.audit is not None and run.audit.verdict is Verdict.INCONCLUSIVE
+def inconclusive(run: RunFolder) -> str:
+    """Return what the page must open with where the privacy verdict is INCONCLUSIVE, "" where it is not."""
+    if run.audit is None or run.audit.verdict is not Verdict.INCONCLUSIVE:
+        return ""
+    return undecided_words(run.audit)
 
 
 def refused(run: RunFolder) -> bool:
@@ -83,13 +87,12 @@ def _privacy(run: RunFolder) -> Headline:
     if run.audit is None:
         return _missing(run, "audit", "Measured privacy risk")
     tone, words = _PRIVACY_WORDS[run.audit.verdict]
-    sentences = (words, *(sentence(reason) for reason in _because(run.audit)))
-    return Headline("Measured privacy risk", run.audit.verdict.value, tone, sentences)  # type: ignore[arg-type]
-
-
-def _because(audit: PrivacyReport) -> tuple[str, ...]:
+    near = signs_of(run.audit)
     # A pass needs no further reason beside its sentence; the privacy card lists them all.
-    return () if audit.verdict is Verdict.PASS else audit.reasons[:3]
+    because = [reason for reason in run.audit.reasons if reason not in near][:3]
+    reasons = [*near, *(untold_words(run.audit) if run.audit.verdict is Verdict.PASS else because)]
+    sentences = (words, *(sentence(reason) for reason in reasons))
+    return Headline("Measured privacy risk", run.audit.verdict.value, tone, sentences)  # type: ignore[arg-type]
 
 
 def _release(run: RunFolder) -> Headline:
@@ -155,20 +158,25 @@ def _labels(run: RunFolder) -> Headline:
         return Headline(title, "Not measured", "none", ("No classifier read the released images.",))
     worst = min(agreement, key=lambda name: agreement[name].value)
     lowest = agreement[worst].value
+    among = share_interval(agreement[worst])
+    interval = f" (95\u00a0% interval {among})" if among else ""
     sentences = [
-        "A classifier that was trained on real scans alone, and never saw a synthetic one, reads at least "
-        f"{percent(lowest)} of every class as intended (lowest: {worst})."
+        "A classifier that was trained on real scans alone, and never saw a synthetic one, reads "
+        f"{percent(lowest)} of the {plural(agreement[worst].n, 'image')} of {worst} as intended"
+        f"{interval}, and no smaller share of any other class."
     ]
     control = overall(run.evaluation.label_agreement_shuffled)
     if control is not None:
         sentences.append(f"With the labels shuffled, as a control: {percent(control)}.")
-    if not control_is_clear(run.evaluation):
-        sentences.append("The control is not clearly lower, so this agreement says little.")
-        return Headline(title, "Unclear", "warn", tuple(sentences))
+    by_chance = chance_words(run.evaluation)
+    if by_chance:
+        sentences += [by_chance, misread_words(run.evaluation)[1]]
+        return Headline(title, "Unclear", "warn", tuple(filter(None, sentences)))
     headline = "All agree" if lowest == 1.0 else f"{whole_percent_below(lowest)} or more agree"
     if lowest < AGREEMENT_AIM:
-        sentences.append(f"The aim is {percent(AGREEMENT_AIM, 0)} of every class.")
-        return Headline(title, headline, "warn", tuple(sentences))
+        known, words = misread_words(run.evaluation)
+        sentences += [f"The aim is {percent(AGREEMENT_AIM, 0)} of every class.", words]
+        return Headline(title, headline if known else "Could not tell", "warn", tuple(sentences))
     return Headline(title, headline, "good", tuple(sentences))
 
 
@@ -178,16 +186,3 @@ def overall(shares: dict[str, Estimate]) -> float | None:
     if total == 0:
         return None
     return sum(value.value * value.n for value in shares.values()) / total
-
-
-def control_is_clear(evaluation: EvaluationReport) -> bool:
-    """Return whether the agreement lies above the shuffled control with intervals that do not meet."""
-    for name, value in evaluation.label_agreement.items():
-        control = evaluation.label_agreement_shuffled.get(name)
-        if control is None:
-            continue
-        low = value.value if value.low is None else value.low
-        high = control.value if control.high is None else control.high
-        if low <= high:
-            return False
-    return True

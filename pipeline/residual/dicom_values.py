@@ -94,8 +94,10 @@ def dicom_pieces(data: bytes) -> Iterator[Piece]:
 
 
 def looks_headless(data: bytes) -> bool:
-    """Tell whether bytes without preamble open with an element of group 2 or 8."""
-    return len(data) > 16 and data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3] == 0
+    """Tell whether bytes without preamble open with an element of group 2 or 8, in either byte order."""
+    little = data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3:4] == b"\0"
+    big = data[:3] in {b"\x00\x02\x00", b"\x00\x08\x00"} and data[3:4] != b"\0"
+    return len(data) > 16 and (little or big)
 
 
 def _pieces(dataset: Dataset, depth: int, budget: list[int]) -> Iterator[Piece]:

@@ -83,7 +83,10 @@ def _terms() -> frozenset[str]:
 
 @functools.cache
 def _standard_names() -> frozenset[str]:
-    """Return the names of DICOM's registered UIDs."""
+    """Return the names of DICOM's registered UIDs, and the names and keywords of its attributes."""
+    from pydicom._dicom_dict import DicomDictionary
     from pydicom._uid_dict import UID_dictionary
 
-    return frozenset(_phrase(entry[0]) for entry in UID_dictionary.values())
+    attributes = [(entry[2], entry[4]) for entry in DicomDictionary.values()]
+    names = [entry[0] for entry in UID_dictionary.values()] + [name for both in attributes for name in both]
+    return frozenset(filter(None, map(_phrase, names)))

@@ -27,10 +27,14 @@ _REACH = 160
 _NEAR = 8
 _CONTEXT = 3
 _SENTENCE = 3
-_OPENS = re.compile(rb"(?:^|[\"'`>|(\[{,:;=\n#*/])[ \t*`]*$")
-_CLOSES = re.compile(rb"^[ \t*`]*(?:$|[\"'`<|)\]},:;=.\n/])")
+_OPENS = re.compile(rb"(?:^|[\"'`>|(\[{,:;=\n#*/])[ \t*`]*$|[.!?] +$")
+_CLOSES = re.compile(rb"^[ \t*`]*(?:$|[\"'`<|)\]},:;=.\n/])|^ +[0-9]")
 _KEY_OPENS = re.compile(rb"(?:^|[{,\n\[(\s])[ \t]*[\"']?$")
 _KEY_CLOSES = re.compile(rb"^[\"']?[ \t]*(?::|=(?!=))")
+_TAG_OPENS, _TAG_CLOSES = re.compile(rb"</?$"), re.compile(rb"^[\s>/]")
+_TAG = re.compile(r"</?([a-z][a-z0-9]*)[\s>/]")
+_SLUG = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)+")
+_IN_WORD = re.compile(rb"[a-z0-9_\x80-\xff]")
 _HEADING_OPENS = re.compile(rb"<(?:th|dt|option|h[1-6])[^<>]*>\s*$|\"field_name\": ?\"$|\{\"name\": ?\"$")
 _HEADING_CLOSES = re.compile(rb"^\s*</(?:th|dt|option|h[1-6])>|^\", ?\"(?:pandas_type|field_name)\"")
 _FOLDERS = frozenset(
@@ -51,9 +55,12 @@ class OwnTexts:
 
     - A sentence of at least three words counts where the three words on either side of the place, as far as
       the sentence goes, are the sentence's own.
-    - A text of two words counts where both stand together, with a quote, a tag or the like around them.
+    - A text of two words counts where both stand together, with a quote, a tag or the like around them, or
+      between the end of a sentence and a number. A setting with one of its choices is such a text.
     - A single word counts as a key alone: before a colon or an equals sign, as the heading of a table, in a
-      CSV header whose cells are all ours, or as one of the folders of an output.
+      CSV header whose cells are all ours, as one of the folders of an output, or as the name of a tag.
+    - A name of several words that the manifest joins by `_` or `-`, such as its own, counts where all of it
+      stands as one word.
 
     Args:
         texts: sentences of the manifest (citation, licence, description), keys and values of it.
@@ -61,6 +68,7 @@ class OwnTexts:
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._texts = tuple(texts)
+        self._slugs = sorted({text.lower().encode() for text in self._texts if _SLUG.fullmatch(text)})
         self._own: frozenset[Words] | None = None
         self._places: dict[bytes, list[tuple[Words, int]]] = {}
         self._judged = functools.lru_cache(maxsize=100_000)(self._stands)
@@ -82,9 +90,11 @@ class OwnTexts:
         left, right = _GAPS.split(left)[-1], _GAPS.split(right, maxsplit=1)[0]
         left, found, right = left.lower(), found.lower(), right.lower()
         # A key stands in every row, each time among other numbers: asked first, as it costs least.
-        if (found,) in self._known() and _key(left[-_NEAR:], right[:_NEAR]):
+        if (found,) in self._known() and _key((found,), left[-_NEAR:], right[:_NEAR]):
             return True
-        if self._judged(left, found, right, cut):
+        if self._judged(left, found, right, cut) or self._in_slug(left, found, right):
+            return True
+        if _TAG_OPENS.search(left) and _TAG_CLOSES.search(right) and found in _program_tags():
             return True
         return self._in_csv_header(data, end)
 
@@ -111,9 +121,7 @@ class OwnTexts:
             if own[place : place + size] != words[first : last + 1]:
                 continue
             if len(own) == size:
-                if size == 1 and (
-                    _key(before, after) or _heading(before, after) or _folder(own, before, after)
-                ):
+                if size == 1 and any(is_ours(own, before, after) for is_ours in _SINGLE):
                     return True
                 if size > 1 and (size >= _SENTENCE or (_OPENS.search(before) and _CLOSES.search(after))):
                     return True
@@ -124,6 +132,16 @@ class OwnTexts:
                     if _OPENS.search(around[0]) and _CLOSES.search(around[1]):
                         return True
             elif _agrees(own, place, words, (first, last), cut=cut):
+                return True
+        return False
+
+    def _in_slug(self, left: bytes, found: bytes, right: bytes) -> bool:
+        window, first, last = left + found + right, len(left), len(left) + len(found)
+        for slug in self._slugs:
+            begin = window.find(slug, max(last - len(slug), 0), first + len(slug))
+            stop = begin + len(slug)
+            edges = window[max(begin - 1, 0) : begin], window[stop : stop + 1]
+            if begin >= 0 and not any(map(_IN_WORD.match, edges)):
                 return True
         return False
 
@@ -156,16 +174,20 @@ def _agrees(own: Words, place: int, words: Words, here: tuple[int, int], *, cut:
     return same >= min(2, len(own) - size)
 
 
-def _key(before: bytes, after: bytes) -> bool:
+def _key(_own: Words, before: bytes, after: bytes) -> bool:
     return bool(_KEY_OPENS.search(before) and _KEY_CLOSES.search(after))
 
 
-def _heading(before: bytes, after: bytes) -> bool:
+def _heading(_own: Words, before: bytes, after: bytes) -> bool:
     return bool(_HEADING_OPENS.search(before) and _HEADING_CLOSES.search(after))
 
 
 def _folder(own: Words, before: bytes, after: bytes) -> bool:
     return own[0] in _FOLDERS and bool(_FOLDER_OPENS.search(before) and _FOLDER_CLOSES.search(after))
+
+
+_SINGLE = (_key, _heading, _folder)
+"""The places in which a single word of ours is ours."""
 
 
 def _words(text: str) -> Words:
@@ -175,8 +197,25 @@ def _words(text: str) -> Words:
 @functools.cache
 def _program_texts() -> frozenset[Words]:
     """Return the texts of Phosphor's own files as words; docstrings and comments are no texts it writes."""
+    codes, pages = _program_files()
+    texts = [text for code in codes for text in _of_code(code)]
+    texts += [f"{field} {choice}" for field, choice in _choices(codes)]
+    texts += [text for page in pages for text in _of_template(page)]
+    return frozenset(words for text in texts for words in map(_words, _FILLED_IN.split(text)) if words)
+
+
+@functools.cache
+def _program_tags() -> frozenset[bytes]:
+    """Return the names of the tags in our pages."""
+    return frozenset(name.encode() for page in _program_files()[1] for name in _TAG.findall(page))
+
+
+@functools.cache
+def _program_files() -> tuple[tuple[ast.Module, ...], tuple[str, ...]]:
+    """Return the modules, parsed, and the templates and the like without their comments."""
     root = Path(__file__).resolve().parents[2]
-    found: set[Words] = set()
+    codes: list[ast.Module] = []
+    pages: list[str] = []
     for package in _PACKAGES:
         for path in sorted((root / package).rglob("*")):
             if _NOT_WRITTEN & set(path.relative_to(root).parts) or not path.is_file():
@@ -184,13 +223,10 @@ def _program_texts() -> frozenset[Words]:
             if path.stat().st_size > _MAX_FILE_BYTES:
                 continue
             if path.suffix == ".py":
-                texts = _of_code(path.read_text(encoding="utf-8"))
+                codes.append(ast.parse(path.read_text(encoding="utf-8")))
             elif path.suffix in _TEMPLATES:
-                texts = _of_template(_COMMENT.sub("", path.read_text(encoding="utf-8")))
-            else:
-                continue
-            found.update(words for text in texts for words in map(_words, _FILLED_IN.split(text)) if words)
-    return frozenset(found)
+                pages.append(_COMMENT.sub("", path.read_text(encoding="utf-8")))
+    return tuple(codes), tuple(pages)
 
 
 def _of_template(text: str) -> Iterator[str]:
@@ -200,9 +236,8 @@ def _of_template(text: str) -> Iterator[str]:
             yield from quoted
 
 
-def _of_code(source: str) -> Iterator[str]:
+def _of_code(tree: ast.Module) -> Iterator[str]:
     """Yield the string constants of a module, docstrings excepted, and its names of fields and keywords."""
-    tree = ast.parse(source)
     silent: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -213,3 +248,40 @@ def _of_code(source: str) -> Iterator[str]:
             yield node.target.id
         elif isinstance(node, ast.keyword) and node.arg:
             yield node.arg
+
+
+def _choices(codes: Iterable[ast.Module]) -> Iterator[tuple[str, str]]:
+    """Yield each field of a class with the texts it may have: of a `Literal`, an enumeration, a default."""
+    named: dict[str, set[str]] = {}
+    fields: list[tuple[str, ast.AnnAssign]] = []
+    for tree in codes:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                named.setdefault(node.targets[0].id, set()).update(_literals(node.value))
+            elif isinstance(node, ast.ClassDef):
+                values = [part.value for part in node.body if isinstance(part, ast.Assign)]
+                if any(isinstance(base, ast.Name) and base.id.endswith("Enum") for base in node.bases):
+                    named.setdefault(node.name, set()).update(_strings(*values))
+                fields += [
+                    (part.target.id, part)
+                    for part in node.body
+                    if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name)
+                ]
+    for name, field in fields:
+        types = {part.id for part in ast.walk(field.annotation) if isinstance(part, ast.Name)}
+        default = field.value.args[:1] if isinstance(field.value, ast.Call) else [field.value]
+        found = _literals(field.annotation) | _strings(*filter(None, default))
+        for choice in sorted(found.union(*(named.get(one, set()) for one in types))):
+            yield name, choice
+
+
+def _literals(node: ast.AST) -> set[str]:
+    """Return the texts of all `Literal[...]` below a node."""
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.Subscript)]
+    literals = [part for part in parts if isinstance(part.value, ast.Name) and part.value.id == "Literal"]
+    return _strings(*(part.slice for part in literals))
+
+
+def _strings(*nodes: ast.AST) -> set[str]:
+    found = {part.value for node in nodes for part in ast.walk(node) if isinstance(part, ast.Constant)}
+    return {text for text in found if isinstance(text, str)}

@@ -114,7 +114,8 @@ class ValueScan:
                     others = group.get(key)
                     group[key] = owner if others is None or others == owner else (*others, number)
         self._own, self._cut = own, False
-        self._exact, self._folded = Matcher(exact, self._counts), Matcher(folded, self._counts)
+        self._as_written = b""
+        self._exact, self._folded = Matcher(exact, self._counts), Matcher(folded, self._counts_folded)
         self._budget = Budget()  # renewed for every file
 
     def search_file(self, folder: Path, name: str) -> list[Finding]:
@@ -131,6 +132,10 @@ class ValueScan:
         if not counts_as_hit(data, start, end):
             return False
         return self._own is None or not self._own.hold(data, start, end, cut=self._cut)
+
+    def _counts_folded(self, _folded: bytes, start: int, end: int) -> bool:
+        """Judge what was found without regard to case by the bytes as they stand."""
+        return self._counts(self._as_written, start, end)
 
     def _encoding_of(self, number: int, pattern: bytes) -> str:
         forms = (form for text in self._values[number] for form in spellings(text).items())
@@ -175,6 +180,7 @@ class ValueScan:
         inside = " > ".join(trail)
         inherited = least
         self._cut = text_depth > 0
+        self._as_written = data
         hits = self._folded.find(data.lower())
         hits |= self._exact.find(data)
         if is_taken_apart(data):

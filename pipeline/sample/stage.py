@@ -178,10 +178,16 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import load_autoencoder, load_denoiser, verify_checkpoint
+    from pipeline.generator import (
+        load_autoencoder,
+        load_denoiser,
+        require_sorted_classes,
+        verify_checkpoint,
+    )
     from pipeline.sample.draw import list_candidates
 
     info = verify_checkpoint(checkpoint.path, cohort_digest)
+    require_sorted_classes(info)
     denoiser, _ = load_denoiser(checkpoint.path, verified=info, ema_length=settings.ema_length)
     autoencoder = load_autoencoder(checkpoint.path, verified=info)
     require_same_checkpoint(checkpoint)

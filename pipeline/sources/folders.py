@@ -7,19 +7,19 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest.model import FolderRule, Manifest, ScanRules
-from pipeline.manifest.table_rules import Match
 from pipeline.sources.attributes import Attributes, number_of
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
 from pipeline.sources.included import matcher, truly_unread
 from pipeline.sources.labels import Labeller
+from pipeline.sources.patient_ids import STAND_IN, crowded, may_name_nobody, names_nobody
 from pipeline.sources.published import PublishedParts
 from pipeline.sources.read_rules import read_rule
-from pipeline.sources.rows import ScanRow, file_key
+from pipeline.sources.rows import ScanRow, key_finder
 from pipeline.sources.source_tables import load_patients, load_table
 from pipeline.sources.stores import Entry, open_store
 from pipeline.sources.tables import CONFLICT, DISAGREE, ScanTable
@@ -105,14 +105,19 @@ def list_entries(
         has_patient_ids=source.patient is not None,
     )
     wanted = _wanted(entries, included, rule.prefix, listing.unread)
-    if maker.match != "path":
+    if not maker.by_path:
         wanted = maker.count_keys(wanted)
     for entry in wanted:
         maker.state.update(f"{entry.name}\0{entry.size}\0{entry.stamp}\n".encode("utf-8", "surrogatepass"))
         listing.tasks += filter(None, [maker.task(entry.name, entry)])
     for key in maker.keys_without_file():
-        if maker.match != "path" or included(key):
+        if not maker.by_path or included(key):
             listing.tasks += filter(None, [maker.task(key, None)])
+    listing.tasks = maker.settled(listing.tasks)
+    if source.patient is not None:
+        own = sum((task.patient or "").startswith(OWN_PATIENT) and not task.refusal for task in listing.tasks)
+        if own:
+            listing.notes.append(f"{own} scans without a patient id count as a patient each (unmatched)")
     if maker.left_out:
         columns = ", ".join(source.select)
         listing.notes.append(f"{maker.left_out} scans are left out by the manifest's selection ({columns})")
@@ -136,19 +141,21 @@ class _TaskMaker:
 
     Attributes:
         state: digest over all that the tasks depend on.
-        match: how the table's file column meets a name.
+        by_path: whether a row of the table names the whole path of its file.
         left_out: scans that `select` does not want.
     """
 
     def __init__(self, manifest: Manifest, source: ScanRules, rule: ReadRule, at: str) -> None:
         self.state = hashlib.sha256()
-        self.match: Match = source.table.match if source.table else "path"
+        self.by_path = source.table is None or source.table.by_path
+        self._key_of = key_finder(source.table)
         self.left_out = 0
+        self._doubtful: set[str] = set()
         self._source, self._rule, self._at = source, rule, at
         self._table = load_table(manifest, source, at, self.state)
         self._patients = load_patients(manifest, source, at, self.state)
         self._published = PublishedParts(manifest, source.published(), at, self.state)
-        self._labeller = Labeller(source.label, manifest.classes)
+        self._labeller = Labeller(source.label, manifest.ranked)
         self._attributes = Attributes(source.attributes.columns())
         self._find_patient = _patient_finder(source, self._patients)
         self._seen: set[str] = set()
@@ -162,7 +169,7 @@ class _TaskMaker:
     def count_keys(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries, once it is known which rows of the table fit several of them."""
         found = list(entries)
-        counts = Counter(file_key(entry.name, self.match) for entry in found)
+        counts = Counter(self._key_of(entry.name) for entry in found)
         self._several = {key for key, count in counts.items() if count > 1}
         return found
 
@@ -172,7 +179,7 @@ class _TaskMaker:
 
     def task(self, name: str, entry: Entry | None) -> ScanTask | None:
         """Return the task of a file (or of a row without file), or None if it is not selected."""
-        key = file_key(name, self.match) if entry else name
+        key = self._key_of(name) if entry else name
         if self._table is not None:
             self._seen.add(key)
         row = ScanRow(self._table, name, key)
@@ -211,21 +218,43 @@ class _TaskMaker:
                 return False
         return True
 
+    def settled(self, tasks: list[ScanTask]) -> list[ScanTask]:
+        """Return the tasks, once it is known which doubtful ids (`0`, `TEST`) have too many scans."""
+        if not self._doubtful:
+            return tasks
+        scans = Counter(task.patient for task in tasks if task.patient is not None and not task.refusal)
+        nobody = crowded(scans, self._doubtful)
+        return [self._without_id(task) if task.patient in nobody else task for task in tasks]
+
+    def _without_id(self, task: ScanTask) -> ScanTask:
+        patient, refusal = self._no_patient(task.name, task.published, STAND_IN)
+        return replace(task, patient=patient, refusal=task.refusal or refusal)
+
     def _patient(self, row: ScanRow, published: tuple[str, ...]) -> tuple[str | None, str]:
         rule = self._source.patient
-        own = OWN_PATIENT + self._rule.prefix + row.name
         if rule is None:
-            return own, ""
+            return self._own(row.name), ""
         if rule.tag:
             return None, ""
         found = self._find_patient(row)
         if found == CONFLICT:
             return None, DISAGREE
-        if found:
-            return sys.intern(rule.prefix + found), ""
+        if names_nobody(found):
+            return self._no_patient(row.name, published, STAND_IN if found else NO_PATIENT)
+        patient = sys.intern(rule.prefix + found)
+        if patient not in self._doubtful and may_name_nobody(found):
+            self._doubtful.add(patient)
+        return patient, ""
+
+    def _no_patient(self, name: str, published: tuple[str, ...], why: str) -> tuple[str | None, str]:
+        """Return patient and refusal of a scan whose patient is not told, for the reason `why`."""
+        unmatched = self._source.patient.unmatched if self._source.patient else "own"
         in_test = self._test_place >= 0 and published[self._test_place] == self._test_part
-        lenient = rule.unmatched == "own" or (rule.unmatched == "own_in_test" and in_test)
-        return (own, "") if lenient else (None, NO_PATIENT)
+        lenient = unmatched == "own" or (unmatched == "own_in_test" and in_test)
+        return (self._own(name), "") if lenient else (None, why)
+
+    def _own(self, name: str) -> str:
+        return OWN_PATIENT + self._rule.prefix + name
 
     def _aspect(self, row: ScanRow) -> tuple[float, str]:
         rule = self._source.pixel_aspect

@@ -86,12 +86,18 @@ def _named_files(manifest: Manifest, root: Path) -> set[str]:
         body = waiting.pop()
         inner = list(body.values()) if isinstance(body, dict) else body if isinstance(body, list) else []
         waiting += inner
-        texts = (
-            [value for key, value in body.items() if key in _FILE_KEYS and isinstance(value, str)]
-            if isinstance(body, dict)
-            else []
-        )
-        for path in filter(None, map(manifest.present, texts)):
+        for path in filter(None, map(manifest.present, _texts(body))):
             if path.is_relative_to(root):
                 found.add(path.relative_to(root).as_posix())
     return found
+
+
+def _texts(body: object) -> list[str]:
+    """Return the paths of files that one part of a manifest names: one, several, or one for each name."""
+    texts: list[str] = []
+    for key, value in body.items() if isinstance(body, dict) else ():
+        if key == "lists" and isinstance(value, dict):
+            texts += value.values()
+        elif key in _FILE_KEYS and isinstance(value, str | list):
+            texts += [value] if isinstance(value, str) else value
+    return texts

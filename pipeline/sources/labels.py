@@ -32,13 +32,13 @@ class Labeller:
 
     Args:
         rule: the rule.
-        classes: the manifest's classes in order, or None: the findings in the rule's order.
+        ranked: the findings that are classes, the one that counts first in front.
     """
 
-    def __init__(self, rule: LabelRule, classes: Sequence[str] | None) -> None:
+    def __init__(self, rule: LabelRule, ranked: Sequence[str]) -> None:
         self.rule = rule
         self._pattern = re.compile(rule.pattern) if rule.pattern else None
-        self._chooser = ClassChooser(rule.findings, rule.none, classes, several=rule.several)
+        self._chooser = ClassChooser(rule.findings, rule.none, ranked, several=rule.several)
         cells = rule.cells
         self._states = {
             **dict.fromkeys(cells.absent, ABSENT),
@@ -125,16 +125,15 @@ class ClassChooser:
     Args:
         findings: names of the findings in order.
         none: class of a scan without any, or None: there is no such class.
-        classes: the classes in order, or None: the findings are.
-        several: `first` finding in the order of the classes, or `refuse`.
+        ranked: the findings that are classes, the one that counts first in front.
+        several: `first` finding in the order of `ranked`, or `refuse`.
     """
 
     def __init__(
-        self, findings: Sequence[str], none: str | None, classes: Sequence[str] | None, *, several: str
+        self, findings: Sequence[str], none: str | None, ranked: Sequence[str], *, several: str
     ) -> None:
         self._findings, self._none, self._several = tuple(findings), none, several
-        order = classes if classes is not None else self._findings
-        self._order = tuple(name for name in order if name in self._findings)
+        self._order = tuple(name for name in ranked if name in self._findings)
         self._kept: dict[bytes, bytes] = {}
 
     def choose(self, states: Mapping[str, int], *, says_none: bool, others: bool = False) -> Verdict:

@@ -166,7 +166,8 @@ def _list_medmnist(
         listing.notes.append(note)
     if unknown:
         listing.notes.append(
-            f"{unknown} of {len(listing.tasks)} images do not agree with the patient table's: patient unknown"
+            f"{unknown} of {len(listing.tasks)} images have no patient: the table names none or a stand-in, "
+            "or its images differ"
         )
     listing.fingerprint = digest_of(
         [content, digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
@@ -176,8 +177,8 @@ def _list_medmnist(
 
 def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tuple[int, ...]], Verdict]:
     """Return what gives a row's class, findings and reason of refusal for its label."""
-    names = source.findings
-    chooser = ClassChooser(names, source.none, manifest.classes, several=source.several)
+    names = source.columns
+    chooser = ClassChooser(source.findings, source.none, manifest.ranked, several=source.several)
 
     def verdict(found: str | tuple[int, ...]) -> Verdict:
         if isinstance(found, str):

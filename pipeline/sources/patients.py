@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import DataError
 from pipeline.manifest.rules import PatientRule
 from pipeline.sources import medmnist
+from pipeline.sources.patient_ids import crowded, may_name_nobody, names_nobody
 from pipeline.sources.resize import area_average
 from pipeline.sources.tables import ScanTable
 
@@ -31,7 +33,10 @@ def patient_of_rows(
         DataError: the table or the archive for the check cannot be used.
     """
     found = ScanTable(table, ("split", "index"), (rule.column or "",), field="patient.table")
-    patients = {key: rule.prefix + row[0] for key, row in found.rows.items() if row[0]}
+    ids = {key: row[0] for key, row in found.rows.items() if row[0] and not names_nobody(row[0])}
+    scans = Counter(ids.values())
+    nobody = crowded(scans, {text for text in scans if may_name_nobody(text)})
+    patients = {key: rule.prefix + text for key, text in ids.items() if text not in nobody}
     if check is None or rule.verify_images is None:
         return patients, {}
     agreeing: set[str] = set()

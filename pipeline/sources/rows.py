@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.manifest.table_rules import Match
+import re
+from collections.abc import Callable
+
+from pipeline.manifest.table_rules import Match, TableRule
 from pipeline.sources.tables import CONFLICT, ScanTable
 
 _DOUBLE = (".nii.gz", ".dcm.gz")
@@ -24,6 +27,15 @@ def file_key(name: str, match: Match) -> str:
         if last.lower().endswith(ending):
             return last[: -len(ending)]
     return last.rpartition(".")[0] or last
+
+
+def key_finder(table: TableRule | None) -> Callable[[str], str]:
+    """Return what gives a file's key in a source's table, and the key of what the file column holds."""
+    if table is None or table.pattern is None:
+        match: Match = table.match if table is not None else "path"
+        return lambda name: file_key(name, match)
+    search = re.compile(table.pattern).search
+    return lambda text: (found.group(1) or text) if (found := search(text)) else text
 
 
 def folder_of(name: str, position: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.manifest.model import Manifest, ScanRules
 from pipeline.manifest.table_rules import Join, TableRule
+from pipeline.sources.rows import key_finder
 from pipeline.sources.tables import SEVERAL, ScanTable
 
 
@@ -31,14 +33,15 @@ def load_table(manifest: Manifest, source: ScanRules, at: str, state: hashlib._H
     pooled = set(source.label.table_columns)
     own = [spellings for spellings in source.table_columns() if spellings[0] not in joined]
     own += [(ours,) for join in rule.joins for ours in (join.keys or {}).values() if ours not in joined]
-    table = _open(manifest, rule, (rule.file_column,), own, at=at, pooled=pooled, state=state)
+    key_of = key_finder(rule) if rule.pattern is not None else None
+    table = _open(manifest, rule, (rule.file_column,), own, at=at, pooled=pooled, state=state, key_of=key_of)
     for join in rule.joins:
         named = join.named()
         theirs = tuple(join.keys) if join.keys else (join.file_column or "file",)
         pooled_here = {column for name, column in named.items() if name in pooled}
         other = _open(
             manifest, join, theirs, [(name,) for name in named.values()], at=f"{at}.joins",
-            pooled=pooled_here, state=state,
+            pooled=pooled_here, state=state, key_of=None if join.keys else key_of,
         )  # fmt: skip
         table.join(other, named, tuple(join.keys.values()) if join.keys else ())
     return table
@@ -53,6 +56,7 @@ def _open(
     at: str,
     pooled: set[str],
     state: hashlib._Hash,
+    key_of: Callable[[str], str] | None,
 ) -> ScanTable:
     paths = [manifest.resolve(path, f"{at}.path") for path in rule.paths]
     for path in paths:
@@ -65,6 +69,7 @@ def _open(
         encoding=rule.encoding,
         delimiter=rule.delimiter,
         strip_prefix=rule.strip_prefix,
+        key_of=key_of,
         repeated=rule.repeated,
         pooled=pooled,
         between=SEVERAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ class ScanTable:
         encoding: character set of a CSV.
         delimiter: what stands between the cells of a CSV.
         strip_prefix: taken off the start of the key text.
+        key_of: gives the key of what is left of the text; without it, all of it.
         repeated: what several rows of one key mean.
         pooled: columns to which `majority` and `any` apply; in all others the rows must agree.
         between: joins the texts of several key columns.
@@ -57,6 +58,7 @@ class ScanTable:
         encoding: str = "utf-8",
         delimiter: str = ",",
         strip_prefix: Sequence[str] = (),
+        key_of: Callable[[str], str] | None = None,
         repeated: Repeated = "refuse",
         pooled: Collection[str] = (),
         between: str = "/",
@@ -85,6 +87,8 @@ class ScanTable:
             if len(self.rows) > MAX_ROWS:
                 raise DataError("the tables are too large", field=field, remedy="Split the cohort.")
             key = _stripped(between.join(cells[: len(keys)]), strip_prefix)
+            if key_of is not None:
+                key = key_of(key)
             row = tuple(map(sys.intern, cells[len(keys) :]))
             first = self.rows.setdefault(key, row)
             if first is not row:

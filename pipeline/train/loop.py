@@ -21,6 +21,7 @@ from pipeline.conditions import CohortConditions
 from pipeline.errors import UsageError
 from pipeline.ranks import Ranks
 from pipeline.threads import threads
+from pipeline.time_budget import TimeBudget
 from pipeline.train.faults import not_finite, too_large
 from pipeline.train.feed import Feed, scans_of
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
@@ -30,7 +31,7 @@ from pipeline.train.plan import MachinePlan, make_plan
 from pipeline.train.private_budget import PrivacyBudget, make_budget
 from pipeline.train.private_step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report
-from pipeline.train.schedule import TimeBudget, learning_rate, num_steps_at, num_steps_of
+from pipeline.train.schedule import learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
 from pipeline.train.starting import layers_to_start_from, start_from
@@ -225,7 +226,9 @@ class Trainer:
             scans = PairedScans(cohort, source, conditions, settings, seed)
             self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
         self.stopped = False
-        self.budget = TimeBudget(settings, plan.decisions) if settings.max_minutes is not None else None
+        self.budget: TimeBudget | None = None
+        if settings.max_minutes is not None:
+            self.budget = TimeBudget(60.0 * settings.max_minutes, settings.num_steps, plan.decisions)
 
     @property
     def num_steps(self) -> int:

@@ -17,7 +17,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import read_json, write_json
 from pipeline.threads import threads, threads_here
-from pipeline.train.schedule import Decision
+from pipeline.time_budget import Decision
 from pipeline.train.settings import TrainSettings
 
 logger = logging.getLogger(__name__)

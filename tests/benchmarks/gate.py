@@ -73,7 +73,9 @@ def search_rows(
             references = _references(train, holdout, size, np.random.default_rng(number))
             queries = _images(candidates, size, np.random.default_rng(1000 + number))
             started = time.perf_counter()
-            network = train_embedding(references.images[torch.from_numpy(references.in_train)], settings)
+            network = train_embedding(
+                references.images[torch.from_numpy(references.in_train)], settings
+            ).network
             views = Views(references, network, settings)
             synchronise(device)
             learnt = time.perf_counter() - started

@@ -10,6 +10,7 @@ import torch
 
 from models.checkpoint import load_into, read_tensors, write_tensors
 from models.devices import default_device
+from pipeline.append_log import READS_NAME
 from pipeline.cohort import Cohort
 from pipeline.evaluate.arms import Arm, training_set
 from pipeline.evaluate.intervals import draw_resamples, measure
@@ -17,7 +18,7 @@ from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.real import patient_numbers, truth_of
 from pipeline.evaluate.trained import classifier_seeds
 from pipeline.evaluate.training import Job, SmallCnn, run_jobs
-from pipeline.evaluate.utility import READS_NAME, TestSplit
+from pipeline.evaluate.utility import TestSplit
 from pipeline.evaluation_report import Estimate
 from pipeline.pixels import StoredPixels
 from pipeline.recipe import Recipe
@@ -119,7 +120,14 @@ def _synthetic_only(
         num_classes=len(counts),
     )
     truth = truth_of(cohort, "test", patient_numbers(cohort))
-    split = TestSplit(truth, {arm: [results[job]["test"] for job in jobs]}, out / READS_NAME)
+    split = TestSplit(
+        truth,
+        {arm: [results[job]["test"] for job in jobs]},
+        out / READS_NAME,
+        cohort=cohort.digest,
+        evaluation="",
+        resumed=False,
+    )
     labelled, read = split.read([arm])
     rng = np.random.default_rng([recipe.seed, 1])
     draws = draw_resamples(labelled.patients, len(seeds), recipe.evaluate.num_resamples, rng)

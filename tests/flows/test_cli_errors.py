@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 
+from flows.cli_frame import reported
+from pipeline.config import Settings
+from pipeline.errors import StorageError
 from pipeline.records import CohortRef
 from pipeline.sources.phantom import PhantomSettings, write_phantom_cohort
+from pipeline.stage import open_stage
 from tests.cohorts import write_cohort
 from tests.flows.conftest import PHANTOM, Call, Outcome, sets, spawn
+from tests.pipeline.test_replacing import content, mounted
 
 TINY = (
     "train.num_steps=3",
@@ -190,11 +196,11 @@ def test_an_unknown_class_sampler_or_format_exits_2(made: Path, tmp_path: Path, 
 def test_the_options_of_sample_arrive(made: Path, tmp_path: Path, call: Call) -> None:
     done = call(
         "sample", made / "checkpoint", "--out", tmp_path / "out", "--recipe", "smoke", *sets(TINY),
-        "--per-class", 2, "--class", "bar", "--sampler", "heun", "--steps", 3, "--guidance", 1.5,
+        "--per-class", 2, "--class", "line", "--sampler", "heun", "--steps", 3, "--guidance", 1.5,
     )  # fmt: skip
     assert done.code == 0, done.err
     table = pd.read_parquet(tmp_path / "out" / "candidates.parquet")
-    assert set(table["class"]) == {"bar"}
+    assert set(table["class"]) == {"line"}
     assert (set(table["sampler"]), set(table["num_steps"]), set(table["guidance_scale"])) == (
         {"heun"},
         {3},
@@ -218,6 +224,46 @@ def test_an_output_of_other_settings_exits_2_and_stays(made: Path, call: Call) -
     arguments = ["train", made / "cohort", "--out", made / "checkpoint", "--recipe", "smoke", *sets(TINY)]
     check_refusal(call(*arguments, "--set", "train.num_steps=4"), 2, "--force")
     assert (made / "checkpoint" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["train", "sample"])
+def test_force_on_a_mount_point_exits_2_and_what_it_holds_stays(
+    made: Path, tmp_path: Path, call: Call, stage: str
+) -> None:
+    source, held = {"train": ("cohort", "checkpoint"), "sample": ("checkpoint", "candidates")}[stage]
+    with mounted(tmp_path / "volume", "tmpfs") as out:
+        shutil.copytree(made / held, out, dirs_exist_ok=True)
+        before = content(out)
+        arguments = [stage, made / source, "--out", out, "--recipe", "smoke", *sets(TINY)]
+        done = call(*arguments, "--set", f"{stage}.num_steps=4", "--force")
+        check_refusal(done, 2, "--out", str(out), "cannot be moved", f"{out}/{held}")
+        assert "Finished work" not in done.err
+        planned = call(*arguments, "--set", f"{stage}.num_steps=4", "--force", "--dry-run").last_line
+        assert [step["state"] for step in planned["steps"]] == ["refuse"]
+        assert content(out) == before
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize(("error", "code"), [(OSError, 1), (KeyboardInterrupt, 130), (StorageError, 1)])
+def test_that_work_is_kept_is_said_only_where_it_is(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    code: int,
+    gone: bool,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with (
+        pytest.raises(typer.Exit) as ended,
+        reported(),
+        open_stage(CohortRef, tmp_path / "out", inputs={}, settings=Settings()) as stage,
+    ):
+        if gone:
+            shutil.rmtree(stage.path)
+        raise error("inside")
+    assert ended.value.exit_code == code
+    assert ("Finished work is kept" in capsys.readouterr().err) is not gone
 
 
 def test_a_tampered_candidate_file_exits_3_before_an_audit(made: Path, tmp_path: Path, call: Call) -> None:

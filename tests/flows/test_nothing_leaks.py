@@ -44,7 +44,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_planted_value_is_in_anything_a_run_writes(everything: Path, source: Path) -> None:
     values = planted_values(source)
     assert len(values) > 500
-    assert (everything / "out" / "release" / "metadata.parquet").is_file()
+    assert (everything / "out" / "release" / "metadata.parquet" / "part-0.parquet").is_file()
     assert (everything / "out" / ".prefect-server" / "prefect.db").is_file()
     assert not list((everything / "prefect").rglob("*.db"))
     assert problems(scan_for_values(everything, values)) == []

@@ -103,3 +103,29 @@ def test_wrong_arguments_are_named() -> None:
         train(smooth(1), 1)
     with pytest.raises(ValueError, match="width"):
         CopyEmbedding(width=7)
+
+
+def test_a_training_that_is_cut_short_ends_with_a_rate_of_zero_and_one_that_is_not_is_as_planned() -> None:
+    def trained(replanned: dict[int, int]) -> tuple[int, CopyEmbedding]:
+        generator, steps = torch.Generator().manual_seed(0), list[int]()
+
+        def on_step(step: int, _loss: float) -> int | None:
+            steps.append(step)
+            return replanned.get(step)
+
+        network = train_on_pairs(
+            copies_in_pairs(smooth(32), 16, generator), prepare, num_steps=12, learning_rate=3e-3,
+            temperature=0.1, generator=generator, on_step=on_step,
+        )  # fmt: skip
+        return len(steps), network
+
+    def difference(one: CopyEmbedding, other: CopyEmbedding) -> float:
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+    (whole, plain), (same, kept) = trained({}), trained({3: 12})
+    assert (whole, same) == (12, 12) and difference(plain, kept) == 0.0
+    assert trained({3: 6})[0] == 6 and trained({3: 4})[0] == 4
+    # The last step of a cut training changes little: most of the cosine lies behind it.
+    five, six = trained({3: 6, 4: 5})[1], trained({3: 6})[1]
+    assert 0.0 < difference(five, six) < 1.5e-3

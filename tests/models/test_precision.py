@@ -8,7 +8,7 @@ import torch
 from models.denoiser import Denoiser
 from models.devices import choices
 from models.network import NetworkSpec
-from models.precision import Precision, apply_precision, precisions_of, probe_precision
+from models.precision import Precision, _Seconds, apply_precision, precisions_of, probe_precision
 
 SPEC = NetworkSpec((8, 8), 2, channels=(8,), attention=(False,), num_head_channels=8, num_norm_groups=8)
 
@@ -26,6 +26,44 @@ def test_probe_measures_all_and_changes_nothing() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in denoiser.state_dict().items())
     assert denoiser.compute_dtype is torch.float32
     assert all(parameter.grad is None for parameter in denoiser.parameters())
+
+
+def test_a_choice_that_is_clearly_slower_never_sees_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, list[int]] = {}
+
+    def pretend(trial: Denoiser, batch_size: int, _compute: object) -> _Seconds:
+        """Imitated bf16: twenty times as slow."""
+        seen.setdefault(id(trial), []).append(batch_size)
+        slow = 20.0 if trial.compute_dtype is torch.bfloat16 else 1.0
+        return _Seconds(0.0, slow * batch_size / 100)
+
+    monkeypatch.setattr("models.precision._batch_seconds", pretend)
+    chosen = probe_precision(Denoiser(SPEC), batch_size=32, tried=ALL)
+    assert chosen.name == "fp32 channels-last"
+    assert chosen.measured == {
+        "bf16": 5.0,
+        "bf16 channels-last": 5.0,
+        "fp32 channels-last": 100.0,
+        "fp32": 100.0,
+    }
+    sizes = sorted(max(own) for own in seen.values())
+    assert sizes == [1, 1, 32, 32]
+    assert all(len(own) <= 4 for own in seen.values() if max(own) == 1)
+
+
+def test_one_slow_moment_of_the_machine_drops_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def pretend(_trial: Denoiser, batch_size: int, _compute: object) -> _Seconds:
+        nonlocal calls
+        calls += 1
+        # The first timed batch of each size falls into a busy moment.
+        return _Seconds(0.0, 9.0 if calls in (5, 6, 21, 22) else batch_size / 100)
+
+    monkeypatch.setattr("models.precision._batch_seconds", pretend)
+    chosen = probe_precision(Denoiser(SPEC), batch_size=32, tried=ALL)
+    assert chosen.measured == dict.fromkeys((choice.name for choice in ALL), 100.0)
+    assert calls == 4 * (4 + 6)
 
 
 @pytest.mark.parametrize("choice", ALL, ids=lambda choice: choice.name)

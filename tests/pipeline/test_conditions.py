@@ -51,13 +51,13 @@ def test_fields_hold_sorted_train_values_and_unknown_ones_are_null(tmp_path: Pat
     assert conditions.fields == (
         ConditionField(name="sex", values=("F", "M")),
         ConditionField(name="view", values=("AP", "PA")),
-        ConditionField(name="mass", values=("absent", "present")),
         ConditionField(name="edema", values=("absent", "present")),
+        ConditionField(name="mass", values=("absent", "present")),
     )
     assert conditions.num_values == (2, 2, 2, 2)
     codes = conditions.codes(np.array([3, 0, 1, 2]))
     assert codes.dtype == np.int64
-    assert codes.tolist() == [[1, 1, 2, 0, 0], [0, 1, 1, 0, 1], [1, 0, 1, 1, 0], [0, 2, 0, 2, 0]]
+    assert codes.tolist() == [[1, 1, 2, 0, 0], [0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [0, 2, 0, 0, 2]]
     assert np.array_equal(CohortConditions(cohort).codes(np.arange(8)), cohort.labels[:, None])
 
 

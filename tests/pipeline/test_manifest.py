@@ -157,3 +157,45 @@ def test_the_digest_names_the_content_and_not_the_place(tmp_path: Path) -> None:
     first, second = (load_manifest(written(tmp_path / name, GOOD)) for name in "ab")
     other = load_manifest(written(tmp_path, GOOD.replace("small", "large")))
     assert first.digest() == second.digest() != other.digest()
+
+
+def test_of_places_in_braces_the_first_that_exists_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SET", str(tmp_path))
+    text = "${SET}/{,part 1/}labels.csv{.gz,}"
+    assert expand_path(text, Path("/elsewhere")) == (tmp_path / "labels.csv.gz", "")
+    (tmp_path / "part 1").mkdir()
+    for name in ("part 1/labels.csv", "part 1/labels.csv.gz", "labels.csv"):
+        (tmp_path / name).touch()
+        assert expand_path(text, Path("/elsewhere")) == (tmp_path / name, "")
+    assert expand_path("{part 2,part 1}", tmp_path) == (tmp_path / "part 1", "")
+    # Without a comma they are no choice.
+    assert expand_path("{one}", tmp_path) == (tmp_path / "{one}", "")
+    monkeypatch.delenv("SET")
+    assert expand_path(text, tmp_path)[1] == "SET"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "variable", "names"),
+    [
+        ("nih_chestxray14", "NIH_CHESTXRAY14", ["Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"]),
+        (
+            "padchest",
+            "PADCHEST",
+            [f"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{end}" for end in ("", ".gz")],
+        ),
+        ("mimic_cxr_jpg", "MIMIC_CXR_JPG", [f"mimic-cxr-2.0.0-metadata.csv{end}" for end in (".gz", "")]),
+    ],
+)
+def test_tables_are_found_as_they_are_published_packed_or_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: str, variable: str, names: list[str]
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path))
+    read = load_manifest(FOLDER / f"{manifest}.yaml")
+    for name in names:
+        (tmp_path / name).touch()
+        assert isinstance(read.sources[0], ImageSource)
+        assert read.sources[0].table is not None
+        assert [read.resolve(path, "table") for path in read.sources[0].table.paths] == [tmp_path / name]
+        (tmp_path / name).unlink()

@@ -16,7 +16,7 @@ from pipeline.sources.rows import ScanRow
 from pipeline.sources.tables import CONFLICT, SEVERAL, ScanTable
 
 COLUMNS = {"None": "healthy", "E": "edema", "F": "fracture"}
-CLASSES = ("healthy", "fracture", "edema")
+RANKED = ("fracture", "edema")
 
 
 def row(tmp_path: Path, cells: dict[str, str] | None, name: str = "a/b.png") -> ScanRow:
@@ -31,7 +31,7 @@ def row(tmp_path: Path, cells: dict[str, str] | None, name: str = "a/b.png") -> 
 
 
 def verdict(tmp_path: Path, rule: dict[str, Any], *cells: str) -> tuple[str, bytes, str]:
-    labeller = Labeller(LabelRule.model_validate(rule), CLASSES)
+    labeller = Labeller(LabelRule.model_validate(rule), RANKED)
     return labeller(row(tmp_path, dict(zip(rule.get("columns", ["L"]), cells, strict=True))))
 
 
@@ -40,7 +40,7 @@ def verdict(tmp_path: Path, rule: dict[str, Any], *cells: str) -> tuple[str, byt
     [
         (("1", "", "0"), "healthy", b"\0\0", ""),
         (("", "1.0", "0.0"), "edema", b"\1\0", ""),
-        (("", "1", "1"), "fracture", b"\1\1", ""),  # the order of the classes, not of the columns
+        (("", "1", "1"), "fracture", b"\1\1", ""),  # the order of priority, not of the columns
         (("", "1", "-1"), "edema", b"\1\2", ""),
         (("", "-1", ""), "", b"\2\0", "label uncertain"),
         (("", "", ""), "", b"\0\0", "no label"),
@@ -149,14 +149,14 @@ def test_one_label_from_column_folder_pattern_or_value(tmp_path: Path) -> None:
         ({"pattern": "_(x)?1"}, ("", "no label")),
         ({"value": "healthy"}, ("healthy", "")),
     ):
-        label, findings, refusal = Labeller(LabelRule.model_validate(rule), None)(found)
+        label, findings, refusal = Labeller(LabelRule.model_validate(rule), ())(found)
         assert (label, refusal) == expected
         assert findings == b""
 
 
 def test_equal_findings_share_one_object(tmp_path: Path) -> None:
     rule = {"columns": {"E": "edema", "F": "fracture"}}
-    labeller = Labeller(LabelRule.model_validate(rule), CLASSES)
+    labeller = Labeller(LabelRule.model_validate(rule), RANKED)
     first, second = (labeller(row(tmp_path, {"E": "1", "F": "0"}))[1] for _ in range(2))
     assert first is second
 

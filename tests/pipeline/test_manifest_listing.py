@@ -5,9 +5,11 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cohort import Cohort
 from pipeline.errors import DataError, ManifestError
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
@@ -120,6 +122,97 @@ def test_findings_of_several_sources_must_be_the_same(tmp_path: Path) -> None:
     other = HEAD.partition("sources:\n")[2] + one.replace("edema", "fracture")
     with pytest.raises(ManifestError, match="same findings"):
         listed(tmp_path, one + other)
+
+
+FINDINGS = """    label: {columns: {Z: zoster, E: edema, F: fracture}, none: healthy}
+    table: {path: t.csv, match: name}
+"""
+
+
+@pytest.mark.parametrize(
+    ("priority", "label"), [("[fracture, zoster, edema]", "fracture"), ("[edema, zoster, fracture]", "edema")]
+)
+@pytest.mark.parametrize("classes", ["", "classes: [zoster, fracture, healthy, edema]\n"])
+def test_priority_says_which_finding_counts_first_and_nothing_else_does(
+    tmp_path: Path, priority: str, label: str, classes: str
+) -> None:
+    files(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "t.csv").write_text("file,Z,E,F\na.png,0,1,1\nb.png,1,0,0\nc.png,0,0,0\n")
+    found = listed(tmp_path, FINDINGS, f"{classes}priority: {priority}{HEAD}")
+    assert found.findings == ("edema", "fracture", "zoster")
+    assert [(task.label, task.findings) for task in found.tasks] == [
+        (label, b"\1\1\0"), ("zoster", b"\0\0\1"), ("healthy", b"\0\0\0")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        (
+            "",
+            r"nothing says which counts first.*priority: \[edema, fracture, zoster\], or set several: refuse",
+        ),
+        ("classes: [zoster, healthy, edema]\n", r"priority: \[zoster, edema\]"),
+        ("priority: [edema, fracture]\n", "priority: lacks zoster"),
+        ("priority: [edema, fracture, zoster, edema]\n", "priority: a name stands twice"),
+        ("priority: [edema, fracture, zoster, healthy]\n", "'healthy' is not both a finding and a class"),
+        ("classes: [zoster, healthy]\npriority: [zoster, edema]\n", "'edema' is not both"),
+    ],
+)
+def test_without_a_whole_priority_a_manifest_of_several_findings_is_refused(
+    tmp_path: Path, keys: str, problem: str
+) -> None:
+    with pytest.raises(ManifestError, match=problem):
+        listed(tmp_path, FINDINGS, keys + HEAD)
+
+
+def test_priority_is_not_asked_for_where_no_scan_can_need_it(tmp_path: Path) -> None:
+    files(tmp_path, "a.png", "b.png")
+    (tmp_path / "t.csv").write_text("file,Z,E,F\na.png,0,1,1\nb.png,1,1,0\n")
+    refusing = FINDINGS.replace("none:", "several: refuse, none:")
+    assert [task.refusal for task in listed(tmp_path, refusing).tasks] == ["several findings"] * 2
+    one_class = listed(tmp_path, FINDINGS, "classes: [edema, healthy]" + HEAD)
+    assert [task.label for task in one_class.tasks] == ["edema", "edema"]
+    for text in (refusing, "    label: {folder: 0}\n"):
+        with pytest.raises(ManifestError, match="priority: no scan here gets its class"):
+            listed(tmp_path, text, "priority: [edema]" + HEAD)
+
+
+def test_an_archives_own_numbers_are_not_those_of_the_cohort(tmp_path: Path) -> None:
+    """MedMNIST numbers classes as its authors listed them; the cohort numbers the sorted names."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = (80 * labels[:, None, None] + rng.integers(0, 20, (60, 8, 8))).astype(np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels[:, None])
+    names = ("nevus", "melanoma", "angioma")
+    (tmp_path / "m.yaml").write_text(
+        "name: moles\nsources:\n  - kind: medmnist\n    path: set.npz\n"
+        "    labels: {0: nevus, 1: melanoma, 2: angioma}\n"
+    )
+    settings = IngestSettings(image_size=8, workers=1)
+    cohort = Cohort(run_ingest(load_manifest(tmp_path / "m.yaml"), tmp_path / "c", settings).path)
+    assert cohort.info.classes == ("angioma", "melanoma", "nevus")
+    archive = (cohort.take(range(60)).mean(axis=(1, 2, 3)) // 80).astype(int)
+    assert [cohort.info.classes[code] for code in cohort.labels] == [names[code] for code in archive]
+
+
+def test_columns_of_an_archive_become_findings_by_name(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]])
+    np.savez(tmp_path / "set.npz", images=np.zeros((3, 8, 8), np.uint8), labels=labels)
+    text = (
+        "name: several\npriority: [zoster, edema, fracture]\nsources:\n  - kind: medmnist\n"
+        "    path: set.npz\n    multi_label: true\n    none: healthy\n"
+        "    labels: {0: zoster, 1: fracture, 2: edema}\n"
+    )
+    (tmp_path / "m.yaml").write_text(text)
+    found = list_scans(load_manifest(tmp_path / "m.yaml"))
+    assert found.findings == ("edema", "fracture", "zoster")
+    assert [(task.label, task.findings) for task in found.tasks] == [
+        ("edema", b"\1\1\0"), ("zoster", b"\0\0\1"), ("healthy", b"\0\0\0")
+    ]  # fmt: skip
+    (tmp_path / "m.yaml").write_text(text.replace("1: fracture", "1: edema"))
+    with pytest.raises(ManifestError, match="a finding stands twice"):
+        load_manifest(tmp_path / "m.yaml")
 
 
 def test_an_archive_is_listed_as_a_folder_is(tmp_path: Path) -> None:

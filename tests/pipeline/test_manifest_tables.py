@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import DataError, ManifestError, PhosphorError
+from pipeline.manifest.table_rules import TableRule
 from pipeline.sources import table_files
-from pipeline.sources.rows import file_key, folder_of
+from pipeline.sources.rows import file_key, folder_of, key_finder
 from pipeline.sources.tables import CONFLICT, SEVERAL, ScanTable
 
 SECRET = "Doe^Jane-1962"
@@ -194,6 +195,14 @@ def test_a_join_by_other_keys_leaves_a_row_without_partner_open(tmp_path: Path) 
     assert [scans.cell(key, "edema") for key in "abcd"] == ["1.0", None, None, ""]
     assert scans.cell("a", "study") == "7"
     assert scans.cell("z", "edema") is None
+
+
+def test_a_pattern_finds_what_file_and_table_have_in_common() -> None:
+    key_of = key_finder(TableRule(path="t.csv", pattern="(p[0-9]+/.*)$"))
+    assert key_of("set/train/p7/a.png") == key_of("batch 2 (train 1)/p7/a.png") == "p7/a.png"
+    assert key_of("notes/a.png") == "notes/a.png"
+    with pytest.raises(ValueError, match="give match or pattern"):
+        TableRule(path="t.csv", pattern="(a)", match="name")
 
 
 def test_a_file_meets_a_table_by_path_name_or_stem() -> None:

@@ -7,13 +7,20 @@ from typing import Any
 import pytest
 
 from pipeline.privacy_advice import what_to_change
-from pipeline.privacy_report import COPY_COUNT, ClassVerdict, MembershipResult, PrivacyReport, TestResult
+from pipeline.privacy_report import (
+    COPY_COUNT,
+    ClassVerdict,
+    MembershipResult,
+    Needed,
+    PrivacyReport,
+    TestResult,
+)
 from pipeline.records import Policy, Verdict
 
 
-def part(verdict: Verdict, short: int = 0) -> ClassVerdict:
+def part(verdict: Verdict, short: int = 0, power: float | None = None) -> ClassVerdict:
     return ClassVerdict(
-        verdict=verdict, asked=12, candidates=15, accepted=12 - short, short=short, rejected={}
+        verdict=verdict, asked=12, candidates=15, accepted=12 - short, short=short, rejected={}, power=power
     )
 
 
@@ -110,9 +117,16 @@ def test_a_class_that_runs_short_is_drawn_again_or_asked_less_of() -> None:
 
 
 def test_weak_tests_name_what_makes_them_stronger_and_the_policy_that_would_release() -> None:
-    weak = audit(Verdict.INCONCLUSIVE, tests=(outcome(None, power=0.41), outcome(None, power=None)))
+    # What decides is the chance of all tests together: each by itself may be weak where a set passes.
+    classes = {"disc": part(Verdict.INCONCLUSIVE, power=0.41), "bar": part(Verdict.PASS, power=0.9)}
+    tests = (outcome(None, power=0.0), outcome(None, power=None))
+    needed = Needed(
+        planted_share=0.02, chance=0.8, candidates=950, real_scans=None, compared=600, stands_out=0.9
+    )
+    weak = audit(Verdict.INCONCLUSIVE, tests=tests, classes=classes, needed=needed)
     steps = what_to_change(weak)
-    assert "in 41 % of cases; a pass needs 80 %" in steps[0] and "sample.per_class" in steps[0]
+    assert "with a chance of 41 % in the class where they are weakest; a pass needs 80 %" in steps[0]
+    assert "sample.per_class" in steps[0] and steps[0].endswith(": about 950 candidates would be enough.")
     assert "release.policy=research" in steps[1]
     assert len(what_to_change(weak, Policy.RESEARCH)) == 1
     (foreign,) = what_to_change(weak.model_copy(update={"checkpoint_digest": ""}))
@@ -126,3 +140,15 @@ def test_weak_tests_name_what_makes_them_stronger_and_the_policy_that_would_rele
 def test_a_checkpoint_that_tells_is_kept_in_house_though_its_images_may_go() -> None:
     (step,) = what_to_change(audit(checkpoint_verdict=Verdict.FAIL))
     assert step.startswith("The checkpoint itself tells") and "train.dp.epsilon" in step
+
+
+def test_attacks_on_too_few_patients_name_how_many_it_takes() -> None:
+    few = attacked("release_combined", True).model_copy(
+        update={"members": 7, "non_members": 6, "noticeable_auc": 1.0, "adjusted_p_value": 0.5}
+    )
+    steps = what_to_change(audit(Verdict.INCONCLUSIVE, membership=(few,)), Policy.RESEARCH)
+    (step,) = [one for one in steps if "ingest.audit_share" in one]
+    assert "Of 7 and 6 patients" in step and "for one of 0.60 on either side" in step
+    enough = few.model_copy(update={"members": 40, "non_members": 40})
+    steps = what_to_change(audit(Verdict.INCONCLUSIVE, membership=(enough,)), Policy.RESEARCH)
+    assert not [one for one in steps if "ingest.audit_share" in one]

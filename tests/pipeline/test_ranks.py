@@ -147,7 +147,7 @@ def test_the_end_of_a_process_ends_another_that_waits_for_nothing(
         program("ranks.wait_for_all()", f"if ranks.rank == {failing}:", f"    {end}", "time.sleep(600)")
     )
     assert [process.returncode for process in done] == codes
-    assert "Finished work is kept" in done[1 - failing].stderr
+    assert "Run the same command again in all processes" in done[1 - failing].stderr
 
 
 def test_too_few_processes_are_said_not_waited_for_for_ever() -> None:

@@ -177,3 +177,17 @@ def test_every_known_key_can_be_named_in_an_override() -> None:
         inner = functools.reduce(lambda body, name: body[name], key.split("."), dump)
         value = yaml.safe_dump(inner, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
         assert load_recipe("cpu", [f"{key}={value}"])
+
+
+def test_off_is_a_choice_and_no_a_class_while_a_switch_still_takes_both(tmp_path: Path) -> None:
+    written = (
+        "ingest: {burned_in_text: off, strict: yes}\nsample: {guidance_away_from: no, guidance_scale: 2}\n"
+    )
+    (tmp_path / "r.yaml").write_text(written)
+    recipe = load_recipe(tmp_path / "r.yaml", ["ingest.near_duplicates=off", "train.latent.enabled=on"])
+    assert (recipe.ingest.burned_in_text, recipe.ingest.near_duplicates) == ("off", "off")
+    assert (recipe.ingest.strict, recipe.train.latent.enabled) == (True, True)
+    assert recipe.sample.guidance_away_from == "no"
+    assert load_recipe("smoke", ["ingest.strict=no"]).ingest.strict is False
+    (tmp_path / "again.yaml").write_text(recipe_text(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe

@@ -19,8 +19,9 @@ import pytest
 
 from pipeline.config import Settings, read_model
 from pipeline.errors import DataError, OutputExistsError, StorageError, TamperedError
+from pipeline.locking import exclusive_lock
 from pipeline.records import CheckpointRef, CohortRef, Reference
-from pipeline.stage import exclusive_lock, load_reference, open_stage, verify_reference
+from pipeline.stage import load_reference, open_stage, verify_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -147,7 +148,7 @@ def test_a_killed_holder_frees_the_lock_and_its_empty_file_does_no_harm(tmp_path
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from pipeline.stage import exclusive_lock\n"
+        "from pipeline.locking import exclusive_lock\n"
         "folder = Path(sys.argv[1])\n"
         "with exclusive_lock(folder / '.lock', folder, doing='writing'):\n"
         "    print('held', flush=True)\n"

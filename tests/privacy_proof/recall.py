@@ -68,7 +68,7 @@ class Gate:
 def tuned_gate(cohort: Cohort, settings: AuditSettings, *, seed: int = 0) -> Gate:
     """Tune the filter on tuning patients and count false rejects on the others, hash rules off."""
     references = load_references(cohort, settings, np.random.default_rng([seed, 1]))
-    views = Views(references, cohort_embedding(cohort, references, settings), settings)
+    views = Views(references, cohort_embedding(cohort, references, settings).network, settings)
     tuned = tune(views)
     hits, total = int(tuned.fresh_rejected.sum()), len(tuned.fresh_rejected)
     return Gate(references, views, tuned.calibration, hits / total, clopper_pearson(hits, total), total)

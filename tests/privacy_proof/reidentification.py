@@ -46,7 +46,7 @@ def main() -> int:
     if not len(queries):
         raise SystemExit("no patient of the holdout has several scans")
 
-    copies = embed_flat(cohort_embedding(cohort, references, settings), images, settings)
+    copies = embed_flat(cohort_embedding(cohort, references, settings).network, images, settings)
     network, pairs = patient_embedding(
         references, settings, steps=call.number("pair_steps", 600), width=call.number("width", 32)
     )

@@ -24,7 +24,9 @@ class SetTests:
 
     def __init__(self, cohort: Cohort, settings: AuditSettings, *, seed: int = 1) -> None:
         self.references = load_references(cohort, settings, np.random.default_rng([seed, 1]))
-        self.views = Views(self.references, cohort_embedding(cohort, self.references, settings), settings)
+        self.views = Views(
+            self.references, cohort_embedding(cohort, self.references, settings).network, settings
+        )
         self.tuned = tune(self.views)
         self._significance = settings.significance
         self._plan = Plan(settings.depths, settings.null_draws, self.references.holdout_share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]
 """rows -> what the denoiser was trained on (n, C, H, W), and condition codes (n, F), on its device."""
 
 COMBINED = "combined"
+KNOWN_FOR_EACH, LEAST_CAP = 4, 100
+"""Known scans of either side for each audited scan, and the number below which they are not cut."""
 PRIOR = 0.5
 """Strength of the prior on the weights of the combined score."""
 
@@ -52,19 +54,35 @@ class Groups:
         """Rows of all audit patients, members first."""
         return np.concatenate([self.inside, self.outside])
 
+    def learning_from(self, known: int) -> Groups:
+        """Return the same groups with at most so many known scans on either side, evenly spread."""
+
+        def some(rows: Ints) -> Ints:
+            places = np.linspace(0, len(rows) - 1, min(known, len(rows))).round().astype(np.int64)
+            return rows[places]
+
+        return replace(self, known_inside=some(self.known_inside), known_outside=some(self.known_outside))
+
 
 def audit_groups(cohort: Cohort, cap: int, rng: np.random.Generator) -> Groups:
-    """Return whom the attack is tried on and learnt from."""
+    """Return whom the attack is tried on and learnt from.
+
+    Each known scan costs as much as an audited one. Where few are audited, chance decides what is found
+    among them, and what more known scans would teach does not: `KNOWN_FOR_EACH` of them are enough.
+    """
     roles = cohort.records()["audit"].to_numpy()
     train, holdout = cohort.rows("train"), cohort.rows("holdout")
+
+    inside, outside = train[roles[train] == "in"], holdout[roles[holdout] == "out"]
+    cap = min(cap, max(LEAST_CAP, KNOWN_FOR_EACH * (len(inside) + len(outside))))
 
     def some(rows: Ints) -> Ints:
         chosen: Ints = np.sort(rng.permutation(rows)[:cap])
         return chosen
 
     return Groups(
-        inside=train[roles[train] == "in"],
-        outside=holdout[roles[holdout] == "out"],
+        inside=inside,
+        outside=outside,
         known_inside=some(train[roles[train] == ""]),
         known_outside=some(holdout[roles[holdout] == ""]),
     )

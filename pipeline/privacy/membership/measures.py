@@ -58,17 +58,6 @@ def auc(scores: Floats, members: Bools) -> float:
     return float(_auc_of(_ranks(scores), members[None, :])[0])
 
 
-def noticeable_auc(members: Bools, *, significance: float = 0.01, power: float = 0.8) -> float:
-    """Return the AUC from which on so many patients show it, by the normal approximation of the rank sum."""
-    from scipy.stats import norm
-
-    inside, outside = int(members.sum()), int((~members).sum())
-    if not inside or not outside:
-        return 1.0
-    error = ((inside + outside + 1) / (12 * inside * outside)) ** 0.5
-    return min(1.0, 0.5 + float(norm.isf(significance) + norm.ppf(power)) * error)
-
-
 def permutation_p(scores: Floats, members: Bools, *, draws: int, rng: np.random.Generator) -> float:
     """Return the chance of so large an AUC if the coins had fallen otherwise.
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.power import noticeable_auc
 from pipeline.privacy.membership.measures import (
     auc,
     epsilon_lower_bound,
     hits_at_low_error,
-    noticeable_auc,
     patient_scores,
     permutation_p,
 )
@@ -35,18 +35,29 @@ class Audited:
 
 
 def attack_result(
-    attack: str, scores: Floats, audited: Audited, settings: MembershipSettings, rng: np.random.Generator
+    attack: str,
+    scores: Floats,
+    audited: Audited,
+    settings: MembershipSettings,
+    rng: np.random.Generator,
+    *,
+    level: float,
 ) -> MembershipResult:
-    """Measure how well scores (n,) of scans tell members from others; a patient's is the mean of them."""
+    """Measure how well scores (n,) of scans tell members from others; a patient's is the mean of them.
+
+    `level` is the p-value below which it counts as told, corrected for the attacks that are tried together:
+    what could have been noticed follows from it.
+    """
     by_patient, inside = patient_scores(scores, audited.patients, audited.members)
     hits = hits_at_low_error(by_patient, inside, draws=settings.resamples, rng=rng)
     bound = epsilon_lower_bound(by_patient, inside)
+    members, others = int(inside.sum()), int((~inside).sum())
     return MembershipResult(
         attack=attack,
-        members=int(inside.sum()),
-        non_members=int((~inside).sum()),
+        members=members,
+        non_members=others,
         auc=round(auc(by_patient, inside), 6),
-        noticeable_auc=round(noticeable_auc(inside), 6),
+        noticeable_auc=round(noticeable_auc(members, others, significance=level), 6),
         hit_rate=hits.value,
         hit_rate_interval=(hits.low, hits.high),
         p_value=permutation_p(by_patient, inside, draws=settings.permutations, rng=rng),

@@ -11,6 +11,7 @@ import torch
 from models.components import Components
 from models.denoiser import Denoiser
 from models.devices import default_device, to_device
+from models.membership import attack_scores
 from models.noise import stream_seed
 from pipeline.cohort import Cohort
 from pipeline.conditions import CohortConditions, asked_conditions
@@ -21,6 +22,7 @@ from pipeline.generator import (
     read_checkpoint_info,
     ready,
 )
+from pipeline.pacing import pace_of
 from pipeline.privacy.dataset_test import holm
 from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.membership.attack import (
@@ -51,12 +53,14 @@ class Membership:
         checkpoint: attacks with access to the model, empty where none was named.
         controls: attacks that must find nothing; if one does, the attacks on the checkpoint mean nothing.
         not_run: why nothing was measured; empty otherwise.
+        shortened: in words, what the attacks on the checkpoint learnt from, where time for no more was given.
     """
 
     release: tuple[MembershipResult, ...] = ()
     checkpoint: tuple[MembershipResult, ...] = ()
     controls: tuple[MembershipResult, ...] = ()
     not_run: str = ""
+    shortened: str = ""
 
 
 def measure_membership(
@@ -101,6 +105,9 @@ def measure_membership(
     denoiser, _ = load_denoiser(checkpoint, verified=info)
     read = _reader(cohort, checkpoint, info)
     title, own = "attack on the checkpoint", settings.membership
+    known = halfway.number("known-scans", lambda: _affordable(groups, denoiser, read, settings, halfway))
+    asked, groups = groups, groups.learning_from(known)
+    rows = groups.every
     trained = checkpoint_scores(denoiser, rows, read, own, title=title, halfway=halfway)
     attacker = Attacker(cohort, groups, trained, np.random.default_rng([seed, 4]))
     model = _tested(attacker.by_attack(groups.audited), audited, settings, seed)
@@ -112,11 +119,42 @@ def measure_membership(
     # Members against members: a coin that decided nothing.
     inside = attacker.by_attack(groups.inside)[COMBINED]
     halves = audited.members_halved(np.random.default_rng([seed, 6]))
-    controls = (
-        attack_result(UNTRAINED, untrained, audited, settings.membership, np.random.default_rng([seed, 7])),
-        attack_result(MEMBERS, inside, halves, settings.membership, np.random.default_rng([seed, 8])),
+    level = settings.significance / 2
+    controls = tuple(
+        attack_result(name, scores, who, own, np.random.default_rng([seed, stream]), level=level)
+        for name, scores, who, stream in ((UNTRAINED, untrained, audited, 7), (MEMBERS, inside, halves, 8))
     )
-    return Membership(release=release, checkpoint=model, controls=controls)
+    return Membership(release, model, controls, shortened=_shortened(asked, groups, settings))
+
+
+def _affordable(
+    groups: Groups, denoiser: Denoiser, read: Read, settings: AuditSettings, halfway: Halfway
+) -> int:
+    """Return how many known scans of either side the attacks on the checkpoint have time to learn from."""
+    own = settings.membership
+    if settings.half_seconds is None:
+        return own.known_scans
+    rows = groups.every[: own.batch_size]
+
+    @torch.no_grad()
+    def attack(count: int) -> None:
+        attack_scores(denoiser, *read(rows[:count]), own.sigmas)
+
+    each = pace_of(attack, len(rows)).seconds / len(rows)
+    # Every scan is scored by the checkpoint and by the untrained control.
+    scans = int(halfway.num_processes * settings.half_seconds / (2 * each))
+    return min(max((scans - len(groups.audited)) // 2, LEAST_KNOWN), own.known_scans)
+
+
+def _shortened(asked: Groups, taken: Groups, settings: AuditSettings) -> str:
+    if len(taken.every) == len(asked.every):
+        return ""
+    return (
+        f"the attacks on the checkpoint learnt what members look like from {len(taken.known_inside)} of "
+        f"{len(asked.known_inside)} known train scans and {len(taken.known_outside)} of "
+        f"{len(asked.known_outside)} of the holdout, for which audit.max_minutes={settings.max_minutes:g} "
+        "gave time: they find less than with all of them"
+    )
 
 
 def _obstacle(groups: Groups, released: int, settings: AuditSettings) -> str:
@@ -137,7 +175,14 @@ def _tested(
 ) -> tuple[MembershipResult, ...]:
     """Measure every attack; p-values are Holm-corrected over them."""
     results = [
-        attack_result(name, own, audited, settings.membership, np.random.default_rng([seed, 5, place]))
+        attack_result(
+            name,
+            own,
+            audited,
+            settings.membership,
+            np.random.default_rng([seed, 5, place]),
+            level=settings.significance / len(scores),
+        )
         for place, (name, own) in enumerate(scores.items())
     ]
     adjusted = holm([result.p_value for result in results])

@@ -30,7 +30,7 @@ def drawn(checkpoint: CheckpointRef, tmp_path_factory: pytest.TempPathFactory) -
 BOX = (0.1, 0.1, 0.9, 0.9)
 FIELDS = {
     "to_class": "ring",
-    "from_class": "bar",
+    "from_class": "line",
     "per_class": 20,
     "overdraw": 1.25,
     "mask": BOX,

@@ -56,7 +56,7 @@ def test_an_edited_set_is_a_candidate_set_whose_private_table_names_the_sources(
     records = Cohort(tiny_cohort_16.path).records().set_index("sample_id")
     chosen = records.loc[edits["source_id"]]
     assert set(chosen["split"]) == {"train"}
-    assert set(chosen["label"]) == {"bar"}
+    assert set(chosen["label"]) == {"line"}
     assert edits["source_id"].is_unique
     assert set(edits["target_class"]) == {"ring"}
     assert set(edits["strength"]) == {1.0}

@@ -143,4 +143,4 @@ def test_the_search_finds_a_source_that_does_stand_in_a_folder(
     shutil.copytree(edited.path, tmp_path / "edits")
     found = problems(scan_for_values(tmp_path / "edits", ids))
     assert {finding.value_number for finding in found} == set(range(len(ids)))
-    assert FIELDS["from_class"] == "bar"
+    assert FIELDS["from_class"] == "line"

@@ -54,8 +54,20 @@ def test_the_other_metrics_equal_their_references():
     ones = np.ones((1, 200))
     assert balanced_accuracy(p, y, ones)[0] == pytest.approx(balanced_accuracy_score(y, p.argmax(1)))
     assert brier(p, y, ones)[0] == pytest.approx(brier_score_loss(y, p[:, 1]))
-    false_rate, true_rate, _ = roc_curve(y, p[:, 1], drop_intermediate=False)
-    assert sensitivity_at(0.9)(p, y, ones)[0] == pytest.approx(true_rate[false_rate <= 0.1].max())
+    each = []
+    for label in range(2):
+        false_rate, true_rate, _ = roc_curve(y == label, p[:, label], drop_intermediate=False)
+        each.append(true_rate[false_rate <= 0.1].max())
+    assert sensitivity_at(0.9)(p, y, ones)[0] == pytest.approx(np.mean(each))
+    assert each[0] != each[1]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_no_metric_depends_on_how_the_classes_are_numbered(classes):
+    p, y = cases(3, n=200, classes=classes)
+    ones, turned = np.ones((1, 200)), classes - 1 - y
+    for metric in (auc, balanced_accuracy, brier, ece, sensitivity_at(0.9)):
+        assert metric(p[:, ::-1], turned, ones)[0] == pytest.approx(metric(p, y, ones)[0])
 
 
 def test_calibration_error_of_a_calibrated_and_of_an_overconfident_classifier():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -23,7 +24,10 @@ from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.training import Fit
 from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.pacing import TIMED_CALLS, Pace
 from pipeline.records import EvaluationRef
+from pipeline.report import folder
+from pipeline.report.evaluation_tables import reads_words
 from pipeline.stage import verify_reference
 
 ROOT = Path(__file__).parents[3]
@@ -64,9 +68,11 @@ def report(finished: EvaluationRef) -> EvaluationReport:
     return read_evaluation_report(finished.path)
 
 
-def with_logistic(release: Path, cohort: Path, out: Path, **changes: object) -> EvaluationReport:
+def with_logistic(
+    release: Path, cohort: Path, out: Path, *, force: bool = False, **changes: object
+) -> EvaluationReport:
     settings = QUICK.model_copy(update=changes)
-    run_evaluate(release, cohort, out, settings, seed=7, fit_predict=logistic)
+    run_evaluate(release, cohort, out, settings, seed=7, fit_predict=logistic, force=force)
     return read_evaluation_report(out)
 
 
@@ -81,7 +87,8 @@ def test_every_part_is_measured(report: EvaluationReport, cohort: Path):
         "synthetic",
     ]
     assert all(next(iter(arm.val)) == "auc" and len(arm.val) == 5 for arm in report.arms)
-    assert report.utility.verdict in {"helps", "no measurable effect", "harms"}
+    assert report.utility.difference is not None and report.utility.likely is not None
+    assert report.utility.verdict != "not measured"
     assert set(report.label_agreement) == set(report.label_agreement_real) == {"plain", "striped"}
     assert report.test_reads == 1
     assert report.extractor_digest == cohort_encoder(Cohort(cohort), QUICK).digest
@@ -162,6 +169,33 @@ def test_a_killed_run_goes_on_where_it_was(
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
+def test_a_time_budget_gives_every_arm_the_same_fewer_steps_and_is_told(
+    cohort: Path, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # A step of a batch takes a tenth of a second, whatever the machine.
+    monkeypatch.setattr(
+        "pipeline.evaluate.training.pace_of", lambda _call, _count: Pace(0.1 * TIMED_CALLS, 1)
+    )
+    monkeypatch.setattr("pipeline.evaluate.training.num_workers", lambda: 2)
+    num_jobs = QUICK.seeds * (4 + len(QUICK.ratios))
+    hurried = QUICK.model_copy(update={"max_minutes": 10.0 * 0.1 * num_jobs / 2 / 60})
+    run_evaluate(release, cohort, tmp_path / "hurried", hurried, seed=7)
+    report = read_evaluation_report(tmp_path / "hurried")
+    (said,) = [note for note in report.notes if "max_minutes" in note]
+    planned = int(said.split()[3])
+    assert len({arm.arm for arm in report.arms}) > 3
+    assert {curve["step"][-1] for curve in report.curves.values()} == {float(planned)}
+    assert 1 <= planned < QUICK.num_steps and f"of {QUICK.num_steps} steps" in said
+    # The number is kept with what was trained, for what is left to train after a kill.
+    monkeypatch.setattr("pipeline.evaluate.training.pace_of", lambda _call, _count: Pace(1e-9, 1))
+    (tmp_path / "hurried" / "reference.json").unlink()
+    run_evaluate(release, cohort, tmp_path / "hurried", hurried, seed=7)
+    assert said in read_evaluation_report(tmp_path / "hurried").notes
+    enough = QUICK.model_copy(update={"max_minutes": 1000.0})
+    run_evaluate(release, cohort, tmp_path / "enough", enough, seed=7)
+    assert not [note for note in read_evaluation_report(tmp_path / "enough").notes if "max_minutes" in note]
+
+
 def test_a_damaged_result_is_trained_again(
     finished: EvaluationRef, cohort: Path, release: Path, tmp_path: Path
 ):
@@ -178,9 +212,43 @@ def test_another_classifier_can_be_plugged_in(cohort: Path, release: Path, tmp_p
     assert found.curves == {}
     synthetic = found.arms[-1]
     assert synthetic.test["auc"].value > 0.7
-    log = (tmp_path / "own" / "test_reads.jsonl").read_text().splitlines()
+    log = (tmp_path / "test_reads.jsonl").read_text().splitlines()
     assert len(log) == found.test_reads == 1
     assert "synthetic" in json.loads(log[0])["arms"]
+
+
+def test_every_reading_of_the_test_split_counts_whatever_was_replaced(
+    cohort: Path, release: Path, tmp_path: Path, make_cohort
+):
+    out = tmp_path / "run" / "evaluation"
+    few: dict[str, object] = {"ratios": (1.0,), "seeds": 1, "encoder_steps": 2, "num_resamples": 100}
+    assert with_logistic(release, cohort, out, **few).test_reads == 1
+    assert with_logistic(release, cohort, out, **few).test_reads == 1  # the finished one is reused
+    again = with_logistic(release, cohort, out, force=True, **few, specificity=0.8)
+    assert (again.test_reads, again.test_reads_of_others) == (2, 0)
+    shutil.rmtree(out)
+    assert with_logistic(release, cohort, out, **few, specificity=0.8).test_reads == 3
+    other = make_cohort(tmp_path / "cohort", {"train": 8, "val": 8, "test": 8, "holdout": 4}).path
+    moved = with_logistic(release, other, out, force=True, **few)
+    assert (moved.test_reads, moved.test_reads_of_others) == (4, 3)
+    assert "read 4 times by the evaluations of this folder" in reads_words(moved)
+    assert "3 of the readings were of another cohort" in reads_words(moved)
+    beside = with_logistic(release, other, out.parent / "second", **few)
+    assert beside.test_reads == 5
+    assert folder._evaluation(out).test_reads == 5  # the report of the run counts them too
+
+
+def test_an_evaluation_that_goes_on_after_a_kill_counts_its_reading_once(
+    cohort: Path, release: Path, tmp_path: Path
+):
+    few: dict[str, object] = {"ratios": (1.0,), "seeds": 1, "encoder_steps": 2, "num_resamples": 100}
+    first = with_logistic(release, cohort, tmp_path / "e", **few)
+    (tmp_path / "e" / "reference.json").unlink()
+    with (tmp_path / "test_reads.jsonl").open("ab") as stream:
+        stream.write(b'{"arms":["re')
+    assert with_logistic(release, cohort, tmp_path / "e", **few) == first
+    assert first.test_reads == 1
+    assert reads_words(first) == "The test split was read 1 time."
 
 
 def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.real import Truth
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.utility import TestSplit, conclude, measure_utility
+from pipeline.evaluate.utility import Difference, TestSplit, conclude, measure_utility
 from pipeline.evaluation_report import Estimate
+from pipeline.evaluation_words import LIKELY
 
 REAL = Arm("real", None, (50, 50), (0, 0), augmented=False)
 AUGMENTED = Arm("real_augmented", None, (50, 50), (0, 0))
@@ -30,8 +32,11 @@ def readings(truth: Truth, strength: float, seed: int) -> list[np.ndarray]:
     return found
 
 
-def between(low: float, high: float) -> Estimate:
-    return Estimate(value=(low + high) / 2, low=low, high=high, n=9)
+def between(low: float, high: float, *, n: int = 9) -> Difference:
+    """Return a difference whose 95 % interval is given; the 90 % one is narrower as that of a normal."""
+    value, half = (low + high) / 2, (high - low) / 2
+    likely = Estimate(value=value, low=value - LIKELY * half, high=value + LIKELY * half, n=n)
+    return Difference(Estimate(value=value, low=low, high=high, n=n), likely)
 
 
 def split(n: int) -> Truth:
@@ -41,42 +46,77 @@ def split(n: int) -> Truth:
 def measured(tmp_path: Path, val_strength: dict[Arm, float], test_strength: dict[Arm, float]):
     val, test = split(200), split(300)
     on_test = {arm: readings(test, s, i) for i, (arm, s) in enumerate(test_strength.items())}
-    turnstile = TestSplit(test, on_test, tmp_path / "log")
+    turnstile = TestSplit(test, on_test, tmp_path / "log", cohort="c", evaluation="e", resumed=False)
     on_val = {arm: readings(val, s, 50 + i) for i, (arm, s) in enumerate(val_strength.items())}
     rng = np.random.default_rng(0)
-    return measure_utility(on_val, val, turnstile, seeds=(1, 2, 3), settings=SETTINGS, rng=rng), turnstile
+    return measure_utility(on_val, val, turnstile, seeds=(1, 2, 3), settings=SETTINGS, rng=rng)
 
 
-def test_the_verdict_follows_the_interval():
-    expected = (((0.01, 0.03), "helps"), ((-0.03, -0.01), "harms"), ((-0.01, 0.02), "no measurable effect"))
-    for bounds, verdict in expected:
-        found = conclude(HALF, {REAL: between(*bounds)})
-        assert found.verdict == verdict
-        assert verdict in found.words
-        assert (found.chosen_arm, found.compared_with) == ("real_synthetic-0.5", "real")
-    assert conclude(HALF, {REAL: Estimate(value=0.5)}).verdict == "no measurable effect"
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ((0.01, 0.03), "helps"),
+        ((-0.03, -0.01), "harms"),
+        ((-0.01, 0.02), "no measurable effect"),
+        ((-0.01, 0.021), "could not tell"),
+        ((-0.25, 0.2), "could not tell"),
+        ((-0.243, 0.0007), "possibly harms"),
+        ((-0.0007, 0.243), "possibly helps"),
+        # So small that it does not matter, yet the 90 % interval lies below zero.
+        ((-0.01, 0.0005), "possibly harms"),
+    ],
+)
+def test_the_verdict_follows_the_interval(bounds: tuple[float, float], verdict: str) -> None:
+    found = conclude(HALF, {REAL: between(*bounds)})
+    assert found.verdict == verdict
+    assert f": {verdict}." in found.words
+    assert (found.chosen_arm, found.compared_with) == ("real_synthetic-0.5", "real")
+    assert found.likely is not None and bounds[0] < found.likely[0] < found.likely[1] < bounds[1]
+
+
+def test_without_an_interval_nothing_can_be_told() -> None:
+    alone = Estimate(value=0.5)
+    found = conclude(HALF, {REAL: Difference(alone, alone)})
+    assert (found.verdict, found.likely) == ("could not tell", None)
+    assert "There is no interval" in found.words
+
+
+def test_no_effect_states_what_is_excluded_and_too_wide_an_interval_what_it_would_take() -> None:
+    narrow = conclude(HALF, {REAL: between(-0.01, 0.02)}).words
+    assert "An effect of more than 0.02 is excluded; one between -0.0100 and +0.0200" in narrow
+    wide = conclude(HALF, {REAL: between(-0.22, 0.18, n=100)}).words
+    # A half width of .2 is ten times .02: a hundred times the 100 scans.
+    assert "Anything from -0.2200 to +0.1800 may be true." in wide
+    assert "at least 10,000 test scans, of which there are 100." in wide
+    below = conclude(HALF, {REAL: between(-0.243, 0.0007, n=100)}).words
+    assert "The simultaneous 90 % interval lies below zero, the 95 % one does not." in below
 
 
 def test_every_real_only_arm_has_to_be_beaten():
     strong, weak = between(-0.004, 0.001), between(0.004, 0.02)
     found = conclude(HALF, {REAL: weak, AUGMENTED: strong})
     assert (found.verdict, found.compared_with) == ("no measurable effect", "real_augmented")
-    assert found.difference == strong
+    assert found.difference == strong.sure
+    nearly = between(-0.0005, 0.02)
+    assert conclude(HALF, {REAL: weak, AUGMENTED: nearly}).verdict == "possibly helps"
+    assert conclude(HALF, {REAL: nearly, AUGMENTED: strong}).verdict == "no measurable effect"
 
 
 def test_a_better_synthetic_arm_helps_and_a_worse_one_harms(tmp_path):
     better = {REAL: 1.0, AUGMENTED: 1.0, HALF: 3.0}
     worse = {REAL: 3.0, AUGMENTED: 3.0, HALF: 1.0}
     equal = {REAL: 2.0, AUGMENTED: 2.0, HALF: 2.0}
-    for strengths, verdict in ((better, "helps"), (worse, "harms"), (equal, "no measurable effect")):
-        found, _ = measured(tmp_path, strengths, strengths)
+    for strengths, verdict in ((better, "helps"), (worse, "harms"), (equal, "could not tell")):
+        found = measured(tmp_path, strengths, strengths)
         assert found.verdict.verdict == verdict
+        assert found.verdict.likely is not None and found.verdict.difference is not None
+        assert found.verdict.difference.low < found.verdict.likely[0]
 
 
 def test_the_ratio_is_chosen_on_val_and_the_rival_is_the_strongest_on_test(tmp_path):
     on_val = {REAL: 1.0, AUGMENTED: 3.0, HALF: 1.0, WHOLE: 3.0, ALONE: 0.5}
     on_test = {REAL: 3.0, AUGMENTED: 1.0, HALF: 3.0, WHOLE: 1.0, ALONE: 0.5}
-    found, _ = measured(tmp_path, on_val, on_test)
+    found = measured(tmp_path, on_val, on_test)
     assert found.verdict.chosen_arm == "real_synthetic-1"
     assert found.verdict.compared_with == "real"
     assert found.verdict.verdict == "harms"
@@ -84,8 +124,7 @@ def test_the_ratio_is_chosen_on_val_and_the_rival_is_the_strongest_on_test(tmp_p
 
 def test_test_is_read_once_and_only_for_the_chosen_arms(tmp_path):
     strengths = {REAL: 1.0, AUGMENTED: 1.0, HALF: 1.0, WHOLE: 2.5, ALONE: 1.0}
-    found, turnstile = measured(tmp_path, strengths, strengths)
-    assert turnstile.reads == 1
+    found = measured(tmp_path, strengths, strengths)
     assert len((tmp_path / "log").read_text().splitlines()) == 1
     read = {(arm.arm, arm.ratio) for arm in found.arms if arm.test}
     assert read == {("real", None), ("real_augmented", None), ("real_synthetic", 1.0), ("synthetic", None)}

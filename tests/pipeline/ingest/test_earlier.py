@@ -14,13 +14,14 @@ from PIL import Image
 from pipeline.cohort import Cohort
 from pipeline.errors import OutputExistsError, UsageError
 from pipeline.ingest import run_ingest, worker
-from pipeline.ingest.earlier import aside_path
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.worker import draw
 from pipeline.residual import problems, scan_for_values
 from pipeline.sources.base import Scan, ScanTask
+from pipeline.stage import aside_path
 from tests.cohorts import draw as drawn_image
 from tests.pipeline.ingest.scans import manifest_of, write_images
+from tests.pipeline.test_replacing import mounted
 
 SETTINGS = IngestSettings(image_size=16, workers=1, chunk_scans=8)
 
@@ -191,6 +192,18 @@ def test_killed_right_after_the_earlier_cohort_was_set_aside_it_is_continued_all
     after = by_scan(ingest(tmp_path))
     assert len(reads) == 4
     assert {name: after[name] for name in before} == before
+
+
+def test_a_cohort_on_a_mount_point_is_not_emptied_to_be_continued(tmp_path: Path, reads: list[str]) -> None:
+    scans = write_images(tmp_path)
+    with mounted(tmp_path / "c", "tmpfs") as out:
+        before = by_scan(ingest(tmp_path))
+        add_patients(scans, 100, 2)
+        reads.clear()
+        with pytest.raises(OutputExistsError, match="mount point"):
+            ingest(tmp_path, force=True)
+        assert reads == []
+        assert by_scan(Cohort(out)) == before
 
 
 def test_no_draw_and_no_name_can_be_read_from_what_is_kept(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_chestxray14_keeps_its_test_list_and_refuses_what_cannot_be_told(nih: In
         "00000099_000.png": "not in the table",
     }
     assert "published split nih: 1 patients stand in both train and test" in nih.cohort.info.notes
+    # Table and lists are read, though as no scan.
+    assert nih.listing.unread == {}
 
 
 def test_chestxray14_knows_patients_sex_age_and_view(nih: Ingested) -> None:
@@ -100,18 +102,55 @@ def test_chestxray14_knows_patients_sex_age_and_view(nih: Ingested) -> None:
     assert nih.cohort.info.has_patient_ids
 
 
+BATCH = "CheXpert-v1.0 batch {} ({})".format
+LAYOUTS = {
+    "small": ("CheXpert-v1.0-small", "", {"train": ["train/"], "valid": ["valid/"]}),
+    "full": ("CheXpert-v1.0", "", {"train": ["train/"], "valid": ["valid/"]}),
+    "archives": (
+        "CheXpert-v1.0",
+        BATCH(1, "validate & csv") + "/",
+        {
+            "train": [BATCH(number + 1, f"train {number}") + "/" for number in (1, 2, 3)],
+            "valid": [BATCH(1, "validate & csv") + "/valid/"],
+        },
+    ),
+    "archives, tables outside": (
+        "CheXpert-v1.0",
+        "",
+        {
+            "train": [BATCH(number + 1, f"train {number}") + "/" for number in (1, 2, 3)],
+            "valid": [BATCH(1, "validate & csv") + "/valid/"],
+        },
+    ),
+}
+"""Layout of CheXpert -> folder's name in the tables, where these lie, and where each part's patients lie."""
+
+
+def chexpert_place(layout: str, part: str, patient: int) -> str:
+    """Return the folder of a patient: the three archives of the train part follow one another."""
+    places = LAYOUTS[layout][2][part]
+    return f"{places[min(patient // 10, len(places) - 1)]}patient{patient:05d}"
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def chexpert(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+def chexpert(tmp_path_factory: pytest.TempPathFactory, layout: str) -> Ingested:
     folder = tmp_path_factory.mktemp("chexpert")
     tree = Tree(folder / "chexpert")
     tables: dict[str, list[list[object]]] = {"train": [], "valid": []}
+    root, beside, _ = LAYOUTS[layout]
 
     def scan(part: str, patient: int, cells: list[str], view: str = "Frontal", *, study: int = 1) -> str:
         number = 1 if view == "Frontal" else 2
-        name = f"{part}/patient{patient:05d}/study{study}/view{number}_{view.lower()}.jpg"
+        name = f"study{study}/view{number}_{view.lower()}.jpg"
         side = "AP" if view == "Frontal" else ""
-        tables[part].append([f"CheXpert-v1.0-small/{name}", "Female", 68, view, side, *cells])
-        return tree.image(name)
+        said = f"{root}/{part}/patient{patient:05d}/{name}"
+        tables[part].append([said, "Female", 68, view, side, *cells])
+        return tree.image(f"{chexpert_place(layout, part, patient)}/{name}")
 
     classes = [name for name in OBSERVATIONS if name != "Support Devices"]
     for number, observation in enumerate(classes * 2):
@@ -124,25 +163,30 @@ def chexpert(tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     scan("train", 43, observed())
     scan("train", 44, observed(Edema="perhaps"))
     scan("valid", 64541, observed(**dict.fromkeys(("Edema", "Cardiomegaly"), "1.0")))
-    tables["valid"].append(["CheXpert-v1.0-small/valid/patient64542/study1/view1_frontal.jpg", "Male", 40,
+    tables["valid"].append([f"{root}/valid/patient64542/study1/view1_frontal.jpg", "Male", 40,
                             "Frontal", "PA", *observed(Edema="1.0")])  # fmt: skip
-    tree.image("train/patient00099/study1/view1_frontal.jpg")
+    tree.image(f"{chexpert_place(layout, 'train', 99)}/study1/view1_frontal.jpg")
     for part, rows in tables.items():
-        tree.table(f"{part}.csv", ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *OBSERVATIONS), rows)
+        tree.table(
+            f"{beside}{part}.csv", ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *OBSERVATIONS), rows
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHEXPERT", str(tree.folder))
         return ingest_set("chexpert", folder)
 
 
-def test_chexpert_keeps_uncertain_observations_and_makes_no_class_of_them(chexpert: Ingested) -> None:
-    name = "train/patient00001/study2/view1_frontal.jpg"
+def test_chexpert_keeps_uncertain_observations_and_makes_no_class_of_them(
+    chexpert: Ingested, layout: str
+) -> None:
+    name = f"{chexpert_place(layout, 'train', 1)}/study2/view1_frontal.jpg"
     assert chexpert.labels()[name] == "edema"
     assert chexpert.findings(name) == {"edema": "present", "pneumonia": "uncertain"}
-    devices = "train/patient00041/study1/view1_frontal.jpg"
+    devices = f"{chexpert_place(layout, 'train', 41)}/study1/view1_frontal.jpg"
     assert chexpert.labels()[devices] == "no_finding"
     assert chexpert.findings(devices) == {"support_devices": "present"}
-    assert chexpert.labels()["valid/patient64541/study1/view1_frontal.jpg"] == "cardiomegaly"
-    assert {name.split("/")[1]: reason for name, reason in chexpert.refused.items()} == {
+    valid = chexpert_place(layout, "valid", 64541)
+    assert chexpert.labels()[f"{valid}/study1/view1_frontal.jpg"] == "cardiomegaly"
+    assert {name.split("/")[-3]: reason for name, reason in chexpert.refused.items()} == {
         "patient00040": "label uncertain",
         "patient00042": "none of the scan's findings is a class",
         "patient00043": "no label",
@@ -152,16 +196,25 @@ def test_chexpert_keeps_uncertain_observations_and_makes_no_class_of_them(chexpe
     }
 
 
-def test_chexpert_takes_frontal_views_and_says_how_many_it_left_out(chexpert: Ingested) -> None:
+def test_chexpert_takes_frontal_views_and_says_how_many_it_left_out(chexpert: Ingested, layout: str) -> None:
     assert not any("lateral" in name for name in chexpert.records.index)
     assert any(
         "1 scans are left out" in note and "Frontal/Lateral" in note for note in chexpert.listing.notes
     )
-    assert set(chexpert.parts("chexpert").values()) == {"train", "val"}
+    parts = chexpert.parts("chexpert")
+    valid = chexpert_place(layout, "valid", 64541)
+    assert set(parts.values()) == {"train", "val", ""}
+    assert {name.split("/")[-3]: part for name, part in parts.items() if part != "train"} == {
+        "patient64541": "val",
+        "patient64542": "",  # its row has no file
+    }
+    assert parts[f"{valid}/study1/view1_frontal.jpg"] == "val"
+    assert chexpert.listing.unread == {}
     assert set(chexpert.records["view"]) == {"AP"}
     assert set(chexpert.records["sex"]) == {"F"}
-    first = chexpert.records.loc["train/patient00001/study1/view1_frontal.jpg"]
-    second = chexpert.records.loc["train/patient00001/study2/view1_frontal.jpg"]
+    patient = chexpert_place(layout, "train", 1)
+    first = chexpert.records.loc[f"{patient}/study1/view1_frontal.jpg"]
+    second = chexpert.records.loc[f"{patient}/study2/view1_frontal.jpg"]
     assert first["patient"] == second["patient"] == "patient00001"
     assert first["split"] == second["split"]
 

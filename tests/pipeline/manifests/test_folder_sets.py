@@ -61,20 +61,27 @@ def test_kermany_groups_the_real_files_as_the_table_of_patients_does(
     assert [task.published[0] for task in listing.tasks] == list(table.loc[names, "split"])
 
 
+@pytest.mark.parametrize(
+    ("shenzhen", "montgomery"),
+    [
+        ("ChinaSet_AllFiles", "MontgomerySet"),
+        ("Shenzhen-Hospital-CXR-Set", "Montgomery-County-CXR-Set/MontgomerySet"),
+    ],
+)
 def test_shenzhen_and_montgomery_are_one_cohort_with_labels_from_the_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shenzhen: str, montgomery: str
 ) -> None:
     tree = Tree(tmp_path / "tb")
     expected = {}
     for number in range(1, 17):
-        for folder, letters in (("ChinaSet_AllFiles", "CHNCXR"), ("MontgomerySet", "MCUCXR")):
+        for folder, letters in ((shenzhen, "CHNCXR"), (montgomery, "MCUCXR")):
             name = f"{letters}_{number:04d}_{number % 2}.png"
             tree.image(f"{folder}/CXR_png/{name}")
             tree.lines(f"{folder}/ClinicalReadings/{name[:-4]}.txt", ["male 45yrs", "", "normal"])
             expected[name] = ("normal", "tuberculosis")[number % 2]
-    tree.lines("ChinaSet_AllFiles/CXR_png/Thumbs.db", ["no image"])
-    tree.image("MontgomerySet/ManualMask/leftMask/MCUCXR_0001_1.png")
-    tree.image("MontgomerySet/CXR_png/MCUCXR_0200_7.png")
+    tree.lines(f"{shenzhen}/CXR_png/Thumbs.db", ["no image"])
+    tree.image(f"{montgomery}/ManualMask/leftMask/MCUCXR_0001_1.png")
+    tree.image(f"{montgomery}/CXR_png/MCUCXR_0200_7.png")
     monkeypatch.setenv("NLM_TUBERCULOSIS", str(tree.folder))
     both = ingest_set("shenzhen_montgomery", tmp_path)
     assert both.labels() == expected

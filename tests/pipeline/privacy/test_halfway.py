@@ -65,7 +65,7 @@ def test_a_killed_audit_searches_only_for_the_rest_and_ends_in_the_same_bytes(
 def test_pieces_find_what_one_search_finds(gate_cohort: Path, tmp_path: Path) -> None:
     cohort = Cohort(gate_cohort)
     references = load_references(cohort, QUICK, np.random.default_rng(0))
-    views = Views(references, cohort_embedding(cohort, references, QUICK), QUICK)
+    views = Views(references, cohort_embedding(cohort, references, QUICK).network, QUICK)
     held = np.flatnonzero(~references.in_train)
     images, own = references.images[torch.from_numpy(held)], references.patients[held]
     expected = views.search(images, own)

@@ -29,7 +29,7 @@ MANIFESTS = Path(__file__).resolve().parents[3] / "data_manifests"
 def failures(cohort: Cohort, resamples: int) -> int:
     """Offer fresh drawings as candidates and count how often any test fails them."""
     references = load_references(cohort, QUICK, np.random.default_rng(0))
-    views = Views(references, cohort_embedding(cohort, references, QUICK), QUICK)
+    views = Views(references, cohort_embedding(cohort, references, QUICK).network, QUICK)
     held = np.flatnonzero(~references.in_train)
     control = views.search(references.images[torch.from_numpy(held)], references.patients[held]).views
     plan = Plan(QUICK.depths, QUICK.null_draws, references.holdout_share)

@@ -55,7 +55,7 @@ def known() -> References:
 
 @pytest.fixture(scope="module")
 def network(known: References) -> CopyEmbedding:
-    return train_embedding(known.images[:48], SETTINGS)
+    return train_embedding(known.images[:48], SETTINGS).network
 
 
 def queries(known: References) -> torch.Tensor:

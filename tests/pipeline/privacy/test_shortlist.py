@@ -24,7 +24,7 @@ def references(gate_cohort: Path) -> References:
 
 def views(gate_cohort: Path, references: References, **changes: int) -> Views:
     settings: AuditSettings = QUICK.model_copy(update=changes)
-    return Views(references, cohort_embedding(Cohort(gate_cohort), references, settings), settings)
+    return Views(references, cohort_embedding(Cohort(gate_cohort), references, settings).network, settings)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_what_several_tests_show_is_said_once_with_all_that_show_it() -> None:
         in near
     )
     assert "stand out as copies" in count and "(copy_count by agreement; adjusted p = 0.002)" in count
-    assert "release_components (AUC 0.55, p = 0.5), release_combined (AUC" in by
+    assert "release_components (AUC 0.55 over 60 and 50 patients, p = 0.5), release_combined (AUC" in by
 
 
 def test_failing_outranks_weakness_and_the_worst_class_decides() -> None:
@@ -151,8 +151,10 @@ def test_a_checkpoint_passes_only_if_an_attack_by_enough_known_patients_finds_no
     quiet, loud = attack("combined", passed=True), attack("combined", passed=False, p_value=1e-4)
     assert checkpoint(quiet)[0] is Verdict.PASS
     verdict, reasons = checkpoint(loud)
-    assert verdict is Verdict.FAIL and "combined (AUC 0.55, p = 0.0001)" in reasons[0]
-    assert checkpoint(quiet, min_patients=51)[0] is Verdict.INCONCLUSIVE
+    assert verdict is Verdict.FAIL and "combined (AUC 0.55 over 60 and 50 patients, p = 0.0001)" in reasons[0]
+    verdict, reasons = checkpoint(quiet, min_patients=51)
+    assert verdict is Verdict.INCONCLUSIVE and "50 audit patients on one side are too few" in reasons[0]
+    assert "of 60 and 50 patients an AUC of 0.62 would be noticed" in reasons[0]
     assert checkpoint(quiet, has_patient_ids=False)[0] is Verdict.INCONCLUSIVE
 
 
@@ -167,3 +169,20 @@ def test_an_attack_beyond_the_guaranteed_epsilon_proves_the_guarantee_wrong() ->
     assert checkpoint(strong, epsilon=8.0)[0] is Verdict.PASS
     verdict, reasons = checkpoint(strong, epsilon=3.0)
     assert verdict is Verdict.FAIL and "the training guarantees 3.00" in reasons[0]
+
+
+def test_a_sign_short_of_failing_is_named_whatever_the_verdict_on_the_checkpoint() -> None:
+    near = attack("combined", passed=True, p_value=0.02)
+    verdict, reasons = checkpoint(near)
+    assert verdict is Verdict.PASS and reasons[0].startswith("no attack fails")
+    assert "a sign that the model tells who was trained on, short of failing: combined (AUC" in reasons[1]
+    verdict, reasons = checkpoint(near, min_patients=51)
+    assert verdict is Verdict.INCONCLUSIVE and "a sign that the model tells" in reasons[1]
+    assert not [reason for reason in checkpoint(attack("combined", passed=True))[1] if "sign" in reason]
+
+
+def test_too_little_power_names_what_would_be_enough() -> None:
+    weak = replace(STRONG, power={"a": 0.1}, would_do="about 350 candidates would be enough")
+    part = judge_class("a", ENOUGH, (), weak)
+    assert part.reasons[0].endswith("(needed: 0.80); about 350 candidates would be enough")
+    assert part.power == 0.1

@@ -38,11 +38,12 @@ def make_candidates(
     size: int = 16,
     bit_depth: int = 8,
     classes: tuple[str, ...] = CLASSES,
+    only: tuple[str, ...] | None = None,
     seed: int = 0,
     seedless: bool = False,
     conditions: Sequence[str] = (),
 ) -> Path:
-    """Write candidates of smooth random images, `per_class` of each class, in two shards.
+    """Write candidates of smooth random images, `per_class` of each class (of `only` some), in two shards.
 
     `conditions` are what they were asked to show, taken in turn.
     """
@@ -60,6 +61,7 @@ def make_candidates(
             "checkpoint_digest": CHECKPOINT,
         }
         for label, name in enumerate(classes)
+        if only is None or name in only
         for index in range(per_class)
     ]
     top = 255 if bit_depth == 8 else 65535

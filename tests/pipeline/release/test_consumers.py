@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,37 @@ def test_sha256sum_checks_the_release(release: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
 
 
+def files_of(release: Path) -> dict[str, Any]:
+    return {"data_files": {"train": [str(release / "metadata.csv"), str(release / "images/**/*.png")]}}
+
+
+@pytest.mark.parametrize("named", [files_of, lambda release: {"data_dir": str(release)}])
 def test_datasets_loads_images_and_metadata(
-    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Callable[[Path], dict[str, Any]]
 ) -> None:
+    """By the table and the images, and by nothing but the release's folder."""
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    files = {"train": [str(release / "metadata.csv"), str(release / "images" / "**" / "*.png")]}
     loaded = datasets.load_dataset(
-        "imagefolder", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+        "imagefolder", **named(release), split="train", cache_dir=str(tmp_path / "cache")
     )
     check_rows(loaded, release)
+
+
+def test_a_release_keeps_the_rules_of_imagefolder(release: Path) -> None:
+    """`FolderBasedBuilder` of `datasets`, wherever it is not installed: one table, which names every file.
+
+    It takes each file of these names, however deep, for its table and wants one kind of them; folders of the
+    names of splits would take images out of the rest.
+    """
+    own = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+    assert [path.name for path in release.rglob("*") if path.is_file() and path.name in own] == [
+        "metadata.csv"
+    ]
+    table = pd.read_csv(release / "metadata.csv")
+    assert all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in table["file_name"])
+    shown = {path.relative_to(release).as_posix() for path in release.glob("images/**/*.png")}
+    assert shown == set(table["file_name"])
 
 
 def test_the_card_as_readme_is_enough_for_datasets(release: Path, tmp_path: Path) -> None:

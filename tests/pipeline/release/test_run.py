@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -22,6 +24,7 @@ from pipeline.release.layout import COLUMNS
 from pipeline.residual import problems, scan_for_values
 from pipeline.stage import load_reference, verify_reference
 from tests.pipeline.release.sets import RECORD_IDS, make_audit, make_candidates
+from tests.pipeline.test_replacing import mounted
 
 Gated = tuple[Path, Path]
 RESEARCH = ReleaseSettings(policy=Policy.RESEARCH)
@@ -93,7 +96,7 @@ def test_a_release_of_other_inputs_is_refused_and_replaced_only_by_force(
     second = run_release(gated[0], inconclusive, out, RESEARCH, seed=1, force=True)
     assert second.inputs_digest != first.inputs_digest
     assert verify_release(out).verdict is Verdict.INCONCLUSIVE
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".release.lock", "release"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".release.lock", "release", "releases.jsonl"]
 
 
 def test_a_tampered_release_is_not_reused(gated: Gated, tmp_path: Path) -> None:
@@ -122,6 +125,51 @@ def test_what_is_no_release_is_never_replaced(gated: Gated, tmp_path: Path, kind
     with pytest.raises(OutputExistsError, match="--out"):
         run_release(*gated, out, ReleaseSettings(), seed=1, force=force)
     assert files_of(tmp_path) == before
+
+
+def fail(*_: object, **__: object) -> None:
+    raise AssertionError("work was begun")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_mount_point_is_refused_before_any_work(
+    gated: Gated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    with mounted(tmp_path / "volume", "tmpfs") as out:
+        if full:
+            run_release(*gated, tmp_path / "release", ReleaseSettings(), seed=1)
+            shutil.copytree(tmp_path / "release", out, dirs_exist_ok=True)
+        before = files_of(out)
+        with monkeypatch.context() as patched:
+            patched.setattr("pipeline.release.run._write", fail)
+            with pytest.raises(OutputExistsError, match=r"mount point.*volume/release say"):
+                run_release(*gated, out, ReleaseSettings(), seed=2, force=True)
+        assert files_of(out) == before
+        assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+        verify_release(run_release(*gated, out / "release", ReleaseSettings(), seed=2).path)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+def test_a_disk_that_cannot_exchange_directories_is_told_before_any_work(
+    gated: Gated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    out = tmp_path / "release"
+    run_release(*gated, out, ReleaseSettings(), seed=1)
+    before = files_of(out)
+    monkeypatch.setattr("pipeline.release.publish.ctypes.CDLL", lambda *_, **__: NoExchange())
+    monkeypatch.setattr("pipeline.release.publish.ctypes.get_errno", lambda: number)
+    monkeypatch.setattr("pipeline.release.run._write", fail)
+    with pytest.raises(OutputExistsError, match="cannot exchange"):
+        run_release(*gated, out, ReleaseSettings(), seed=2, force=True)
+    assert files_of(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".release.lock", "release", "releases.jsonl"]
+
+
+class NoExchange:
+    """A C library on whose file system two directories are not exchanged."""
+
+    def renameat2(self, *_: object) -> int:
+        return -1
 
 
 def test_an_unknown_format_is_refused_with_what_is_available(gated: Gated, tmp_path: Path) -> None:

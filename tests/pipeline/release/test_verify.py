@@ -20,6 +20,7 @@ from pipeline.errors import DataError, TamperedError
 from pipeline.records import ReleaseRef, Verdict
 from pipeline.release import verify_release
 from pipeline.release.images import encode_png, marks
+from pipeline.release.layout import PARQUET_NAME
 from pipeline.release.tables import schema, write_tables
 from pipeline.release.verify import sums_text
 from pipeline.stage import load_reference
@@ -29,7 +30,7 @@ IMAGE = "images/mass/mass-000002.png"
 KINDS = [
     IMAGE,
     "metadata.csv",
-    "metadata.parquet",
+    "metadata.parquet/part-0.parquet",
     "datalist.json",
     "croissant.json",
     "privacy_report.json",
@@ -214,12 +215,12 @@ def rewritten(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Path],
 
 def more_columns(release: Path) -> None:
     table = pd.read_parquet(release / "metadata.parquet").assign(nearest="x")
-    table.to_parquet(release / "metadata.parquet")
+    table.to_parquet(release / PARQUET_NAME)
 
 
 def long_text(release: Path) -> None:
     rows = [row | {"sampler": "x" * 5000} for row in rows_of(release)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), release / "metadata.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema()), release / PARQUET_NAME)
 
 
 TABLE_CHANGES: dict[str, Callable[[Path], None]] = {
@@ -234,7 +235,7 @@ TABLE_CHANGES: dict[str, Callable[[Path], None]] = {
     "a column more": more_columns,
     "a very long text": long_text,
     "not a table": lambda release: (
-        (release / "metadata.parquet").write_bytes(b"PAR1" + b"x" * 50 + b"PAR1") and None
+        (release / PARQUET_NAME).write_bytes(b"PAR1" + b"x" * 50 + b"PAR1") and None
     ),
     "a CSV of other rows": lambda release: (
         (release / "metadata.csv").write_text("sample_id\n=1+1\n") and None

@@ -14,7 +14,7 @@ from pipeline.config import Settings
 from pipeline.generator import CheckpointInfo
 from pipeline.pictures import contact_sheet
 from pipeline.pixels import StoredPixels, write_shard
-from pipeline.privacy_report import ClassVerdict, PrivacyReport, TestResult, Threshold
+from pipeline.privacy_report import ClassVerdict, MembershipResult, PrivacyReport, TestResult, Threshold
 from pipeline.records import (
     AuditRef,
     CandidatesRef,
@@ -46,6 +46,24 @@ class StageSettings(Settings):
     num_steps: int = 400
 
 
+SIGN = MembershipResult(
+    attack="release_combined",
+    members=7,
+    non_members=6,
+    auc=0.929,
+    noticeable_auc=1.0,
+    hit_rate=0.7,
+    hit_rate_interval=(0.3, 0.9),
+    p_value=0.004,
+    adjusted_p_value=0.012,
+    passed=True,
+    epsilon_lower_bound=0.0,
+    guesses=4,
+    correct=4,
+)
+"""An attack whose strong result so few patients cannot bring below the threshold."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What a run folder shall say.
@@ -57,6 +75,7 @@ class Case:
         patients: whether the cohort has patient ids.
         classes: names of the classes (as many as the cohort has).
         notes: notes of ingest.
+        sign: whether an attack on the release, of few patients, comes close to failing.
         pixels, labels: real scans to use instead of drawn ones.
     """
 
@@ -65,8 +84,9 @@ class Case:
     released: bool = True
     evaluated: bool = True
     patients: bool = True
-    classes: tuple[str, ...] = ("disc", "bar", "ring")
+    classes: tuple[str, ...] = ("disc", "line", "ring")
     notes: tuple[str, ...] = ()
+    sign: bool = False
     pixels: StoredPixels | None = None
     labels: np.ndarray | None = None
 
@@ -220,6 +240,7 @@ def _privacy_report(
         Verdict.INCONCLUSIVE: ("The holdout has 24 patients; the policy asks for 50.",),
         Verdict.FAIL: (f"Class {cohort.info.classes[0]}: 12 images short after rejection.",),
     }[case.verdict]
+    power = 0.93 if case.verdict is Verdict.PASS else 0.41
     classes = {
         name: ClassVerdict(
             verdict=case.verdict if label == 0 or not failed else Verdict.PASS,
@@ -229,10 +250,10 @@ def _privacy_report(
             short=PER_CLASS if failed and label == 0 else 0,
             rejected={"too similar": PER_CLASS if failed and label == 0 else 1, "duplicate": 0},
             reasons=reasons if label == 0 else (),
+            power=power,
         )
         for label, name in enumerate(cohort.info.classes)
     }
-    power = 0.93 if case.verdict is Verdict.PASS else 0.41
     tests = tuple(
         TestResult(
             name="sign_test",
@@ -301,6 +322,7 @@ def _privacy_report(
             "shift_3_pixels": {"recall": 0.5, "low": 0.35, "high": 0.65, "n": 48},
         },
         planted_strengths={"shift": {"shift_2_pixels": 2.0, "shift_3_pixels": 3.0}},
+        membership=(SIGN,) if case.sign else (),
         not_covered=("Copies of a part of an image.", "Membership inference on the model."),
         settings={"false_reject_budget": 0.05},
     )

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation_report import ArmResult, Estimate, Fidelity
+from pipeline.evaluation_report import ArmResult, Estimate
+from pipeline.generator import CheckpointInfo
 from pipeline.privacy_report import PrivacyReport
 from pipeline.records import Verdict
 from pipeline.report import formats
-from pipeline.report.evaluation_tables import _against_floor
 from pipeline.report.figures import (
     ordered_arms,
     read_progress,
@@ -24,6 +24,7 @@ from pipeline.report.figures import (
     utility_chart,
 )
 from pipeline.report.grids import spread
+from pipeline.report.sections import _steps
 
 SPACE = "\u00a0"
 
@@ -88,22 +89,6 @@ def test_shown_rows_are_spread_from_first_to_last(total: int, wanted: int) -> No
     assert len(set(shown.tolist())) == len(shown)
     assert shown[0] == rows[0]
     assert shown[-1] == rows[-1]
-
-
-def _fidelity(kid: Estimate, floor: Estimate) -> Fidelity:
-    return Fidelity(
-        scope="all", kid=kid, kid_floor=floor, fid=None, fid_floor=None, num_synthetic=9, num_real=9
-    )
-
-
-def test_fidelity_is_judged_by_its_floor() -> None:
-    floor = Estimate(value=0.002, low=0.0, high=0.004)
-    at_floor = _fidelity(Estimate(value=0.005, low=0.003, high=0.007), floor)
-    above = _fidelity(Estimate(value=0.01, low=0.008, high=0.012), floor)
-    no_scale = _fidelity(Estimate(value=0.01, low=0.008, high=0.012), Estimate(value=-0.001, high=0.001))
-    assert _against_floor(at_floor) == "as near as real scans are to one another"
-    assert _against_floor(above) == "farther than real scans are: 5.0 times the floor"
-    assert _against_floor(no_scale) == "farther than real scans are from one another"
 
 
 def _arm(name: str, ratio: float | None, auc: float) -> ArmResult:
@@ -203,3 +188,21 @@ def test_recall_is_drawn_by_family_and_survives_damaged_figures() -> None:
     _drawn(recall_chart(report_of({kind: {"recall": 7.0} for kind in kinds}, {"shift": kinds})))
     assert recall_chart(report_of({"shift_2": whole}, {"shift": kinds})) == ""
     assert recall_chart(report_of({}, {})) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, False),
+        ({"num_steps": 400, "max_minutes": None}, False),
+        ({"num_steps": 400, "max_minutes": 5.0}, False),
+        ({"num_steps": 1800, "max_minutes": 4.5}, True),
+        ({"num_steps": 1800, "max_minutes": 4.5, "stop_when_memorising": True}, False),
+    ],
+)
+def test_steps_that_time_did_not_suffice_for_are_told(settings: dict[str, object], told: bool) -> None:
+    # The third case of stopping: the weights of step 300 were kept, since the later ones memorised.
+    info = CheckpointInfo.model_construct(num_steps=400, images_seen=25_600, ema_step=300)
+    said = _steps(settings, info)
+    assert ("train.max_minutes=4.5 ended the training" in said) == told
+    assert said.startswith("400 of 1,800 (25,600 images seen)" if told else "400 (25,600 images seen)")

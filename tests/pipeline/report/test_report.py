@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.evaluation_report import Estimate
 from pipeline.records import Verdict
 from pipeline.report import REPORT_NAME, write_report
+from pipeline.report.folder import open_run
 from pipeline.report.page import CONTENTS
+from pipeline.report.verdicts import headlines
 from tests.pipeline.report.runs import Case, write_run
 
 HOSTILE = '<script>alert("x")</script>'
@@ -67,8 +71,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "refused": Case(Verdict.FAIL, released=False),
         "strict": Case(Verdict.INCONCLUSIVE, released=False),
         "research": Case(Verdict.INCONCLUSIVE, policy="research"),
+        "sign": Case(Verdict.INCONCLUSIVE, policy="research", sign=True),
         "no_patients": Case(Verdict.INCONCLUSIVE, policy="research", patients=False),
-        "hostile": Case(classes=(HOSTILE, "{{ 7 * 7 }}", "a&b"), notes=(HOSTILE,)),
+        "hostile": Case(classes=(HOSTILE, "a&b", "{{ 7 * 7 }}"), notes=(HOSTILE,)),
     }
     folders = {name: write_run(root / name, case) for name, case in cases.items()}
     for folder in folders.values():
@@ -124,7 +129,8 @@ def test_a_complete_run_shows_its_verdicts_tables_and_pictures(runs: dict[str, P
     assert "Synthetic: 8 images, released" in found.text
     assert "Real + 0.5 synthetic a scan" in found.text
     assert "best without synthetic" in found.text
-    assert "3.7 % of real scans that nothing was tuned on" in found.text
+    assert "3.7 % of 330 real scans that nothing was tuned on" in found.text
+    assert "whether the budget is kept cannot be told" in found.text
     assert "shift 2 pixels" in found.text
     assert "Estimated share of copies among all candidates." in found.text
     assert "divided by the distance to the nearest scan of any other patient" in found.text
@@ -154,7 +160,7 @@ def test_a_strict_refusal_of_inconclusive_names_the_policy(runs: dict[str, Path]
     assert "the strict policy does not release INCONCLUSIVE" in top
     assert "Nothing was released." in top
     assert "release.policy=research" in top
-    assert "41 % of cases; a pass needs 80 %" in top
+    assert "with a chance of 41 % in the class where they are weakest; a pass needs 80 %" in top
 
 
 def test_an_inconclusive_release_says_so_first(runs: dict[str, Path]) -> None:
@@ -162,6 +168,51 @@ def test_an_inconclusive_release_says_so_first(runs: dict[str, Path]) -> None:
     assert top.index("The privacy verdict is INCONCLUSIVE.") < top.index("Released for research")
     assert "The holdout has 24 patients; the policy asks for 50." in top
     assert "release.policy=research" not in top
+    assert "No test failed, but the tests were too weak to tell. Treat the images as if" in top
+
+
+def test_a_sign_short_of_failing_stands_at_the_top_and_in_the_risk_table(runs: dict[str, Path]) -> None:
+    found = page(runs["sign"])
+    top = found.before("What was asked")
+    assert "too weak to tell, and there is a sign of a leak: a sign that the accepted images tell" in top
+    assert "release_combined (AUC 0.93 over 7 and 6 patients, p = 0.012)" in top
+    assert "The released images show a sign of telling who was in the training data" in found.text
+    assert "found nothing" not in found.text and "not found to tell" not in found.text
+
+
+def test_tests_without_power_are_not_shown_as_passed(runs: dict[str, Path]) -> None:
+    found = page(runs["research"])
+    assert "Of 8 tests on the images, none failed; 8 were not able to tell" in found.text
+    assert "could not tell" in found.text and "passed" not in found.text
+    strong = page(runs["complete"])
+    assert "Of 8 tests on the images, none failed; 8 found nothing and would have noticed" in strong.text
+    assert "not able to tell" not in strong.text
+
+
+@pytest.mark.parametrize(
+    ("agreement", "real", "status", "said"),
+    [
+        (0.8, 0.8, "Could not tell", "cannot be told where it does not clearly read real scans better"),
+        (0.8, 0.97, "80 % or more agree", "It reads real scans better: "),
+        (0.5, 0.97, "Unclear", "Agreement cannot be told from chance, the control, for "),
+        (0.95, 0.5, "95 % or more agree", "reads 95.0 % of the 40 images of "),
+    ],
+)
+def test_labels_are_judged_as_far_as_their_reader_and_chance_allow(
+    runs: dict[str, Path], agreement: float, real: float, status: str, said: str
+) -> None:
+    run = open_run(runs["complete"])
+    assert run.evaluation is not None
+
+    def alike(value: float) -> dict[str, Estimate]:
+        share = Estimate(value=value, low=value - 0.04, high=min(1.0, value + 0.04), n=40)
+        return dict.fromkeys(("disc", "bar", "ring"), share)
+
+    read = {"label_agreement": alike(agreement), "label_agreement_real": alike(real)}
+    read["label_agreement_shuffled"] = alike(0.5)
+    found = headlines(replace(run, evaluation=run.evaluation.model_copy(update=read)))[-1]
+    assert found.status.replace("\u00a0", " ") == status
+    assert said in " ".join(found.words).replace("\u00a0", " ")
 
 
 def test_missing_patient_ids_are_shown_in_red(runs: dict[str, Path]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zipfile
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.manifest import Manifest
@@ -101,6 +106,24 @@ def test_texts_of_the_manifest_and_terms_of_the_standard_are_left_out() -> None:
     found, left_out = collected(pieces, manifest_says)
     assert set(found) == {"Jane Doe Collection"}
     assert left_out == {"harmless words": 5}
+
+
+def test_the_names_of_dicom_attributes_are_terms_and_no_names() -> None:
+    pieces = [Piece("private (0019,1060)", TEXT, text) for text in ("NumberofFrames", "Number of Frames")]
+    assert collected(pieces) == ({}, {"harmless words": 2})
+    person = Piece("PatientName", NAME, "NumberofFrames")
+    assert collected([person])[0] == {"NumberofFrames": "PatientName"}
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_file_without_preamble_is_read_in_either_byte_order(syntax: pydicom.uid.UID) -> None:
+    made = pydicom.dcmread(io.BytesIO(sources.dicom_bytes()))
+    # No file meta information either: the first element is one of group 8.
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = syntax != ExplicitVRBigEndian, syntax.is_implicit_VR
+    write_dataset(buffer, made)
+    found, _ = collected(list(dicom_pieces(buffer.getvalue())))
+    assert {"MRN-0048817", "Sankt Quendolin Klinikum"} <= set(found)
 
 
 def test_no_name_is_left_out_for_a_word_of_the_manifest_of_the_standard_or_of_the_program() -> None:

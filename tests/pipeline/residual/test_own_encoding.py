@@ -24,7 +24,18 @@ ROWS = 103_000
 DIGITS = st.from_regex(r"[1-9][0-9]{5,9}", fullmatch=True)
 RUNS = st.builds(lambda letter, size: letter * size, st.sampled_from("123456789X"), st.integers(6, 10))
 RAMPS = st.sampled_from(
-    ["123456", "234567", "3456789", "0123456", "01234567", "0123456789", "987654", "abcdefgh"]
+    # The last is a palette's, in which no case may be folded before it is told.
+    [
+        "123456",
+        "234567",
+        "3456789",
+        "0123456",
+        "01234567",
+        "0123456789",
+        "987654",
+        "abcdefgh",
+        ">?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[",
+    ]
 )
 DECIMALS = st.one_of(
     st.sampled_from(["0.75", "10.0", "0.488281", "1.25", "-0.488281", "1e-05"]),

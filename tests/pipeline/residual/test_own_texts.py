@@ -96,7 +96,7 @@ def test_a_placeholder_for_a_name_is_no_evidence(tmp_path: Path) -> None:
         assert values.left_out["placeholder"]
 
 
-OWN = OwnTexts(["a long story of young scans", "price list", "power"])
+OWN = OwnTexts(["a long story of young scans", "price list", "power", "the best", "fields_scans"])
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,26 @@ OWN = OwnTexts(["a long story of young scans", "price list", "power"])
         ("power,price list\nx,y", "power", True),
         ("power,price list\npower,y", "power,y", False),
         ("power,someone\nx,y", "power", False),
+        # Between the end of a sentence and a number that was filled in.
+        ("It is over. The best 12: these", "best", True),
+        ("It is the best 12: these", "best", False),
+        ("It is over. The best scan", "best", False),
+        # A setting's choices beside its name, and nowhere else.
+        ("train:\n  network: small\n", "small", True),
+        ('{"policy": "research"}', "research", True),
+        ("name: small\n", "small", False),
+        ("network: research\n", "research", False),
+        # The names of tags of our pages, as tags.
+        ("<br><code>s-1</code>", "code", True),
+        ('<code class="x">', "code", True),
+        ("<td>code</td>", "code", False),
+        ("<okonkwo>", "okonkwo", False),
+        # A name of several words that the manifest gives, as one word.
+        ("Cohort fields_scans: quality", "fields", True),
+        ("Cohort FIELDS_SCANS: quality", "scans", True),
+        ("Cohort fields_scanser: quality", "fields", False),
+        ("Cohort my_fields_scans: quality", "fields", False),
+        ("Cohort fields: quality", "fields: quality", False),
     ],
 )
 def test_a_word_is_ours_where_the_text_around_it_is(text: str, word: str, held: bool) -> None:

@@ -51,7 +51,7 @@ def test_every_sampler_can_be_chosen(
     settings = SampleSettings(
         per_class=1, overdraw=1, num_steps=steps, sampler=sampler, batch_size=1, shard_size=1
     )
-    drawn = run_sample(checkpoints["fp32"], tmp_path / "c", settings, seed=9, classes=["bar"])
+    drawn = run_sample(checkpoints["fp32"], tmp_path / "c", settings, seed=9, classes=["line"])
     table = Candidates(drawn.path).table
     assert set(table["sampler"]) == {sampler}
     assert set(table["num_steps"]) == {steps}

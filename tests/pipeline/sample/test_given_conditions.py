@@ -28,27 +28,27 @@ NETWORK = {"channels": (16,), "attention": (False,), "num_head_channels": 8, "nu
 SIZE = 8
 CORNERS = {
     "mass": (slice(None), 0, slice(0, 4), slice(0, 4)),
-    "edema": (slice(None), 0, slice(4, 8), slice(4, 8)),
+    "miliary": (slice(None), 0, slice(4, 8), slice(4, 8)),
     "M": (slice(None), 0, slice(0, 4), slice(4, 8)),
 }
 
 
 def scans(count: int) -> dict[str, Any]:
-    """Return scans whose conditions are bright corners: `mass`, `edema`, sex M. Mass and M never meet."""
+    """Return scans whose conditions are bright corners: `mass`, `miliary`, sex M. Mass and M never meet."""
     rng = np.random.default_rng(3)
     patient = np.arange(count) // 2
-    finding = patient % 4  # 0 and 1: none; 2: mass; 3: edema
+    finding = patient % 4  # 0 and 1: none; 2: mass; 3: miliary
     male = (patient // 4 % 3 == 0) & (finding != 2)
     pixels = rng.normal(60, 12, (count, 1, SIZE, SIZE))
-    for name, shown in (("mass", finding == 2), ("edema", finding == 3), ("M", male)):
+    for name, shown in (("mass", finding == 2), ("miliary", finding == 3), ("M", male)):
         _, *square = CORNERS[name]
         pixels[(shown, *square)] += 150
     return {
         "pixels": np.clip(pixels, 0, 255).astype(np.uint8),
         "labels": np.array([2, 2, 0, 1])[finding],
-        "classes": ("mass", "edema", "no_finding"),
+        "classes": ("mass", "miliary", "no_finding"),
         "attributes": {"sex": np.where(male, "M", "F").tolist(), "view": ["PA"] * count},
-        "findings": {"mass": (finding == 2).astype(int), "edema": (finding == 3).astype(int)},
+        "findings": {"mass": (finding == 2).astype(int), "miliary": (finding == 3).astype(int)},
         "shares": (1, 0, 0, 0),
     }
 
@@ -95,7 +95,7 @@ def test_the_checkpoint_tells_its_conditions_and_how_often_they_occur(checkpoint
     assert [(field.name, field.values) for field in info.conditions] == [
         ("sex", ("F", "M")),
         ("mass", ("absent", "present")),
-        ("edema", ("absent", "present")),
+        ("miliary", ("absent", "present")),
     ]
     assert info.network["conditions"] == [2, 2, 2]
     assert info.combinations == (
@@ -109,9 +109,9 @@ def test_the_checkpoint_tells_its_conditions_and_how_often_they_occur(checkpoint
 
 def test_a_finding_that_is_given_shows_in_the_image(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     mass = brightness(drawn(checkpoint, tmp_path / "m", ["mass"], given={"findings": ["mass"]}))
-    edema = brightness(drawn(checkpoint, tmp_path / "e", ["edema"], given={"findings": ["edema"]}))
-    assert mass["mass"] > edema["mass"] + 60
-    assert edema["edema"] > mass["edema"] + 60
+    miliary = brightness(drawn(checkpoint, tmp_path / "e", ["miliary"], given={"findings": ["miliary"]}))
+    assert mass["mass"] > miliary["mass"] + 60
+    assert miliary["miliary"] > mass["miliary"] + 60
 
 
 def test_a_combination_never_seen_in_training_can_be_asked_for(
@@ -119,7 +119,7 @@ def test_a_combination_never_seen_in_training_can_be_asked_for(
 ) -> None:
     both = drawn(checkpoint, tmp_path / "b", ["mass"], given={"findings": ["mass"], "sex": "M"})
     seen = drawn(checkpoint, tmp_path / "m", ["mass"], given={"findings": ["mass"], "sex": "F"})
-    assert set(both.table["condition"]) == {'{"sex":"M","findings":{"mass":1,"edema":0}}'}
+    assert set(both.table["condition"]) == {'{"sex":"M","findings":{"mass":1,"miliary":0}}'}
     assert brightness(both)["M"] > brightness(seen)["M"] + 10
     assert brightness(both)["mass"] > 120
 
@@ -143,7 +143,7 @@ def test_given_conditions_keep_the_others_as_frequent_as_they_occur_with_them() 
         [Combination(label=0, codes=codes, scans=scans) for codes, scans in
          (((0, 0, 1), 30), ((1, 0, 1), 10), ((0, 1, 0), 500))]
     )  # fmt: skip
-    asked = AskedConditions(info, sampling(given={"edema": "present"}))
+    asked = AskedConditions(info, sampling(given={"miliary": "present"}))
     codes = Counter(candidate.codes for candidate in asked.fill(list_candidates([0], 2000, 1)))
     assert set(codes) == {(0, 0, 1), (1, 0, 1)}
     assert codes[0, 0, 1] / 2000 == pytest.approx(0.75, abs=0.03)
@@ -151,7 +151,7 @@ def test_given_conditions_keep_the_others_as_frequent_as_they_occur_with_them() 
 
 def test_unspecified_leaves_the_rest_open(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     candidates = drawn(checkpoint, tmp_path / "c", ["mass"], others="unspecified", given={"sex": "M"})
-    assert set(candidates.table["condition"]) == {'{"sex":"M","findings":{"mass":null,"edema":null}}'}
+    assert set(candidates.table["condition"]) == {'{"sex":"M","findings":{"mass":null,"miliary":null}}'}
 
 
 def test_a_candidate_made_alone_has_the_condition_and_pixels_of_the_batch(
@@ -173,11 +173,11 @@ def described(combinations: list[Combination] | None = None, **fields: Any) -> C
     body: dict[str, Any] = {
         "network": {},
         "sigma_data": 0.5,
-        "classes": ("mass", "edema", "no_finding"),
+        "classes": ("mass", "miliary", "no_finding"),
         "conditions": [
             {"name": "sex", "values": ("F", "M")},
             {"name": "mass", "values": ("absent", "present")},
-            {"name": "edema", "values": ("absent", "present")},
+            {"name": "miliary", "values": ("absent", "present")},
         ],
         "combinations": combinations or [],
         "image_size": (8, 8),
@@ -203,8 +203,8 @@ def described(combinations: list[Combination] | None = None, **fields: Any) -> C
         ({"sex": "X"}, r"sample\.given\.sex: .*no such value.*'F', 'M'"),
         ({"sex": ["F"]}, r"sample\.given\.sex: .*no such value"),
         ({"mass": "yes"}, r"sample\.given\.mass: .*'absent', 'present'"),
-        ({"findings": ["hernia"]}, r"sample\.given\.findings: .*no such finding.*'mass', 'edema'"),
-        ({"findings": ["mass"], "edema": "present"}, r"sample\.given\.edema: contradicts"),
+        ({"findings": ["hernia"]}, r"sample\.given\.findings: .*no such finding.*'mass', 'miliary'"),
+        ({"findings": ["mass"], "miliary": "present"}, r"sample\.given\.miliary: contradicts"),
     ],
 )
 def test_unknown_conditions_are_refused_with_the_known_ones(given: dict[str, Any], match: str) -> None:
@@ -219,9 +219,9 @@ def test_a_checkpoint_of_classes_alone_takes_no_conditions() -> None:
 
 
 def test_classes_that_contradict_what_is_given_are_not_drawn() -> None:
-    asked = AskedConditions(described(), sampling(given={"findings": ["edema"]}))
+    asked = AskedConditions(described(), sampling(given={"findings": ["miliary"]}))
     assert asked.choose_labels([0, 1, 2], named=False) == [1]
-    with pytest.raises(UsageError, match=r"class mass.*\['edema'\]"):
+    with pytest.raises(UsageError, match=r"class mass.*\['miliary'\]"):
         asked.choose_labels([0, 1], named=True)
     healthy = AskedConditions(described(), sampling(given={"findings": []}))
     assert healthy.choose_labels([0, 1, 2], named=False) == [2]
@@ -229,8 +229,8 @@ def test_classes_that_contradict_what_is_given_are_not_drawn() -> None:
 
 
 def test_what_asks_for_the_same_has_the_same_settings() -> None:
-    one = sampling(given={"sex": "F", "findings": ["mass", "edema"]})
-    other = sampling(given={"findings": ["edema", "mass", "mass"], "sex": "F"})
+    one = sampling(given={"sex": "F", "findings": ["mass", "miliary"]})
+    other = sampling(given={"findings": ["miliary", "mass", "mass"], "sex": "F"})
     assert one.digest() == other.digest()
 
 
@@ -285,7 +285,7 @@ def test_the_command_line_gives_conditions(
 
     assert sample("--given", "sex").exit_code == 2
     assert sample("--given", "findings=hernia").exit_code == 2
-    done = sample("--given", "sex=F", "--given", "findings=mass,edema")
+    done = sample("--given", "sex=F", "--given", "findings=mass,miliary")
     assert done.exit_code == 0, done.output
     candidates = Candidates(Path(json.loads(done.stdout.splitlines()[-1])["path"]))
-    assert set(candidates.table["condition"]) == {'{"sex":"F","findings":{"mass":1,"edema":1}}'}
+    assert set(candidates.table["condition"]) == {'{"sex":"F","findings":{"mass":1,"miliary":1}}'}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pytest
 
 from models.noise import candidate_seed
 from pipeline.candidates import Candidates
+from pipeline.edit import EditSettings, run_edit
 from pipeline.errors import DataError, OutputExistsError, TamperedError, UsageError
-from pipeline.generator import load_denoiser
+from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates, list_candidates
+from pipeline.stage import load_reference
+from pipeline.storage import digest_files, digest_of, read_json, write_json
 from pipeline.train import TrainSettings, run_train
 from tests import tiny
 from tests.cohorts import write_cohort
@@ -52,7 +56,7 @@ def test_candidates_hold_what_was_asked(checkpoint: CheckpointRef, drawn: Candid
     table = candidates.table
     assert drawn.counts == {"candidates": 39, "classes": 3, "per_class": 10}
     assert len(candidates) == 39
-    assert table["class"].tolist() == ["disc"] * 13 + ["bar"] * 13 + ["ring"] * 13
+    assert table["class"].tolist() == ["disc"] * 13 + ["line"] * 13 + ["ring"] * 13
     assert table["index"].tolist() == list(range(13)) * 3
     assert table["sample_id"].is_unique
     assert table["seed"].tolist() == [
@@ -177,7 +181,7 @@ def test_finished_candidates_are_reused_and_others_refused(
 ) -> None:
     assert run_sample(checkpoint, drawn.path, SETTINGS, seed=9) == drawn
     with pytest.raises(OutputExistsError, match="--force"):
-        run_sample(checkpoint, drawn.path, SETTINGS, seed=9, classes=["bar"])
+        run_sample(checkpoint, drawn.path, SETTINGS, seed=9, classes=["line"])
 
 
 def test_checkpoint_of_another_cohort_is_refused(checkpoint: CheckpointRef, tmp_path: Path) -> None:
@@ -197,7 +201,30 @@ def test_tampered_checkpoint_is_refused(tiny_cohort_16: CohortRef, tmp_path: Pat
     assert not list((tmp_path / "c").glob("pixels-*"))
 
 
-@pytest.mark.parametrize("classes", [["heart"], [], ["bar", "bar"]])
+def test_a_checkpoint_that_numbers_its_classes_otherwise_is_only_started_from(
+    checkpoint: CheckpointRef, tiny_cohort_16: CohortRef, tmp_path: Path
+) -> None:
+    """An earlier version trained it, on labels in the manifest's order."""
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint.path, other)
+    for name, change in (
+        ("checkpoint.json", lambda body: {**body, "classes": ["ring", "disc", "line"]}),
+        ("reference.json", lambda body: {**body, "files": (files := digest_files(other, list(body["files"]))),
+                                         "digest": digest_of(files)}),
+    ):  # fmt: skip
+        write_json(other / name, change(read_json(other / name, role="checkpoint")))
+    old = load_reference(CheckpointRef, other)
+    with pytest.raises(DataError, match=r"ring, disc, line.*train\.init_from") as caught:
+        run_sample(old, tmp_path / "c", SETTINGS, seed=0)
+    assert caught.value.exit_code == 3
+    with pytest.raises(DataError, match="sorted names"):
+        run_edit(old, tiny_cohort_16.path, tmp_path / "e", EditSettings(to_class="ring", mask=None), seed=0)
+    settings = TrainSettings(**tiny.TRAIN, num_steps=2, init_from=other)
+    begun = run_train(tiny_cohort_16, tmp_path / "begun", settings, seed=2)
+    assert read_checkpoint_info(begun.path).classes == ("disc", "line", "ring")
+
+
+@pytest.mark.parametrize("classes", [["heart"], [], ["line", "line"]])
 def test_wrong_classes_are_refused_with_the_choice(
     checkpoint: CheckpointRef, tmp_path: Path, classes: list[str]
 ) -> None:

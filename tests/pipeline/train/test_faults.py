@@ -199,7 +199,7 @@ def test_a_time_budget_is_recorded_kept_and_ends_the_learning_rate_at_zero(
     out.mkdir(mode=0o700)
     for name in ("inputs.json", "machine.json"):
         (out / name).write_bytes((whole.path / name).read_bytes())
-    monkeypatch.setattr("pipeline.train.schedule.TimeBudget.review", lambda *_: None)
+    monkeypatch.setattr("pipeline.time_budget.TimeBudget.review", lambda *_: None)
 
     def stop(self: Trainer, number: int) -> torch.Tensor:
         if number == steps // 2:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.time_budget import Decision, TimeBudget
 from pipeline.train import TrainSettings
-from pipeline.train.schedule import Decision, TimeBudget, learning_rate, num_steps_of
+from pipeline.train.schedule import learning_rate, num_steps_of
 
 SETTINGS = TrainSettings(num_steps=100_000, max_minutes=10, warmup_steps=50, learning_rate=1e-3)
 
@@ -17,7 +18,8 @@ SETTINGS = TrainSettings(num_steps=100_000, max_minutes=10, warmup_steps=50, lea
 def simulate(settings: TrainSettings, step_seconds: list[float]) -> tuple[int, float, list[Decision]]:
     """Train on a clock of our own whose speed changes over equal parts of the steps done; return the end."""
     decisions: list[Decision] = []
-    budget = TimeBudget(settings, decisions)
+    assert settings.max_minutes is not None
+    budget = TimeBudget(60.0 * settings.max_minutes, settings.num_steps, decisions)
     step, seconds = 0, 0.0
     while step < num_steps_of(settings, decisions):
         minute = min(int(seconds / 60), len(step_seconds) - 1)
@@ -65,6 +67,16 @@ def test_num_steps_stays_the_upper_bound() -> None:
     assert seconds < 100
 
 
+@pytest.mark.parametrize("warmup", [0, 50])
+def test_a_budget_that_all_steps_fit_into_changes_no_learning_rate(warmup: int) -> None:
+    few = SETTINGS.model_copy(update={"num_steps": 300, "warmup_steps": warmup})
+    _, _, decisions = simulate(few, [0.3])
+    assert decisions[0][1] == 300
+    plain = few.model_copy(update={"max_minutes": None})
+    budgeted = [learning_rate(step, few, decisions) for step in range(300)]
+    assert budgeted == [learning_rate(step, plain) for step in range(300)]
+
+
 @pytest.mark.parametrize("step_seconds", [700.0, 200.0])
 def test_a_budget_of_a_few_steps_ends_after_them(step_seconds: float) -> None:
     step, _, _ = simulate(SETTINGS, [step_seconds])
@@ -72,7 +84,7 @@ def test_a_budget_of_a_few_steps_ends_after_them(step_seconds: float) -> None:
 
 
 def test_time_of_earlier_runs_counts() -> None:
-    budget = TimeBudget(SETTINGS, ())
+    budget = TimeBudget(600.0, SETTINGS.num_steps)
     assert budget.review(1000, 500.0) is None
     assert budget.review(1100, 550.0) == (1100, 1200)
 

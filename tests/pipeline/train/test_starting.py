@@ -61,7 +61,7 @@ def test_fine_tuning_starts_at_a_lower_loss_on_a_new_class_and_another_size(
     tuned = run_train(second, tmp_path / "tuned", settings, seed=1)
     assert first_loss(tuned.path) < 0.8 * first_loss(scratch.path)
     info = read_checkpoint_info(tuned.path)
-    assert (info.init_digest, info.classes) == (first.digest, ("disc", "bar", "ring"))
+    assert (info.init_digest, info.classes) == (first.digest, ("disc", "line", "ring"))
     assert read_checkpoint_info(scratch.path).init_digest is None
 
     # Known by its digest: the same checkpoint elsewhere is the same input, and its path is kept nowhere.
@@ -106,10 +106,10 @@ def test_classes_keep_their_rows_by_name_and_new_ones_start_from_the_mean(first:
     new = Denoiser(spec, seed=5)
     features = new.state_dict()["network.class_embedding.features.weight"].clone()
     start_from(
-        new, first.path, [("class", ("ring", "bar", "disc")), ("sex", ("F", "M"))], digest=first.digest
+        new, first.path, [("class", ("ring", "line", "disc")), ("sex", ("F", "M"))], digest=first.digest
     )
-    disc, bar, null = rows_of(old)
-    torch.testing.assert_close(rows_of(new)[:4], torch.stack([(disc + bar) / 2, bar, disc, null]))
+    disc, line, null = rows_of(old)
+    torch.testing.assert_close(rows_of(new)[:4], torch.stack([(disc + line) / 2, line, disc, null]))
     assert not rows_of(new)[4:].any()
     assert torch.equal(new.state_dict()["network.class_embedding.features.weight"], features)
 
@@ -127,7 +127,7 @@ def test_a_field_that_is_gone_leaves_its_row_of_not_given(first: CheckpointRef, 
     rows = rows_of(old)
     extra = torch.cat([rows, torch.randn(3, rows.shape[1])])
     matched = starting._matched_rows(
-        extra, [("class", ("disc", "bar")), ("sex", ("F", "M"))], [("class", ("bar",))]
+        extra, [("class", ("disc", "line")), ("sex", ("F", "M"))], [("class", ("line",))]
     )
     torch.testing.assert_close(matched, torch.stack([rows[1], rows[2]]) + extra[5])
 

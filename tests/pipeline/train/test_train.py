@@ -173,7 +173,7 @@ def test_checkpoint_holds_what_the_layout_promises(
     assert undisturbed.counts["steps"] == 12
     assert undisturbed.counts["images"] == 96
     info = read_checkpoint_info(folder)
-    assert info.classes == ("disc", "bar", "ring")
+    assert info.classes == ("disc", "line", "ring")
     assert info.cohort_digest == tiny_cohort_16.digest
     assert (info.precision, info.num_threads, info.image_size) == ("fp32", 1, (16, 16))
     assert [row["step"] for row in rows(folder)] == ["10", "12"]

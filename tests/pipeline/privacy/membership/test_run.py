@@ -12,12 +12,14 @@ from scipy.ndimage import gaussian_filter
 from models.components import principal_components
 from pipeline.cohort import Cohort
 from pipeline.pixels import to_model_range
+from pipeline.power import noticeable_auc
 from pipeline.privacy import run_audit
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.membership.settings import MembershipSettings
 from pipeline.privacy.references import load_references
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy_report import read_privacy_report
+from pipeline.privacy_words import tally
 from pipeline.records import CheckpointRef, Verdict
 from pipeline.sample import run_sample
 from pipeline.sample.settings import SampleSettings
@@ -101,6 +103,14 @@ def test_an_audit_with_a_checkpoint_attacks_it_with_controls(
     assert len(patients) == 1 and min(patients.pop()) >= 20
     page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
     assert "control_untrained" in page and str(report.checkpoint_verdict) in page
+    assert tally(report) in page
+    # What would be noticed follows from the level that a single attack of so many has to reach.
+    for attacks in (report.membership[:3], report.membership[3:7]):
+        sides, level = (attacks[0].members, attacks[0].non_members), settings.significance / len(attacks)
+        expected = round(noticeable_auc(*sides, significance=level), 6)
+        assert [result.noticeable_auc for result in attacks] == [expected] * len(attacks)
+    assert report.needed is not None and report.needed.planted_share == settings.planted_share
+    assert all(part.power is not None for part in report.classes.values())
 
 
 def test_without_a_checkpoint_the_report_says_that_the_model_was_not_attacked(healthy: Path) -> None:

@@ -1,0 +1,80 @@
+"""Logs beside a stage's output that are only ever appended to, so that replacing the output keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.storage import PRIVATE_FILE_MODE, canonical_json, storage_errors
+
+READS_NAME = "test_reads.jsonl"
+"""One line a reading of the test split by an evaluation."""
+
+RELEASES_NAME = "releases.jsonl"
+"""One line a release that was made."""
+
+
+def log_beside(out: Path, name: str) -> Path:
+    """Return where the log of a stage's output lies: in the folder that the output stands in.
+
+    An output that cannot be replaced, being a mount point or in a folder that may not be written to, holds
+    its log itself.
+    """
+    out = out.resolve()
+    stays = os.path.ismount(out) or not os.access(out.parent, os.W_OK)
+    return (out if stays and out.is_dir() else out.parent) / name
+
+
+def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
+    """Append one entry and wait until it is on the disk; whoever else appends meanwhile is waited for.
+
+    Args:
+        log: the file, made with mode 0600 if it is not there.
+        entry: JSON values by name.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    from filelock import lock_descriptor, unlock_descriptor
+
+    with storage_errors(log):
+        handle = os.open(log, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE_MODE)
+        try:
+            lock_descriptor(handle)
+            try:
+                size = os.fstat(handle).st_size
+                os.lseek(handle, max(size - 1, 0), os.SEEK_SET)
+                # What a power failure has cut short stays a line of its own.
+                start = b"" if os.read(handle, 1) in (b"", b"\n") else b"\n"
+                line = start + (canonical_json(dict(entry)) + "\n").encode()
+                while line:
+                    line = line[os.write(handle, line) :]
+                os.fsync(handle)
+            finally:
+                unlock_descriptor(handle)
+        finally:
+            os.close(handle)
+
+
+def read_entries(log: Path) -> list[dict[str, Any]]:
+    """Return the entries in the order in which they were appended; none where there is no log.
+
+    A line that was cut short was never waited for, so what it would have told of did not happen: it is left
+    out.
+    """
+    if not log.is_file():
+        return []
+    with storage_errors(log):
+        lines = log.read_bytes().split(b"\n")
+    found = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
