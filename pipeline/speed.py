@@ -17,7 +17,6 @@ from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.pacing import TIMED_CALLS, pace_of, saved_bytes, seconds_of
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample.settings import SampleSettings
-from pipeline.threads import threads
 from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -187,17 +186,11 @@ def classifier_step_seconds(
     """Return the seconds of one optimiser step of the downstream classifier on one thread."""
     import torch
 
-    from models.classifier import ClassifierTraining, train_classifier
+    from pipeline.evaluate.training import SmallCnn, step_seconds
 
-    images = torch.zeros(2 * max(num_classes, 2), 1, *image_size)
-    labels = torch.arange(len(images)) % max(num_classes, 2)
-
-    def steps(count: int) -> None:
-        training = ClassifierTraining(num_steps=TIMED_CALLS, batch_size=count)
-        train_classifier(images, labels, num_classes=max(num_classes, 2), seed=0, training=training)
-
-    with threads(1):
-        return pace_of(steps, settings.batch_size).seconds / TIMED_CALLS
+    num_classes = max(num_classes, 2)
+    images = torch.zeros(2 * num_classes, 1, *image_size)
+    return step_seconds(SmallCnn.of(settings).training, images, num_classes)
 
 
 def embedding_step_seconds(settings: AuditSettings, image_size: tuple[int, int], num_train: int) -> float:

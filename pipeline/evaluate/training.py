@@ -102,7 +102,7 @@ class SmallCnn:
 def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int, seconds: float) -> int:
     """Return how many steps each of `num_jobs` classifiers has time for, at most those of `training`.
 
-    The step is timed on one thread, as classifiers are trained; `num_workers` of them train side by side.
+    `num_workers` of them train side by side.
 
     Args:
         training: how classifiers are trained.
@@ -110,17 +110,29 @@ def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int
         num_jobs: classifiers to train.
         seconds: time for all of them together.
     """
-    few = torch.from_numpy(images[: training.batch_size])
-    labels = torch.arange(len(few)) % 2
+    each = step_seconds(training, torch.from_numpy(images[: training.batch_size]))
+    fits = int(seconds * num_workers() / (num_jobs * each))
+    return max(1, min(fits, training.num_steps))
+
+
+def step_seconds(training: ClassifierTraining, images: torch.Tensor, num_classes: int = 2) -> float:
+    """Return the seconds of one optimiser step on one thread, as classifiers are trained.
+
+    Args:
+        training: how classifiers are trained.
+        images: (n, 1, H, W) of the size that they read, in [-1, 1].
+        num_classes: width of the output.
+    """
+    labels = torch.arange(len(images)) % num_classes
 
     def steps(count: int) -> None:
         short = replace(training, num_steps=TIMED_CALLS, batch_size=count)
-        train_classifier(few, labels, num_classes=2, seed=0, training=short, device=default_device())
+        train_classifier(
+            images, labels, num_classes=num_classes, seed=0, training=short, device=default_device()
+        )
 
     with threads(1):
-        each = pace_of(steps, training.batch_size).seconds / TIMED_CALLS
-    fits = int(seconds * num_workers() / (num_jobs * each))
-    return max(1, min(fits, training.num_steps))
+        return pace_of(steps, training.batch_size).seconds / TIMED_CALLS
 
 
 @dataclass(frozen=True)

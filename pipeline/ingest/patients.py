@@ -11,7 +11,7 @@ from pipeline.cohort import PatientIds
 from pipeline.errors import DataError
 from pipeline.ingest.strata import Bools, Codes
 from pipeline.sources.base import OWN_PATIENT, ScanTask
-from pipeline.sources.patient_ids import CROWD, alike_numbers, looks_of
+from pipeline.sources.patient_ids import alike_numbers, crowded, looks_of
 
 LARGE_SHARE = 0.05
 """Share of the scans from which a patient is told: half of what a split of a tenth holds hangs on one person.
@@ -57,10 +57,10 @@ def crowded_rows(usable: Bools, patients: Codes, doubtful: Bools) -> Bools:
         patients: (N,) patient number of each scan.
         doubtful: (P,) patients whose id may name nobody.
     """
-    scans = np.bincount(patients[usable & (patients >= 0)], minlength=len(doubtful))
-    largest = max(int(scans[~doubtful].max(initial=0)), 1)
-    nobody = doubtful & (scans > CROWD * largest)
-    return usable & (patients >= 0) & nobody[patients] if len(doubtful) else np.zeros_like(usable)
+    numbers, scans = np.unique(patients[usable & (patients >= 0)], return_counts=True)
+    counted = dict(zip(numbers.tolist(), scans.tolist(), strict=True))
+    nobody = crowded(counted, set(np.flatnonzero(doubtful).tolist()))
+    return usable & np.isin(patients, list(nobody))
 
 
 def id_notes(ids: PatientIds) -> list[str]:

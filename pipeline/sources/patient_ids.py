@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import TypeVar
 
 from pipeline.sources.base import OWN_PATIENT
 
@@ -48,6 +49,8 @@ _BESIDE = """
     record mrn number nr value the de del der paciente paziente pasient potilas
 """
 _DOUBTFUL = "test testing tester dummy demo default tbd temp tmp example phantom x xx"
+
+IdT = TypeVar("IdT", bound=Hashable)
 
 _INVISIBLE = {"Cc", "Cf"}
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -88,11 +91,11 @@ def may_name_nobody(text: str) -> bool:
     return not others and alike
 
 
-def crowded(scans: Mapping[str, int], doubtful: Collection[str]) -> set[str]:
+def crowded(scans: Mapping[IdT, int], doubtful: Collection[IdT]) -> set[IdT]:
     """Return the doubtful ids that name nobody, by how many scans they have.
 
     Args:
-        scans: id -> its scans, of all patients.
+        scans: id, or the number it goes by, -> its scans, of all patients.
         doubtful: those of them that may name nobody.
     """
     largest = max((count for patient, count in scans.items() if patient not in doubtful), default=0)
