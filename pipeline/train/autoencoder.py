@@ -22,7 +22,7 @@ from pipeline.ranks import Ranks
 from pipeline.storage import make_private_directory
 from pipeline.train.batches import BatchPlan
 from pipeline.train.feed import Feed, Gather
-from pipeline.train.plan import MachinePlan
+from pipeline.train.plan import MachinePlan, shared_cores
 from pipeline.train.report import Report, open_report
 from pipeline.train.settings import TrainSettings
 from pipeline.train.state import TrainingState
@@ -65,6 +65,7 @@ class AutoencoderTrainer:
         self.cohort, self.settings, self.latent = cohort, settings, settings.latent
         self.folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
         self.ranks, self.seed = ranks, seed
+        self.cores = shared_cores(plan, settings)
         if self.latent.batch_size < ranks.size:
             raise UsageError(
                 f"{ranks.size} processes cannot share a step of {self.latent.batch_size} scans",
@@ -123,6 +124,7 @@ class AutoencoderTrainer:
             while step < latent.num_steps:
                 report.count(self._guarded(step))
                 step += 1
+                self.cores.look()
                 save = self._is_due(step, time.monotonic() - saved_at)
                 at_report = step == latent.num_steps or step % REPORT_EVERY_STEPS == 0
                 if save or at_report:

@@ -27,7 +27,7 @@ from pipeline.train.feed import Feed, scans_of
 from pipeline.train.finishing import ChosenAverage, write_checkpoint
 from pipeline.train.latents import LatentSource, PixelSource, open_source
 from pipeline.train.patients import draw_of
-from pipeline.train.plan import MachinePlan, make_plan
+from pipeline.train.plan import MachinePlan, make_plan, shared_cores
 from pipeline.train.private_budget import PrivacyBudget, make_budget
 from pipeline.train.private_step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report
@@ -257,9 +257,11 @@ class Trainer:
         ):
             report.set_total(self.num_steps)
             saved_at = time.monotonic()
+            cores = shared_cores(self.plan, self.settings)
             while step < self.num_steps and not self.stopped:
                 report.count(self._guarded(step))
                 step += 1
+                cores.look()
                 self._review(step, report)
                 self._snapshot(step, report)
                 last = self.stopped or step == self.num_steps

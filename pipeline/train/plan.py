@@ -16,7 +16,7 @@ from models.precision import Precision, probe_compiled, probe_precision
 from pipeline.errors import DataError, UsageError
 from pipeline.ranks import Ranks
 from pipeline.storage import read_json, write_json
-from pipeline.threads import threads, threads_here
+from pipeline.threads import SharedCores, threads, threads_here
 from pipeline.time_budget import Decision
 from pipeline.train.settings import TrainSettings
 
@@ -132,6 +132,12 @@ def make_plan(
             remedy=f"Start all processes where there is a {plan.device.type} device.",
         )
     return replace(plan, device=default_device())
+
+
+def shared_cores(plan: MachinePlan, settings: TrainSettings) -> SharedCores:
+    """Return what fits a training's threads to the cores that other programs leave; a fixed number stays."""
+    fixed = settings.num_threads is not None or plan.device.type != "cpu"
+    return SharedCores(1 if fixed else plan.num_threads)
 
 
 def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> MachinePlan:

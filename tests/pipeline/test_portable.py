@@ -20,7 +20,6 @@ PACKAGES = ("models", "pipeline", "flows")
 GUARDED = {
     "models/__init__.py uses os.getuid",
     "pipeline/speed.py imports resource",
-    "pipeline/threads.py uses os.sched_getaffinity",
 }
 """What is tried first where it is there, and has something else in its place where it is not."""
 
