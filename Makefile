@@ -35,23 +35,23 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)  ## speed and memory as ratios against peers measured in the same run; wants an idle machine
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.experiments.benchmarks
 
 bench-all: $(STAMP)  ## the slow rows too: time to the tutorial's KID, network evaluations (hours on a CPU)
-	$(BIN)/python -m tests.benchmarks --slow
+	$(BIN)/python -m tests.experiments.benchmarks --slow
 
 # No set-up: a GPU machine may have no network. It takes the environment if there is one, else $(PYTHON).
-gpu-proof:  ## what a GPU makes of it, in 9 minutes; report in OUT (see README)
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(OUT)
+gpu-proof:  ## what a GPU makes of it, in 9 minutes; report in OUT (see docs/performance.md)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.experiments.benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(OUT)
 
 headline: $(STAMP)  ## three whole runs on PneumoniaMNIST (PHOSPHOR_DATA), 3 x 5 seeds, about 50 minutes
-	$(QUIET) $(BIN)/python -m tests.benchmarks.headline
+	$(QUIET) $(BIN)/python -m tests.experiments.benchmarks.headline
 
 headline-tutorial: $(STAMP)  ## the same, and the tutorial recipe at equal training time (hours on a CPU)
-	$(QUIET) $(BIN)/python -m tests.benchmarks.headline --tutorial
+	$(QUIET) $(BIN)/python -m tests.experiments.benchmarks.headline --tutorial
 
 privacy-proof: $(STAMP)  ## the gate's proof on PneumoniaMNIST (PHOSPHOR_DATA); its models are trained once and kept
-	$(QUIET) $(BIN)/python -m tests.privacy_proof
+	$(QUIET) $(BIN)/python -m tests.experiments.privacy_proof
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -12,10 +12,10 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
-from pipeline.evaluation_words import fidelity_words
-from pipeline.privacy_report import PrivacyReport, read_privacy_report
-from pipeline.privacy_words import model_words, release_words, tally
+from pipeline.artifacts.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
+from pipeline.wording.evaluation import fidelity_words
+from pipeline.wording.privacy import model_words, release_words, tally
 
 VERDICT_KEY = "gate-verdict"
 GRID_KEY = "sample-grid"

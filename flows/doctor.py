@@ -68,7 +68,7 @@ def _compute() -> Iterator[Finding]:
     import torch
 
     from models.devices import default_device, has_bf16
-    from pipeline.threads import usable_cores
+    from pipeline.distributed.cpu_threads import usable_cores
 
     yield Finding("threads", f"{torch.get_num_threads()} used by torch, {usable_cores()} cores usable")
     device = default_device()

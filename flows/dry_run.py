@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import records, speed
+from pipeline import records
 from pipeline.config import Settings
-from pipeline.errors import DataError
-from pipeline.estimate import (
+from pipeline.cost import speed
+from pipeline.cost.estimate import (
     PREFECT_BYTES,
     Estimate,
     Workload,
@@ -26,12 +26,13 @@ from pipeline.estimate import (
     foresee_ingest,
     workload_of_cohort,
 )
-from pipeline.privacy.inputs import earlier_input
+from pipeline.errors import DataError
+from pipeline.privacy.earlier_inputs import earlier_input
 from pipeline.recipe import Recipe
 from pipeline.replacing import may_be_replaced
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, load_reference
 from pipeline.storage import free_bytes, read_json
-from pipeline.train.starting import start_digest
+from pipeline.train.fine_tuning import start_digest
 
 if TYPE_CHECKING:
     from pipeline.manifest import Manifest
@@ -236,8 +237,8 @@ def _edit_state_and_cost(recipe: Recipe, out: Path, checkpoint: Path, source: Pa
 
 
 def _release_cost(candidates: Path, audit: Path) -> Estimate:
-    from pipeline.candidates import Candidates
-    from pipeline.privacy_report import read_privacy_report
+    from pipeline.artifacts.candidates import Candidates
+    from pipeline.artifacts.privacy_report import read_privacy_report
 
     pixels = Candidates(candidates).shards
     accepted = sum(part.accepted for part in read_privacy_report(audit).classes.values())
@@ -247,7 +248,7 @@ def _release_cost(candidates: Path, audit: Path) -> Estimate:
 
 
 def _known_cohort(cohort: Path) -> Workload:
-    from pipeline.cohort import Cohort
+    from pipeline.artifacts.cohort import Cohort
 
     return workload_of_cohort(Cohort(cohort).info)
 
@@ -256,7 +257,7 @@ def _known_checkpoint(
     recipe: Recipe, checkpoint: Path, classes: tuple[str, ...] | None
 ) -> tuple[Recipe, Workload]:
     """Return the recipe with the checkpoint's own network, and the classes and image size to draw."""
-    from pipeline.generator import read_checkpoint_info
+    from pipeline.artifacts.checkpoint import read_checkpoint_info
 
     info = read_checkpoint_info(checkpoint)
     fields = {key: value for key, value in info.network.items() if key in type(recipe.train).model_fields}
@@ -281,7 +282,7 @@ def _if_needed(state: str, cost: Callable[[], Estimate]) -> Estimate:
 def _startup_seconds(*, with_server: bool) -> float:
     """Return how long a command takes to get going, measured on the imports that it needs."""
     started = time.perf_counter()
-    import models.denoiser  # noqa: F401
+    import models.diffusion.denoiser  # noqa: F401
 
     networks = time.perf_counter() - started
     if not with_server:

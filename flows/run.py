@@ -14,12 +14,12 @@ from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from pipeline.errors import DataError, GateRefusedError
 from pipeline.manifest import Manifest, load_manifest
-from pipeline.privacy.inputs import earlier_digests
+from pipeline.privacy.earlier_inputs import earlier_digests
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
 from pipeline.records import Reference
 from pipeline.stage import load_reference
 from pipeline.storage import make_private_directory, read_json, write_json
-from pipeline.train.starting import start_digest
+from pipeline.train.fine_tuning import start_digest
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
-from pipeline.cohort import PatientIds
+from pipeline.artifacts.cohort import PatientIds
 from pipeline.errors import DataError
 from pipeline.identity import KEY_VARIABLE, Pseudonyms, key_path, load_key
 from pipeline.manifest import Manifest
@@ -39,8 +39,8 @@ def reachable_data(manifest: Manifest) -> Reachable:
         DataError: a folder, table or archive is missing or unreadable, nothing at all is listed, or a label
             is not usable as a class name.
     """
-    from pipeline.ingest.patients import id_notes, largest_share, listed_ids
-    from pipeline.ingest.rows import class_names
+    from pipeline.ingest.splitting.patients import id_notes, largest_share, listed_ids
+    from pipeline.ingest.splitting.rows import class_names
     from pipeline.sources.listing import list_scans
     from pipeline.sources.unread import unread_counts, unread_notes
 

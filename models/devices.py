@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 class DeviceChoices:
     """How one kind of device is computed on.
 
-    What is chosen for `cuda` is measured, choice by choice, by ``python -m tests.benchmarks.gpu``.
+    What is chosen for `cuda` is measured, choice by choice, by
+    ``python -m tests.experiments.benchmarks.gpu``.
 
     Attributes:
         arithmetic: (type, whether channels-last) that the precision probe tries, the preferred first. A GPU

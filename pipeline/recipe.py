@@ -107,6 +107,32 @@ def load_recipe(name_or_path: str | Path = DEFAULT_RECIPE, overrides: Iterable[s
     return resolve_recipe(body)
 
 
+def recipe_origins(name_or_path: str | Path, overrides: Iterable[str] = ()) -> dict[str, str]:
+    """Say where the value of every key of a recipe comes from.
+
+    Args:
+        name_or_path, overrides: as for `load_recipe`, which has accepted them.
+
+    Returns:
+        Dotted key (without the sections themselves) -> `default`, `--set`, or the name of the recipe's file.
+    """
+    path = _locate(name_or_path)
+    body = _read(path)
+    changed = []
+    for override in overrides:
+        _apply(body, override)
+        changed.append(override.partition("=")[0].strip())
+    origins = {}
+    for key in leaf_keys():
+        if not _stands_in(body, key.split(".")):
+            origins[key] = "default"
+        elif any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in changed):
+            origins[key] = "--set"
+        else:
+            origins[key] = path.name
+    return origins
+
+
 def resolve_recipe(body: Mapping[str, Any]) -> Recipe:
     """Validate a mapping of recipe keys.
 
@@ -239,6 +265,21 @@ def _nearest(field: str) -> str:
     section = field.split(".", maxsplit=1)[0]
     choices = [key for key in known if key.startswith(section + ".")] or list(Recipe.model_fields)
     return f"Known keys: {', '.join(choices)}."
+
+
+def _stands_in(body: Any, parts: list[str]) -> bool:
+    """Return whether nested mappings hold a key of these parts."""
+    for part in parts:
+        if not isinstance(body, dict) or part not in body:
+            return False
+        body = body[part]
+    return True
+
+
+def leaf_keys() -> list[str]:
+    """Return every key of a recipe that holds a value, in dotted form; sections are left out."""
+    known = list(known_keys())
+    return [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
 
 
 def known_keys() -> Iterable[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.cohort import (
+from pipeline.artifacts.cohort import (
     ATTRIBUTES,
     ATTRIBUTES_NAME,
     FINDINGS_NAME,
@@ -17,9 +17,9 @@ from pipeline.cohort import (
     RECORD_COLUMNS,
     CohortInfo,
 )
+from pipeline.artifacts.pixels import StoredPixels, to_model_range, write_shard
 from pipeline.config import Settings
-from pipeline.ingest.attributes import AttributeCodes
-from pipeline.pixels import StoredPixels, to_model_range, write_shard
+from pipeline.ingest.writing.attributes import AttributeCodes
 from pipeline.records import SPLITS, CohortRef
 from pipeline.stage import open_stage
 from pipeline.storage import digest_of, write_json, write_parquet

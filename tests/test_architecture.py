@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "pipeline", "flows")
@@ -27,6 +30,34 @@ STAGES = {
     "evaluate": ("pipeline.evaluate",),
 }
 MAX_LINES = 400
+MAX_FILES = 20
+"""Python files of one folder: more, and a reader no longer sees what is in it."""
+
+LAYERS = (
+    ("errors", "progress", "records"),
+    ("config", "storage", "locking", "replacing", "append_log", "stage", "identity"),
+    ("distributed",),
+    ("artifacts",),
+    ("wording", "rendering"),
+    ("phantom",),
+    ("manifest",),
+    ("sources",),
+    ("residual",),
+    (
+        "ingest",
+        "train",
+        "sample",
+        "edit",
+        "privacy",
+        "release",
+        "evaluate",
+        "cost",
+        "recipe",
+        "settings_page",
+    ),
+    ("report",),
+)
+"""Rooms and files of `pipeline` from the ground up: each imports what stands before it, or beside it."""
 
 
 def modules(package: str) -> list[Path]:
@@ -87,6 +118,63 @@ def test_a_stage_never_imports_another_stage(stage: str) -> None:
     assert broken == []
 
 
+def graph() -> dict[str, set[str]]:
+    """Return which modules of the three packages each of them imports, wherever the import stands."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in PACKAGES
+        for path in modules(package)
+    }
+    return {
+        name: {other for other in imports(path) if other in paths} - {name} for name, path in paths.items()
+    }
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of nodes of which each reaches every other one."""
+    names = sorted(arrows)
+    number = {name: index for index, name in enumerate(names)}
+    pairs = [(number[name], number[other]) for name, others in arrows.items() for other in others]
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+    matrix = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(names), len(names)))
+    _, found = connected_components(matrix.tocsr(), connection="strong")
+    groups = [[name for name in names if found[number[name]] == group] for group in set(found)]
+    return sorted(group for group in groups if len(group) > 1)
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    # A package stands for what its `__init__` imports: a file inside that imports the package is no circle.
+    files = {name: others for name, others in graph().items() if not (ROOT / name.replace(".", "/")).is_dir()}
+    within = {name: {other for other in others if other in files} for name, others in files.items()}
+    assert len(within) > 300
+    assert circles(within) == []
+
+
+def test_a_room_of_pipeline_imports_only_what_stands_below_it() -> None:
+    rank = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    there = {path.stem for path in (ROOT / "pipeline").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert there - {"__init__", "__pycache__", "py"} == set(rank)
+    broken = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if name.startswith("pipeline.") and other.startswith("pipeline.")
+        if rank[other.split(".")[1]] > rank[name.split(".")[1]]
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_folder_holds_more_files_than_a_reader_sees_at_once(package: str) -> None:
+    folders = {path.parent for path in modules(package)}
+    counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
+
+
 def test_importing_pipeline_and_models_loads_nothing_heavy() -> None:
     heavy = ("prefect", "pydicom", "nibabel", "dask", "distributed", "matplotlib", "sklearn", "pandas")
     done = subprocess.run(
@@ -103,7 +191,7 @@ def test_importing_pipeline_and_models_loads_nothing_heavy() -> None:
 
 def test_the_command_line_loads_no_numerical_library_before_a_command_runs() -> None:
     code = (
-        "import sys, flows.cli\n"
+        "import sys, flows.cli.app\n"
         "heavy = {'torch', 'monai', 'prefect', 'pandas', 'numpy', 'pydicom', 'matplotlib'}\n"
         "sys.stdout.write(' '.join(sorted(heavy & set(sys.modules))))"
     )
@@ -147,16 +235,20 @@ def test_nothing_unpickles_or_loads_unsafely() -> None:
 
 
 def test_every_command_is_documented_with_a_runnable_example() -> None:
-    from flows.cli import app
+    from flows.cli.app import app
 
     commands = {
         command.callback.__name__: command.callback.__doc__ or ""
         for command in app.registered_commands
         if command.callback
     }
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands if group.typer_instance else ():
+            if command.callback:
+                commands[f"{group.name} {command.callback.__name__}"] = command.callback.__doc__ or ""
     assert set(commands) == {
         "run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate", "verify", "validate",
-        "doctor", "deploy",
+        "doctor", "deploy", "recipe show",
     }  # fmt: skip
     for name, text in commands.items():
         assert re.search(rf"Example:\n\s+phosphor {name}\b", text), name

@@ -1,6 +1,6 @@
 """The drawn cohort is a real cohort: it opens, and no patient stands in two splits."""
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.records import CohortRef
 
 

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from pipeline.sources.dicomweb import DicomWebStore
-from pipeline.sources.dicomweb_access import WebAccess
+from pipeline.manifest.web_access import WebAccess
+from pipeline.sources.dicomweb.store import DicomWebStore
 
 UID = "1.2.840.99.7"
 NAME = f"1.2.3/1.2.4/{UID}"

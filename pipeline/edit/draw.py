@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser
 from models.devices import to_device
-from models.editing import edit_schedule, hold, repaint_passes, sample_repaint, start_noise
-from models.guidance import Guidance, guided_denoise
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.editing import edit_schedule, hold, repaint_passes, sample_repaint, start_noise
+from models.diffusion.guidance import Guidance, guided_denoise
 from models.noise import fresh_noise, initial_noise
 from models.samplers import SAMPLERS
-from pipeline.drawing import require_finite
+from pipeline.artifacts.candidate_shards import require_finite
+from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
 from pipeline.edit.masks import Mask
 from pipeline.edit.settings import EditSettings
-from pipeline.pixels import StoredPixels, from_model_range, to_model_range
 
 REPAINT_STEPS = 26
 """Steps of a full repaint: those at which the deterministic default is within 2 % of a known Gaussian."""

@@ -33,7 +33,7 @@ def read_mask(chosen: Box | str | None, image_size: tuple[int, int], *, feather:
     """
     import torch
 
-    from models.editing import feather as soften
+    from models.diffusion.editing import feather as soften
 
     if chosen is None:
         return np.ones(image_size, dtype=np.float32)

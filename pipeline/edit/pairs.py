@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.pixels import PixelShards
 from pipeline.edit.sources import Sources
-from pipeline.pictures import contact_sheet, display_pixels
-from pipeline.pixels import PixelShards
+from pipeline.rendering.pictures import contact_sheet, display_pixels
 from pipeline.storage import atomic_path, write_parquet
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.candidates import EDITED_FROM, FROM_CANDIDATE, FROM_SCAN, Candidates
-from pipeline.cohort import Cohort
+from pipeline.artifacts.candidates import EDITED_FROM, FROM_CANDIDATE, FROM_SCAN, Candidates
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.edit.settings import EditSettings
 from pipeline.errors import DataError, UsageError
-from pipeline.pixels import StoredPixels
 from pipeline.records import CandidatesRef, CohortRef
 from pipeline.stage import REFERENCE_NAME, verify_reference
 from pipeline.storage import read_json
 
 if TYPE_CHECKING:
-    from pipeline.generator import CheckpointInfo
+    from pipeline.artifacts.checkpoint import CheckpointInfo
 
 _ORDER_STREAM = 0x65646974
 """Keeps the order of a cohort's scans apart from whatever else is drawn from the run seed."""

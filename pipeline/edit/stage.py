@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.candidates import EDITED_FROM, count_from_scans, write_candidate_table
-from pipeline.config import Settings
-from pipeline.drawing import (
+from pipeline.artifacts.candidate_shards import (
     Shards,
     candidate_table,
     draw_shards,
     require_known_class,
     require_same_checkpoint,
 )
+from pipeline.artifacts.candidates import EDITED_FROM, count_from_scans, write_candidate_table
+from pipeline.artifacts.checkpoint import CheckpointInfo, read_checkpoint_info, require_sorted_classes
+from pipeline.config import Settings
 from pipeline.edit.masks import Mask, read_mask
 from pipeline.edit.pairs import write_edits, write_pairs
 from pipeline.edit.settings import EditSettings
 from pipeline.edit.sources import Sources, open_sources
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import CheckpointInfo, read_checkpoint_info, require_sorted_classes
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.stage import open_stage
 from pipeline.storage import digest_of
@@ -137,8 +137,8 @@ def _carry_out(
 ) -> tuple[list[str], dict[str, int]]:
     """Edit, write every file, and return their names and the counts."""
     from models.noise import stream_seed
+    from pipeline.artifacts.checkpoint import load_denoiser
     from pipeline.edit.draw import edit_batch, schedule_of
-    from pipeline.generator import load_denoiser
 
     denoiser, info = load_denoiser(checkpoint.path)
     require_same_checkpoint(checkpoint)

@@ -37,13 +37,13 @@ def run_evaluate(
             and a name; see `pipeline.evaluate.training.FitPredict`).
 
     Returns:
-        The reference; `evaluation.json` follows `pipeline.evaluation_report.EvaluationReport`.
+        The reference; `evaluation.json` follows `pipeline.artifacts.evaluation_report.EvaluationReport`.
 
     Raises:
         TamperedError: a file of the release differs from what was recorded.
         DataError: release and cohort do not fit together.
         OutputExistsError: `out` holds something else.
     """
-    from pipeline.evaluate.measuring import evaluate
+    from pipeline.evaluate.stage import evaluate
 
     return evaluate(release, cohort, out, settings, seed=seed, force=force, fit_predict=fit_predict)

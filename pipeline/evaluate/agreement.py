@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.intervals import binomial
-from pipeline.evaluation_report import Estimate
 
 
 def label_agreement(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cohort import Cohort
-from pipeline.released import ReleasedImages
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.release import ReleasedImages
 
 REAL_ARMS = ("real", "real_augmented", "real_duplicated")
 """Arms that hold no synthetic image: what a synthetic arm has to beat."""

@@ -7,15 +7,15 @@ import logging
 import torch
 
 from models.checkpoint import read_tensors, write_tensors
-from models.classifier import ClassifierTraining, train_classifier
 from models.devices import computing, default_device
-from models.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
-from pipeline.cohort import Cohort
+from models.evaluation.classifier import ClassifierTraining, train_classifier
+from models.evaluation.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.cpu_threads import threads
 from pipeline.errors import DataError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.progress import track
 from pipeline.storage import digest_of
-from pipeline.threads import threads
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.evaluation_report import Fidelity
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import fid, kid
-from pipeline.evaluation_report import Fidelity
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.metrics import Labels, Metric, Probabilities, Weights
-from pipeline.evaluation_report import Estimate
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.fidelity import FeatureSet
-from pipeline.released import ReleasedImages
 
 _BLOCK_ROWS = 65_536
 

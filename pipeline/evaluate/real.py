@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.features import FeatureEncoder
-from pipeline.cohort import Cohort
+from models.evaluation.features import FeatureEncoder
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.cpu_threads import threads
 from pipeline.evaluate.fidelity import FeatureSet
 from pipeline.evaluate.training import Images
-from pipeline.threads import threads
 
 MIN_PATIENTS_PER_CLASS = 2
 _FEATURE_BLOCK = 8192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation_report import Estimate
+from pipeline.artifacts.evaluation_report import Estimate
 
 Features = npt.NDArray[np.floating]
 """(n, d), one row an image."""

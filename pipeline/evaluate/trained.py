@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.training import (
@@ -20,7 +21,6 @@ from pipeline.evaluate.training import (
     mean_curve,
     run_jobs,
 )
-from pipeline.released import ReleasedImages
 from pipeline.storage import make_private_directory, read_json, write_json
 
 JOBS_FOLDER = "classifiers"

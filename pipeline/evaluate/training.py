@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 
 from models.checkpoint import read_tensors, write_tensors
-from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
 from models.devices import computing, default_device
+from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from pipeline.cost.pacing import TIMED_CALLS, pace_of
+from pipeline.distributed.cpu_threads import threads, usable_cores
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.pacing import TIMED_CALLS, pace_of
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
-from pipeline.threads import threads, usable_cores
 
 Images = npt.NDArray[np.float32]
 """(n, 1, H, W) in [-1, 1]."""
@@ -62,7 +62,7 @@ class FitPredict(Protocol):
 
 @dataclass(frozen=True)
 class SmallCnn:
-    """The built-in classifier (`models.classifier`) behind the `FitPredict` interface."""
+    """The built-in classifier (`models.evaluation.classifier`) behind the `FitPredict` interface."""
 
     training: ClassifierTraining
 

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import append_entry, read_entries
+from pipeline.artifacts.evaluation_report import ArmResult, Estimate, UtilityVerdict
 from pipeline.evaluate.arms import REAL_ARMS, SYNTHETIC_ARMS, Arm
 from pipeline.evaluate.intervals import Measured, Resamples, draw_resamples, measure
 from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.real import Truth
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluation_report import ArmResult, Estimate, UtilityVerdict
-from pipeline.evaluation_words import effect_words, lies_within
+from pipeline.wording.evaluation import effect_words, lies_within
 
 Told = Literal["helps", "possibly helps", "no measurable effect", "could not tell", "possibly harms", "harms"]
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]

@@ -28,6 +28,6 @@ def run_ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force
         DataError: a folder or table is unreadable, too many scans are refused, a class is too small.
         OutputExistsError: `out` holds something else.
     """
-    from pipeline.ingest.run import ingest
+    from pipeline.ingest.stage import ingest
 
     return ingest(manifest, out, settings, force=force)

@@ -14,7 +14,7 @@ from pipeline.errors import ManifestError
 from pipeline.manifest.model import Manifest
 from pipeline.manifest.rules import Rule
 from pipeline.manifest.yaml_reading import MAY_BE_SECRET, Reading, read_yaml, with_text
-from pipeline.sources.phantom.settings import PhantomSettings
+from pipeline.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
 _KINDS = ("dicom", "nifti", "images", "dicomweb", "medmnist", "phantom")

@@ -27,7 +27,7 @@ from pipeline.manifest.rules import (
 )
 from pipeline.manifest.table_rules import TableRule
 from pipeline.manifest.web_rules import HOW_REACHED, ServerRule
-from pipeline.sources.phantom.settings import PhantomSettings
+from pipeline.phantom.settings import PhantomSettings
 from pipeline.storage import digest_of
 
 Cell = Annotated[str, Field(max_length=200)]

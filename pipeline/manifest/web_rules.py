@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.manifest.addresses import url_problem
 from pipeline.manifest.rules import PathText, Rule
-from pipeline.sources.dicomweb_access import REFERENCE
+from pipeline.manifest.web_access import REFERENCE
 
 Keyword = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 Wanted = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -41,6 +41,6 @@ def run_audit(
         DataError: candidates, cohort and checkpoint do not fit together.
         TamperedError: a content file was changed.
     """
-    from pipeline.privacy.audit import audit
+    from pipeline.privacy.stage import audit
 
     return audit(candidates, cohort, out, settings, seed=seed, checkpoint=checkpoint, force=force)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.candidates import TABLE_NAME, Candidates, count_from_scans, sample_id, written_columns
+from pipeline.artifacts.candidates import TABLE_NAME, Candidates, count_from_scans, sample_id, written_columns
+from pipeline.artifacts.pixels import StoredPixels
+from pipeline.artifacts.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.errors import DataError, GateRefusedError, TamperedError
-from pipeline.pixels import StoredPixels
-from pipeline.privacy_advice import what_to_change
-from pipeline.privacy_report import REPORT_NAME, PrivacyReport, read_privacy_report
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
 from pipeline.release.conditions import ConditionColumns, read_conditions
 from pipeline.release.layout import MAX_SIDE, is_safe_name, numbered_by_name
 from pipeline.stage import REFERENCE_NAME, verify_reference
 from pipeline.storage import read_json
+from pipeline.wording.privacy_advice import what_to_change
 
 if TYPE_CHECKING:
     import pandas as pd

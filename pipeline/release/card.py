@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.privacy_report import PrivacyReport
-from pipeline.privacy_words import false_rejects, release_words, signs_of, tally
+from pipeline.artifacts.privacy_report import PrivacyReport
 from pipeline.records import Policy, Verdict
 from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
 from pipeline.release.layout import CARD_NAME, CSV_NAME, IMAGE_FOLDER, NOT_CLINICAL
 from pipeline.release.provenance import release_note
+from pipeline.rendering.templating import render
 from pipeline.storage import write_text
+from pipeline.wording.privacy import false_rejects, release_words, signs_of, tally
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!&~])")
 
 
 def write_card(
@@ -45,20 +44,9 @@ def write_card(
         classes: class name -> label, by label.
         conditions: the columns of what the images were asked to show beside their class.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=False,  # Markdown: every outside text goes through the `plain` filter
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["plain"] = plain
-    environment.filters["percent"] = lambda share: "not measured" if share is None else f"{100 * share:.1f} %"
     total = provenance["counts"]["images"]
-    text = environment.get_template("dataset_card.md.j2").render(
+    text = render(
+        "dataset_card.md.j2",
         header=_header(total),
         report=report,
         note=release_note(report.verdict, policy),
@@ -88,11 +76,6 @@ def _said(report: PrivacyReport) -> list[str]:
     )
     lines = [tally(report), *(f"There is {sign}." for sign in near), attacked]
     return [line for line in lines if line]
-
-
-def plain(value: object) -> str:
-    """Return outside text as plain Markdown: one line, every character with a meaning escaped."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
 
 
 def _header(total: int) -> str:

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.candidates import CONDITION_COLUMN
-from pipeline.cohort import ATTRIBUTES
-from pipeline.conditions import FINDINGS, MAX_FIELDS, RESERVED_NAMES
+from pipeline.artifacts.candidates import CONDITION_COLUMN
+from pipeline.artifacts.cohort import ATTRIBUTES
+from pipeline.artifacts.conditions import FINDINGS, MAX_FIELDS, RESERVED_NAMES
 from pipeline.errors import DataError
 from pipeline.release.layout import is_safe_name
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.errors import TamperedError
-from pipeline.pixels import StoredPixels
 from pipeline.progress import track
 from pipeline.release.layout import MAX_SIDE, NOT_CLINICAL
 from pipeline.storage import storage_errors

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.append_log import RELEASES_NAME, append_entry, log_beside, read_entries
+from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.errors import DataError
-from pipeline.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.records import ReleaseRef
 from pipeline.stage import REFERENCE_NAME, load_reference
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.pictures import display_pixels
 from pipeline.release.admission import Admission
 from pipeline.release.layout import NOT_CLINICAL, PREVIEW_NAME
+from pipeline.rendering.pictures import display_pixels
 from pipeline.storage import atomic_path
 
 _GAP = 4

@@ -7,9 +7,9 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.artifacts.pixels import MAX_VALUE
+from pipeline.artifacts.privacy_report import REPORT_NAME, read_privacy_report
 from pipeline.errors import DataError, TamperedError
-from pipeline.pixels import MAX_VALUE
-from pipeline.privacy_report import REPORT_NAME, read_privacy_report
 from pipeline.records import Policy, ReleaseRef, Verdict
 from pipeline.release.images import check_png
 from pipeline.release.layout import (

@@ -26,10 +26,10 @@ def write_report(run: Path) -> Path:
         StorageError: the page cannot be written.
     """
     from pipeline.report.folder import open_run
-    from pipeline.report.page import render
+    from pipeline.report.page import render_run
     from pipeline.storage import write_text
 
-    page = render(open_run(run))
+    page = render_run(open_run(run))
     path = run / REPORT_NAME
     write_text(path, page, private=True)
     return path

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.evaluation_report import ArmResult, Estimate, EvaluationReport, Fidelity
-from pipeline.evaluation_words import fidelity_words
+from pipeline.artifacts.evaluation_report import ArmResult, Estimate, EvaluationReport, Fidelity
+from pipeline.rendering.formats import number, plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
-from pipeline.report.formats import number, plural
+from pipeline.wording.evaluation import fidelity_words
 
 METRICS = (
     ("auc", "AUC"),

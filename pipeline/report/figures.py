@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation_report import ArmResult, Estimate
-from pipeline.privacy_report import PrivacyReport
+from pipeline.artifacts.evaluation_report import ArmResult, Estimate
+from pipeline.artifacts.privacy_report import PrivacyReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from pipeline.append_log import READS_NAME, log_beside
-from pipeline.candidates import Candidates
-from pipeline.cohort import Cohort
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import CheckpointInfo, read_checkpoint_info
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.evaluation_report import EvaluationReport, count_reads, read_evaluation_report
+from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.errors import DataError, PhosphorError
-from pipeline.evaluation_report import EvaluationReport, count_reads, read_evaluation_report
-from pipeline.generator import CheckpointInfo, read_checkpoint_info
-from pipeline.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.records import (
     AuditRef,
     CandidatesRef,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.pictures import contact_sheet, data_uri, png_bytes
-from pipeline.pixels import StoredPixels
+from pipeline.artifacts.pixels import StoredPixels
+from pipeline.rendering.formats import percent, plural
+from pipeline.rendering.pictures import contact_sheet, data_uri, png_bytes
 from pipeline.report.folder import RunFolder
-from pipeline.report.formats import percent, plural
 
 if TYPE_CHECKING:
     import pandas as pd

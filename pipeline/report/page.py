@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from pipeline.privacy_advice import what_to_change
-from pipeline.privacy_words import false_rejects, tally
+from pipeline.rendering.formats import plural
+from pipeline.rendering.templating import render
 from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
 from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
-from pipeline.report.formats import FILTERS, plural
 from pipeline.report.grids import class_pictures, compared_with, shown_words, snapshots
+from pipeline.wording.privacy import false_rejects, tally
+from pipeline.wording.privacy_advice import what_to_change
 
 TEMPLATE = "report.html.j2"
 
@@ -33,17 +32,9 @@ CONTENTS = (
 """Sections of the page: anchor and heading, in order. Each is there in every report."""
 
 
-def render(run: RunFolder) -> str:
+def render_run(run: RunFolder) -> str:
     """Return the page of a run as HTML."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment.get_template(TEMPLATE).render(**_context(run))
+    return render(TEMPLATE, **_context(run))
 
 
 def _context(run: RunFolder) -> dict[str, Any]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.privacy_report import AttackRisk, ClassVerdict, MembershipResult, PrivacyReport, TestResult
-from pipeline.privacy_words import (
+from pipeline.artifacts.privacy_report import (
+    AttackRisk,
+    ClassVerdict,
+    MembershipResult,
+    PrivacyReport,
+    TestResult,
+)
+from pipeline.records import Verdict
+from pipeline.rendering.formats import number, percent, percent_interval, plural
+from pipeline.wording.privacy import (
     RELEASE,
     Levels,
     Outcome,
@@ -16,8 +24,6 @@ from pipeline.privacy_words import (
     release_words,
     tally,
 )
-from pipeline.records import Verdict
-from pipeline.report.formats import number, percent, percent_interval, plural
 
 VIEW_WORDS = {
     "correlation": "aligned pixels",

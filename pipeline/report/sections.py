@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.generator import CheckpointInfo
+from pipeline.artifacts.checkpoint import CheckpointInfo
 from pipeline.records import SPLITS
+from pipeline.rendering.formats import count, duration, plural
 from pipeline.report.folder import STAGES, RunFolder
-from pipeline.report.formats import count, duration, plural
 from pipeline.report.verdicts import policy_of
 
 MADE_BY = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.evaluation_report import Estimate
-from pipeline.evaluation_words import AGREEMENT_AIM, chance_words, misread_words
-from pipeline.privacy_report import PrivacyReport
-from pipeline.privacy_words import signs_of, undecided_words, untold_words
+from pipeline.artifacts.evaluation_report import Estimate
+from pipeline.artifacts.privacy_report import PrivacyReport
 from pipeline.records import Policy, ReleaseRef, Verdict
+from pipeline.rendering.formats import percent, plural, sentence, share_interval, whole_percent_below
 from pipeline.report.folder import NOT_MADE, RunFolder
-from pipeline.report.formats import percent, plural, sentence, share_interval, whole_percent_below
+from pipeline.wording.evaluation import AGREEMENT_AIM, chance_words, misread_words
+from pipeline.wording.privacy import signs_of, undecided_words, untold_words
 
 Tone = Literal["good", "warn", "bad", "none"]
 

@@ -7,6 +7,6 @@
         report = verify_against(Path("runs/mine/release"), values)
 """
 
-from pipeline.residual.scanning import Finding, FindingKind, problems, scan_for_values
+from pipeline.residual.search.scanning import Finding, FindingKind, problems, scan_for_values
 
 __all__ = ["Finding", "FindingKind", "problems", "scan_for_values"]

@@ -10,11 +10,11 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from pipeline.conditions import ABSENT, FINDINGS, PRESENT, ConditionField
+from pipeline.artifacts.conditions import ABSENT, FINDINGS, PRESENT, ConditionField
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.generator import CheckpointInfo
+    from pipeline.artifacts.checkpoint import CheckpointInfo
     from pipeline.sample.draw import Candidate
     from pipeline.sample.settings import SampleSettings
 

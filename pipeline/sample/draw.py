@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
 from models.devices import to_device
-from models.guidance import Guidance, guided_denoise
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.guidance import Guidance, guided_denoise
+from models.latent.autoencoder import Autoencoder
 from models.noise import candidate_seed, fresh_noise, initial_noise
 from models.samplers import SAMPLERS
-from pipeline.drawing import require_finite
-from pipeline.pixels import StoredPixels, from_model_range
+from pipeline.artifacts.candidate_shards import require_finite
+from pipeline.artifacts.pixels import StoredPixels, from_model_range
 from pipeline.sample.settings import SampleSettings
 
 

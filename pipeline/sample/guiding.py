@@ -1,4 +1,4 @@
-"""How candidates are guided: from settings and checkpoint to the guidance of `models/guidance.py`."""
+"""How candidates are guided: from settings and checkpoint to the guidance of `models.diffusion`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifacts.checkpoint import CheckpointInfo, load_denoiser
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import CheckpointInfo, load_denoiser
 from pipeline.sample.settings import SampleSettings
 
 if TYPE_CHECKING:
-    from models.denoiser import Denoiser
-    from models.guidance import Guidance
+    from models.diffusion.denoiser import Denoiser
+    from models.diffusion.guidance import Guidance
 
 
 def check_guidance(info: CheckpointInfo, settings: SampleSettings) -> None:
@@ -57,7 +57,7 @@ def make_guidance(
     """
     import torch
 
-    from models.guidance import Guidance
+    from models.diffusion.guidance import Guidance
 
     away_from, guide = None, None
     if settings.guidance_away_from is not None:

@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.drawing import (
+from pipeline.artifacts.candidate_shards import (
     Shards,
     candidate_table,
     draw_shards,
     require_known_class,
     require_same_checkpoint,
 )
+from pipeline.artifacts.checkpoint import read_checkpoint_info
+from pipeline.distributed.broadcast import (
+    hear,
+    hear_reference,
+    require_same_command,
+    tell_reference,
+    tell_to_work,
+)
+from pipeline.distributed.process_group import Ranks, join_ranks
 from pipeline.errors import UsageError
-from pipeline.generator import read_checkpoint_info
-from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
-from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.conditions import AskedConditions
 from pipeline.sample.guiding import check_guidance, make_guidance
@@ -25,10 +31,10 @@ from pipeline.sample.settings import SampleSettings
 from pipeline.stage import open_stage
 
 if TYPE_CHECKING:
-    from models.autoencoder import Autoencoder
-    from models.denoiser import Denoiser
-    from models.guidance import Guidance
-    from pipeline.generator import CheckpointInfo
+    from models.diffusion.denoiser import Denoiser
+    from models.diffusion.guidance import Guidance
+    from models.latent.autoencoder import Autoencoder
+    from pipeline.artifacts.checkpoint import CheckpointInfo
     from pipeline.sample.draw import Candidate
 
 
@@ -178,7 +184,7 @@ def _prepare(
     cohort_digest: str | None,
 ) -> _Drawing:
     # Torch and MONAI take seconds to import; finished candidates are returned without them.
-    from pipeline.generator import (
+    from pipeline.artifacts.checkpoint import (
         load_autoencoder,
         load_denoiser,
         require_sorted_classes,
@@ -199,7 +205,7 @@ def _prepare(
 
 
 def _write_table(folder: Path, drawing: _Drawing, checkpoint_digest: str) -> str:
-    from pipeline.candidates import CONDITION_COLUMN, write_candidate_table
+    from pipeline.artifacts.candidates import CONDITION_COLUMN, write_candidate_table
     from pipeline.sample.draw import resolved_steps
 
     candidates, settings, info = drawing.candidates, drawing.settings, drawing.info

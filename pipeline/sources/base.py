@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.dicomweb_access import WebAccess
+from pipeline.manifest.web_access import WebAccess
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30."""

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.manifest.model import FolderRule, Manifest, ScanRules
-from pipeline.sources.attributes import Attributes, number_of
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
 from pipeline.sources.included import matcher, truly_unread
-from pipeline.sources.labels import Labeller
-from pipeline.sources.patient_ids import STAND_IN, crowded, may_name_nobody, names_nobody
-from pipeline.sources.published import PublishedParts
 from pipeline.sources.read_rules import read_rule
-from pipeline.sources.rows import ScanRow, key_finder
-from pipeline.sources.source_tables import load_patients, load_table
 from pipeline.sources.stores import Entry, open_store
-from pipeline.sources.tables import CONFLICT, DISAGREE, ScanTable
+from pipeline.sources.tables.attributes import Attributes, number_of
+from pipeline.sources.tables.labels import Labeller
+from pipeline.sources.tables.patient_ids import STAND_IN, crowded, may_name_nobody, names_nobody
+from pipeline.sources.tables.published import PublishedParts
+from pipeline.sources.tables.rows import ScanRow, key_finder
+from pipeline.sources.tables.source_tables import load_patients, load_table
+from pipeline.sources.tables.tables import CONFLICT, DISAGREE, ScanTable
 from pipeline.sources.unread import UNMATCHED, unread_notes
+from pipeline.storage import digest_of
 
 NO_PATIENT = "patient unknown"
 """Reason of refusal of a scan whose patient cannot be told: a wrong patient split would be a leak."""
@@ -283,3 +284,27 @@ def _patient_finder(source: ScanRules, patients: ScanTable | None) -> Callable[[
 
         return found
     return lambda row: row.cell(rule.column) or ""
+
+
+def merge(parts: Iterable[Listing]) -> Listing:
+    """Put several listings behind one another, with their published splits side by side."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    names = tuple(dict.fromkeys(name for part in parts for name in part.published))
+    whole = Listing(
+        published=names,
+        findings=parts[0].findings,
+        has_patient_ids=all(part.has_patient_ids for part in parts),
+    )
+    for part in parts:
+        whole.notes += part.notes
+        whole.unread.update(part.unread)
+        if part.published == names:
+            whole.tasks += part.tasks
+            continue
+        for task in part.tasks:
+            known = dict(zip(part.published, task.published, strict=False))
+            whole.tasks.append(replace(task, published=tuple(known.get(name, "") for name in names)))
+    whole.fingerprint = digest_of([part.fingerprint for part in parts])
+    return whole

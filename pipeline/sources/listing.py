@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import DataError, ManifestError
@@ -21,8 +20,8 @@ from pipeline.manifest.model import (
 from pipeline.manifest.rules import PatientRule
 from pipeline.sources import medmnist
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, source_prefix
-from pipeline.sources.folders import NO_PATIENT, Listing, list_folder
-from pipeline.sources.labels import ABSENT, NOT_LISTED, PRESENT, ClassChooser, Verdict
+from pipeline.sources.folders import NO_PATIENT, Listing, list_folder, merge
+from pipeline.sources.tables.labels import ABSENT, NOT_LISTED, PRESENT, ClassChooser, Verdict
 from pipeline.storage import digest_of, sha256_file
 
 _KINDS = {DicomSource: "dicom", NiftiSource: "nifti", ImageSource: "images"}
@@ -48,42 +47,18 @@ def list_scans(
     parts: list[Listing] = []
     for number, source in enumerate(manifest.sources):
         if isinstance(source, PhantomSource):
-            from pipeline.sources.phantom_source import list_phantom
+            from pipeline.sources.phantom import list_phantom
 
             parts.append(list_phantom(manifest, source, number, phantom_patients))
         elif isinstance(source, MedmnistSource):
             parts.append(_list_medmnist(manifest, source, number, image_size))
         elif isinstance(source, DicomWebSource):
-            from pipeline.sources.dicomweb_source import list_server
+            from pipeline.sources.dicomweb.source import list_server
 
             parts.append(list_server(manifest, source, number))
         elif isinstance(source, FolderRule):
             parts.append(list_folder(manifest, source, _KINDS[type(source)], number))
     return merge(parts)
-
-
-def merge(parts: Iterable[Listing]) -> Listing:
-    """Put several listings behind one another, with their published splits side by side."""
-    parts = list(parts)
-    if len(parts) == 1:
-        return parts[0]
-    names = tuple(dict.fromkeys(name for part in parts for name in part.published))
-    whole = Listing(
-        published=names,
-        findings=parts[0].findings,
-        has_patient_ids=all(part.has_patient_ids for part in parts),
-    )
-    for part in parts:
-        whole.notes += part.notes
-        whole.unread.update(part.unread)
-        if part.published == names:
-            whole.tasks += part.tasks
-            continue
-        for task in part.tasks:
-            known = dict(zip(part.published, task.published, strict=False))
-            whole.tasks.append(replace(task, published=tuple(known.get(name, "") for name in names)))
-    whole.fingerprint = digest_of([part.fingerprint for part in parts])
-    return whole
 
 
 def archive_path(manifest: Manifest, source: MedmnistSource, at: str, image_size: int | None = None) -> Path:
@@ -198,7 +173,7 @@ def _archive_patients(
     rule: PatientRule | None = source.patient
     if rule is None or rule.table is None:
         return None, {}, ""
-    from pipeline.sources.patients import patient_of_rows
+    from pipeline.sources.tables.patients import patient_of_rows
 
     table = manifest.present(rule.table)
     check = manifest.present(rule.verify_images.path) if rule.verify_images else None

@@ -31,7 +31,7 @@ def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> It
     data = open_store(task.rule).read(task.name)
     fetched()
     if kind == "images":
-        from pipeline.sources import images
+        from pipeline.sources.images import source as images
 
         yield from images.read(task, data)
     elif kind == "nifti":
@@ -39,7 +39,7 @@ def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> It
 
         yield from nifti.read(task, data)
     else:
-        from pipeline.sources import dicom
+        from pipeline.sources.dicom import source as dicom
 
         yield from dicom.read(task, data)
 
@@ -62,6 +62,6 @@ def read_patient(task: ScanTask) -> str | None:
     """
     if task.rule.kind != "dicom" or not task.rule.patient_tag:
         return None
-    from pipeline.sources import dicom
+    from pipeline.sources.dicom import source as dicom
 
     return dicom.read_patient(task, open_store(task.rule).read(task.name))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from pipeline.file_endings import ending_of
 from pipeline.identity import Pseudonyms
+from pipeline.manifest.file_endings import ending_of
 from pipeline.sources.stores.base import CLOSED, FOLDER_LINK, INNER_LINK, LINK
 
 UNMATCHED = "matches no include pattern"

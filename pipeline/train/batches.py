@@ -8,11 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from models.noise import stream_seed
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError
 
 PRESENT = 1
 """State of a finding in `findings.npy`."""
+
+
+LIMIT = 1.0 + 1e-3
+"""Largest magnitude of a pixel in model range, and room for rounding."""
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,20 @@ def _rows_by_finding(cohort: Cohort, train: npt.NDArray[np.int64]) -> list[npt.N
 
 def _generator(seed: int, purpose: str, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(stream_seed(seed, purpose, position)))
+
+
+def require_usable(images: npt.NDArray[np.float32]) -> None:
+    """Refuse images that no training could learn from.
+
+    Raises:
+        DataError: a value is not finite, or lies outside [-1, 1].
+    """
+    # NaN compares false with everything.
+    if images.size == 0 or (images.min() >= -LIMIT and images.max() <= LIMIT):
+        return
+    finite = bool(np.isfinite(images).all())
+    raise DataError(
+        "an image holds values outside [-1, 1]" if finite else "an image holds values that are not finite",
+        field="cohort",
+        remedy="Ingest again.",
+    )

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
 from models.devices import to_device
-from models.guidance import guided_denoise
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.guidance import guided_denoise
+from models.latent.autoencoder import Autoencoder
 from models.noise import initial_noise, stream_seed
 from models.samplers import SAMPLERS, sigma_schedule
-from pipeline.pixels import from_model_range
+from pipeline.artifacts.pixels import from_model_range
 from pipeline.storage import atomic_path, make_private_directory
 
 FOLDER_NAME = "grids"

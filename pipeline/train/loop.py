@@ -10,36 +10,36 @@ from pathlib import Path
 
 import torch
 
-from models.allocator import held_memory
-from models.denoiser import Denoiser
 from models.devices import computing, default_device, synchronise
-from models.memory import out_of_memory
-from models.network import NetworkSpec
+from models.diffusion.denoiser import Denoiser
+from models.network.network import NetworkSpec
 from models.noise import stream_seed
-from pipeline.cohort import Cohort
-from pipeline.conditions import CohortConditions
+from models.optim.allocator import held_memory
+from models.optim.memory import out_of_memory
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.conditions import CohortConditions
+from pipeline.cost.time_budget import TimeBudget
+from pipeline.distributed.cpu_threads import threads
+from pipeline.distributed.process_group import Ranks
 from pipeline.errors import UsageError
-from pipeline.ranks import Ranks
-from pipeline.threads import threads
-from pipeline.time_budget import TimeBudget
-from pipeline.train.faults import not_finite, too_large
-from pipeline.train.feed import Feed, scans_of
-from pipeline.train.finishing import ChosenAverage, write_checkpoint
-from pipeline.train.latents import LatentSource, PixelSource, open_source
-from pipeline.train.patients import draw_of
-from pipeline.train.plan import MachinePlan, make_plan, shared_cores
-from pipeline.train.private_budget import PrivacyBudget, make_budget
-from pipeline.train.private_step import PrivateStep
+from pipeline.train.diagnosis import not_finite, too_large
+from pipeline.train.early_stopping import MemorisationWatch
+from pipeline.train.export import ChosenAverage, write_checkpoint
+from pipeline.train.fine_tuning import layers_to_start_from, start_from
+from pipeline.train.latent.sources import LatentSource, PixelSource, open_source
+from pipeline.train.machine_plan import MachinePlan, make_plan, shared_cores
+from pipeline.train.memorisation_gap import PairedScans
+from pipeline.train.prefetch import Feed, scans_of
+from pipeline.train.private.budget import PrivacyBudget, make_budget
+from pipeline.train.private.poisson_sampler import draw_of
+from pipeline.train.private.step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.schedule import learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
-from pipeline.train.starting import layers_to_start_from, start_from
 from pipeline.train.state import TrainingState
 from pipeline.train.step import Step
-from pipeline.train.stopping import MemorisationWatch
 from pipeline.train.timing import NoTiming, Timing
-from pipeline.train.watching import PairedScans
 
 __all__ = ["Trainer", "learning_rate", "train"]
 

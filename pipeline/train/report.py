@@ -9,12 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.autoencoder import Autoencoder
-from models.denoiser import Denoiser
-from models.precision import Precision, apply_precision
+from models.diffusion.denoiser import Denoiser
+from models.latent.autoencoder import Autoencoder
+from models.optim.precision import Precision, apply_precision
 from pipeline.progress import Progress, track
 from pipeline.train.grid import write_grid
-from pipeline.train.history import History
+from pipeline.train.progress_csv import History
 
 
 class Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pipeline.time_budget import Decision, planned_steps
+from pipeline.cost.time_budget import Decision, planned_steps
 from pipeline.train.settings import TrainSettings
 
 

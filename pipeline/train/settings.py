@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from models.network_sizes import NetworkSize
-from pipeline.conditions import ConditionName, in_order
+from models.network.sizes import NetworkSize
+from pipeline.artifacts.conditions import ConditionName, in_order
 from pipeline.config import Settings
-from pipeline.train.latent_settings import LatentSettings
-from pipeline.train.private_settings import PrivateSettings
+from pipeline.train.latent.settings import LatentSettings
+from pipeline.train.private.settings import PrivateSettings
 
-# The range of models.ema, which is not imported here: recipes are read without torch.
+# The range of models.optim.ema, which is not imported here: recipes are read without torch.
 Length = Annotated[float, Field(ge=0.005, le=0.28)]
 
 
@@ -229,7 +229,7 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _network_fits(self) -> TrainSettings:
         """Refuse a network that cannot be built while the recipe is read, not when training starts."""
-        from models.network_spec import NetworkSpec
+        from models.network.spec import NetworkSpec
 
         NetworkSpec(image_size=(64, 64), num_classes=1, **self.network_fields((64, 64)))
         return self
@@ -271,14 +271,15 @@ class TrainSettings(Settings):
 
     def network_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings, for images (or latents) of a size."""
-        from models.network_sizes import network_layers, plain_layers
+        from models.network.sizes import network_layers, plain_layers
 
         layers = plain_layers(self.channels) if self.channels else network_layers(image_size, self.network)
         given = {name: getattr(self, name) for name in layers if getattr(self, name) is not None}
         return {
             **layers,
             **given,
-            # NUM_FEATURES of models.augment, which is not imported here: recipes are read without torch.
+            # NUM_FEATURES of models.diffusion.augment, which is not imported here: recipes are read without
+            # torch.
             "augment_features": 7 if self.augment > 0.0 else 0,
         }
 

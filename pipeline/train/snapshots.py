@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.denoiser import Denoiser
-from models.ema import PowerFunctionAverages
-from models.snapshots import (
+from models.diffusion.denoiser import Denoiser
+from models.optim.ema import PowerFunctionAverages
+from models.optim.snapshots import (
     FOLDER_NAME,
     read_average,
     snapshot_name,

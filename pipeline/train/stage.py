@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.broadcast import (
+    hear,
+    hear_reference,
+    require_same_command,
+    tell_reference,
+    tell_to_work,
+)
+from pipeline.distributed.process_group import Ranks, join_ranks
 from pipeline.errors import DataError
-from pipeline.joint_stage import hear, hear_reference, require_same_command, tell_reference, tell_to_work
-from pipeline.ranks import Ranks, join_ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import open_stage
+from pipeline.train.fine_tuning import check_start, train_inputs
 from pipeline.train.settings import TrainSettings
-from pipeline.train.starting import check_start, train_inputs
 
 
 def run_train(

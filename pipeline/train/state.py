@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_into, read_tensors, write_tensors
-from models.ema import PowerFunctionAverages
-from models.optimiser import Optimiser
-from pipeline.ranks import Ranks
+from models.optim.ema import PowerFunctionAverages
+from models.optim.optimiser import Optimiser
+from pipeline.distributed.process_group import Ranks
 from pipeline.storage import make_private_directory, storage_errors, sync_directory
 
 logger = logging.getLogger(__name__)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.augment import augment, draw_augmentation
-from models.compiling import Compute
-from models.denoiser import Denoiser
-from models.distributed import GradientSum
-from models.ema import PowerFunctionAverages
+from models.diffusion.augment import augment, draw_augmentation
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.loss_weighting import Uncertainty
+from models.diffusion.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.noise import stream_seed
-from models.objective import SigmaDistribution, denoising_loss, drop_labels
-from models.optimiser import Optimiser
-from models.precision import DTYPES
-from models.uncertainty import Uncertainty
-from models.working_copy import WorkingCopy
-from pipeline.ranks import Ranks
-from pipeline.train.latents import LatentSource, PixelSource
-from pipeline.train.plan import MachinePlan
+from models.optim.compiling import Compute
+from models.optim.distributed import GradientSum
+from models.optim.ema import PowerFunctionAverages
+from models.optim.optimiser import Optimiser
+from models.optim.precision import DTYPES
+from models.optim.working_copy import WorkingCopy
+from pipeline.distributed.process_group import Ranks
+from pipeline.train.latent.sources import LatentSource, PixelSource
+from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
 

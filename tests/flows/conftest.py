@@ -77,7 +77,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Call:
     """Return a function that runs one `phosphor` command in this process."""
 
     def run(*arguments: object) -> Outcome:
-        from flows.cli import app
+        from flows.cli.app import app
 
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -94,7 +94,7 @@ def spawn(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     environment.pop("PREFECT_API_URL", None)
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *[str(argument) for argument in arguments]],
+        [sys.executable, "-m", "flows.cli.app", *[str(argument) for argument in arguments]],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -120,7 +120,7 @@ def prefect_api() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def finished_run(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of one whole run of the micro smoke recipe on the phantom."""
-    from flows.cli_run import run_flow
+    from flows.cli.run import run_flow
 
     folder = tmp_path_factory.mktemp("run") / "out"
     body = run_flow(flow_parameters(folder))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.artifacts import metric_rows, verdict_markdown
-from pipeline.evaluation_report import Estimate, Fidelity, UtilityVerdict
+from pipeline.artifacts.evaluation_report import Estimate, Fidelity, UtilityVerdict
 from pipeline.records import Verdict
-from tests.pipeline.test_evaluation_words import agreeing, around
-from tests.pipeline.test_privacy_advice import audit
-from tests.pipeline.test_privacy_words import PHANTOM, made
+from tests.pipeline.wording.test_evaluation import agreeing, around
+from tests.pipeline.wording.test_privacy import PHANTOM, made
+from tests.pipeline.wording.test_privacy_advice import audit
 
 
 def test_the_verdict_names_signs_and_counts_the_tests_that_could_not_tell() -> None:

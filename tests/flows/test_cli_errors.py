@@ -14,11 +14,11 @@ import pytest
 import typer
 from PIL import Image
 
-from flows.cli_frame import reported
+from flows.cli.options import reported
 from pipeline.config import Settings
 from pipeline.errors import StorageError
+from pipeline.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.records import CohortRef
-from pipeline.sources.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.stage import open_stage
 from tests.cohorts import write_cohort
 from tests.flows.conftest import PHANTOM, Call, Outcome, sets, spawn
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     write_cohort(folder / "cohort", num_scans=60, image_size=16)
     write_cohort(folder / "other", num_scans=60, image_size=16, seed=1)
-    from flows.cli import app
+    from flows.cli.app import app
 
     for arguments in (
         ["train", folder / "cohort", "--out", folder / "checkpoint"],

@@ -15,8 +15,8 @@ import pytest
 import typer
 import yaml
 
-from flows.cli import app
-from pipeline.ranks import place_of_process
+from flows.cli.app import app
+from pipeline.distributed.process_group import place_of_process
 from pipeline.recipe import load_recipe, recipe_names
 
 ROOT = Path(__file__).resolve().parents[2]

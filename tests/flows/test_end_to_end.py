@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from flows.run import STAGES
-from pipeline.candidates import Candidates, write_candidate_table
-from pipeline.cohort import Cohort
-from pipeline.pixels import write_shard
+from pipeline.artifacts.candidates import Candidates, write_candidate_table
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.pixels import write_shard
 from pipeline.recipe import load_recipe
 from pipeline.records import CandidatesRef, CheckpointRef, ReleaseRef, Verdict
 from pipeline.stage import load_reference, open_stage
@@ -202,7 +202,7 @@ def test_a_run_whose_candidates_are_copies_releases_nothing_but_still_reports(
 def test_no_planted_value_reaches_the_log_of_a_run(
     finished_run: Path, call: Call, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pipeline.sources.phantom import planted_values
+    from pipeline.phantom import planted_values
     from pipeline.storage import cache_directory
 
     with caplog.at_level(logging.DEBUG):

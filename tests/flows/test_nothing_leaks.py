@@ -11,11 +11,11 @@ import pydicom
 import pytest
 
 from pipeline.manifest import load_manifest
+from pipeline.phantom import planted_values
 from pipeline.residual import FindingKind, problems, scan_for_values
-from pipeline.residual.against import verify_against
-from pipeline.residual.collecting import collect_values
-from pipeline.sources.phantom import planted_values
-from pipeline.sources.phantom_source import phantom_folder, phantom_settings
+from pipeline.residual.values.collecting import collect_values
+from pipeline.residual.verify_source import verify_against
+from pipeline.sources.phantom import phantom_folder, phantom_settings
 from tests.flows.conftest import PHANTOM, sets, spawn
 
 PATIENTS = 60

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.sources.phantom import planted_values
-from pipeline.sources.phantom_source import phantom_folder
+from pipeline.phantom import planted_values
+from pipeline.sources.phantom import phantom_folder
 from tests.flows.conftest import ROOT, Call
 
 MANIFEST = {
@@ -170,7 +170,7 @@ def test_a_killed_verification_leaves_no_value_behind(cohort: Path, manifest: Pa
 
     for delay in (1.0, 2.0):
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "verify", str(cohort), "--against", str(manifest)],
+            [sys.executable, "-m", "flows.cli.app", "verify", str(cohort), "--against", str(manifest)],
             cwd=ROOT,
             env={**os.environ, "TMPDIR": str(tmp_path)},
             stdout=subprocess.DEVNULL,

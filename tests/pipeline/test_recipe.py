@@ -46,6 +46,15 @@ def test_a_recipe_file_holds_only_what_differs_from_the_defaults(name: str) -> N
     assert same == []
 
 
+@pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+def test_a_recipe_file_says_of_every_key_why_it_is_set(name: str) -> None:
+    lines = (RECIPE_FOLDER / f"{name}.yaml").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if line.startswith("  ") and line.strip()[0] != "#"]
+    bare = [lines[n] for n in keys if "  # " not in lines[n] and not lines[n - 1].startswith("  # ")]
+    assert keys
+    assert bare == []
+
+
 def test_overrides_are_read_as_yaml_and_the_last_one_wins() -> None:
     recipe = load_recipe(
         "smoke", ["train.num_steps=7", "train.num_steps=9", "evaluate.ratios=[1.0]", "seed=3"]

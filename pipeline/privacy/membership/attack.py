@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from models.denoiser import Denoiser
-from models.membership import ATTACKS, attack_scores
-from pipeline.cohort import Cohort
-from pipeline.privacy.halfway import Halfway
+from models.diffusion.denoiser import Denoiser
+from models.privacy.membership import ATTACKS, attack_scores
+from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.membership.calibration import Describer, QuantileCalibration
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.neighbours import Floats
-from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.partial_results import Halfway
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Bools, Ints
 from pipeline.progress import track
 
 Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]

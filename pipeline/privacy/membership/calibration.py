@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.privacy.neighbours import Floats
-from pipeline.privacy.references import Ints
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Ints
 
 SIDE = 8
 NUM_COMPONENTS = 6

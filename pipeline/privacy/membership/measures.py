@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.privacy.filter import clopper_pearson
-from pipeline.privacy.neighbours import Floats
-from pipeline.privacy.references import Bools, Ints
+from pipeline.privacy.gate.filter import clopper_pearson
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Bools, Ints
 
 LOW_ERROR = 0.01
 GUESSED_SHARES = (0.1, 0.3, 1.0)

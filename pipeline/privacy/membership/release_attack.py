@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from models.components import Components
 from models.devices import default_device, to_device
-from models.matching import aligned_similarity, coarse_similarity
+from models.privacy.matching import aligned_similarity, coarse_similarity
+from models.privacy.pca import Components
 from pipeline.privacy.membership.attack import Scores
-from pipeline.privacy.neighbours import FLOOR, search_block
-from pipeline.privacy.pixel_views import alignments
-from pipeline.privacy.references import Ints
+from pipeline.privacy.search.neighbours import FLOOR, search_block
+from pipeline.privacy.search.pixel_views import alignments
+from pipeline.privacy.search.references import Ints
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 

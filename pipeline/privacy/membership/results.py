@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.power import noticeable_auc
+from pipeline.artifacts.privacy_report import MembershipResult
 from pipeline.privacy.membership.measures import (
     auc,
     epsilon_lower_bound,
@@ -15,9 +15,9 @@ from pipeline.privacy.membership.measures import (
     permutation_p,
 )
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.neighbours import Floats
-from pipeline.privacy.references import Bools, Ints
-from pipeline.privacy_report import MembershipResult
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Bools, Ints
+from pipeline.wording.power import noticeable_auc
 
 
 @dataclass(frozen=True)

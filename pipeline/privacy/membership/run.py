@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.components import Components
-from models.denoiser import Denoiser
 from models.devices import default_device, to_device
-from models.membership import attack_scores
+from models.diffusion.denoiser import Denoiser
 from models.noise import stream_seed
-from pipeline.cohort import Cohort
-from pipeline.conditions import CohortConditions, asked_conditions
-from pipeline.generator import (
+from models.privacy.membership import attack_scores
+from models.privacy.pca import Components
+from pipeline.artifacts.checkpoint import (
     CheckpointInfo,
     load_autoencoder,
     load_denoiser,
     read_checkpoint_info,
     ready,
 )
-from pipeline.pacing import pace_of
-from pipeline.privacy.dataset_test import holm
-from pipeline.privacy.halfway import Halfway
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.conditions import CohortConditions, asked_conditions
+from pipeline.artifacts.privacy_report import MembershipResult
+from pipeline.cost.pacing import pace_of
+from pipeline.privacy.gate.set_tests import holm
 from pipeline.privacy.membership.attack import (
     COMBINED,
     Attacker,
@@ -35,10 +35,10 @@ from pipeline.privacy.membership.attack import (
 )
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.membership.results import Audited, attack_result
-from pipeline.privacy.neighbours import Floats
-from pipeline.privacy.references import Ints, References
+from pipeline.privacy.partial_results import Halfway
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Ints, References
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy_report import MembershipResult
 
 LEAST_KNOWN = 20
 UNTRAINED, MEMBERS = "control_untrained", "control_members"

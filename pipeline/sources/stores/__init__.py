@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DataError
-from pipeline.sources.dicomweb_access import WebAccess
+from pipeline.manifest.web_access import WebAccess
 from pipeline.sources.stores.base import MAX_FILE_BYTES, Entry, Store
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def open_store(rule: ReadRule) -> Store:
 
 @functools.lru_cache(maxsize=16)
 def _served(url: str, access: WebAccess) -> Store:
-    from pipeline.sources.dicomweb import DicomWebStore
+    from pipeline.sources.dicomweb.store import DicomWebStore
 
     return DicomWebStore(url, access)
 

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from models.classifier import ClassifierTraining, predict_probabilities, train_classifier
-from pipeline.candidates import CANDIDATE_COLUMNS, EDITED_FROM, Candidates, written_columns
-from pipeline.cohort import Cohort
+from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from pipeline.artifacts.candidates import CANDIDATE_COLUMNS, EDITED_FROM, Candidates, written_columns
+from pipeline.artifacts.checkpoint import load_denoiser
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.pixels import from_model_range, to_model_range
 from pipeline.edit import EditSettings, plan_edit, run_edit
 from pipeline.edit.draw import edit_batch, num_denoise_calls
 from pipeline.errors import DataError, OutputExistsError, TamperedError, UsageError
-from pipeline.generator import load_denoiser
-from pipeline.pixels import from_model_range, to_model_range
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from tests.cohorts import draw, write_cohort
 from tests.pipeline.edit.conftest import BOX, FIELDS

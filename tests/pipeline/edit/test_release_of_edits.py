@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.candidates import EDITED_FROM, Candidates
-from pipeline.cohort import Cohort
+from pipeline.artifacts.candidates import EDITED_FROM, Candidates
+from pipeline.artifacts.cohort import Cohort
 from pipeline.edit import EditSettings, run_edit
 from pipeline.errors import GateRefusedError, TamperedError
 from pipeline.privacy import run_audit
@@ -93,7 +93,7 @@ def test_the_mark_cannot_be_taken_off_without_a_new_audit(edited: CandidatesRef,
 def test_a_mark_that_is_not_known_counts_as_a_real_scan(
     edited_candidates: CandidatesRef, mark: str | None
 ) -> None:
-    from pipeline.candidates import count_from_scans
+    from pipeline.artifacts.candidates import count_from_scans
 
     table = Candidates(edited_candidates.path).table
     assert count_from_scans(table) == 0

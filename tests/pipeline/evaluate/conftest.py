@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cohort import RECORD_COLUMNS, CohortInfo
+from pipeline.artifacts.cohort import RECORD_COLUMNS, CohortInfo
+from pipeline.artifacts.pixels import from_model_range, to_model_range, write_shard
 from pipeline.config import Settings
-from pipeline.pixels import from_model_range, to_model_range, write_shard
 from pipeline.records import SPLITS, CohortRef, ReleaseRef, Verdict
 from pipeline.stage import open_stage
 from pipeline.storage import write_json, write_parquet

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.release import read_release
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
 from pipeline.evaluate.trained import classifier_seeds
-from pipeline.released import read_release
 
 NAMES = ("normal", "pneumonia")
 

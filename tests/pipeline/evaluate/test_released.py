@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.release import read_release
 from pipeline.config import Settings
 from pipeline.errors import DataError, TamperedError
 from pipeline.records import ReleaseRef, Verdict
-from pipeline.released import read_release
 from pipeline.stage import open_stage
 from pipeline.storage import write_parquet
 

@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.cost.pacing import TIMED_CALLS, Pace
 from pipeline.errors import OutputExistsError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.training import Fit
-from pipeline.evaluation_report import EvaluationReport, read_evaluation_report
-from pipeline.pacing import TIMED_CALLS, Pace
 from pipeline.records import EvaluationRef
 from pipeline.report import folder
 from pipeline.report.evaluation_tables import reads_words
@@ -254,7 +254,7 @@ def test_an_evaluation_that_goes_on_after_a_kill_counts_its_reading_once(
 def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(
     cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
 ):
-    from pipeline.released import read_release
+    from pipeline.artifacts.release import read_release
 
     good = read_release(release, Cohort(cohort))
     noise = release_of(good.pixels, np.random.default_rng(0).permutation(good.labels))
@@ -270,7 +270,7 @@ def test_labels_at_random_do_not_help_and_swapped_ones_are_noticed(
 def test_blurred_images_lie_further_from_real_ones_than_the_floor(
     cohort: Path, release: Path, release_of: Callable[..., Path], tmp_path: Path
 ):
-    from pipeline.released import read_release
+    from pipeline.artifacts.release import read_release
 
     good = read_release(release, Cohort(cohort))
     blurred = gaussian_filter(good.pixels.astype(float), (0, 0, 1.0, 1.0)).astype(np.uint8)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.real import Truth
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.utility import Difference, TestSplit, conclude, measure_utility
-from pipeline.evaluation_report import Estimate
-from pipeline.evaluation_words import LIKELY
+from pipeline.wording.evaluation import LIKELY
 
 REAL = Arm("real", None, (50, 50), (0, 0), augmented=False)
 AUGMENTED = Arm("real_augmented", None, (50, 50), (0, 0))

@@ -15,14 +15,15 @@ import numpy as np
 import pydicom
 import pytest
 
-from pipeline.cohort import Cohort
-from pipeline.ingest import pool, processes, run_ingest
-from pipeline.ingest.processes import STALLED
+from pipeline.artifacts.cohort import Cohort
+from pipeline.ingest import run_ingest
+from pipeline.ingest.reading import pool, processes
+from pipeline.ingest.reading.processes import STALLED
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
+from pipeline.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.residual import problems, scan_for_values
 from pipeline.sources.listing import list_scans
-from pipeline.sources.phantom import PhantomSettings, write_phantom_cohort
 from tests.orthanc import PASSWORD, Orthanc, environment, needs_orthanc
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -140,7 +141,7 @@ class Ingest:
     def __init__(
         self, place: Path, manifest: str, out: Path, server: Orthanc, password: str = PASSWORD
     ) -> None:
-        command = [sys.executable, "-m", "flows.cli", "ingest", str(place / manifest), "--out", str(out)]
+        command = [sys.executable, "-m", "flows.cli.app", "ingest", str(place / manifest), "--out", str(out)]
         for setting in ("image_size=32", "chunk_scans=8", "workers=1"):
             command += ["--set", f"ingest.{setting}"]
         self.out, self.log = out, out.with_suffix(".log")

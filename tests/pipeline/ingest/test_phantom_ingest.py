@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cohort import ATTRIBUTES, Cohort
-from pipeline.conditions import CohortConditions
+from pipeline.artifacts.cohort import ATTRIBUTES, Cohort
+from pipeline.artifacts.conditions import CohortConditions
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
+from pipeline.phantom import planted_values
 from pipeline.residual import FindingKind, problems, scan_for_values
 from pipeline.sources.listing import list_scans
-from pipeline.sources.phantom import planted_values
-from pipeline.sources.phantom_source import phantom_folder, phantom_settings
+from pipeline.sources.phantom import phantom_folder, phantom_settings
 from pipeline.sources.reading import read_scan
 
 MANIFEST = Path(__file__).resolve().parents[3] / "data_manifests" / "phantom.yaml"

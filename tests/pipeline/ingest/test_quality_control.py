@@ -11,11 +11,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import ManifestError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest import run_ingest
-from pipeline.ingest.quality import EXPLANATIONS, UNEXPECTED_MODALITY, UNEXPECTED_VIEW, is_clipped, unexpected
+from pipeline.ingest.reading.flags import (
+    EXPLANATIONS,
+    UNEXPECTED_MODALITY,
+    UNEXPECTED_VIEW,
+    is_clipped,
+    unexpected,
+)
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
 from tests.pipeline.ingest.planted import copies, radiographs, with_text

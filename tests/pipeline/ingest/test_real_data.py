@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError, ManifestError
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings

@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError, ManifestError, OutputExistsError, UsageError
 from pipeline.identity import Pseudonyms, load_key
-from pipeline.ingest import pool, run_ingest
+from pipeline.ingest import run_ingest
+from pipeline.ingest.reading import pool
 from pipeline.ingest.settings import IngestSettings
 from pipeline.stage import verify_reference
 from tests.pipeline.ingest.scans import FOLDER_MANIFEST, manifest_of, write_images

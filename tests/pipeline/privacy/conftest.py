@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy import run_audit
 from tests.cohorts import write_cohort
 from tests.pipeline.privacy.sets import KINDS, QUICK, disguised, fresh, write_candidates

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from pipeline.candidates import CANDIDATE_COLUMNS, sample_id, write_candidate_table
+from pipeline.artifacts.candidates import CANDIDATE_COLUMNS, sample_id, write_candidate_table
+from pipeline.artifacts.pixels import write_shard
 from pipeline.config import Settings
-from pipeline.pixels import write_shard
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import CandidatesRef
 from pipeline.stage import open_stage

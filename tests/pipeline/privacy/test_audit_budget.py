@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cohort import Cohort
-from pipeline.pacing import Pace
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
+from pipeline.cost.pacing import Pace
 from pipeline.privacy import run_audit
-from pipeline.privacy.embedding_cache import cohort_embedding
-from pipeline.privacy.halfway import Halfway
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.references import load_references
-from pipeline.privacy_report import PrivacyReport, read_privacy_report
+from pipeline.privacy.partial_results import Halfway
+from pipeline.privacy.search.embedding_cache import cohort_embedding
+from pipeline.privacy.search.references import load_references
 from pipeline.records import CheckpointRef
 from pipeline.sample import run_sample
 from pipeline.sample.settings import SampleSettings
@@ -35,7 +35,7 @@ BUDGET = QUICK.model_copy(update={"max_minutes": 1.0, "membership": MEMBERSHIP})
 def a_second_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))
-    monkeypatch.setattr("pipeline.privacy.embedding_cache.time", clock)
+    monkeypatch.setattr("pipeline.privacy.search.embedding_cache.time", clock)
 
 
 @pytest.mark.usefixtures("a_second_a_step")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy import run_audit
-from pipeline.privacy.halfway import FOLDER_NAME
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.views import Found, Views
+from pipeline.privacy.partial_results import FOLDER_NAME
+from pipeline.privacy.search.views import Found, Views
 from pipeline.records import AuditRef, CheckpointRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.train import TrainSettings, run_train
@@ -34,7 +34,7 @@ from pathlib import Path
 from pipeline.privacy import halfway, run_audit
 from pipeline.privacy.membership import attack
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import Views
+from pipeline.privacy.search.views import Views
 halfway.QUERIES_A_PIECE = {piece}
 searched, scored, search, score = [], [], Views.search, attack.attack_scores
 def searching(self, images, own=None):
@@ -81,7 +81,7 @@ class Alone:
 
         candidates = self.checkpoint.path.parent / "candidates"
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("pipeline.privacy.halfway.QUERIES_A_PIECE", PIECE)
+            patched.setattr("pipeline.privacy.partial_results.QUERIES_A_PIECE", PIECE)
             patched.setattr(Views, "search", counting)
             return run_audit(candidates, self.cohort, out, SETTINGS, seed=0, checkpoint=self.checkpoint.path)
 

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.privacy_report import read_privacy_report
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
 from pipeline.privacy import run_audit
-from pipeline.privacy.dataset_test import Plan, holm, run_tests
-from pipeline.privacy.embedding_cache import cohort_embedding
-from pipeline.privacy.references import load_references, shrink
+from pipeline.privacy.gate.set_tests import Plan, holm, run_tests
+from pipeline.privacy.search.embedding_cache import cohort_embedding
+from pipeline.privacy.search.references import load_references, shrink
+from pipeline.privacy.search.views import Views
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy.views import Views
-from pipeline.privacy_report import read_privacy_report
 from tests.cohorts import CLASSES
 from tests.pipeline.privacy.sets import KINDS, QUICK, disguised, fresh, write_candidates
 

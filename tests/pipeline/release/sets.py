@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.candidates import Candidates, sample_id, write_candidate_table
+from pipeline.artifacts.candidates import Candidates, sample_id, write_candidate_table
+from pipeline.artifacts.pixels import StoredPixels, write_shard
+from pipeline.artifacts.privacy_report import REPORT_NAME, ClassVerdict, PrivacyReport, Threshold
 from pipeline.config import Settings
-from pipeline.pixels import StoredPixels, write_shard
-from pipeline.privacy_report import REPORT_NAME, ClassVerdict, PrivacyReport, Threshold
 from pipeline.records import AuditRef, CandidatesRef, Verdict
 from pipeline.stage import open_stage
 from pipeline.storage import digest_of, write_json, write_parquet

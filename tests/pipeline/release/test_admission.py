@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.candidates import TABLE_NAME
+from pipeline.artifacts.candidates import TABLE_NAME
+from pipeline.artifacts.privacy_report import REPORT_NAME, ClassVerdict, TestResult
 from pipeline.errors import DataError, GateRefusedError, PhosphorError, TamperedError
-from pipeline.privacy_report import REPORT_NAME, ClassVerdict, TestResult
 from pipeline.records import Policy, Verdict
 from pipeline.release import ReleaseSettings, run_release
 from pipeline.release.layout import is_safe_name

@@ -10,7 +10,7 @@ from pipeline.records import Policy, Verdict
 from pipeline.release import ReleaseSettings, run_release
 from pipeline.release.verify import verify_release
 from tests.pipeline.release.sets import make_audit
-from tests.pipeline.test_privacy_words import PHANTOM, made
+from tests.pipeline.wording.test_privacy import PHANTOM, made
 
 
 @pytest.mark.parametrize(

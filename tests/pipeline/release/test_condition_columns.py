@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.candidates import Candidates
-from pipeline.conditions import RESERVED_NAMES
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.conditions import RESERVED_NAMES
 from pipeline.errors import DataError, TamperedError
 from pipeline.release import ReleaseSettings, run_release, verify_release
 from pipeline.release.conditions import ConditionColumns, columns_of_schema

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.differential_privacy import DifferentialPrivacy
+from pipeline.artifacts.guarantee import DifferentialPrivacy
 from pipeline.errors import TamperedError
 from pipeline.release import ReleaseSettings, run_release
 from pipeline.release.verify import verify_release

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.append_log import read_entries
+from pipeline.artifacts.privacy_report import EarlierRelease, read_privacy_report
 from pipeline.errors import OutputExistsError
-from pipeline.privacy_report import EarlierRelease, read_privacy_report
 from pipeline.records import Policy, ReleaseRef
 from pipeline.release import ReleaseSettings, run_release, verify_release
 from pipeline.storage import digest_of

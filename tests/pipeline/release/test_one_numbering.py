@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.release import read_release
 from pipeline.errors import DataError, OutputExistsError, TamperedError
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
-from pipeline.privacy.foreign import open_audited
+from pipeline.privacy.audited_set import open_audited
 from pipeline.release import ReleaseSettings, run_release, verify_release
 from pipeline.release.layout import COLUMNS, SUMS_NAME
 from pipeline.release.tables import write_tables
 from pipeline.release.verify import sums_text
-from pipeline.released import read_release
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME
 from pipeline.storage import digest_files, digest_of, read_json, write_json
 from tests.pipeline.ingest.scans import manifest_of

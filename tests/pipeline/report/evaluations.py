@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cohort import Cohort
-from pipeline.config import Settings
-from pipeline.evaluation_report import (
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.evaluation_report import (
     ArmResult,
     Estimate,
     EvaluationReport,
     Fidelity,
     UtilityVerdict,
 )
+from pipeline.config import Settings
 from pipeline.records import EvaluationRef, ReleaseRef
 from pipeline.stage import open_stage
 from pipeline.storage import write_json

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.candidates import sample_id, write_candidate_table
-from pipeline.cohort import Cohort, CohortInfo
+from pipeline.artifacts.candidates import sample_id, write_candidate_table
+from pipeline.artifacts.checkpoint import CheckpointInfo
+from pipeline.artifacts.cohort import Cohort, CohortInfo
+from pipeline.artifacts.pixels import StoredPixels, write_shard
+from pipeline.artifacts.privacy_report import (
+    ClassVerdict,
+    MembershipResult,
+    PrivacyReport,
+    TestResult,
+    Threshold,
+)
 from pipeline.config import Settings
-from pipeline.generator import CheckpointInfo
-from pipeline.pictures import contact_sheet
-from pipeline.pixels import StoredPixels, write_shard
-from pipeline.privacy_report import ClassVerdict, MembershipResult, PrivacyReport, TestResult, Threshold
 from pipeline.records import (
     AuditRef,
     CandidatesRef,
@@ -23,6 +28,7 @@ from pipeline.records import (
     ReleaseRef,
     Verdict,
 )
+from pipeline.rendering.pictures import contact_sheet
 from pipeline.stage import REFERENCE_NAME, load_reference, open_stage
 from pipeline.storage import (
     digest_files,

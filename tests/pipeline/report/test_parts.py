@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation_report import ArmResult, Estimate
-from pipeline.generator import CheckpointInfo
-from pipeline.privacy_report import PrivacyReport
+from pipeline.artifacts.checkpoint import CheckpointInfo
+from pipeline.artifacts.evaluation_report import ArmResult, Estimate
+from pipeline.artifacts.privacy_report import PrivacyReport
 from pipeline.records import Verdict
-from pipeline.report import formats
+from pipeline.rendering import formats
 from pipeline.report.figures import (
     ordered_arms,
     read_progress,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.errors import DataError
-from pipeline.evaluation_report import Estimate
 from pipeline.records import Verdict
 from pipeline.report import REPORT_NAME, write_report
 from pipeline.report.folder import open_run

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pipeline.residual.source_values import Value
+from pipeline.residual.values.source_values import Value
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.1"
 INSTANCE = "1.2.826.0.1.3680043.9.7133.11.42"

@@ -13,10 +13,10 @@ import pytest
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import Manifest
+from pipeline.phantom import PhantomSettings, planted_values, write_phantom_cohort
 from pipeline.residual import FindingKind, problems, scan_for_values
-from pipeline.residual.against import verify_against
-from pipeline.residual.collecting import collect_values
-from pipeline.sources.phantom import PhantomSettings, planted_values, write_phantom_cohort
+from pipeline.residual.values.collecting import collect_values
+from pipeline.residual.verify_source import verify_against
 
 FILES = {"small": 20, "large": 500}
 

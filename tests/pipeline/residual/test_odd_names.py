@@ -14,10 +14,10 @@ from PIL import Image
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import Manifest
-from pipeline.residual.against import verify_against
-from pipeline.residual.collecting import collect_values
-from pipeline.residual.escapes import unescaped_parts
-from pipeline.residual.spellings import spellings
+from pipeline.residual.search.escapes import unescaped_parts
+from pipeline.residual.values.collecting import collect_values
+from pipeline.residual.values.spellings import spellings
+from pipeline.residual.verify_source import verify_against
 from pipeline.storage import digest_of
 from tests.pipeline.residual.sources import named_dicom
 

@@ -11,9 +11,9 @@ import pytest
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import Manifest
-from pipeline.residual.against import verify_against
-from pipeline.residual.collecting import collect_values
-from pipeline.residual.source_values import NAME
+from pipeline.residual.values.collecting import collect_values
+from pipeline.residual.values.source_values import NAME
+from pipeline.residual.verify_source import verify_against
 
 COHORTS = {
     "transfer syntaxes": ("dicom_transfer_syntaxes", ["**/*.dcm"]),

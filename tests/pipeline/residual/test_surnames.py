@@ -12,12 +12,12 @@ import pytest
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import Manifest
-from pipeline.residual.against import verify_against
-from pipeline.residual.collecting import collect_values
-from pipeline.residual.harmless import Harmless, stands_for_a_name
-from pipeline.residual.scanning import FindingKind, ValueScan, walk
-from pipeline.residual.source_values import SourceValues
-from pipeline.residual.spellings import is_too_short
+from pipeline.residual.allowlist import Harmless, stands_for_a_name
+from pipeline.residual.search.scanning import FindingKind, ValueScan, walk
+from pipeline.residual.values.collecting import collect_values
+from pipeline.residual.values.source_values import SourceValues
+from pipeline.residual.values.spellings import is_too_short
+from pipeline.residual.verify_source import verify_against
 from tests.pipeline.residual.sources import named_dicom
 
 LINES = Path(__file__).with_name("surnames.txt").read_text(encoding="utf-8").splitlines()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.samplers import SAMPLERS
-from pipeline.candidates import Candidates
-from pipeline.generator import load_denoiser
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import draw_candidates, list_candidates

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.candidates import CANDIDATE_COLUMNS, Candidates
-from pipeline.combinations import Combination
+from pipeline.artifacts.candidates import CANDIDATE_COLUMNS, Candidates
+from pipeline.artifacts.checkpoint import CheckpointInfo, load_denoiser, read_checkpoint_info
+from pipeline.artifacts.condition_counts import Combination
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import CheckpointInfo, load_denoiser, read_checkpoint_info
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.conditions import AskedConditions
@@ -275,7 +275,7 @@ def test_the_command_line_gives_conditions(
 ) -> None:
     from typer.testing import CliRunner
 
-    from flows.cli import app
+    from flows.cli.app import app
 
     def sample(*options: str) -> Any:
         fixed = ["--per-class", "2", "--steps", "2", "--recipe", "smoke", "--class", "mass"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.candidates import Candidates
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
 from pipeline.errors import DataError, UsageError
-from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.candidates import Candidates
-from pipeline.cohort import Cohort
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import load_autoencoder, load_denoiser
+from pipeline.artifacts.cohort import Cohort
+from pipeline.cost.estimate import estimate_sample, estimate_train, workload_of_cohort
 from pipeline.errors import TamperedError
-from pipeline.estimate import estimate_sample, estimate_train, workload_of_cohort
-from pipeline.generator import load_autoencoder, load_denoiser
 from pipeline.recipe import resolve_recipe
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from models.noise import candidate_seed
-from pipeline.candidates import Candidates
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
 from pipeline.edit import EditSettings, run_edit
 from pipeline.errors import DataError, OutputExistsError, TamperedError, UsageError
-from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates, list_candidates

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ScanRefusedError
-from pipeline.ingest.geometry import to_square
+from pipeline.ingest.reading.geometry import to_square
 from pipeline.sources import nifti
 from tests.pipeline.sources.test_files import UPRIGHT, as_ras, read
 

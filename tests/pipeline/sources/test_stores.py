@@ -15,8 +15,8 @@ import pytest
 from pydicom.fileset import FileSet
 
 from pipeline.errors import DataError, ScanRefusedError
+from pipeline.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.sources.base import ReadRule
-from pipeline.sources.phantom import PhantomSettings, write_phantom_cohort
 from pipeline.sources.stores import Store, drop_unpacked, kind_of, open_store
 from pipeline.sources.stores import tar as tar_store
 from pipeline.sources.stores.tar import unpacked_path

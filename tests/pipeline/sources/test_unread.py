@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.cohort import Cohort
-from pipeline.file_endings import ending_of
+from pipeline.artifacts.cohort import Cohort
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
+from pipeline.manifest.file_endings import ending_of
 from pipeline.sources.included import matcher
 from pipeline.sources.listing import list_scans
 from pipeline.sources.stores.base import CLOSED, FOLDER_LINK, HIDDEN, INNER_LINK, LINK, NO_FILE

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.augment import NUM_FEATURES
-from pipeline.candidates import Candidates
-from pipeline.generator import load_denoiser
+from models.diffusion.augment import NUM_FEATURES
+from pipeline.artifacts.candidates import Candidates
+from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.records import CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.train import TrainSettings, run_train

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from models.noise import stream_seed
-from pipeline.cohort import Cohort
-from pipeline.conditions import CohortConditions
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.records import CohortRef
 from pipeline.train.batches import Batch, BatchPlan, load_images

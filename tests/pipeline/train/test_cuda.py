@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from models.compiling import compiled
-from models.denoiser import Denoiser
 from models.devices import computing, default_device, to_device
-from models.guidance import Guidance, guided_denoise
-from models.network import NetworkSpec
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.guidance import Guidance, guided_denoise
+from models.network.network import NetworkSpec
 from models.noise import fresh_noise
-from models.precision import Precision, apply_precision, trial_batch
+from models.optim.compiling import compiled
+from models.optim.precision import Precision, apply_precision, trial_batch
 from models.samplers import SAMPLERS
-from pipeline.ranks import Ranks
-from pipeline.train.feed import Feed
-from pipeline.train.latents import PixelSource
-from pipeline.train.plan import MachinePlan
+from pipeline.distributed.process_group import Ranks
+from pipeline.train.latent.sources import PixelSource
+from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.prefetch import Feed
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import Step
 from pipeline.train.timing import NoTiming

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from models.checkpoint import read_tensors
-from pipeline.cohort import Cohort
+from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.cpu_threads import threads
+from pipeline.distributed.process_group import Place, Ranks
 from pipeline.errors import UsageError
-from pipeline.generator import load_denoiser, read_checkpoint_info
-from pipeline.ranks import Place, Ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
-from pipeline.threads import threads
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.loop import train
 from tests import tiny

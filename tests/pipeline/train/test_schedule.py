@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.time_budget import Decision, TimeBudget
+from pipeline.cost.time_budget import Decision, TimeBudget
 from pipeline.train import TrainSettings
 from pipeline.train.schedule import learning_rate, num_steps_of
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser
-from models.ema import PowerFunctionAverages
-from models.network import NetworkSpec
-from models.optimiser import Optimiser
-from models.precision import Precision
-from pipeline.cohort import Cohort
+from models.diffusion.denoiser import Denoiser
+from models.network.network import NetworkSpec
+from models.optim.ema import PowerFunctionAverages
+from models.optim.optimiser import Optimiser
+from models.optim.precision import Precision
+from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import StorageError
 from pipeline.records import CohortRef
 from pipeline.train import state as module
-from pipeline.train.latents import PixelSource
+from pipeline.train.latent.sources import PixelSource
 from pipeline.train.loop import Trainer
-from pipeline.train.plan import MachinePlan
+from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.state import TrainingState
 from tests.tiny import TRAIN

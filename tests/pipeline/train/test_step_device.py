@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from models.denoiser import Denoiser
 from models.devices import choices
-from models.guidance import Guidance, guided_denoise
-from models.network import NetworkSpec
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.guidance import Guidance, guided_denoise
+from models.network.network import NetworkSpec
 from models.noise import fresh_noise
-from models.precision import Precision
+from models.optim.precision import Precision
 from models.samplers import SAMPLERS
-from pipeline.ranks import Ranks
-from pipeline.train.latents import PixelSource
-from pipeline.train.plan import MachinePlan
+from pipeline.distributed.process_group import Ranks
+from pipeline.train.latent.sources import PixelSource
+from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import Step
 from pipeline.train.timing import NoTiming
@@ -82,7 +82,7 @@ def test_a_sampler_never_waits(monkeypatch: pytest.MonkeyPatch, name: str, guida
     spec = NetworkSpec((16, 16), 3, **TrainSettings.model_validate(FIELDS).network_fields((16, 16)))
     denoiser = Denoiser(spec).to(META)
     # Codes are checked before the first step, which reads them once.
-    monkeypatch.setattr("models.guidance._checked", lambda own, codes: own.expand(codes))
+    monkeypatch.setattr("models.diffusion.guidance._checked", lambda own, codes: own.expand(codes))
     denoise = guided_denoise(denoiser, torch.zeros(2, dtype=torch.int64, device=META), guidance)
     noise, entry = torch.zeros(2, 1, 16, 16, device=META), SAMPLERS[name]
     with accelerator(monkeypatch):

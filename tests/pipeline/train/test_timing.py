@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort
 from pipeline.records import CohortRef
 from pipeline.train import TrainSettings
 from pipeline.train.loop import train

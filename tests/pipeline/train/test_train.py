@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from models.checkpoint import read_tensors
-from models.denoiser import Denoiser
-from models.precision import Precision
+from models.diffusion.denoiser import Denoiser
+from models.optim.precision import Precision
+from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
 from pipeline.errors import DataError, OutputExistsError, TamperedError, TrainingError
-from pipeline.generator import load_denoiser, read_checkpoint_info
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.grid import encode_png
@@ -136,7 +136,7 @@ def test_a_resumed_bf16_training_ends_in_the_undisturbed_weights(
     tiny_cohort_16: CohortRef, tmp_path: Path, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Precision("bf16", channels_last=channels_last)
-    monkeypatch.setattr("pipeline.train.plan.probe_precision", lambda *_args, **_kwargs: chosen)
+    monkeypatch.setattr("pipeline.train.machine_plan.probe_precision", lambda *_args, **_kwargs: chosen)
     settings = TrainSettings(**{**FIELDS, "precision": "auto"})
     out = tmp_path / "checkpoint"
     whole = run_train(tiny_cohort_16, out, settings, seed=4)

@@ -9,22 +9,22 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from models.components import principal_components
-from pipeline.cohort import Cohort
-from pipeline.pixels import to_model_range
-from pipeline.power import noticeable_auc
+from models.privacy.pca import principal_components
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.pixels import to_model_range
+from pipeline.artifacts.privacy_report import read_privacy_report
 from pipeline.privacy import run_audit
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.references import load_references
+from pipeline.privacy.search.references import load_references
 from pipeline.privacy.settings import AuditSettings
-from pipeline.privacy_report import read_privacy_report
-from pipeline.privacy_words import tally
 from pipeline.records import CheckpointRef, Verdict
 from pipeline.sample import run_sample
 from pipeline.sample.settings import SampleSettings
 from pipeline.train import run_train
 from pipeline.train.settings import TrainSettings
+from pipeline.wording.power import noticeable_auc
+from pipeline.wording.privacy import tally
 from tests import tiny
 from tests.pipeline.privacy.sets import QUICK, fresh
 

@@ -1,0 +1,145 @@
+"""The commands around the flow: `run` it here, `deploy` it to a Prefect server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.options import DryRun, Force, Overrides, RecipeName, emit, read_recipe, reported
+from flows.logs import debugging
+
+RESULTS_NAME = ".prefect-results"
+
+
+def run(
+    manifest: Annotated[Path, typer.Argument(help="Data manifest (YAML).", show_default=False)],
+    *,
+    recipe: RecipeName = "cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run directory; else runs/<manifest name>-<recipe>.")
+    ] = None,
+    overrides: Overrides = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run the whole pipeline and write one report.
+
+    Ingest, train, sample, audit, release, evaluate, as a Prefect flow.
+
+    A second run with the same inputs reuses what is done; after a kill it goes on where it was. If the
+    privacy gate refuses, nothing is released, the report is still written, and the exit code is 4.
+
+    \b
+    Example:
+      phosphor run data_manifests/phantom.yaml --recipe smoke --out runs/demo --set train.num_steps=100
+    """
+    with reported():
+        from pipeline.distributed.process_group import require_alone
+        from pipeline.manifest import load_manifest
+
+        require_alone("run")
+        settings = read_recipe(recipe, overrides)
+        described = load_manifest(manifest)
+        folder = out if out is not None else _default_out(described.name, recipe)
+        if dry_run:
+            from flows.dry_run import plan_run
+
+            emit(plan_run(settings, described, folder, force=force))
+            return
+        emit(
+            run_flow(
+                {
+                    "manifest": str(manifest),
+                    "recipe": recipe,
+                    "out": str(folder),
+                    "overrides": list(overrides or []),
+                    "policy": settings.release.policy.value,
+                    "force": force,
+                }
+            )
+        )
+
+
+def run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Run the flow in this process against the user's Prefect API or a temporary one; return its result.
+
+    Raises:
+        GateRefusedError: nothing was released; the JSON line with the report's path is printed before.
+    """
+    from flows.server import api_server, flush_to_api, set_quiet_environment
+    from pipeline.errors import GateRefusedError
+    from pipeline.storage import make_private_directory
+
+    folder = Path(parameters["out"]).absolute()
+    # The folder may be there and shared, and what Prefect writes has no mode of its own.
+    results = make_private_directory(make_private_directory(folder) / RESULTS_NAME)
+    set_quiet_environment(console=debugging())
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: results}), api_server(folder) as wait_until_ready:
+        # The network libraries take as long to import as the server takes to start.
+        import models.diffusion.denoiser  # noqa: F401
+        from flows.results import drop_torn_results
+        from flows.run import phosphor_run
+
+        drop_torn_results(results)
+        wait_until_ready()
+        try:
+            body = {"stage": "run", "released": True, **phosphor_run(**parameters)}
+        except GateRefusedError:
+            report = folder / "report.html"
+            emit({"stage": "run", "released": False, "path": str(folder), "report": str(report)})
+            sys.stderr.write(f"Report: {report}\n")
+            raise
+        finally:
+            flush_to_api()
+    sys.stderr.write(f"Report: {body['report']}\n")
+    return body
+
+
+def deploy(
+    manifest: Annotated[
+        Path, typer.Argument(help="Data manifest that the deployment runs by default.", show_default=False)
+    ],
+    *,
+    work_pool: Annotated[
+        str, typer.Option("--work-pool", help="Existing Prefect work pool.", show_default=False)
+    ],
+    recipe: RecipeName = "gpu",
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory on the worker.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Deployment name; else the manifest's.")] = None,
+    cron: Annotated[
+        str | None, typer.Option("--cron", help='Schedule, for example "0 3 * * 1".', show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Register the flow on a Prefect server.
+
+    The deployment goes to the server of PREFECT_API_URL; its gate is strict.
+
+    \b
+    Example:
+      phosphor deploy data_manifests/phantom.yaml --work-pool gpu-nodes --cron "0 3 * * 1"
+    """
+    with reported():
+        from flows.deploy import register_deployment
+
+        read_recipe(recipe, overrides)
+        emit(
+            register_deployment(
+                manifest,
+                work_pool=work_pool,
+                recipe=recipe,
+                out=out,
+                name=name,
+                cron=cron,
+                overrides=list(overrides or []),
+            )
+        )
+
+
+def _default_out(manifest_name: str, recipe: str) -> Path:
+    return Path("runs") / f"{manifest_name}-{Path(recipe).stem}"

@@ -1,0 +1,1 @@
+"""The diffusion maths around the network: preconditioning, noise, loss, guidance and editing."""

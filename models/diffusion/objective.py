@@ -1,0 +1,118 @@
+"""The training objective: which noise levels, which loss, which labels are hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.devices import choices
+from models.diffusion.parametrisation import loss_weight
+from models.network.condition import null_codes
+
+
+@dataclass(frozen=True)
+class SigmaDistribution:
+    """Log-normal noise levels of training: ln(sigma) ~ N(mean, std^2) (arXiv 2206.00364, table 1).
+
+    Args:
+        mean, std: of ln(sigma).
+        stratified: cover the distribution evenly within each draw; False draws each value on its own, which
+            differentially private training needs: no scan may change what is drawn for another.
+
+    Raises:
+        ValueError: ``std`` is not positive.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.std > 0.0:
+            raise ValueError(f"std must be positive, got {self.std!r}")
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``count`` noise levels (count,), positive, on the generator's device.
+
+        If stratified, one value comes from each of ``count`` equal shares of probability, in random
+        order. Each value alone still follows the distribution; a batch covers it evenly, which makes the
+        loss of one step less noisy.
+        """
+        device = generator.device
+        wide = choices(device).wide
+        if self.stratified:
+            order = torch.randperm(count, generator=generator, device=device)
+            offset = torch.rand(count, generator=generator, device=device)
+            share = (order + offset.to(wide)) / count
+        else:
+            share = torch.rand(count, generator=generator, device=device).to(wide)
+        # Kept off 0 and 1, where the inverse normal distribution is infinite.
+        share = share.clamp(1e-7, 1.0 - 1e-7)
+        return (torch.special.ndtri(share) * self.std + self.mean).exp().float()
+
+
+def denoising_loss(
+    denoiser: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    clean: Tensor,
+    codes: Tensor,
+    *,
+    sigma: Tensor,
+    noise: Tensor,
+    sigma_data: float,
+    parametrisation: str = "edm",
+    augment: Tensor | None = None,
+) -> Tensor:
+    """The weighted denoising error of each scan (arXiv 2206.00364, equation 8).
+
+    Nothing is drawn inside: the same arguments give the same loss.
+
+    Args:
+        denoiser: D(x, sigma, codes, augment).
+        clean: scans (N, C, H, W) in [-1, 1].
+        codes: condition codes (N, F) int64, or classes (N,).
+        sigma: noise levels (N,), positive.
+        noise: unit normal noise of the shape of ``clean``.
+        sigma_data: standard deviation of the data.
+        parametrisation: the denoiser's; decides the weight of each noise level.
+        augment: features (N, A) of the augmentation that ``clean`` has gone through.
+
+    Returns:
+        Loss of each scan (N,), the mean over its pixels.
+    """
+    denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, codes, augment)
+    error = (denoised - clean).square().mean(dim=(1, 2, 3))
+    return loss_weight(sigma, sigma_data, parametrisation) * error
+
+
+def drop_labels(
+    codes: Tensor, share: float, num_values: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """Hide a random share of the conditions, which classifier-free guidance needs.
+
+    With probability ``share`` nothing is given at all; otherwise each field beside the class is hidden with
+    the same probability on its own, so that the network learns every combination of what may be given.
+
+    Args:
+        codes: condition codes (N, F) int64, on the generator's device.
+        share: probability, in [0, 1].
+        num_values: values of each field; the null code of a field equals it.
+        generator: source of the choice.
+
+    Returns:
+        New codes (N, F) int64.
+
+    Raises:
+        ValueError: ``share`` lies outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share must lie in [0, 1], got {share!r}")
+    count, num_fields = codes.shape
+    hidden = torch.rand(count, generator=generator, device=codes.device)[:, None] < share
+    if num_fields > 1:
+        alone = torch.rand(count, num_fields, generator=generator, device=codes.device) < share
+        alone[:, 0] = False
+        hidden = hidden | alone
+    return torch.where(hidden, null_codes(num_values, count, codes.device), codes)

@@ -1,0 +1,1 @@
+"""The downstream classifier and the features that fidelity is measured in."""

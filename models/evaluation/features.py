@@ -1,0 +1,97 @@
+"""A feature encoder for comparing sets of images: pooled activations of a small trained network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.evaluation.classifier import PREDICTION_BATCH, SmallCNN
+
+FEATURE_DIM = sum(SmallCNN.widths)
+_MIN_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """Turns images into standardised features: the pooled outputs of all three stages (32 + 64 + 128).
+
+    Early stages see texture and blur, the last one shape; a last stage alone collapses onto the classes it
+    was trained to tell apart and hides what is wrong within a class.
+
+    Attributes:
+        network: the trained network (evaluation mode).
+        mean, scale: (224,) of the features over the images it was fitted to.
+    """
+
+    network: SmallCNN
+    mean: Tensor
+    scale: Tensor
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return features (N, 224) float32 on the CPU of images (N, 1, H, W) in [-1, 1]."""
+        parts = [_pooled(self.network, batch) for batch in images.split(PREDICTION_BATCH)]
+        raw = torch.cat(parts) if parts else torch.empty(0, FEATURE_DIM)
+        return (raw - self.mean) / self.scale
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of all tensors; features of encoders with different digests never compare."""
+        state = hashlib.sha256()
+        for name, tensor in sorted(encoder_tensors(self).items()):
+            state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            state.update(tensor.contiguous().numpy().tobytes())
+        return state.hexdigest()
+
+
+def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
+    """Standardise a trained network's features over images (N, 1, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: fewer than 2 images.
+    """
+    if len(images) < 2:
+        raise ValueError(f"images must hold at least 2 images, got {len(images)}")
+    network.eval()
+    unscaled = FeatureEncoder(network, torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
+    raw = unscaled(images)
+    return FeatureEncoder(network, raw.mean(dim=0), raw.std(dim=0).clamp_min(_MIN_SCALE))
+
+
+def encoder_tensors(encoder: FeatureEncoder) -> dict[str, Tensor]:
+    """Return everything the encoder consists of, as named CPU tensors."""
+    state = {f"network.{name}": value.cpu() for name, value in encoder.network.state_dict().items()}
+    return {**state, "mean": encoder.mean, "scale": encoder.scale}
+
+
+def encoder_from_tensors(tensors: Mapping[str, Tensor]) -> FeatureEncoder:
+    """Rebuild an encoder from `encoder_tensors`.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape than an encoder's.
+    """
+    head = tensors.get("network.head.weight")
+    if head is None or head.ndim != 2 or "mean" not in tensors or "scale" not in tensors:
+        raise ValueError("tensors must be those of a feature encoder")
+    network = SmallCNN(head.shape[0])
+    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError("tensors must be those of a feature encoder") from error
+    if tensors["mean"].shape != (FEATURE_DIM,) or tensors["scale"].shape != (FEATURE_DIM,):
+        raise ValueError(f"mean and scale must have shape ({FEATURE_DIM},)")
+    return FeatureEncoder(network.eval(), tensors["mean"], tensors["scale"])
+
+
+def _pooled(network: SmallCNN, images: Tensor) -> Tensor:
+    hidden = images.to(network.head.weight.device)
+    pooled = []
+    for stage in network.stages:
+        hidden = stage(hidden)
+        pooled.append(hidden.mean(dim=(2, 3)))
+    return torch.cat(pooled, dim=1).float().cpu()

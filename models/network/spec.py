@@ -1,0 +1,106 @@
+"""The specification of the denoiser network: plain data, checked, read without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from models.network.specification import (
+    MAX_CHANNELS,
+    Specification,
+    check_channels,
+    check_image_size,
+    check_range,
+)
+
+MAX_CLASSES = 10_000
+MAX_IN_CHANNELS = 64
+MAX_PATCH_SIZE = 16
+MAX_CONDITIONS = 256
+
+
+@dataclass(frozen=True)
+class NetworkSpec(Specification):
+    """Everything that decides the shape of the denoiser network.
+
+    A specification is plain data: it goes into a checkpoint header and builds the same network again.
+
+    Attributes:
+        image_size: (height, width) of what is denoised, in pixels (or latents); any size, the denoiser pads
+            inside.
+        num_classes: number of real classes; the network holds one more row, the null class of
+            classifier-free guidance, at index ``num_classes``.
+        channels: feature channels of each level, finest first.
+        num_res_blocks: residual blocks of each level.
+        attention: for each level, whether it attends over all its positions.
+        num_head_channels: channels of one attention head.
+        num_norm_groups: groups of the group normalisation; divides every entry of ``channels``.
+        in_channels: channels of what is denoised: 1 for scans, more for latents.
+        patch_size: side of the squares of pixels that the network sees as the channels of one position. 2
+            leaves a quarter of the positions: wide layers on few positions are what processors are fast at.
+        conditions: number of values of each condition field beside the class (attributes and findings).
+        augment_features: numbers that describe an augmentation to the network; 0 where nothing is augmented.
+    """
+
+    kind: ClassVar[str] = "network"
+
+    image_size: tuple[int, int]
+    num_classes: int
+    channels: tuple[int, ...] = (32, 64, 64)
+    num_res_blocks: int = 1
+    attention: tuple[bool, ...] = (False, False, True)
+    num_head_channels: int = 32
+    num_norm_groups: int = 32
+    in_channels: int = 1
+    patch_size: int = 1
+    conditions: tuple[int, ...] = ()
+    augment_features: int = 0
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size, 4)
+        check_range("num_classes", self.num_classes, 1, MAX_CLASSES)
+        check_range("num_res_blocks", self.num_res_blocks, 1, 16)
+        check_range("num_head_channels", self.num_head_channels, 1, MAX_CHANNELS)
+        check_range("num_norm_groups", self.num_norm_groups, 1, MAX_CHANNELS)
+        check_range("in_channels", self.in_channels, 1, MAX_IN_CHANNELS)
+        check_range("patch_size", self.patch_size, 1, MAX_PATCH_SIZE)
+        check_range("augment_features", self.augment_features, 0, MAX_CHANNELS)
+        if not isinstance(self.conditions, tuple) or len(self.conditions) > MAX_CONDITIONS:
+            raise ValueError(
+                f"conditions must be a tuple of at most {MAX_CONDITIONS} numbers, got {self.conditions!r}"
+            )
+        for count in self.conditions:
+            check_range("conditions", count, 1, MAX_CLASSES)
+        check_channels(self.channels, self.num_norm_groups)
+        if not isinstance(self.attention, tuple) or any(type(flag) is not bool for flag in self.attention):
+            raise ValueError(f"attention must be a tuple of true / false, got {self.attention!r}")
+        if len(self.attention) != len(self.channels):
+            raise ValueError(
+                f"attention must have one entry a level: {len(self.channels)} channels, "
+                f"{len(self.attention)} entries"
+            )
+        # The middle block attends whatever the levels do, so the coarsest level must divide into heads too.
+        attending = {count for count, flag in zip(self.channels, self.attention, strict=True) if flag} | {
+            self.channels[-1]
+        }
+        for count in sorted(attending):
+            if count % self.num_head_channels:
+                raise ValueError(
+                    f"num_head_channels={self.num_head_channels} must divide the channels of every level "
+                    f"that attends and of the last level, got {count}"
+                )
+
+    @property
+    def multiple(self) -> int:
+        """The number of pixels that height and width must be a multiple of inside the network."""
+        return self.patch_size * 2 ** (len(self.channels) - 1)
+
+    @property
+    def num_values(self) -> tuple[int, ...]:
+        """The number of values of every condition field, the class first; each one's null code equals it."""
+        return (self.num_classes, *self.conditions)
+
+    @property
+    def null_label(self) -> int:
+        """The class index that stands for "no class given"."""
+        return self.num_classes

@@ -1,0 +1,1 @@
+"""How weights are trained: optimisers, averages, arithmetic, compiling, memory and several processes."""

@@ -1,0 +1,120 @@
+"""Candidates on disk: generated images with what made each of them, before any privacy decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifacts.pixels import PixelShards, StoredPixels, to_model_range
+from pipeline.errors import DataError
+from pipeline.records import CandidatesRef
+from pipeline.stage import load_reference
+from pipeline.storage import write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_NAME = "candidates.parquet"
+CANDIDATE_COLUMNS = (
+    "sample_id",
+    "class",
+    "label",
+    "index",
+    "seed",
+    "sampler",
+    "num_steps",
+    "guidance_scale",
+    "checkpoint_digest",
+)
+"""Columns of `candidates.parquet`, one row a candidate in pixel order.
+
+`sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
+`index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
+
+CONDITION_COLUMN = "condition"
+"""What a candidate was asked to show beside its class: JSON text, empty where only classes are known.
+
+An object of attributes (`sex`, `age_band`, `view`: text, or null if not given) and `findings` (name -> 1
+present, 0 absent, null not given), with the same names in every row. The file holds this column only where a
+candidate has conditions, so that other candidates keep their bytes; read through `Candidates`, it is always
+there."""
+
+EDITED_FROM = "edited_from"
+"""Further column of candidates that were edited and not drawn: what each was edited from, one of:"""
+
+FROM_SCAN = "scan"
+"""a real scan, or an edit of one: it may hold real pixels and is never released;"""
+
+FROM_CANDIDATE = "candidate"
+"""a synthetic image."""
+
+
+def count_from_scans(table: pd.DataFrame) -> int:
+    """Return how many candidates were edited from real scans; what is unknown counts as that."""
+    return int((table[EDITED_FROM] != FROM_CANDIDATE).sum()) if EDITED_FROM in table.columns else 0
+
+
+def sample_id(class_name: str, index: int) -> str:
+    """Return the id of candidate `index` of a class; it holds nothing of any record."""
+    return f"{class_name}-{index:06d}"
+
+
+class Candidates:
+    """Read access to a finished candidates directory.
+
+    Raises:
+        DataError: the directory is not a finished candidate set, or its files do not fit together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import pandas as pd
+
+        self.folder = folder
+        self.reference = load_reference(CandidatesRef, folder)
+        self.shards = PixelShards(folder, role="candidates")
+        self.table: pd.DataFrame = pd.read_parquet(folder / TABLE_NAME)
+        missing = [column for column in CANDIDATE_COLUMNS if column not in self.table.columns]
+        if missing or len(self.table) != len(self.shards):
+            raise DataError(
+                "candidates.parquet does not fit the pixels",
+                field="candidates",
+                value=missing or None,
+                remedy="Sample again.",
+            )
+        if CONDITION_COLUMN not in self.table.columns:
+            self.table[CONDITION_COLUMN] = ""
+
+    @property
+    def digest(self) -> str:
+        """The candidates' content digest (sha256, hex)."""
+        return self.reference.digest
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def take(self, rows: npt.NDArray[np.integer] | list[int]) -> StoredPixels:
+        """Return stored pixels of `rows`: (n, 1, H, W) uint8 or uint16."""
+        return self.shards.take(rows)
+
+    def images(self, rows: npt.NDArray[np.integer] | list[int]) -> npt.NDArray[np.float32]:
+        """Return images of `rows` in model range: (n, 1, H, W) float32 in [-1, 1]."""
+        return to_model_range(self.take(rows))
+
+
+def written_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that a candidate table is written with.
+
+    `condition` only if a row has any, `edited_from` only where candidates were edited and not drawn.
+    """
+    conditioned = CONDITION_COLUMN in table.columns and bool((table[CONDITION_COLUMN] != "").any())
+    further = [*([CONDITION_COLUMN] if conditioned else []), *([EDITED_FROM] if EDITED_FROM in table else [])]
+    return [*CANDIDATE_COLUMNS, *further]
+
+
+def write_candidate_table(folder: Path, table: pd.DataFrame) -> str:
+    """Write `candidates.parquet` with exactly the columns of `written_columns`; return its name."""
+    write_parquet(folder / TABLE_NAME, table.loc[:, written_columns(table)], private=True)
+    return TABLE_NAME

@@ -1,0 +1,117 @@
+"""Reads a release for measuring: checked against its recorded digests, decoded within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.pixels import StoredPixels, to_model_range
+from pipeline.errors import DataError
+from pipeline.records import ReleaseRef
+from pipeline.stage import verify_reference
+
+TABLE_NAMES = ("metadata.parquet/part-0.parquet", "metadata.parquet")
+"""Where the table of a release lies, and where it lay in earlier versions."""
+
+NEEDED_COLUMNS = ("sample_id", "file_name", "class", "synthetic")
+_MODES = {"L": 8, "I;16": 16}
+_REMEDY = "Make the release again from candidates of this cohort."
+
+
+@dataclass(frozen=True)
+class ReleasedImages:
+    """All images of a release, in the order of its table.
+
+    Attributes:
+        reference: the release's reference (verified).
+        sample_ids: (n,) names of the images.
+        labels: (n,) int64, positions in the cohort's classes.
+        pixels: (n, 1, H, W) uint8 or uint16.
+    """
+
+    reference: ReleaseRef
+    sample_ids: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    pixels: StoredPixels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, rows: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.float32]:
+        """Return images (of `rows`) in model range: (n, 1, H, W) float32 in [-1, 1]."""
+        return to_model_range(self.pixels if rows is None else self.pixels[rows])
+
+    def rows(self, label: int) -> npt.NDArray[np.int64]:
+        """Return the positions of one class, ascending."""
+        return np.flatnonzero(self.labels == label)
+
+
+def read_release(folder: Path, cohort: Cohort) -> ReleasedImages:
+    """Read and check a release against the cohort it is to be measured with.
+
+    Raises:
+        TamperedError: a file differs from what was recorded when the release was made.
+        DataError: not a release, or classes, sizes or table do not fit the cohort.
+    """
+    import pandas as pd
+
+    reference = verify_reference(ReleaseRef, folder)
+    name = next((name for name in TABLE_NAMES if (folder / name).is_file()), None)
+    if name is None:
+        raise DataError(f"{TABLE_NAMES[0]} is missing", field="release", remedy=_REMEDY)
+    table = pd.read_parquet(folder / name)
+    missing = [column for column in NEEDED_COLUMNS if column not in table.columns]
+    if missing or not len(table):
+        raise DataError(
+            f"{name} lacks columns or rows", field="release", value=missing or None, remedy=_REMEDY
+        )
+    if not table["synthetic"].astype(bool).all():
+        raise DataError("a row is not marked synthetic", field="release", remedy=_REMEDY)
+    position = {name: i for i, name in enumerate(cohort.info.classes)}
+    unknown = sorted(set(table["class"].astype(str)) - set(position))
+    if unknown:
+        raise DataError("classes are not those of the cohort", field="release", value=unknown, remedy=_REMEDY)
+    labels = np.array([position[name] for name in table["class"].astype(str)], dtype=np.int64)
+    names = table["file_name"].astype(str).tolist()
+    pixels = _read_images(folder, names, cohort.info.image_size)
+    return ReleasedImages(reference, tuple(table["sample_id"].astype(str)), labels, pixels)
+
+
+def _read_images(folder: Path, names: Sequence[str], image_size: tuple[int, int]) -> StoredPixels:
+    root = folder.resolve()
+    first = _read_image(root, names[0], image_size)
+    pixels = np.empty((len(names), 1, *image_size), dtype=first.dtype)
+    for i, name in enumerate(names):
+        image = _read_image(root, name, image_size)
+        if image.dtype != pixels.dtype:
+            raise DataError(f"{name} has another bit depth than the rest", field="release", remedy=_REMEDY)
+        pixels[i, 0] = image
+    return pixels
+
+
+def _read_image(root: Path, name: str, image_size: tuple[int, int]) -> StoredPixels:
+    from PIL import Image
+
+    path = root / name
+    if not path.resolve().is_relative_to(root) or not path.is_file():
+        raise DataError(f"{name} is missing or lies outside the release", field="release", remedy=_REMEDY)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if (image.height, image.width) != tuple(image_size) or image.mode not in _MODES:
+                shown = f"{image.height} x {image.width} {image.mode}"
+                raise DataError(
+                    f"{name} is not greyscale of the cohort's {image_size[0]} x {image_size[1]} pixels",
+                    field="release",
+                    value=shown,
+                    remedy=_REMEDY,
+                )
+            if _MODES[image.mode] == 8:
+                return np.array(image, dtype=np.uint8)
+            return np.array(image, dtype=np.uint16)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{name} is not a readable PNG", field="release", remedy=_REMEDY) from error

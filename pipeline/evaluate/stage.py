@@ -1,0 +1,201 @@
+"""The evaluate stage from directory to directory: what is measured, in which order, and what is written."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.append_log import READS_NAME, log_beside
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
+from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
+from pipeline.artifacts.release import ReleasedImages, read_release
+from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
+from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
+from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
+from pipeline.evaluate.neighbours import nearest_real
+from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.trained import Trained, train_arms
+from pipeline.evaluate.training import FitPredict, SmallCnn
+from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
+from pipeline.records import EvaluationRef
+from pipeline.stage import StageFolder, open_stage
+from pipeline.storage import read_json, write_json, write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_NAME = "predictions.parquet"
+
+
+def evaluate(
+    release_folder: Path,
+    cohort_folder: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    force: bool,
+    fit_predict: FitPredict | None,
+) -> EvaluationRef:
+    """Carry out `pipeline.evaluate.run_evaluate`; see there."""
+    cohort = Cohort(cohort_folder)
+    release = read_release(release_folder, cohort)
+    inputs = {"release": release.reference.digest, "cohort": cohort.digest}
+    if fit_predict is not None:
+        inputs["classifier"] = _name_of(fit_predict)
+    classifier = fit_predict or SmallCnn.of(settings)
+    with open_stage(EvaluationRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage:
+        if stage.finished is not None:
+            logger.info("reusing the finished evaluation in %s", out)
+            return stage.finished
+        trained = train_arms(cohort, release, stage.path, settings, seed=seed, classifier=classifier)
+        patients = patient_numbers(cohort)
+        log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
+        utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
+        reads = count_reads(log, cohort.digest)
+        report = EvaluationReport(
+            cohort_digest=cohort.digest,
+            release_digest=release.reference.digest,
+            extractor=EXTRACTOR,
+            arms=utility.arms,
+            utility=utility.verdict,
+            **reads,
+            curves=trained.curves,
+            settings=settings.model_dump(mode="json"),
+            **_pictures(cohort, release, patients, settings, seed=seed, notes=(*trained.notes, *notes)),
+            **_agreement(cohort, release, trained, np.random.default_rng([seed, 2])),
+        )
+        write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
+        predictions = _predictions(cohort, trained, utility.test_arms)
+        write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
+        logger.info("%s", utility.verdict.words)
+        counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
+        return stage.finish(files=[REPORT_NAME, PREDICTIONS_NAME], counts=counts)
+
+
+def _pictures(
+    cohort: Cohort,
+    release: ReleasedImages,
+    patients: npt.NDArray[np.int64],
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    notes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Measure what is measured on features: fidelity and nearest neighbours."""
+    classes = cohort.info.classes
+    encoder = cohort_encoder(cohort, settings)
+    logger.info("feature encoder %s: %s", encoder.digest[:12], EXTRACTOR)
+    synthetic = FeatureSet(
+        features(encoder, release.images()), release.labels, np.arange(len(release), dtype=np.int64)
+    )
+    train = real_features(encoder, cohort, "train", patients)
+    val = real_features(encoder, cohort, "val", patients)
+    fidelity, more = measure_fidelity(
+        synthetic, val, train, classes, settings=settings, rng=np.random.default_rng([seed, 0])
+    )
+    nearest = nearest_real(
+        release, synthetic, train, cohort.rows("train"), classes=classes, count=settings.num_neighbours
+    )
+    return {
+        "extractor_digest": encoder.digest,
+        "fidelity": fidelity,
+        "nearest": nearest,
+        "notes": (*_origin_notes(cohort, release), *more, *notes),
+    }
+
+
+def _agreement(
+    cohort: Cohort, release: ReleasedImages, trained: Trained, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Let the classifiers trained on real scans alone read the released images, and real val scans."""
+    if not trained.readings:
+        return {"label_agreement": {}, "label_agreement_shuffled": {}}
+    classes = cohort.info.classes
+    read = trained.reader("released")
+    val_labels = np.asarray(cohort.labels)[cohort.rows("val")]
+    return {
+        "label_agreement": label_agreement(read, release.labels, classes),
+        "label_agreement_shuffled": shuffled_agreement(read, release.labels, classes, rng),
+        "label_agreement_real": label_agreement(trained.reader("val"), val_labels, classes),
+    }
+
+
+def _utility(
+    cohort: Cohort,
+    patients: npt.NDArray[np.int64],
+    trained: Trained,
+    settings: EvaluateSettings,
+    rng: np.random.Generator,
+    *,
+    stage: StageFolder[EvaluationRef],
+    log: Path,
+) -> tuple[Utility, list[str]]:
+    classes = cohort.info.classes
+    if not trained.readings:
+        return Utility((), not_measured(trained.notes[0]), ()), []
+    val, test = truth_of(cohort, "val", patients), truth_of(cohort, "test", patients)
+    notes = [
+        f"the {name} split has fewer than 2 patients of {', '.join(lacking)}"
+        for name, truth in (("val", val), ("test", test))
+        if (lacking := truth.lacking(classes))
+    ]
+    if val.lacking(classes):
+        return Utility((), not_measured("the val split has too few patients of a class"), ()), notes
+    split = None
+    if not test.lacking(classes):
+        split = TestSplit(
+            test,
+            {arm: trained.of(arm, "test") for arm in trained.readings},
+            log,
+            cohort=cohort.digest,
+            evaluation=stage.inputs_digest,
+            resumed=stage.resumed,
+        )
+    on_val = {arm: trained.of(arm, "val") for arm in trained.readings}
+    return measure_utility(on_val, val, split, seeds=trained.seeds, settings=settings, rng=rng), notes
+
+
+def _predictions(cohort: Cohort, trained: Trained, test_arms: tuple[Arm, ...]) -> pd.DataFrame:
+    """Return one row a classifier and scan, with row numbers and probabilities only (private)."""
+    import pandas as pd
+
+    names = [f"probability_{label}" for label in range(len(cohort.info.classes))]
+    parts = []
+    for arm in trained.readings:
+        for split in ("val", "test") if arm in test_arms else ("val",):
+            rows = cohort.rows(split)
+            for s, probabilities in zip(trained.seeds, trained.of(arm, split), strict=True):
+                part = pd.DataFrame(probabilities, columns=names)
+                part.insert(0, "row", rows)
+                part.insert(0, "split", split)
+                part.insert(0, "seed", s)
+                part.insert(0, "arm", arm.key)
+                parts.append(part)
+    if not parts:
+        return pd.DataFrame({"arm": [], "seed": [], "split": [], "row": [], **{name: [] for name in names}})
+    return pd.concat(parts, ignore_index=True)
+
+
+def _origin_notes(cohort: Cohort, release: ReleasedImages) -> list[str]:
+    path = release.reference.path / PRIVACY_REPORT_NAME
+    body: Any = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
+    made_from = body.get("cohort_digest") if isinstance(body, dict) else None
+    if made_from and made_from != cohort.digest:
+        return ["the release was made from another cohort than the one it is measured against"]
+    return []
+
+
+def _name_of(fit_predict: FitPredict) -> str:
+    """Return a name for the inputs digest, which keeps outputs of different classifiers apart."""
+    name = getattr(fit_predict, "__qualname__", type(fit_predict).__qualname__)
+    return f"{fit_predict.__module__}.{name}"

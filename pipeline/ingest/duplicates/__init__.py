@@ -1,0 +1,1 @@
+"""Equal and nearly equal scans, and images that stand out."""

@@ -1,0 +1,137 @@
+"""An earlier cohort that is continued: its patients keep their side, unchanged files are not read again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.cohort import Cohort
+from pipeline.errors import DataError, UsageError
+from pipeline.ingest.settings import IngestSettings
+from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
+from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, aside_path, digest_of_inputs, set_aside
+from pipeline.storage import read_json
+
+logger = logging.getLogger(__name__)
+
+_SPLIT_SETTINGS = ("split_seed", "val_share", "test_share", "holdout_share", "audit_share")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished cohort that a new one continues.
+
+    Attributes:
+        path: its directory.
+        digest: its content digest.
+    """
+
+    path: Path
+    digest: str
+
+    def known_sides(self, name: str, settings: IngestSettings) -> dict[str, tuple[int, int]]:
+        """Return patient pseudonym -> (position in `SPLITS`, position in `AUDIT_ROLES`).
+
+        Empty where the cohort has another name, or was split by another seed or other shares: then the
+        split is drawn anew.
+
+        Args:
+            name: name of the new cohort's manifest.
+            settings: settings of the new cohort.
+        """
+        cohort = Cohort(self.path, for_splits=True)
+        before = read_json(self.path / INPUTS_NAME, role="earlier cohort").get("settings", {})
+        same = all(before.get(word) == getattr(settings, word) for word in _SPLIT_SETTINGS)
+        if not same or cohort.info.name != name:
+            logger.warning("the earlier cohort was split otherwise: the split is drawn anew")
+            return {}
+        table = cohort.records()[["patient_id", "split", "audit"]].drop_duplicates("patient_id")
+        return {
+            patient: (SPLITS.index(split), AUDIT_ROLES.index(audit))
+            for patient, split, audit in table.itertuples(index=False)
+        }
+
+
+def open_earlier(path: Path, key_digest: str) -> Earlier:
+    """Open an earlier cohort.
+
+    Args:
+        path: the cohort directory.
+        key_digest: digest of the pseudonym key, as in the inputs of a cohort.
+
+    Raises:
+        DataError: not a finished cohort.
+        UsageError: its pseudonyms were made with another key.
+    """
+    cohort = Cohort(path, for_splits=True)
+    recorded = read_json(path / INPUTS_NAME, role="earlier cohort")
+    if recorded.get("inputs", {}).get("key") != key_digest:
+        raise UsageError(
+            "the earlier cohort was made with another pseudonym key, so its patients cannot be told",
+            field="ingest.previous",
+            value=str(path),
+            remedy="Use the key it was made with, or start a cohort without it.",
+        )
+    return Earlier(path.absolute(), cohort.digest)
+
+
+def earlier_of(
+    out: Path, inputs: dict[str, str], settings: IngestSettings, *, force: bool
+) -> tuple[str, Earlier | None]:
+    """Return the digest of the earlier cohort that belongs to the inputs, and the cohort if it is needed.
+
+    It is the one that `ingest.previous` names. Without that, a cohort at `out` that is replaced by force is
+    set aside and continued, and a killed run finds it there again.
+
+    Args:
+        out: the output directory.
+        inputs: digests of all other inputs by role.
+        settings: ingest settings.
+        force: whether an existing cohort of other inputs is to be replaced.
+    """
+    # Named as its own successor, it is continued in place: to open it here would be to lose it.
+    if settings.previous is not None and settings.previous.resolve() != out.resolve():
+        earlier = open_earlier(settings.previous, inputs["key"])
+        return earlier.digest, earlier
+    aside = aside_path(out)
+    recorded = _recorded(out)
+    begun_with = str(recorded.get("inputs", {}).get("previous", ""))
+    wanted = digest_of_inputs(CohortRef, {**inputs, "previous": begun_with}, settings.content_settings())
+    if recorded.get("inputs_digest") == wanted:
+        finished = (out / REFERENCE_NAME).is_file()
+        return begun_with, None if finished or not begun_with else _waiting(aside, begun_with, inputs["key"])
+    # A kill right after it was set aside leaves no output: then the earlier cohort is continued as well.
+    if recorded and not force:
+        return "", None
+    if _is_finished(out, inputs["key"]):
+        set_aside(CohortRef, out)
+    if not _is_finished(aside, inputs["key"]):
+        return "", None
+    earlier = open_earlier(aside, inputs["key"])
+    return earlier.digest, earlier
+
+
+def _is_finished(path: Path, key_digest: str) -> bool:
+    """Return whether a finished cohort of this key lies at `path`."""
+    of_key = _recorded(path).get("inputs", {}).get("key") == key_digest
+    return of_key and (path / REFERENCE_NAME).is_file()
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    path = out / INPUTS_NAME
+    body = read_json(path, role=INPUTS_NAME) if path.is_file() else {}
+    return body if isinstance(body, dict) else {}
+
+
+def _waiting(aside: Path, digest: str, key_digest: str) -> Earlier:
+    found = open_earlier(aside, key_digest) if (aside / REFERENCE_NAME).is_file() else None
+    if found is None or found.digest != digest:
+        raise DataError(
+            "the earlier cohort that this unfinished one continues is gone",
+            field="--out",
+            value=str(aside),
+            remedy="Put it back, or name another --out.",
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Reading scans in worker processes: pixels, signatures and flags of each."""

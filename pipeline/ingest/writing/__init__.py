@@ -1,0 +1,1 @@
+"""What ingest writes: shards, tables, the quality page and the private map."""

@@ -1,0 +1,1 @@
+"""Rules for single images, tests of the whole set, and the verdict."""

@@ -1,0 +1,158 @@
+"""Linkability and attribute inference: how much better an attack does on train patients than on others.
+
+An attack that only uses what the population shares does as well on patients who were never trained on; what
+it does better is the release's own doing. The risk is (p_attack - p_control) / (1 - p_control), as Anonymeter
+defines it (Giomi et al. 2023, arXiv 2211.10459).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.devices import default_device, to_device
+from models.privacy.partial_copies import half_similarity
+from models.privacy.pca import Components
+from pipeline.artifacts.privacy_report import AttackRisk
+from pipeline.privacy.search.neighbours import Floats
+from pipeline.privacy.search.references import Bools, Ints, References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.progress import track
+
+LINKED_NEIGHBOURS = 5
+"""Released images nearest to a half that count as its neighbours."""
+LINKABILITY, ATTRIBUTE = "linkability", "attribute_inference"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Scans that are attacked with the release.
+
+    Attributes:
+        images: (n, 1, h, w) in [-1, 1] at the search size.
+        labels: (n,) class codes; patients: (n,) patient codes.
+        in_train: (n,) whether trained on; the others are the control.
+    """
+
+    images: torch.Tensor
+    labels: Ints
+    patients: Ints
+    in_train: Bools
+
+
+@dataclass(frozen=True)
+class Released:
+    """What the attacker holds: images (m, 1, h, w) in [-1, 1] at the search size, and class codes (m,)."""
+
+    images: torch.Tensor
+    labels: Ints
+
+
+def attack_risks(
+    targets: Targets,
+    released: Released,
+    components: Components,
+    settings: AuditSettings,
+    rng: np.random.Generator,
+) -> tuple[AttackRisk, ...]:
+    """Attack every target and compare train with the control, class by class.
+
+    Args:
+        targets: scans of train and of the control.
+        released: the accepted images.
+        components: of train and holdout alike, so that no side looks farther away than it is.
+        settings: of the audit.
+        rng: source of the bootstrap over patients.
+    """
+    draws = settings.membership.resamples
+    attacks = {LINKABILITY: linked(targets, released, settings)}
+    if len(np.unique(released.labels)) > 1:
+        attacks[ATTRIBUTE] = class_guessed(targets, released, components)
+    return tuple(risk(name, hit, targets, draws=draws, rng=rng) for name, hit in attacks.items())
+
+
+def drawn_targets(references: References, rng: np.random.Generator) -> Targets:
+    """Return all holdout scans, and as many of train drawn at random."""
+    held = np.flatnonzero(~references.in_train)
+    trained = np.flatnonzero(references.in_train)
+    chosen = np.sort(np.concatenate([held, rng.permutation(trained)[: len(held)]]))
+    return Targets(
+        references.images[torch.from_numpy(chosen)],
+        references.labels[chosen],
+        references.patients[chosen],
+        references.in_train[chosen],
+    )
+
+
+@torch.inference_mode()
+def linked(targets: Targets, released: Released, settings: AuditSettings) -> Bools:
+    """Return whether the left and the right half of each target (n,) can be tied to each other.
+
+    The attacker holds both halves apart and ties them where one released image is among the nearest of each.
+    """
+    count = min(LINKED_NEIGHBOURS, len(released.images))
+    found = []
+    sides = ("left", "right")
+    scans, known = (to_device(images, default_device()) for images in (targets.images, released.images))
+    with track("linkability", len(scans), unit="scans") as progress:
+        blocks = half_similarity(scans, known, sigma=settings.flat_field_sigma, halves=sides)
+        for _, by_half in blocks:
+            left, right = (by_half[side].topk(count, dim=1).indices for side in sides)
+            found.append((left[:, :, None] == right[:, None, :]).flatten(1).any(dim=1))
+            progress.update(len(left))
+    return torch.cat(found).cpu().numpy()
+
+
+@torch.inference_mode()
+def class_guessed(targets: Targets, released: Released, components: Components) -> Bools:
+    """Return whether the class of the released image nearest to each target (n,) is the target's."""
+    device = default_device()
+    described = components.to(device)
+    known, ours = (described(to_device(images, device)) for images in (released.images, targets.images))
+    nearest = torch.cat([(part @ known.T).argmax(dim=1) for part in ours.split(1024)]).cpu().numpy()
+    guessed: Bools = released.labels[nearest] == targets.labels
+    return guessed
+
+
+def risk(name: str, success: Bools, targets: Targets, *, draws: int, rng: np.random.Generator) -> AttackRisk:
+    """Return the risk of one attack with its 95 % interval (bootstrap over patients).
+
+    Rates of the control are weighted to the classes of the train targets, so that a harder class of which one
+    side has more is not taken for a risk. The value may be negative: then the control was attacked better.
+    """
+    inside = targets.in_train
+    usable = np.intersect1d(targets.labels[inside], targets.labels[~inside])
+    chosen = np.isin(targets.labels, usable)
+    hits, labels, inside = success[chosen].astype(np.float64), targets.labels[chosen], inside[chosen]
+    codes, owner = np.unique(targets.patients[chosen], return_inverse=True)
+    cells = [(inside & (labels == k), ~inside & (labels == k)) for k in usable]
+
+    def rates(weights: Floats) -> tuple[float, float]:
+        sizes = np.array([weights[ours].sum() for ours, _ in cells])
+        won = np.array([weights[ours] @ hits[ours] for ours, _ in cells])
+        control = np.array(
+            [weights[other] @ hits[other] / max(weights[other].sum(), 1e-12) for _, other in cells]
+        )
+        return float(won.sum() / sizes.sum()), float(sizes @ control / sizes.sum())
+
+    attacked, control = rates(np.ones(len(hits)))
+    drawn = []
+    for _ in range(draws):
+        times = np.bincount(rng.integers(len(codes), size=len(codes)), minlength=len(codes))
+        drawn.append(_excess(*rates(times[owner].astype(np.float64))))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return AttackRisk(
+        name=name,
+        attacked=int(inside.sum()),
+        controls=int((~inside).sum()),
+        success=attacked,
+        control_success=control,
+        risk=_excess(attacked, control),
+        interval=(float(low), float(high)),
+    )
+
+
+def _excess(attacked: float, control: float) -> float:
+    return (attacked - control) / max(1.0 - control, 1e-6)

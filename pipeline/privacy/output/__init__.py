@@ -1,0 +1,1 @@
+"""What the audit writes: report, table and page."""

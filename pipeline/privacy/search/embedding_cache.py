@@ -1,0 +1,113 @@
+"""The cohort's copy-detection embedding: trained once on train images, kept beside the cohort."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from models.devices import default_device, to_device
+from models.privacy.copy_embedding import CopyEmbedding, copies_in_pairs, train_on_pairs
+from models.privacy.matching import flat_field
+from pipeline.artifacts.cohort import Cohort
+from pipeline.cost.time_budget import TimeBudget
+from pipeline.privacy.search.references import References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.progress import track
+from pipeline.storage import atomic_path, digest_of
+
+logger = logging.getLogger(__name__)
+
+EMBEDDING_VERSION = 2
+_STEPS = "num_steps"
+
+
+class TrainedEmbedding(NamedTuple):
+    """The embedding, in evaluation mode, and the optimiser steps that it was trained for."""
+
+    network: CopyEmbedding
+    num_steps: int
+
+
+def cohort_embedding(cohort: Cohort, references: References, settings: AuditSettings) -> TrainedEmbedding:
+    """Load the embedding for these settings, or train and keep it.
+
+    Args:
+        cohort: whose `derived` folder (private, outside the digest) holds the weights.
+        references: only the train images are used.
+        settings: `embedding_*`, search size and flat-fielding; with the cohort they determine the weights,
+            unless `max_minutes` ends the training before its last step.
+    """
+    from safetensors.torch import save_file
+
+    key = digest_of({**settings.embedding_key(), "cohort": cohort.digest, "version": EMBEDDING_VERSION})
+    path = cohort.derived_path(f"copy-embedding-{key[:16]}.safetensors")
+    if path.is_file():
+        try:
+            return _load(str(path))
+        except Exception as error:  # whatever a damaged cache raises, training again mends it
+            logger.warning("the kept copy embedding is damaged (%s): training it again", type(error).__name__)
+    images = references.images[torch.from_numpy(references.in_train)]
+    with track("copy embedding", settings.embedding_steps, unit="steps") as progress:
+
+        def on_step(_step: int, loss: float, planned: int) -> None:
+            progress.set_total(planned)
+            progress.update(1, loss=loss)
+
+        trained = train_embedding(images, settings, on_step)
+    with atomic_path(path, private=True) as temporary:
+        save_file(trained.network.state_dict(), temporary, {_STEPS: str(trained.num_steps)})
+    return trained
+
+
+def train_embedding(
+    images: torch.Tensor,
+    settings: AuditSettings,
+    on_step: Callable[[int, float, int], None] | None = None,
+) -> TrainedEmbedding:
+    """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1].
+
+    It is trained on the accelerator if there is one, from the same draws as on the CPU, and lies on the CPU.
+
+    Args:
+        images: train images.
+        settings: of the audit.
+        on_step: called with (step, loss, steps of the whole as planned by now).
+    """
+    generator, device = torch.Generator().manual_seed(settings.embedding_seed), default_device()
+    budget: TimeBudget | None = None
+    if settings.half_seconds is not None:
+        budget = TimeBudget(settings.half_seconds, settings.embedding_steps)
+    started, done = time.monotonic(), 0
+
+    def after(step: int, loss: float) -> int | None:
+        nonlocal done
+        done = step + 1
+        decided = None if budget is None else budget.review(done, time.monotonic() - started)
+        if on_step is not None:
+            on_step(step, loss, settings.embedding_steps if budget is None else budget.num_steps)
+        return None if decided is None else decided[1]
+
+    network = train_on_pairs(
+        copies_in_pairs(to_device(images, device), settings.embedding_batch, generator),
+        lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
+        num_steps=settings.embedding_steps,
+        learning_rate=settings.embedding_learning_rate,
+        temperature=settings.embedding_temperature,
+        generator=generator,
+        on_step=after,
+        device=device,
+    )
+    return TrainedEmbedding(network.cpu(), done)
+
+
+def _load(path: str) -> TrainedEmbedding:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        network = CopyEmbedding()
+        network.load_state_dict({name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+        return TrainedEmbedding(network.eval(), int(stored.metadata()[_STEPS]))

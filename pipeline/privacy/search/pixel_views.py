@@ -1,0 +1,151 @@
+"""Views that hold pixels against pixels: the whole image aligned, its halves, and blends of two images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from models.devices import to_device
+from models.privacy.matching import Alignments, aligned_similarity, coarse_similarity, noise_gain
+from models.privacy.partial_copies import HALVES, blend_isolation, half_similarity
+from pipeline.privacy.search.neighbours import FLOOR, Nearest, Neighbours, Sides, join_nearest, search_block
+from pipeline.privacy.search.references import Bools, Ints
+from pipeline.privacy.settings import AuditSettings
+from pipeline.progress import Progress
+
+LOOKS = 3
+"""How often each query is looked at: what the progress counts."""
+
+
+@dataclass(frozen=True)
+class PixelFound:
+    """What pixels say of n queries, on the device that searches.
+
+    Attributes:
+        correlation: nearest images as a whole; halves: by each of `HALVES`.
+        blend: (n,) isolation as a blend.
+    """
+
+    correlation: Nearest
+    halves: tuple[Nearest, ...]
+    blend: torch.Tensor
+
+    def of_rows(self, rows: torch.Tensor) -> PixelFound:
+        """Return the same where what was searched were these rows of all references."""
+        correlation, *halves = (
+            replace(own, train_row=rows[own.train_row]) for own in (self.correlation, *self.halves)
+        )
+        return PixelFound(correlation, tuple(halves), self.blend)
+
+
+@dataclass(frozen=True)
+class PixelSearch:
+    """Searches some real images.
+
+    Attributes:
+        images: (M, 1, h, w) in [-1, 1], on the device where is searched.
+        patients, in_train, groups: (M,) as of `References`.
+        settings: what is aligned and how many are looked at closely.
+        texture: fine detail that images have by themselves (`noise_variance`).
+    """
+
+    images: torch.Tensor
+    patients: Ints
+    in_train: Bools
+    groups: Ints
+    settings: AuditSettings
+    texture: float
+
+    def sides(self) -> Sides:
+        """Return which of the images is whose."""
+        return Sides(
+            self.patients,
+            self.in_train,
+            self.groups,
+            shortlist=self.settings.shortlist,
+            device=self.images.device,
+        )
+
+    def among(self, rows: Ints) -> PixelSearch:
+        """Return the search of these rows alone; some of each fold and of the holdout must be there."""
+        return replace(
+            self,
+            images=self.images[to_device(torch.from_numpy(rows), self.images.device)],
+            patients=self.patients[rows],
+            in_train=self.in_train[rows],
+            groups=self.groups[rows],
+        )
+
+    def search(self, queries: torch.Tensor, own: torch.Tensor, progress: Progress) -> PixelFound:
+        """Return what is found about (n, 1, h, w) queries, whose own patients (n,) are left out."""
+        sides, settings = self.sides(), self.settings
+        coarse, fine = alignments(settings)
+        block = search_block(self.images)
+        correlation, halves, blend = [], [], []
+        for first, rough in coarse_similarity(queries, self.images, coarse, block=block):
+            part = slice(first, first + len(rough))
+            barred = sides.barred(own[part])
+            pairs = sides.shortlist(rough, barred)
+            exact = aligned_similarity(queries[part], self.images, pairs, fine)
+            exact = (exact * noise_gain(queries[part], self.texture, fine)[:, None]).clamp(-1.0, 1.0)
+            correlation.append(sides.nearest(exact, pairs, barred))
+            progress.update(len(rough))
+        sigma = settings.flat_field_sigma
+        for first, by_half in half_similarity(queries, self.images, sigma=sigma, block=block):
+            part = slice(first, first + block)
+            halves.append([sides.of_similarity(by_half[name], own[part]) for name in HALVES])
+            progress.update(len(own[part]))
+        pairs_of = blend_isolation(
+            queries,
+            self.images,
+            patients=torch.from_numpy(self.patients),
+            in_train=torch.from_numpy(self.in_train),
+            own=own,
+            sigma=sigma,
+            shortlist=settings.blend_shortlist,
+            least=FLOOR,
+        )
+        for _, isolation in pairs_of:
+            blend.append(isolation)
+            progress.update(len(isolation))
+        by_halves = tuple(join_nearest(parts) for parts in zip(*halves, strict=True))
+        return PixelFound(join_nearest(correlation), by_halves, torch.cat(blend))
+
+    def search_near(
+        self, queries: torch.Tensor, own: torch.Tensor, rows: Ints, progress: Progress
+    ) -> PixelFound:
+        """Return the same as `search` among the rows (n, k) that are listed for each query."""
+        parts = []
+        for place, listed in enumerate(rows):
+            unique = np.unique(listed)
+            one = slice(place, place + 1)
+            found = self.among(unique).search(queries[one], own[one], progress)
+            parts.append(found.of_rows(to_device(torch.from_numpy(unique), self.images.device)))
+        return PixelFound(
+            join_nearest([part.correlation for part in parts]),
+            tuple(join_nearest(own) for own in zip(*(part.halves for part in parts), strict=True)),
+            torch.cat([part.blend for part in parts]),
+        )
+
+
+def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
+    """Return what the coarse search of all pairs tries, and the fine one of a few."""
+    sigma, reach = settings.flat_field_sigma, settings.max_shift
+    coarse = Alignments(reach, settings.coarse_scales, settings.coarse_rotations, sigma=sigma)
+    return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
+
+
+def most_telling(halves: Sequence[Neighbours]) -> Neighbours:
+    """Return for each query the neighbours of the half in which one patient stands out most.
+
+    The gap that chooses the half knows no sides, so that the side of that half is as fair a coin.
+    """
+    chosen = np.stack([half.gap for half in halves]).argmin(axis=0)
+    here = np.arange(len(chosen))
+    names = [each.name for each in fields(Neighbours)]
+    return Neighbours(
+        **{name: np.stack([getattr(half, name) for half in halves])[chosen, here] for name in names}
+    )

@@ -1,0 +1,177 @@
+"""Ways to see a copy: as a whole, by what is learnt of copies, by halves, by coarse structure, as a blend."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.devices import default_device, to_device
+from models.privacy.copy_embedding import CopyEmbedding, embed
+from models.privacy.denoised_copies import redraw, spacing
+from models.privacy.matching import flat_field, noise_variance
+from models.privacy.pca import principal_components
+from pipeline.privacy.search.neighbours import (
+    NO_PATIENT,
+    Floats,
+    Neighbours,
+    join,
+    nearest_features,
+    search_block,
+)
+from pipeline.privacy.search.pixel_views import LOOKS, PixelSearch, most_telling
+from pipeline.privacy.search.references import Bools, Ints, References
+from pipeline.privacy.settings import AuditSettings
+from pipeline.progress import track
+
+VIEWS = ("correlation", "embedding", "halves", "components")
+BLEND = "blend"
+"""Not a view of neighbours: what explains a blend is a pair of images, which lies on no one side."""
+REDRAWN, REDRAWN_PARTS = "redrawn", ("spacing", "likelihood")
+"""Not a view of neighbours either: the nearest train patient is held against all other patients together, and
+against what a new image would be."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that was found about n queries.
+
+    Attributes:
+        views: view -> nearest real images.
+        blend: (n,) how far the best pair of train images stands out in explaining the query as their blend:
+            log distance of that pair minus that of the best pair with neither; very negative for a blend.
+        redrawn: (n, 2) whether the query is what a model made of a noised train image, by `REDRAWN_PARTS`;
+            the lower, the likelier.
+    """
+
+    views: dict[str, Neighbours]
+    blend: Floats
+    redrawn: Floats
+
+    def __len__(self) -> int:
+        return len(self.blend)
+
+    def take(self, rows: Ints | Bools | slice) -> Found:
+        """Return what was found about some queries."""
+        views = {view: own.take(rows) for view, own in self.views.items()}
+        return Found(views, self.blend[rows], self.redrawn[rows])
+
+
+def join_found(parts: list[Found]) -> Found:
+    """Return what was found about all queries, those of one part after those of another."""
+    views = {view: join([part.views[view] for part in parts]) for view in parts[0].views}
+    blend, redrawn = ([getattr(part, name) for part in parts] for name in ("blend", "redrawn"))
+    return Found(views, np.concatenate(blend), np.concatenate(redrawn))
+
+
+def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSettings) -> torch.Tensor:
+    """Return the copy embedding (n, d) of (n, 1, h, w) images in [-1, 1], flat-fielded first."""
+    return embed(network, images, lambda batch: flat_field(batch, sigma=settings.flat_field_sigma))
+
+
+class Views:
+    """Searches train and holdout alike in every view.
+
+    Up to `exhaustive_limit` real images, every query is held against all of them. Beyond, two small feature
+    vectors are, at a thousandth of the cost, and the views of pixels look at those images alone that one of
+    the two puts first, equally many of each fold and of the holdout.
+
+    Args:
+        references: the real images.
+        network: the copy-detection embedding of this cohort.
+        settings: what is aligned and how many are looked at closely.
+        device: where is searched; None is the accelerator if there is one.
+    """
+
+    def __init__(
+        self,
+        references: References,
+        network: CopyEmbedding,
+        settings: AuditSettings,
+        device: torch.device | None = None,
+    ) -> None:
+        self.references, self.settings = references, settings
+        self._device = device or default_device()
+        images = to_device(references.images, self._device)
+        self._network = copy.deepcopy(network).to(self._device, non_blocking=True)
+        self._vectors = embed_flat(self._network, images, settings)
+        # Of both sides alike: components of train alone would describe train better.
+        self._components = principal_components(images, settings.component_noise)
+        self._structure = self._components(images)
+        self._redraw = redraw(images, settings.component_noise)
+        self._known = self._redraw.known(images)
+        self._patients = to_device(torch.from_numpy(references.patients), self._device)
+        codes = np.arange(references.patients.max() + 1)
+        trained = np.isin(codes, references.patients[references.in_train])
+        self._trained = to_device(torch.from_numpy(trained), self._device)
+        detail = noise_variance(images)
+        self._pixels = PixelSearch(
+            images,
+            references.patients,
+            references.in_train,
+            references.groups,
+            settings,
+            float(detail.quantile(settings.texture_quantile)),
+        )
+        self._sides = self._pixels.sides()
+
+    @torch.inference_mode()
+    def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
+        """Return what is found about (n, 1, h, w) images in [-1, 1].
+
+        Args:
+            images: queries at the search size.
+            own_patient: patient codes whose images are left out for a query (real queries), else none.
+        """
+        own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
+        own, images = to_device(own, self._device), to_device(images, self._device)
+        vectors, structure = embed_flat(self._network, images, self.settings), self._components(images)
+        with track("search", LOOKS * len(images), unit="looks") as progress:
+            if len(self.references.rows) <= self.settings.exhaustive_limit:
+                pixels = self._pixels.search(images, own, progress)
+            else:
+                listed = self.near_rows(vectors, structure, own)
+                pixels = self._pixels.search_near(images, own, listed, progress)
+        embedding = nearest_features(vectors, self._vectors, self._sides, own)
+        components = nearest_features(structure, self._structure, self._sides, own)
+        redrawn = self._redrawn(images, own)
+        # All is asked of the device by now: the host waits for it once.
+        views = {
+            "correlation": pixels.correlation.neighbours(),
+            "embedding": embedding.neighbours(),
+            "halves": most_telling([half.neighbours() for half in pixels.halves]),
+            "components": components.neighbours(),
+        }
+        return Found(views, *(values.cpu().double().numpy() for values in (pixels.blend, redrawn)))
+
+    def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Return (n, 2) how the nearest train patient stands against the others, and against a new image."""
+        trained, block = self._trained, search_block(self._known)
+        parts = []
+        for first in range(0, len(images), block):
+            part = slice(first, first + block)
+            noised, as_new = self._redraw.undone(images[part])
+            likely = self._redraw.log_likelihood(noised, self._known)
+            likely = likely.masked_fill(self._sides.barred(own[part]), -torch.inf)
+            patients = likely.new_full((len(likely), len(trained)), -torch.inf)
+            patients.scatter_reduce_(1, self._patients.expand(len(likely), -1), likely, "amax")
+            best, which = patients.masked_fill(~trained, -torch.inf).max(dim=1)
+            others = patients.scatter(1, which[:, None], -torch.inf)
+            stands_out = spacing(others, best)
+            parts.append(-torch.stack([stands_out, best - as_new], dim=1))
+        return torch.cat(parts)
+
+    def near_rows(self, vectors: torch.Tensor, structure: torch.Tensor, own: torch.Tensor) -> Ints:
+        """Return the rows (n, k) that embedding (n, d) and components (n, e) put first in each fold."""
+        wanted, block = self.settings.index_shortlist, search_block(self._vectors)
+        parts = []
+        for first in range(0, len(own), block):
+            part = slice(first, first + block)
+            barred = self._sides.barred(own[part])
+            both = ((vectors, self._vectors), (structure, self._structure))
+            rows = [self._sides.shortlist(q[part] @ r.T, barred, wanted) for q, r in both]
+            parts.append(torch.cat(rows, dim=1))
+        found: Ints = torch.cat(parts).cpu().numpy()
+        return found

@@ -1,0 +1,1 @@
+"""Pages and pictures: templates, how numbers are written, images as PNG."""

@@ -1,0 +1,1 @@
+"""The search for values in every byte of a folder."""

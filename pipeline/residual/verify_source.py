@@ -1,0 +1,201 @@
+"""Holds an output against its source: no identifying value of the source stands in any byte of it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.progress import track
+from pipeline.residual.positive_control import Control, run_control
+from pipeline.residual.search.scanning import Finding, FindingKind, ValueScan, walk
+from pipeline.residual.values.source_values import BATCH_VALUES, SourceFacts, SourceValues, Value
+
+_MAX_NAMED_FILES = 3
+_MAX_KINDS = 100_000
+
+
+@dataclass
+class Leak:
+    """One kind of finding: values of one attribute, written in one way. It holds no value.
+
+    Attributes:
+        attribute: where the values stood in the source, for example `PatientName`.
+        encoding: how they are encoded, for example `utf-16`.
+        inside: what was unpacked on the way, for example `gzip > base64`; `path` in a file's name.
+        values: how many different values.
+        files: files of the output that hold one, sorted; a name that itself holds a value is withheld.
+    """
+
+    attribute: str
+    encoding: str
+    inside: str
+    values: int
+    files: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Return what was found, in words that name no value."""
+        where = f", inside {self.inside}" if self.inside else ""
+        more = len(self.files) - _MAX_NAMED_FILES
+        named = ", ".join(self.files[:_MAX_NAMED_FILES]) + (f" and {more} more files" if more > 0 else "")
+        count = "1 value" if self.values == 1 else f"{self.values} values"
+        return f"found: {self.attribute}, {count}, as {self.encoding}{where}, in {named}"
+
+
+@dataclass(frozen=True)
+class AgainstReport:
+    """What holding an output against its source gave. It holds no identifying value.
+
+    Attributes:
+        searched: values searched, by kind.
+        left_out: texts of the source that are no evidence, by reason.
+        leaks: what was found, one entry a kind of finding.
+        not_searched: (file, reason) of what could not be searched.
+        files: files of the output.
+        source: what was read of the source.
+        control: what the positive control did.
+    """
+
+    searched: dict[str, int]
+    left_out: dict[str, int]
+    leaks: tuple[Leak, ...]
+    not_searched: tuple[tuple[str, str], ...]
+    files: int
+    source: SourceFacts
+    control: Control
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found, everything was searched, and the source was read whole."""
+        return not self.leaks and not self.not_searched and not self.source.unread
+
+    def body(self) -> dict[str, object]:
+        """Return the counts as JSON."""
+        return {
+            "clean": self.clean,
+            "values": sum(self.searched.values()),
+            "searched": self.searched,
+            "left_out": self.left_out,
+            "found": {
+                "kinds": len(self.leaks),
+                "by_attribute": dict(sorted(_by_attribute(self.leaks).items())),
+            },
+            "not_searched": len(self.not_searched),
+            "files": self.files,
+            "source_files": self.source.files,
+            "source_files_not_read": self.source.not_read,
+            "source_whole": not self.source.unread,
+            "control": {
+                "values": self.control.values,
+                "forms": list(self.control.forms),
+                "written": self.control.written,
+                "found": self.control.found,
+            },
+        }
+
+
+@dataclass
+class _Tally:
+    """Findings of all batches, added up."""
+
+    values: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
+    files: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
+    unsearched: set[tuple[int, str]] = field(default_factory=set)
+    withheld: set[int] = field(default_factory=set)
+
+    def add(self, place: int, finding: Finding, values: dict[int, Value]) -> None:
+        if finding.kind is FindingKind.NOT_SEARCHED:
+            where = f" (inside {finding.inside})" if finding.inside else ""
+            self.unsearched.add((place, finding.detail + where))
+            return
+        # Text of ASCII in either byte order reads as the other one, a byte further on.
+        encoding = finding.detail.removesuffix("-le").removesuffix("-be")
+        key = (values[finding.value_number].attribute, encoding, finding.inside)
+        if key not in self.values and len(self.values) >= _MAX_KINDS:
+            return
+        self.values.setdefault(key, set()).add(finding.value_number)
+        self.files.setdefault(key, set()).add(place)
+        if finding.inside.startswith("path"):
+            self.withheld.add(place)
+
+
+def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BATCH_VALUES) -> AgainstReport:
+    """Search every byte, name and packed corner of an output for the values of its source.
+
+    First a positive control shows that the scanner finds values of this very source in every form.
+
+    Args:
+        folder: a release, a cohort, any other output, or a whole run.
+        source: what `collect_values` returned; it stays open.
+        batch_values: values searched in one pass over the output: about 2 KB of memory each.
+
+    Raises:
+        DataError: the folder is missing or holds no file.
+        PhosphorError: the positive control failed.
+    """
+    names = list(walk(folder)) if folder.is_dir() else []
+    if not names:
+        raise DataError(
+            "not a folder with files", field="RELEASE", value=str(folder), remedy="Name an output directory."
+        )
+    control = run_control(source)
+    tally = _Tally()
+    _note_unfollowed(folder, names, tally)
+    passes = -(-len(source) // batch_values)
+    with track("search output", len(names) * passes, unit="files") as progress:
+        for batch in source.batches(batch_values):
+            values = {value.number: value for value in batch}
+            scan = ValueScan({value.number: value.texts for value in batch}, source.own)
+            for place, name in enumerate(names):
+                for finding in scan.search_file(folder, name):
+                    tally.add(place, finding, values)
+                progress.update(1)
+    return AgainstReport(
+        searched=source.counts(),
+        left_out=dict(source.left_out.most_common()),
+        leaks=tuple(_leaks(tally, names)),
+        not_searched=tuple(
+            (_shown(place, names, tally.withheld), reason) for place, reason in sorted(tally.unsearched)
+        ),
+        files=len(names),
+        source=source.facts,
+        control=control,
+    )
+
+
+def _note_unfollowed(folder: Path, names: list[str], tally: _Tally) -> None:
+    """Note what the walk does not enter: links out of the output, and folders that cannot be read."""
+    inside = folder.resolve()
+    for place, name in enumerate(names):
+        path = folder / name
+        if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(inside):
+            tally.unsearched.add((place, "a link out of the output, which is not followed"))
+    closed: list[OSError] = []
+    for _ in os.walk(folder, onerror=closed.append):
+        pass
+    for error in closed:
+        names.append(Path(str(error.filename)).relative_to(folder).as_posix())
+        tally.unsearched.add((len(names) - 1, f"unreadable ({error.strerror})"))
+
+
+def _leaks(tally: _Tally, names: list[str]) -> Iterable[Leak]:
+    for key in sorted(tally.values):
+        files = tuple(_shown(place, names, tally.withheld) for place in sorted(tally.files[key]))
+        yield Leak(*key, values=len(tally.values[key]), files=files)
+
+
+def _shown(place: int, names: list[str], withheld: set[int]) -> str:
+    """Return a file's name, or its place in the sorted listing where the name holds a value."""
+    if place in withheld:
+        return f"file {place + 1} of {len(names)} in order of names (withheld: the name holds a value)"
+    return names[place]
+
+
+def _by_attribute(leaks: Iterable[Leak]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for leak in leaks:
+        counts[leak.attribute] += leak.values
+    return counts

@@ -1,0 +1,1 @@
+"""DICOM files: header, pixels and display, by allow-list."""

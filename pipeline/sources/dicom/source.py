@@ -1,0 +1,137 @@
+"""DICOM files: frames as they are meant to be seen, and the few attributes that are kept of a header."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline.sources.base import BEYOND_BITS, DicomOptions, Scan, ScanTask, sex_code
+from pipeline.sources.dicom.bits import Stored
+from pipeline.sources.dicom.display import Shown, chain_of, show
+from pipeline.sources.dicom.frames import frame_values
+from pipeline.sources.dicom.header import BIG_ENDIAN, Header, Values
+from pipeline.sources.dicom.layout import GREY, chosen_frames, layout_of
+from pipeline.sources.dicom.parse import parse
+from pipeline.sources.dicom.pixels import decoded_frames
+from pipeline.sources.dicom.shutter import empty_pixels
+from pipeline.sources.tables.attributes import VIEWS
+
+_MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
+
+
+def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
+    """Decode the frames of a DICOM file that the source's rule asks for, one at a time.
+
+    Applied in the order of the standard (PS3.3 C.11, PS3.4 N.2): Modality LUT or rescale, VOI LUT or window,
+    Presentation LUT, then inversion for MONOCHROME1 or an INVERSE presentation shape. Padding and what lies
+    outside a display shutter become the darkest value of the image. Overlays are not drawn.
+
+    Args:
+        task: the scan and how it is read.
+        data: the file's bytes.
+
+    Raises:
+        ScanRefusedError: not DICOM, no image, colourful, several frames, too large, corrupt, or compressed in
+            a way that no installed decoder reads.
+    """
+    rule = task.rule
+    digest = hashlib.sha256(data).hexdigest()
+    header = parse(data, rule.patient_tag, headless=rule.dicom.headless)
+    about = _about(header.values, task)
+    for index, shown, is_colour in displayed(header, rule.dicom):
+        spacing, aspect = _spacing(frame_values(header, index))
+        yield Scan(
+            pixels=shown.pixels,
+            value_range=(shown.black, shown.white) if is_colour else None,
+            sha256=digest,
+            spacing_mm=spacing,
+            pixel_aspect=aspect * task.pixel_aspect,
+            frame=index + 1 if rule.dicom.frames == "each" else None,
+            flags=(BEYOND_BITS,) if shown.beyond else (),
+            **about,
+        )
+
+
+def read_patient(task: ScanTask, data: bytes) -> str | None:
+    """Return the value of the manifest's patient tag, or None if it is absent or empty.
+
+    Raises:
+        ScanRefusedError: not a readable DICOM file.
+    """
+    tag = task.rule.patient_tag
+    return _patient(parse(data, tag, headless=task.rule.dicom.headless).values, tag) or None
+
+
+def displayed(header: Header, options: DicomOptions) -> Iterator[tuple[int, Shown, bool]]:
+    """Yield (index from 0 on, frame as meant to be seen, whether it was in colour) of the chosen frames.
+
+    Raises:
+        ScanRefusedError: as for `read`.
+    """
+    layout = layout_of(header)
+    indices = chosen_frames(layout, options.frames)
+    decoded = decoded_frames(header, layout, indices)
+    for index, (stored, photometric, beyond) in zip(indices, decoded, strict=True):
+        values = frame_values(header, index)
+        if layout.photometric in GREY:
+            chain = chain_of(values, options.window, signed=layout.signed, little=header.syntax != BIG_ENDIAN)
+            empty = empty_pixels(stored, values, signed=layout.signed, pixel_aspect=_spacing(values)[1])
+            yield index, show(stored, chain, empty)._replace(beyond=beyond), False
+        else:
+            shown = _grey(stored, photometric, header, values, options)
+            yield index, shown._replace(beyond=beyond), True
+
+
+def _grey(stored: Stored, photometric: str, header: Header, values: Values, options: DicomOptions) -> Shown:
+    from pipeline.sources.dicom.colour import grey_of
+    from pipeline.sources.dicom.shutter import shutter_of
+
+    colourful = options.colour == "grey"
+    pixels, top = grey_of(stored, photometric, layout_of(header), header, colourful=colourful)
+    outside = shutter_of(pixels.shape, values, _spacing(values)[1])
+    return Shown(pixels if outside is None else np.where(outside, pixels.dtype.type(0), pixels), 0.0, top)
+
+
+def _patient(values: Values, keyword: str) -> str:
+    return "\\".join(map(str, found)) if isinstance(found := values.get(keyword, ""), tuple) else str(found)
+
+
+def _about(values: Values, task: ScanTask) -> dict[str, Any]:
+    """Return what is the same for all frames of a file."""
+    modality = str(values.get("Modality", "")).upper()
+    view = str(values.get("ViewPosition", "")).upper()
+    age = task.age_years
+    found: dict[str, Any] = {
+        "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
+        "view": task.view or (view if view in VIEWS else ""),
+        "sex": task.sex or sex_code(values.get("PatientSex", "")),
+        "age_years": age if age is not None else _years(str(values.get("PatientAge", ""))),
+    }
+    if task.rule.patient_tag:
+        found["patient"] = _patient(values, task.rule.patient_tag)
+    return found
+
+
+def _spacing(values: Values) -> tuple[float | None, float]:
+    """Return the row spacing in mm and the pixel aspect (width over height)."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        pair = values.get(keyword, ())
+        if len(pair) == 2 and 0 < pair[0] < 100 and 0.1 < pair[1] / pair[0] < 10:
+            return float(pair[0]), float(pair[1] / pair[0])
+    ratio = values.get("PixelAspectRatio", ())
+    # Whole numbers of any length: their quotient may be too large for a real one.
+    if len(ratio) == 2 and 0 < ratio[0] < 2**31 and 0 < ratio[1] < 2**31 and 0.1 < ratio[1] / ratio[0] < 10:
+        return None, ratio[1] / ratio[0]
+    return None, 1.0
+
+
+def _years(text: str) -> float | None:
+    """Return the years of a DICOM age string (PS3.5 AS: nnnD, nnnW, nnnM, nnnY)."""
+    text = text.upper()
+    per_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
+    if len(text) != 4 or not (text.isascii() and text[:3].isdigit()) or text[3] not in per_year:
+        return None
+    return int(text[:3]) / per_year[text[3]]

@@ -1,0 +1,1 @@
+"""DICOMweb servers as a source of DICOM files."""

@@ -1,0 +1,52 @@
+"""Which instances a DICOMweb server holds, as tasks: the rules of folders applied to a server's answers."""
+
+from __future__ import annotations
+
+from pipeline.errors import DataError
+from pipeline.manifest.addresses import expand_url
+from pipeline.manifest.model import DicomWebSource, Manifest
+from pipeline.manifest.web_access import WebAccess
+from pipeline.sources.base import ReadRule, source_prefix
+from pipeline.sources.folders import Listing, list_entries
+from pipeline.sources.read_rules import dicom_options, patient_tag
+from pipeline.sources.stores import open_store
+
+
+def list_server(manifest: Manifest, source: DicomWebSource, number: int) -> Listing:
+    """Ask a server for the instances of a source, and list them in sorted order of their names.
+
+    Args:
+        manifest: the manifest, for its paths and the kept test split.
+        source: the source's rules.
+        number: position of the source in the manifest.
+
+    Raises:
+        ManifestError: a variable is not set, a column is missing, a filter is no DICOM attribute.
+        DataError: the server does not answer, or holds nothing that matches.
+    """
+    at = f"sources.{number}"
+    access = WebAccess(
+        query=tuple(source.query.items()),
+        user=source.user or "",
+        password=source.password or "",
+        token=source.token or "",
+        ca_file=str(manifest.resolve(source.ca_file, f"{at}.ca_file")) if source.ca_file else "",
+        retry_seconds=source.retry_seconds,
+    )
+    rule = ReadRule(
+        "dicom",
+        expand_url(source.url, f"{at}.url"),
+        patient_tag=patient_tag(source, at),
+        prefix=source_prefix(number),
+        store="dicomweb",
+        dicom=dicom_options(source),
+        web=access,
+    )
+    listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
+    if not listing.tasks:
+        raise DataError(
+            "the server holds nothing that matches",
+            field=f"{at}.query",
+            remedy="Widen the query, or check what the account may see.",
+        )
+    return listing

@@ -1,0 +1,1 @@
+"""PNG, JPEG, TIFF and JPEG 2000 files."""

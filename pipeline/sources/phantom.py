@@ -1,0 +1,73 @@
+"""The phantom cohort as a source: made once in the cache, then read as the DICOM and NIfTI folders it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.manifest.label_rules import LabelRule
+from pipeline.manifest.model import DicomSource, Manifest, NiftiSource, PhantomSource
+from pipeline.manifest.rules import AttributeRule, PatientRule
+from pipeline.manifest.table_rules import TableRule
+from pipeline.phantom.settings import PhantomSettings, plan_patient
+from pipeline.sources.folders import Listing, list_folder, merge
+from pipeline.storage import cache_directory, make_private_directory
+
+
+def phantom_settings(source: PhantomSource, num_patients: int | None) -> PhantomSettings:
+    """Return the manifest's phantom settings, with another number of patients if one is given."""
+    if num_patients is None:
+        return source.settings
+    return PhantomSettings(**{**source.settings.model_dump(), "num_patients": num_patients})
+
+
+def phantom_folder(settings: PhantomSettings) -> Path:
+    """Return where a phantom cohort of these settings lies in the cache."""
+    return cache_directory() / "phantom" / settings.digest()[:24]
+
+
+def list_phantom(manifest: Manifest, source: PhantomSource, number: int, num_patients: int | None) -> Listing:
+    """Make the phantom cohort unless it is there, and list its files.
+
+    Args:
+        manifest: the manifest that names the source.
+        source: the phantom's rules.
+        number: position of the source in the manifest.
+        num_patients: number of patients, instead of the manifest's.
+    """
+    from pipeline.phantom.writer import MARKER, write_phantom_cohort
+    from pipeline.progress import track
+
+    settings = phantom_settings(source, num_patients)
+    folder = phantom_folder(settings)
+    make_private_directory(folder)
+    if (folder / MARKER).exists():
+        write_phantom_cohort(folder, settings)
+    else:
+        total = sum(plan_patient(settings, index).num_images for index in range(settings.num_patients))
+        with track("phantom cohort", total, unit="images") as progress:
+            write_phantom_cohort(folder, settings, progress)
+    common = {
+        "path": str(folder),
+        "table": TableRule(path=str(folder / "labels.csv")),
+        "label": LabelRule(column="label"),
+        "attributes": AttributeRule(sex="sex", age="age"),
+    }
+    parts = [
+        list_folder(
+            manifest,
+            DicomSource(
+                kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common
+            ),
+            "dicom",
+            number,
+        )
+    ]
+    if (folder / "nifti").is_dir() and any((folder / "nifti").rglob("*.nii*")):
+        nifti = NiftiSource(
+            kind="nifti", include=("nifti/**/*",), patient=PatientRule(column="patient_id"), **common
+        )
+        parts.append(list_folder(manifest, nifti, "nifti", number))
+    listing = merge(parts)
+    # The settings determine every file, so the times of the cached copies do not matter.
+    listing.fingerprint = settings.digest()
+    return listing

@@ -1,0 +1,1 @@
+"""Tables of labels, patients and attributes beside the scans."""

@@ -1,0 +1,119 @@
+"""Why a training cannot go on, in words that help: a loss that is not finite, or too little memory."""
+
+from __future__ import annotations
+
+import torch
+
+from models.optim.memory import largest_that_fits
+from models.optim.precision import Precision, trial_batch
+from pipeline.distributed.process_group import Ranks
+from pipeline.errors import TrainingError
+from pipeline.train.settings import TrainSettings
+from pipeline.train.step import REMEMBERED_STEPS, Step
+
+
+def not_finite(
+    step: Step,
+    done: int,
+    settings: TrainSettings,
+    precision: Precision,
+    ranks: Ranks,
+    *,
+    learning_rate: float,
+    saved_step: int,
+) -> TrainingError:
+    """Say which step broke, how, and what is likely to help. All processes must call it together.
+
+    Args:
+        step: the step object, which remembers its last losses.
+        done: steps done.
+        settings: training settings.
+        precision: the arithmetic in use.
+        ranks: the processes of the job.
+        learning_rate: of the last step.
+        saved_step: steps of the newest saved state; 0 if there is none.
+    """
+    losses = step.losses.clone()
+    if ranks.size > 1:
+        from torch.distributed import all_reduce
+
+        with ranks.exchange():
+            all_reduce(losses)
+    number, bad = _first_bad(losses, step.norms, done)
+    row = (number - 1) % REMEMBERED_STEPS
+    if bad.any():
+        sigmas = step.sigmas[row][bad]
+        what = (
+            f"the loss of step {number} is not finite for {int(bad.sum())} of {settings.batch_size} scans, "
+            f"at noise levels {float(sigmas.min()):.3g} to {float(sigmas.max()):.3g}"
+        )
+    else:
+        what = f"the gradient of step {number} is not finite, though all its losses are"
+    kept = f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
+    problem = (
+        f"{what}; the scans themselves are finite; learning rate {learning_rate:.2g}, {precision.name}; "
+        f"{kept}"
+    )
+    if precision.dtype != "fp32":
+        return TrainingError(
+            problem,
+            field="train.precision",
+            value=precision.dtype,
+            remedy="Set train.precision=fp32; if that is not it, lower train.learning_rate.",
+        )
+    lower = f"Set train.learning_rate={settings.learning_rate / 3:.2g}"
+    longer = max(2 * settings.warmup_steps, 100)
+    early = number <= longer
+    return TrainingError(
+        problem,
+        field="train.learning_rate",
+        value=settings.learning_rate,
+        remedy=f"{lower}, or train.warmup_steps={longer}." if early else f"{lower}.",
+    )
+
+
+def _first_bad(losses: torch.Tensor, norms: torch.Tensor, done: int) -> tuple[int, torch.Tensor]:
+    """Return the first step that is not finite (counted from 1) and which of its losses are not (N,)."""
+    for number in range(max(done - REMEMBERED_STEPS, 0) + 1, done + 1):
+        row = (number - 1) % REMEMBERED_STEPS
+        bad = ~torch.isfinite(losses[row])
+        if bad.any() or not torch.isfinite(norms[row]):
+            return number, bad
+    return done, torch.zeros_like(losses[0], dtype=torch.bool)
+
+
+def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> TrainingError:
+    """Try halves of the micro-batch and say which one fits.
+
+    Args:
+        step: the step that ran out of memory; no tensor of its computation may be held any more.
+        settings: training settings.
+        saved_step: steps of the newest saved state; 0 if there is none.
+    """
+    working = step.working
+
+    def attempt(size: int) -> None:
+        try:
+            trial_batch(working.denoiser, size, working.compute)
+        finally:
+            working.drop_gradients()
+
+    working.drop_gradients()
+    fits = largest_that_fits(attempt, step.micro_batch)
+    kept = f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
+    recompute = "" if settings.checkpoint_activations else " Or set train.checkpoint_activations=true."
+    if fits:
+        remedy = (
+            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, "
+            f"and a saved state is gone on with.{recompute}"
+        )
+    else:
+        remedy = (
+            f"Not even one scan fits: take smaller train.channels, or a device with more memory.{recompute}"
+        )
+    return TrainingError(
+        f"there is not enough memory for {step.micro_batch} scans at a time; {kept}",
+        field="train.micro_batch",
+        value=step.micro_batch,
+        remedy=remedy,
+    )

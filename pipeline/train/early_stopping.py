@@ -1,0 +1,152 @@
+"""Stopping when memorising: the curve of the gap between train and val loss, and the rule that ends it."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from models.checkpoint import load_into
+from models.diffusion.denoiser import Denoiser
+from models.optim.precision import Precision, apply_precision
+from pipeline.storage import write_text
+from pipeline.train.memorisation_gap import MIN_PAIRS, Gap, PairedScans
+from pipeline.train.settings import TrainSettings
+from pipeline.train.snapshots import Snapshots
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "memorisation.csv"
+COLUMNS = ("step", "train_loss", "val_loss", "gap", "gap_error")
+MAX_CHARACTERS = 2**20
+
+NUM_ERRORS = 3.0
+MIN_SHARE = 0.05
+"""A smaller gap, as a share of the val loss, is the ordinary difference between seen and unseen scans."""
+
+Row = tuple[int, Gap]
+
+
+def is_open(gap: Gap) -> bool:
+    """Return whether a gap is significant (three standard errors) and of a size that matters (5 %)."""
+    return gap.mean > NUM_ERRORS * gap.error and gap.mean > MIN_SHARE * gap.val
+
+
+def step_before_gap(rows: Sequence[Row]) -> int | None:
+    """Return the step to go back to if training is to stop after these measurements, else None.
+
+    Training stops when the gap is open (`is_open`) at the last two measurements and wider at the second. It
+    goes back to the measurement before the gap was first open without a break since, or to the first of all.
+    """
+    if len(rows) < 2 or not (is_open(rows[-1][1]) and is_open(rows[-2][1])):
+        return None
+    if not rows[-1][1].mean > rows[-2][1].mean:
+        return None
+    first = len(rows) - 1
+    while first > 0 and is_open(rows[first - 1][1]):
+        first -= 1
+    return rows[max(first - 1, 0)][0]
+
+
+class MemorisationWatch:
+    """Measures the gap at every snapshot, keeps the curve in `memorisation.csv`, and says when to stop.
+
+    A measurement is a pure function of its snapshot, so that a killed run comes to the same curve.
+
+    Args:
+        scans: the scans to measure on.
+        folder: the checkpoint directory.
+        settings: training settings.
+        snapshots: the snapshots of the run.
+    """
+
+    def __init__(
+        self,
+        scans: PairedScans,
+        folder: Path,
+        settings: TrainSettings,
+        snapshots: Snapshots,
+    ) -> None:
+        self._path = folder / FILE_NAME
+        self._snapshots = snapshots
+        self._scans = scans
+        # The average that becomes the model, or the nearest one that every snapshot holds.
+        self._length = min(settings.ema_lengths, key=lambda own: abs(own - settings.ema_length))
+        self._rows: list[Row] = []
+        self.active = settings.stop_when_memorising and len(self._scans) >= MIN_PAIRS
+        if settings.stop_when_memorising and not self.active:
+            logger.warning(
+                "train.stop_when_memorising: the val split gives %d pairs of scans and %d are needed; "
+                "training goes on to its last step unwatched",
+                len(self._scans),
+                MIN_PAIRS,
+            )
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step to go back to if training stops now, else None."""
+        return step_before_gap(self._rows)
+
+    def resume(self, step: int, like: Denoiser, precision: Precision) -> None:
+        """Bring the curve to where a run that goes on from `step` has to have it."""
+        if not self.active:
+            return
+        known = dict(_read_rows(self._path))
+        steps = self._snapshots.until(step)
+        self._rows = [(own, known.get(own) or self._measure(own, like, precision)) for own in steps]
+        self._write()
+
+    def look(self, step: int, like: Denoiser, precision: Precision) -> bool:
+        """Measure the snapshot of `step`; return whether training is to stop. Call it before saving.
+
+        Args:
+            step: a step whose snapshot was just taken.
+            like: a denoiser of the run, on the device to measure on; it is left as it is.
+            precision: arithmetic of the run.
+        """
+        if not self.active:
+            return False
+        self._rows.append((step, self._measure(step, like, precision)))
+        self._write()
+        kept = self.kept_step
+        if kept is not None:
+            gap = self._rows[-1][1]
+            logger.warning(
+                "training stops at step %d: its loss on val scans is %.4f above the loss on train scans "
+                "(standard error %.4f); the weights of step %d are kept",
+                step,
+                gap.mean,
+                gap.error,
+                kept,
+            )
+        return kept is not None
+
+    def _measure(self, step: int, like: Denoiser, precision: Precision) -> Gap:
+        denoiser = copy.deepcopy(like).eval()
+        load_into(denoiser, self._snapshots.read(self._length, step, like))
+        return self._scans.measure(apply_precision(denoiser, precision))
+
+    def _write(self) -> None:
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((step, *(repr(value) for value in astuple(gap))) for step, gap in self._rows)
+        write_text(self._path, stream.getvalue(), private=True)
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """Return the well-formed rows of an earlier curve; what is missing is measured again."""
+    if not path.is_file() or path.stat().st_size > MAX_CHARACTERS:
+        return []
+    rows: list[Row] = []
+    for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace"))):
+        try:
+            train, val, mean, error = (float(value) for value in row[1:])
+            rows.append((int(row[0]), Gap(train, val, mean, error)))
+        except (ValueError, IndexError):
+            continue
+    return rows

@@ -1,0 +1,1 @@
+"""Training of the autoencoder, and latents as what the denoiser learns from."""

@@ -1,0 +1,227 @@
+"""Training of the autoencoder: what it has learnt is saved as the denoiser's state is, and gone on with."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from models.latent.autoencoder import Autoencoder, autoencoder_loss
+from models.noise import stream_seed
+from models.optim.distributed import GradientSum
+from models.optim.ema import PowerFunctionAverages
+from models.optim.memory import out_of_memory
+from models.optim.optimiser import Optimiser
+from models.optim.working_copy import NarrowCopy
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.process_group import Ranks
+from pipeline.errors import TrainingError, UsageError
+from pipeline.storage import make_private_directory
+from pipeline.train.batches import BatchPlan
+from pipeline.train.machine_plan import MachinePlan, shared_cores
+from pipeline.train.prefetch import Feed, Gather
+from pipeline.train.report import Report, open_report
+from pipeline.train.settings import TrainSettings
+from pipeline.train.state import TrainingState
+
+FOLDER_NAME = "autoencoder"
+REPORT_EVERY_STEPS = 10
+EMA_LENGTH = 0.10
+
+
+class AutoencoderTrainer:
+    """One training run of the autoencoder; `run` takes it from its last saved state to its last step.
+
+    The processes of a job share each batch as they do for the denoiser.
+
+    Args:
+        cohort: the cohort; only its train split is shown.
+        folder: the checkpoint directory; states and progress go into `autoencoder/` in it (private). None on
+            every process but the first.
+        settings: training settings.
+        plan: device, threads and arithmetic, as chosen for the denoiser.
+        ranks: the processes that train together.
+        seed: run seed.
+        inputs_digest: digest of the run's inputs.
+
+    Raises:
+        UsageError: there are more processes than scans a step.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        folder: Path | None,
+        settings: TrainSettings,
+        plan: MachinePlan,
+        ranks: Ranks,
+        *,
+        seed: int,
+        inputs_digest: str,
+    ) -> None:
+        self.cohort, self.settings, self.latent = cohort, settings, settings.latent
+        self.folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
+        self.ranks, self.seed = ranks, seed
+        self.cores = shared_cores(plan, settings)
+        if self.latent.batch_size < ranks.size:
+            raise UsageError(
+                f"{ranks.size} processes cannot share a step of {self.latent.batch_size} scans",
+                field="WORLD_SIZE",
+                value=ranks.size,
+                remedy="Start fewer processes, or raise train.latent.batch_size.",
+            )
+        spec = settings.latent.autoencoder_spec(cohort.info.image_size)
+        self.autoencoder = Autoencoder(spec, seed=stream_seed(seed, "autoencoder weights"))
+        self.autoencoder.to(plan.device).train()
+        self.working = NarrowCopy(self.autoencoder, plan.precision)
+        self.ema = PowerFunctionAverages(self.autoencoder, [EMA_LENGTH])
+        self.parameters = list(self.autoencoder.parameters())
+        self.optimizer = Optimiser(self.autoencoder.named_parameters(), name="adamw", weight_decay=0.0)
+        self.gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None
+        self.share = ranks.share(self.latent.batch_size)
+        self.batches = BatchPlan(
+            cohort,
+            batch_size=self.latent.batch_size,
+            class_balance=0.0,
+            horizontal_flip=False,
+            seed=stream_seed(seed, "autoencoder batches"),
+        )
+        self.feed = Feed(_gather(cohort, self.batches, self.share), plan.device)
+        self.state = TrainingState(
+            self.folder,
+            model=self.autoencoder,
+            ema=self.ema,
+            optimizer=self.optimizer,
+            inputs_digest=inputs_digest,
+            aside=plan.device.type != "cpu",
+        )
+
+    def run(self) -> Autoencoder:
+        """Train from the last saved state to the last step and return the averaged autoencoder.
+
+        Raises:
+            TrainingError: the loss is no longer finite; the last good state is kept.
+        """
+        latent = self.latent
+        step = self.state.load_shared(self.ranks)
+        self.working.take_weights()
+        images = step * latent.batch_size
+        with (
+            contextlib.closing(self.feed),
+            contextlib.closing(self.state),
+            open_report(
+                self.folder,
+                step=step,
+                num_steps=latent.num_steps,
+                images=images,
+                description="train autoencoder",
+            ) as report,
+        ):
+            saved_at = time.monotonic()
+            while step < latent.num_steps:
+                report.count(self._guarded(step))
+                step += 1
+                self.cores.look()
+                save = self._is_due(step, time.monotonic() - saved_at)
+                at_report = step == latent.num_steps or step % REPORT_EVERY_STEPS == 0
+                if save or at_report:
+                    self._require_finite(report, step)
+                if at_report:
+                    report.write(
+                        step=step, images=step * latent.batch_size, learning_rate=self._rate(step - 1)
+                    )
+                if save:
+                    self.state.save(step)
+                    saved_at = time.monotonic()
+        self.state.finish()
+        # Process 0 alone keeps the average.
+        averaged = self.ema.models[EMA_LENGTH]
+        self.ranks.same_tensors(list(averaged.state_dict().values()))
+        return averaged
+
+    def step(self, step: int) -> torch.Tensor:
+        """Do optimiser step `step` (counted from 0) and return the loss of the whole batch, a scalar.
+
+        All that is random comes from streams derived from seed and step, drawn for the whole batch on every
+        process. The loss is not finite if the gradient was not.
+        """
+        batch_size, share = self.latent.batch_size, self.share
+        (images,) = self.feed.take(step)
+        generator = torch.Generator(images.device).manual_seed(
+            stream_seed(self.seed, "autoencoder step", step)
+        )
+        shape = (batch_size, self.latent.latent_channels, *self.autoencoder.spec.latent_size)
+        parts = autoencoder_loss(
+            self.working.model,
+            images,
+            noise=torch.randn(shape, generator=generator, device=images.device)[share],
+            gradient_weight=self.latent.gradient_weight,
+            kl_weight=self.latent.kl_weight,
+        )
+        # The parts of all processes add up to the mean over the whole batch.
+        loss = parts.total * (len(images) / batch_size)
+        loss.backward()
+        self.working.return_gradients()
+        total = loss.detach()
+        if self.gradient_sum is not None:
+            with self.ranks.exchange():
+                total = self.gradient_sum.add_up(total)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.latent.gradient_clip)
+        self.optimizer.step(self._rate(step))
+        self.working.clear_gradients()
+        self.working.take_weights()
+        if self.ranks.is_main:
+            self.ema.update(step + 1)
+        return total + 0.0 * norm
+
+    def _guarded(self, step: int) -> torch.Tensor:
+        try:
+            return self.step(step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        raise TrainingError(
+            f"there is not enough memory for {self.latent.batch_size} scans a step of the autoencoder; "
+            f"{_kept(self.state.saved_step)}",
+            field="train.latent.batch_size",
+            value=self.latent.batch_size,
+            remedy="Lower it, or take smaller train.latent.channels or a larger train.latent.patch_size.",
+        )
+
+    def _rate(self, step: int) -> float:
+        latent = self.latent
+        if step < latent.warmup_steps:
+            return latent.learning_rate * (step + 1) / latent.warmup_steps
+        share = (step - latent.warmup_steps) / max(latent.num_steps - latent.warmup_steps, 1)
+        return latent.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def _is_due(self, step: int, seconds: float) -> bool:
+        settings = self.settings
+        return self.folder is not None and (
+            step == self.latent.num_steps
+            or seconds >= settings.checkpoint_every_seconds
+            or (settings.checkpoint_every_steps > 0 and step % settings.checkpoint_every_steps == 0)
+        )
+
+    def _require_finite(self, report: Report, step: int) -> None:
+        if math.isfinite(report.loss_sum):
+            return
+        raise TrainingError(
+            f"the autoencoder's loss or its gradient is not finite by step {step}; "
+            f"{_kept(self.state.saved_step)}",
+            field="train.latent.learning_rate",
+            value=self.latent.learning_rate,
+            remedy="Lower it, lengthen train.latent.warmup_steps, or set train.precision=fp32.",
+        )
+
+
+def _gather(cohort: Cohort, batches: BatchPlan, share: slice) -> Gather:
+    """Return what reads a process's scans (n, 1, H, W) of a step."""
+    return lambda step: (cohort.images(batches.batch(step).rows[share]),)
+
+
+def _kept(saved_step: int) -> str:
+    return f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"

@@ -1,0 +1,172 @@
+"""What the denoiser learns from: the pixels of the cohort, or latents drawn anew from their moments."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models.checkpoint import load_into, read_tensors, write_tensors
+from models.latent.autoencoder import Autoencoder, freeze_autoencoder, sample_latents
+from pipeline.artifacts.checkpoint import AUTOENCODER_NAME
+from pipeline.artifacts.cohort import Cohort
+from pipeline.distributed.process_group import Ranks
+from pipeline.storage import storage_errors
+from pipeline.train.batches import Batch, as_they_are, load_images, require_usable
+from pipeline.train.latent.autoencoder import AutoencoderTrainer
+from pipeline.train.latent.moments import MomentShards, encode_cohort, encode_rows
+from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+class PixelSource:
+    """The cohort's images themselves."""
+
+    autoencoder: Autoencoder | None = None
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._cohort = cohort
+
+    def read(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Return the images (N, 1, H, W) of a batch, in [-1, 1].
+
+        Raises:
+            DataError: an image holds values that are not finite or lie outside [-1, 1].
+        """
+        images = load_images(self._cohort, batch)
+        require_usable(images)
+        return images
+
+    def clean(self, read: Tensor, generator: torch.Generator, *, count: int, share: slice) -> Tensor:
+        """Return what `read` gave, once on the device: images need nothing more."""
+        return read
+
+    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return the images (N, 1, H, W) of cohort rows, on the CPU."""
+        return torch.from_numpy(self.read(as_they_are(rows)))
+
+
+class LatentSource:
+    """Latents of the cohort's scans, drawn anew each time they are asked for.
+
+    The moments are stored, never a drawn latent: a denoiser shown the same sampling noise again and again
+    would learn that noise.
+
+    Args:
+        cohort: the cohort.
+        shards: moments of its train rows.
+        autoencoder: the frozen autoencoder, its scaling set, on the training device.
+    """
+
+    def __init__(self, cohort: Cohort, shards: MomentShards, autoencoder: Autoencoder) -> None:
+        self._cohort, self._shards = cohort, shards
+        self.autoencoder: Autoencoder | None = autoencoder
+        self._encoder = autoencoder
+        self._rows = cohort.rows("train")
+
+    def read(self, batch: Batch) -> npt.NDArray[np.float16]:
+        """Return the moments (N, 2 C, h, w) of a batch; rows outside the train split are encoded now.
+
+        Raises:
+            ValueError: a scan is to be mirrored, which stored moments cannot be.
+        """
+        if batch.flipped.any():
+            raise ValueError("latents cannot be mirrored")
+        rows = batch.rows
+        places = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
+        if np.array_equal(self._rows[places], rows):
+            return self._shards.take(places)
+        return encode_rows(self._encoder, self._cohort, rows)
+
+    def clean(self, read: Tensor, generator: torch.Generator, *, count: int, share: slice) -> Tensor:
+        """Draw normalised latents (n, C, h, w) from moments that `read` gave.
+
+        Args:
+            read: the moments of this process's scans, on the device.
+            generator: of this step, on the device; every call draws anew.
+            count: scans of the whole batch, for all of which noise is drawn.
+            share: this process's places in it.
+        """
+        mean, logvar = read.float().chunk(2, dim=1)
+        noise = torch.randn((count, *mean.shape[1:]), generator=generator, device=mean.device)[share]
+        return self._encoder.normalise(sample_latents(mean, logvar, noise))
+
+    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return the expected latents (N, C, h, w) of cohort rows, normalised, on the training device."""
+        read = torch.from_numpy(self.read(as_they_are(rows))).to(self._encoder.scale.device)
+        return self._encoder.normalise(read.float().chunk(2, dim=1)[0])
+
+
+def open_source(
+    cohort: Cohort,
+    folder: Path | None,
+    settings: TrainSettings,
+    plan: MachinePlan,
+    ranks: Ranks,
+    *,
+    seed: int,
+    inputs_digest: str,
+) -> PixelSource | LatentSource:
+    """Return what the denoiser learns from; in latent mode, train the autoencoder and encode first.
+
+    Killed at any moment, it goes on from the last saved state of the autoencoder or the last whole shard.
+
+    Args:
+        cohort: the cohort.
+        folder: the checkpoint directory, which gets `autoencoder.safetensors` in latent mode; None on every
+            process but the first.
+        settings: training settings.
+        plan: device, threads and arithmetic.
+        ranks: the processes that train together.
+        seed: run seed.
+        inputs_digest: digest of the run's inputs.
+
+    Raises:
+        DataError: the latents of such small scans would be too small.
+        TrainingError: the autoencoder's loss or latents are no longer finite.
+    """
+    if not settings.latent.enabled:
+        return PixelSource(cohort)
+    spec = settings.latent.autoencoder_spec(cohort.info.image_size)
+    header = {"autoencoder": spec.to_dict(), "inputs_digest": inputs_digest}
+    autoencoder = Autoencoder(spec)
+    path = None if folder is None else folder / AUTOENCODER_NAME
+    finished = ranks.same(path is not None and _load_finished(path, autoencoder, header))
+    if finished:
+        autoencoder.to(plan.device)
+        ranks.same_tensors(list(autoencoder.state_dict().values()))
+    else:
+        trainer = AutoencoderTrainer(
+            cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+        )
+        autoencoder = trainer.run()
+    shards = encode_cohort(freeze_autoencoder(autoencoder), cohort, folder, ranks)
+    if not finished:
+        # The same on every process: all read the same shards.
+        autoencoder.set_scaling(*shards.statistics(), target_std=settings.sigma_data)
+        if path is not None:
+            with storage_errors(path):
+                write_tensors(path, autoencoder.state_dict(), header)
+    return LatentSource(cohort, shards, autoencoder)
+
+
+def _load_finished(path: Path, autoencoder: Autoencoder, header: dict[str, Any]) -> bool:
+    """Load the autoencoder that this run has finished before; return whether it has."""
+    if not path.is_file():
+        return False
+    try:
+        found = read_tensors(path, autoencoder.state_dict())
+        if found.metadata != header:
+            raise ValueError("it belongs to another run")
+        load_into(autoencoder, found.tensors)
+    except (ValueError, OSError) as error:
+        logger.warning("%s cannot be used (%s); going on from its saved state", path.name, error)
+        return False
+    return True

@@ -1,0 +1,124 @@
+"""Measuring what the averaged denoiser remembers: its loss on train scans against its loss on val scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models.devices import choices, to_device
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.objective import denoising_loss
+from models.noise import initial_noise, stream_seed
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.conditions import CohortConditions
+from pipeline.train.latent.sources import LatentSource, PixelSource
+from pipeline.train.settings import TrainSettings
+
+MIN_PAIRS = 12
+"""Fewest pairs of scans from which a gap's standard error can be told."""
+MAX_PAIRS = 256
+NUM_LEVELS = 4
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One measurement.
+
+    Attributes:
+        train, val: mean denoising loss of the train scans and of the val scans.
+        mean, error: mean of (val - train) over the pairs, and its standard error.
+    """
+
+    train: float
+    val: float
+    mean: float
+    error: float
+
+
+class PairedScans:
+    """Pairs of one train scan and one val scan of the same class, with noise that is always the same.
+
+    The pairs come from the val split and never from the holdout: the privacy gate tests on the holdout, and a
+    checkpoint chosen by it would have seen its own examination. Scans of one patient are not told apart, as
+    training reads no table; where a patient has many, the standard error is too small by that.
+
+    Args:
+        cohort: the cohort.
+        source: what the denoiser learns from.
+        conditions: what it tells of each scan.
+        settings: training settings; noise levels lie at even shares of the distribution trained on.
+        seed: run seed.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        source: PixelSource | LatentSource,
+        conditions: CohortConditions,
+        settings: TrainSettings,
+        seed: int,
+    ) -> None:
+        self._source, self._conditions, self._settings, self._seed = source, conditions, settings, seed
+        self.train, self.val = _pairs(cohort, seed)
+        share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
+        self._levels = (torch.special.ndtri(share) * settings.sigma_std + settings.sigma_mean).exp()
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    @torch.no_grad()
+    def measure(self, denoiser: Denoiser) -> Gap:
+        """Measure the gap of a denoiser, on its device."""
+        train, val = self._losses(denoiser, self.train), self._losses(denoiser, self.val)
+        gap = val - train
+        error = float(gap.std(ddof=1)) / len(gap) ** 0.5
+        return Gap(float(train.mean()), float(val.mean()), float(gap.mean()), error)
+
+    def _losses(self, denoiser: Denoiser, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return the loss of each scan (N,), the mean over the noise levels."""
+        device = next(denoiser.parameters()).device
+        losses = [
+            self._loss(denoiser, rows[first : first + _BATCH], first, device)
+            for first in range(0, len(rows), _BATCH)
+        ]
+        return np.concatenate(losses)
+
+    def _loss(
+        self, denoiser: Denoiser, rows: npt.NDArray[np.int64], first: int, device: torch.device
+    ) -> npt.NDArray[np.float64]:
+        clean = to_device(self._source.expected(rows), device)
+        codes = to_device(torch.from_numpy(self._conditions.codes(rows)), device)
+        wide = choices(device).wide
+        total = torch.zeros(len(rows), dtype=wide, device=device)
+        for level, sigma in enumerate(self._levels.tolist()):
+            # The noise belongs to the place among the pairs: both scans of a pair are given the same.
+            seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
+            total += denoising_loss(
+                denoiser,
+                clean,
+                codes,
+                sigma=torch.full((len(rows),), sigma, device=device),
+                noise=to_device(initial_noise(seeds, tuple(clean.shape[1:])), device),
+                sigma_data=self._settings.sigma_data,
+                parametrisation=self._settings.parametrisation,
+            ).to(wide)
+        mean: npt.NDArray[np.float64] = (total / NUM_LEVELS).cpu().double().numpy()
+        return mean
+
+
+def _pairs(cohort: Cohort, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows of train scans and of val scans (N,), class by class, at most `MAX_PAIRS`."""
+    generator = np.random.Generator(np.random.PCG64(stream_seed(seed, "gap pairs")))
+    train: list[int] = []
+    val: list[int] = []
+    for label in range(len(cohort.info.classes)):
+        seen, unseen = cohort.rows("train", label), cohort.rows("val", label)
+        count = min(len(seen), len(unseen))
+        train += generator.permutation(seen)[:count].tolist()
+        val += generator.permutation(unseen)[:count].tolist()
+    chosen = np.sort(generator.permutation(len(train))[:MAX_PAIRS])
+    return np.array(train, dtype=np.int64)[chosen], np.array(val, dtype=np.int64)[chosen]

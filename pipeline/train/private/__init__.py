@@ -1,0 +1,1 @@
+"""Differentially private training: budget, Poisson sampling and step."""

@@ -1,0 +1,173 @@
+"""The privacy budget of a training: how much noise it needs, and what has been spent in the end."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.guarantee import DifferentialPrivacy, require_opacus
+from pipeline.errors import DataError, UsageError
+from pipeline.storage import make_private_directory, write_text
+from pipeline.train.private.patients import train_patients
+from pipeline.train.private.settings import PrivateSettings
+from pipeline.train.settings import TrainSettings
+from pipeline.train.state import FOLDER_NAME
+
+if TYPE_CHECKING:
+    from opacus.accountants import IAccountant
+
+logger = logging.getLogger(__name__)
+
+SECRET_NAME = "noise.key"
+SECRET_BYTES = 16
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """How a private training draws its scans and its noise.
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over the bound of a patient's gradient.
+        sample_rate: chance of each patient to be part of a step.
+        max_grad_norm: the bound; delta: of the guarantee.
+        unit: `patient` or `image`; num_units: how many there are in train.
+        secret: seed of what has to stay secret: which patients a step sees, and the noise.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    max_grad_norm: float
+    delta: float
+    unit: Literal["patient", "image"]
+    num_units: int
+    secret: int
+
+    def spent(self, num_steps: int) -> DifferentialPrivacy:
+        """Return what `num_steps` steps have spent."""
+        from opacus.accountants import PRVAccountant
+
+        return DifferentialPrivacy(
+            epsilon=self.spent_by_rdp(num_steps),
+            delta=self.delta,
+            prv_epsilon=self._epsilon(PRVAccountant(), num_steps),
+            unit=self.unit,
+            num_units=self.num_units,
+            noise_multiplier=self.noise_multiplier,
+            max_grad_norm=self.max_grad_norm,
+            sample_rate=self.sample_rate,
+            num_steps=num_steps,
+        )
+
+    def spent_by_rdp(self, num_steps: int) -> float:
+        """Return the epsilon that `num_steps` steps have spent, by Renyi accounting."""
+        from opacus.accountants import RDPAccountant
+
+        return self._epsilon(RDPAccountant(), num_steps)
+
+    def _epsilon(self, accountant: IAccountant, num_steps: int) -> float:
+        accountant.history = [(self.noise_multiplier, self.sample_rate, num_steps)]
+        with _opacus_silent():
+            return float(accountant.get_epsilon(delta=self.delta))
+
+
+def make_budget(cohort: Cohort, folder: Path, settings: TrainSettings) -> PrivacyBudget | None:
+    """Return the budget of a private training, or None where none was asked for.
+
+    Args:
+        cohort: the cohort to learn from.
+        folder: the checkpoint directory, where the secret is kept until the training is done.
+        settings: training settings.
+
+    Raises:
+        UsageError: Opacus is not installed, or the budget cannot be kept by any amount of noise.
+        DataError: a step would see more patients than there are.
+    """
+    asked = settings.dp
+    if asked.epsilon is None:
+        return None
+    require_opacus(asked.epsilon)
+    from opacus.accountants.utils import get_noise_multiplier
+
+    count = len(train_patients(cohort))
+    if settings.batch_size > count:
+        raise DataError(
+            f"a step would see {settings.batch_size} patients of {count}",
+            field="train.batch_size",
+            value=settings.batch_size,
+            remedy=f"Set train.batch_size to {count} or less.",
+        )
+    rate, delta = settings.batch_size / count, _delta(asked, count)
+    try:
+        with _opacus_silent():
+            noise = get_noise_multiplier(
+                target_epsilon=asked.epsilon,
+                target_delta=delta,
+                sample_rate=rate,
+                steps=settings.num_steps,
+                accountant="rdp",
+            )
+    except ValueError as error:
+        raise UsageError(
+            f"no amount of noise keeps {settings.num_steps} steps within epsilon {asked.epsilon} at delta "
+            f"{delta:.1e}",
+            field="train.dp.epsilon",
+            value=asked.epsilon,
+            remedy="Raise train.dp.epsilon or train.dp.delta.",
+        ) from error
+    logger.info(
+        "private training: noise multiplier %.2f, %.1f of %d patients a step expected",
+        noise,
+        settings.batch_size,
+        count,
+    )
+    return PrivacyBudget(
+        noise_multiplier=float(noise),
+        sample_rate=rate,
+        max_grad_norm=asked.max_grad_norm,
+        delta=delta,
+        unit="patient" if cohort.info.has_patient_ids else "image",
+        num_units=count,
+        secret=_secret(folder),
+    )
+
+
+def forget_secret(folder: Path) -> None:
+    """Remove the secret of a finished training: with it the noise could be taken off again."""
+    (folder / FOLDER_NAME / SECRET_NAME).unlink(missing_ok=True)
+
+
+def _delta(asked: PrivateSettings, count: int) -> float:
+    return asked.delta if asked.delta is not None else 1.0 / (10.0 * count)
+
+
+def _secret(folder: Path) -> int:
+    """Return the secret of an unfinished training, drawn where there is none.
+
+    It is not the run's seed, which a release publishes.
+    """
+    path = make_private_directory(folder / FOLDER_NAME) / SECRET_NAME
+    if not path.is_file():
+        write_text(path, secrets.token_hex(SECRET_BYTES), private=True)
+    try:
+        return int(path.read_text(encoding="ascii"), 16)
+    except ValueError as error:
+        raise DataError(
+            "the secret of this private training is not readable",
+            field="checkpoint",
+            remedy="Train again with --force.",
+        ) from error
+
+
+@contextmanager
+def _opacus_silent() -> Iterator[None]:
+    """Silence advice on the orders of Renyi divergences, which changes no result."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

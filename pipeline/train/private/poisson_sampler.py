@@ -1,0 +1,68 @@
+"""Which scans a private training step sees: each patient by a coin of its own, and one scan of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.noise import stream_seed
+from pipeline.artifacts.cohort import Cohort
+from pipeline.train.batches import Batch, BatchPlan
+from pipeline.train.private.patients import train_patients
+from pipeline.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from pipeline.train.private.budget import PrivacyBudget
+
+
+def draw_of(
+    cohort: Cohort, settings: TrainSettings, seed: int, budget: PrivacyBudget | None
+) -> BatchPlan | PatientDraw:
+    """Return what draws the scans of every step: batches, or patients by their own coins under a budget."""
+    if budget is not None:
+        return PatientDraw(
+            cohort,
+            sample_rate=budget.sample_rate,
+            horizontal_flip=settings.horizontal_flip,
+            secret=budget.secret,
+        )
+    return BatchPlan(
+        cohort,
+        batch_size=settings.batch_size,
+        class_balance=settings.class_balance,
+        balance_by=settings.balance_by,
+        horizontal_flip=settings.horizontal_flip,
+        seed=seed,
+    )
+
+
+class PatientDraw:
+    """Draws patients for every step independently of one another (Poisson sampling).
+
+    The accountant assumes just that; a step so sees more or fewer scans than expected, or none. Of each
+    patient drawn one scan is taken, so that a patient moves a step by one clipped gradient.
+
+    Args:
+        cohort: the cohort; rows of its train split are drawn.
+        sample_rate: chance of each patient to be part of a step.
+        horizontal_flip: whether half of the scans are mirrored.
+        secret: seed of the draws.
+    """
+
+    def __init__(self, cohort: Cohort, *, sample_rate: float, horizontal_flip: bool, secret: int) -> None:
+        patients = train_patients(cohort)
+        self._sizes = np.array([len(rows) for rows in patients], dtype=np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._rows = np.concatenate(patients)
+        self._sample_rate, self._horizontal_flip, self._secret = sample_rate, horizontal_flip, secret
+
+    def batch(self, step: int) -> Batch:
+        """Return the scans of `step` (counted from 0)."""
+        generator = np.random.Generator(np.random.PCG64(stream_seed(self._secret, "patients", step)))
+        drawn = np.flatnonzero(generator.random(len(self._sizes)) < self._sample_rate)
+        scan = generator.integers(self._sizes[drawn])
+        flipped = np.zeros(len(drawn), dtype=np.bool_)
+        if self._horizontal_flip:
+            flipped = generator.random(len(drawn)) < 0.5
+        return Batch(self._rows[self._starts[drawn] + scan], flipped)

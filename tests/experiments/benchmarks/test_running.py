@@ -1,0 +1,48 @@
+"""A benchmark that has not been run for a while must still run: the quick ones are, at their smallest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cohorts import write_cohort
+from tests.experiments.benchmarks import agreement, gate, overhead, sampling, training
+from tests.experiments.benchmarks.rows import Row, Skipped
+from tests.pipeline.privacy.sets import fresh, write_candidates
+
+SMALL: dict[str, Callable[[], Iterable[Row | Skipped]]] = {
+    "sampling": lambda: sampling.measure(rounds=1, per_class=4, train_steps=2),
+    "training": lambda: training.measure(rounds=1, steps=20, image_size=8),
+    "gate": lambda: gate.measure(train=64, holdout=16, candidates=8, size=16, features=400),
+    "overhead": lambda: overhead.measure(rounds=1, steps=20, image_size=8),
+}
+
+
+SLOWER = "training"
+"""Each of its rows starts processes of three libraries: over half a minute on a busy machine."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == SLOWER else ()) for name in SMALL]
+)
+def test_it_runs_and_gives_ratios(name: str) -> None:
+    rows = [row for row in SMALL[name]() if isinstance(row, Row)]
+    assert rows
+    assert all(ratio > 0 for row in rows for ratio in row.ratios)
+
+
+def test_agreement_reads_what_was_drawn_and_notices_a_wrong_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cohort(tmp_path / "cohort", num_scans=300)
+    pixels, labels = fresh(60, seed=1)
+    wrong = np.where(np.arange(60) < 30, labels, (labels + 1) % 3)
+    write_candidates(tmp_path / "candidates", pixels, wrong, per_class=20)
+    assert agreement.main([str(tmp_path), "--seeds", "0", "--steps", "150"]) == 0
+    told = dict(re.findall(r"seed 0: (val scans|drawn): ([0-9.]+) of", capsys.readouterr().out))
+    assert float(told["val scans"]) > 0.9
+    assert 0.4 <= float(told["drawn"]) <= 0.6
