@@ -31,11 +31,11 @@ SETTINGS = QUICK.model_copy(update={"num_threads": 1, "membership": FAST})
 WORK = """
 import json, os, signal, sys
 from pathlib import Path
-from pipeline.privacy import halfway, run_audit
+from pipeline.privacy import partial_results, run_audit
 from pipeline.privacy.membership import attack
 from pipeline.privacy.settings import AuditSettings
 from pipeline.privacy.search.views import Views
-halfway.QUERIES_A_PIECE = {piece}
+partial_results.QUERIES_A_PIECE = {piece}
 searched, scored, search, score = [], [], Views.search, attack.attack_scores
 def searching(self, images, own=None):
     if len(searched) == {limit} and os.environ["RANK"] == "1":

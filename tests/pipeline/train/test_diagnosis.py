@@ -17,8 +17,8 @@ from pipeline.artifacts.checkpoint import read_checkpoint_info
 from pipeline.errors import DataError, TrainingError
 from pipeline.records import CohortRef
 from pipeline.train import TrainSettings, run_train
+from pipeline.train.batches import require_usable
 from pipeline.train.loop import Trainer
-from pipeline.train.prefetch import require_usable
 from tests import tiny
 
 FIELDS: Mapping[str, Any] = {

@@ -35,7 +35,7 @@ SECRETS = ("Doe", "MRN", "2.25", "nowhere")
 
 
 def read(data: bytes, **options: Any) -> list[Any]:
-    rule = ReadRule("dicom", "/nowhere", patient_tag="PatientID", dicom=DicomOptions(**options))
+    rule = ReadRule("dicom", "/nowhere", patient_tag="PatientID", options=DicomOptions(**options))
     return list(dicom.read(ScanTask(rule, "f"), data))
 
 
@@ -186,7 +186,7 @@ def test_a_deflated_data_set_is_unpacked_within_bounds(monkeypatch: pytest.Monke
     made = header(EVERY)
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     assert (read(written(made))[0].pixels == EVERY).all()
-    monkeypatch.setattr("pipeline.sources.dicom.parse.MAX_INFLATED_BYTES", 4096)
+    monkeypatch.setattr("pipeline.sources.dicom.deflate.MAX_INFLATED_BYTES", 4096)
     assert refusal(written(made)) == "file too large"
     data = written(made)
     start = len(data) - 200

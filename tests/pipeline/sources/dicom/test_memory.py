@@ -17,7 +17,7 @@ from tests.pipeline.sources.dicom.dicoms import header
 MEASURE = """
     import io, resource, sys
     import numpy as np
-    from pipeline.sources import dicom
+    from pipeline.sources.dicom import source as dicom
     from pipeline.sources.base import ReadRule, ScanTask
 
     data = open(sys.argv[1], "rb").read()

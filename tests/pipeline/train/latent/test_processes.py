@@ -21,7 +21,8 @@ import json, sys
 from pathlib import Path
 from pipeline.records import CohortRef
 from pipeline.stage import load_reference
-from pipeline.train import TrainSettings, moments, run_train
+from pipeline.train import TrainSettings, run_train
+from pipeline.train.latent import moments
 moments.SHARD_ROWS = 48
 cohort = load_reference(CohortRef, Path(sys.argv[1]))
 made = run_train(cohort, Path(sys.argv[2]), TrainSettings(**json.loads(sys.argv[3])), seed=4)
