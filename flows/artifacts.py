@@ -1,7 +1,7 @@
-"""What the Prefect interface shows of a run: the gate's verdict, synthetic images, the metrics.
+"""Prefect artifacts of a run: the gate's verdict, synthetic images, the metrics.
 
-No patient data: only aggregates and released images go here, for the Prefect database is none of the
-private folders.
+They contain only aggregates and released images, no patient data, because the Prefect database is not one of
+the private folders.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from pipeline.artifacts.evaluation_report import EvaluationReport, read_evaluation_report
+from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Figure, read_evaluation_report
 from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.wording.evaluation import fidelity_words
 from pipeline.wording.privacy import model_words, release_words, tally
@@ -30,7 +30,7 @@ def show_verdict(audit: Path, policy: str, report: Path) -> None:
     Args:
         audit: audit directory.
         policy: gate policy of the run.
-        report: where the run's private report will lie.
+        report: path of the run's private report.
     """
     create_markdown_artifact(
         key=VERDICT_KEY,
@@ -40,7 +40,7 @@ def show_verdict(audit: Path, policy: str, report: Path) -> None:
 
 
 def verdict_markdown(privacy: PrivacyReport, policy: str, report: Path) -> str:
-    """Return the verdict in words, one row a class, as Markdown."""
+    """Return the verdict as Markdown, with one row per class."""
     rows = [
         f"| {_cell(name)} | {part.verdict} | {part.asked} | {part.candidates} "
         f"| {part.accepted} | {part.short} |"
@@ -56,7 +56,7 @@ def verdict_markdown(privacy: PrivacyReport, policy: str, report: Path) -> str:
             "",
             *reasons,
             "",
-            "| class | verdict | asked | candidates | accepted | short |",
+            "| class | verdict | requested | candidates | accepted | missing |",
             "|---|---|---:|---:|---:|---:|",
             *rows,
             "",
@@ -96,14 +96,11 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
         against = f"{found.chosen_arm} against {found.compared_with}"
         rows.append(_row("change in test AUC", against, change.value, change.low, change.high))
     for part in report.fidelity:
-        rows.append(_row("KID", part.scope, part.kid.value, part.kid.low, part.kid.high))
-        floor = part.kid_floor
-        rows.append(_row("KID floor (real to real)", part.scope, floor.value, floor.low, floor.high))
-        rows.append(_row("KID against its floor", part.scope, fidelity_words(part)))
-        if part.fid is not None:
-            rows.append(_row("FID", part.scope, part.fid))
-        if part.fid_floor is not None:
-            rows.append(_row("FID floor (real to real)", part.scope, part.fid_floor))
+        for distance in part.distances:
+            rows += _figure(distance.heading, part.scope, distance.value)
+            rows += _figure(f"{distance.heading} floor (real to real)", part.scope, distance.floor)
+            if distance.name == "kid":
+                rows.append(_row("KID against its floor", part.scope, fidelity_words(part)))
     for arm in report.arms:
         name = arm.arm if arm.ratio is None else f"{arm.arm} x{arm.ratio:g}"
         for split, metrics in (("val", arm.val), ("test", arm.test)):
@@ -115,6 +112,15 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
     for name, share in report.label_agreement_shuffled.items():
         rows.append(_row("label agreement, labels shuffled", name, share.value, share.low, share.high))
     return rows
+
+
+def _figure(measure: str, scope: str, value: Figure) -> list[dict[str, Any]]:
+    """Return the row of a figure, none if it was not measured."""
+    if value is None:
+        return []
+    if isinstance(value, Estimate):
+        return [_row(measure, scope, value.value, value.low, value.high)]
+    return [_row(measure, scope, value)]
 
 
 def _row(
@@ -136,5 +142,5 @@ def _short(value: float | str | None) -> float | str:
 
 
 def _cell(text: str) -> str:
-    """Keep class names and reasons from breaking out of a Markdown table or of its page."""
+    """Escape class names and reasons for a cell of a Markdown table."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Registering the flow with a Prefect server, so that a worker runs it on request or on a schedule."""
+"""Registers the flow with a Prefect server, so that a worker runs it on request or on a schedule."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def register_deployment(
     url = configured_api_url()
     if not url:
         raise UsageError(
-            "a deployment needs a lasting Prefect server",
+            "a deployment needs a permanent Prefect server",
             field="PREFECT_API_URL",
             remedy="Run `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api.",
         )
@@ -101,5 +101,5 @@ def _check_pool(name: str) -> None:
                 "no work pool of this name",
                 field="--work-pool",
                 value=name,
-                remedy=f"Make it with: prefect work-pool create --type process {name}",
+                remedy=f"Create it with: prefect work-pool create --type process {name}",
             ) from error

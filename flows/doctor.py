@@ -1,4 +1,4 @@
-"""What `phosphor doctor` looks at: each finding a fact, a judgement and a remedy; nothing is changed."""
+"""The checks of `phosphor doctor`: each finding is a fact, a judgement and a remedy; nothing is changed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ MIN_FREE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One finding about this machine.
 
     Attributes:
-        subject: what; fact: what was found; good: whether a run can work with it; remedy: what to do if not.
+        subject: what was checked.
+        fact: what was found.
+        good: whether a run works with it.
+        remedy: what to do if it does not.
     """
 
     subject: str
@@ -80,9 +83,7 @@ def _compute() -> Iterator[Finding]:
         yield Finding("gpu", "Apple's, through torch's MPS")
     else:
         yield Finding("gpu", "none: training and sampling use the CPU")
-    lacking = (
-        "" if has_bf16(device) else "no bf16 of its own: networks compute in fp32, at about half the speed"
-    )
+    lacking = "" if has_bf16(device) else "no native bf16: networks compute in fp32, at about half the speed"
     yield Finding("arithmetic", lacking or f"bf16 and fp32 ({device.type})")
 
 

@@ -1,4 +1,4 @@
-"""Logs on stderr, and a private file for the traceback of what nobody expected."""
+"""Logs on stderr, and a private file for the traceback of an unexpected error."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ OWN_LOGGERS = ("pipeline", "models", "flows")
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever `sys.stderr` is now, so that lines and a live progress bar do not overwrite."""
+    """Writes to the current `sys.stderr`, so that log lines do not overwrite a progress bar."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
-        """The present `sys.stderr`."""
+        """The current `sys.stderr`."""
         return sys.stderr
 
 
 def set_up_logs() -> None:
     """Show messages of Phosphor's own packages on stderr, at INFO, or DEBUG under `--debug`. Repeatable.
 
-    Of several processes that work together, only the first one says more than warnings.
+    Of several processes of one job, only the first one logs more than warnings.
     """
     level = logging.DEBUG if debugging() else logging.INFO
     if os.environ.get("RANK", "0") != "0" and not debugging():
@@ -60,9 +60,9 @@ def where_raised(error: BaseException) -> str:
 
 
 def write_failure(error: BaseException) -> Path:
-    """Write the full traceback into a new private file and return its path.
+    """Write the full traceback to a new private file and return its path.
 
-    It lies in the user's log folder; a user without a home gets a temporary one.
+    The file is in the user's log folder, or in a temporary folder if the user has no home.
     """
     from platformdirs import user_log_path
 

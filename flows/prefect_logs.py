@@ -18,7 +18,7 @@ class _NoTraceback(logging.Filter):
 
 
 def without_tracebacks() -> None:
-    """Drop the traceback (never the message) of whatever Prefect logs about runs. Repeatable."""
+    """Drop the traceback (never the message) of Prefect's log records about runs. Repeatable."""
     for name in _PREFECT_LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(entry, _NoTraceback) for entry in logger.filters):

@@ -1,4 +1,4 @@
-"""Prefect's remembered task results of a run directory, kept whole over kills."""
+"""Prefect's cached task results of a run directory, repaired after a kill."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def drop_torn_results(folder: Path) -> int:
-    """Remove remembered results that a kill left half written; the stages' own outputs are what counts.
+    """Remove cached results that a kill left incomplete; the stages' own outputs are what counts.
 
     Returns:
-        How many were removed.
+        Number of removed results.
     """
     removed = 0
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:

@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 TIMINGS_NAME = "timings.json"
 STAGES = ("cohort", "checkpoint", "candidates", "audit", "release", "evaluation")
-"""Directories of a run, in the order in which they are made."""
+"""Directories of a run, in the order of the stages."""
 
 RefT = TypeVar("RefT", bound=Reference)
 
 
 def default_out(manifest_name: str, recipe: str) -> Path:
-    """Return where a run goes unless it is told: `runs/<manifest name>-<recipe name>`."""
+    """Return the default directory of a run: `runs/<manifest name>-<recipe name>`."""
     return Path("runs") / f"{manifest_name}-{Path(recipe).stem}"
 
 
@@ -45,21 +45,21 @@ def phosphor_run(
     policy: str = "strict",
     force: bool = False,
 ) -> dict[str, Any]:
-    """Ingest, train, sample, audit, release and evaluate, each reused where it is done already.
+    """Ingest, train, sample, audit, release and evaluate; finished stages are reused.
 
     Args:
         manifest: path of the data manifest.
         recipe: recipe name or path.
         out: run directory; None is `runs/<manifest name>-<recipe>`.
         overrides: `key=value` settings on top of the recipe.
-        policy: gate policy; a deployment is `strict` unless someone asks otherwise for this one run.
+        policy: gate policy; a deployment is `strict` unless a run sets another one.
         force: replace outputs made from other inputs.
 
     Returns:
-        Where everything is, with the verdicts, as JSON-serialisable values.
+        Paths of all outputs, with the verdicts, as JSON-serialisable values.
 
     Raises:
-        GateRefusedError: the gate does not allow a release; the report is written all the same.
+        GateRefusedError: the gate does not allow a release; the report is still written.
     """
     without_tracebacks()
     settings = load_recipe(recipe, [*(overrides or []), f"release.policy={policy}"])
@@ -69,7 +69,7 @@ def phosphor_run(
 
 
 class Run:
-    """One run directory and what has been done in it."""
+    """One run directory and its finished stages."""
 
     def __init__(self, folder: Path, recipe: Recipe, force: bool) -> None:
         self.folder = make_private_directory(folder.absolute())
@@ -78,7 +78,7 @@ class Run:
         keep_recipe(self.folder, recipe)
 
     def carry_out(self, path: Path, manifest: Manifest) -> dict[str, Any]:
-        """Do what is not done yet, in order, and return where everything is."""
+        """Run the unfinished stages in order, and return the paths of all outputs."""
         recipe, seed = self.recipe, self.recipe.seed
         source = {"name": manifest.name, "license": manifest.license, "citation": manifest.citation}
         force = {"force": self.force}
@@ -151,13 +151,13 @@ class Run:
         }
 
     def _stage(self, name: str, task: Callable[..., RefT], **inputs: Any) -> Any:
-        """Call one task for its directory; say whether its output was there already."""
+        """Call one task for its directory, and log whether its output was reused."""
         out = self.folder / name
         before = _on_disk(name, out)
         started = time.monotonic()
         reference: RefT = task(out=out, **inputs)
         if not _still_there(reference):
-            # Prefect remembers a reference whose directory was removed or replaced since.
+            # Prefect has cached a reference whose directory was since removed or replaced.
             again: Any = task.with_options(refresh_cache=True)  # type: ignore[attr-defined]
             reference = again(out=out, **inputs)
         if before == reference.digest:
@@ -167,7 +167,7 @@ class Run:
             counts = ", ".join(f"{count} {what}" for what, count in reference.counts.items())
             logger.info("%s: made %s (%s)", name, out, counts)
         if name != "release":
-            # A release is complete as it is checksummed: its recipe lies in provenance.json.
+            # A release must not get files that its checksums do not list: its recipe is in provenance.json.
             keep_recipe(out, self.recipe)
         return reference
 

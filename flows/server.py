@@ -1,10 +1,10 @@
 """The Prefect API a run talks to: the user's own server, or a temporary one that ends with the run.
 
-Prefect can start a temporary server itself, but only from inside the first call to its API, after importing
-the whole server into the client too, and it leaves the server behind when the client is killed. The one
-started here comes up while the client imports torch, and it ends when its standard input closes, which the
-kernel does for it even after a `kill -9`. Its database lies in the run directory: the user's own may be of
-another version of Prefect, locked by another server, or in a home that cannot be written.
+Prefect can start a temporary server itself, but only within the first call to its API, after importing the
+whole server into the client, and the server keeps running if the client is killed. The server started here
+starts while the client imports torch. It ends when its standard input closes, which happens even after a
+`kill -9`. Its database is in the run directory, because the user's database may be of another version of
+Prefect, locked by another server, or in a home that cannot be written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FOLDER_NAME, DATABASE_NAME, MESSAGES_NAME = ".prefect-server", "prefect.db", "me
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DATABASE_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 ERROR_LINE = re.compile(r"[\w.]+(Error|Exception): ")
-"""Last line of a traceback: what comes after it tells what followed, not why."""
+"""Last line of a traceback: later lines describe consequences, not the cause."""
 LONGEST_CAUSE = 300
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -57,7 +57,7 @@ class ServerError(PhosphorError):
 
 
 def set_quiet_environment(*, console: bool = False) -> None:
-    """Set Prefect's environment defaults; what the user has set stays.
+    """Set Prefect's environment defaults without changing what the user has set.
 
     Args:
         console: whether Prefect prints its own log lines too (Phosphor prints the same facts itself).
@@ -132,13 +132,13 @@ def api_server(folder: Path) -> Iterator[Any]:
         with temporary_settings({PREFECT_API_URL: url}):
             yield wait
     finally:
-        # The server ends by itself within seconds; nobody needs to wait for its background services.
+        # The server ends by itself within seconds; there is no need to wait for its background services.
         if process.stdin:
             process.stdin.close()
 
 
 def flush_to_api() -> None:
-    """Send the log lines and events that Prefect still holds, while the API is there to take them."""
+    """Send the log lines and events that Prefect still buffers, while the API is available."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -157,7 +157,7 @@ def answers(url: str) -> bool:
 
 
 def _own_database(home: Path) -> dict[str, str]:
-    """Return the settings of a temporary server that keep it to its own folder, but for a database named."""
+    """Return settings that keep a temporary server to its own folder, except for a database set by users."""
     own = {"PREFECT_HOME": str(home)}
     if not any(os.environ.get(name) for name in DATABASE_VARIABLES):
         own[DATABASE_VARIABLES[0]] = f"sqlite+aiosqlite:///{(home / DATABASE_NAME).as_posix()}"
@@ -165,13 +165,14 @@ def _own_database(home: Path) -> dict[str, str]:
 
 
 def _begun_database(home: Path) -> Callable[[], None]:
-    """Put a database there that has its tables already, which Prefect takes many seconds to make.
+    """Copy a cached database with all tables, which Prefect takes many seconds to create.
 
     Returns:
-        What keeps one for the next run directory; to be called when a server is up and nothing has run yet.
+        A function that caches the database for the next run directory. Call it when a server is up and
+        nothing has run yet.
     """
     database, kept = home / DATABASE_NAME, None
-    # Without a cache that can be used, Prefect makes all of it each time.
+    # Without a usable cache, Prefect creates the database each time.
     with contextlib.suppress(PhosphorError, OSError):
         kept = cache_directory() / f"prefect-{version('prefect')}.db"
         if kept.is_file() and not database.exists():
@@ -213,7 +214,7 @@ def _await_health(url: str, process: subprocess.Popen[bytes] | None = None, said
             raise ServerError(
                 f"the temporary Prefect server ended with code {process.returncode}{_cause(said)}",
                 field="prefect",
-                remedy=f"Mend that ({said} has all it said), or start `prefect server start` and set "
+                remedy=f"Fix the cause (see {said}), or start `prefect server start` and set "
                 "PREFECT_API_URL.",
             )
         if answers(url):
@@ -243,7 +244,7 @@ def _serve(port: int) -> None:
     def end_with_parent() -> None:
         sys.stdin.buffer.read()
         server.should_exit = True
-        # Background services may take long to stop; the parent is gone or has all it needs.
+        # Background services may take long to stop, and the parent no longer needs them.
         time.sleep(5)
         os._exit(0)
 

@@ -35,10 +35,10 @@ _REFERENCE: dict[str, Any] = {
 
 
 class StageFailedError(PhosphorError):
-    """A stage ended in an error that is none of Phosphor's own; its traceback lies in a private file.
+    """A stage failed with an unexpected error; its traceback is in a private file.
 
     Attributes:
-        transient: whether the same call may succeed a little later (reading or writing failed).
+        transient: whether the same call may succeed later (reading or writing failed).
     """
 
     transient = False
@@ -46,7 +46,7 @@ class StageFailedError(PhosphorError):
 
 @contextlib.contextmanager
 def _private_failures() -> Iterator[None]:
-    """Keep the text of unexpected errors, which may hold paths and names, out of the Prefect database."""
+    """Keep the text of unexpected errors, which may contain paths and names, out of the Prefect database."""
     try:
         yield
     except PhosphorError:
@@ -66,7 +66,7 @@ def _private_failures() -> Iterator[None]:
 
 
 def _worth_retrying(_task: Any, _run: Any, state: Any) -> bool:
-    """Retry what failed in reading or writing; an error that Phosphor explained stays one."""
+    """Return whether to retry: only failures of reading or writing, not errors that Phosphor explains."""
     return isinstance(state.data, OSError) or getattr(state.data, "transient", False)
 
 
@@ -77,13 +77,13 @@ _RETRIED: dict[str, Any] = {
 }
 
 
-# Ingest reads files that no reference describes, so the stage itself decides whether its output still holds.
+# Ingest reads files that no reference describes, so the stage itself decides whether its output is current.
 @task(name="ingest", cache_policy=NO_CACHE, result_serializer="json", **_RETRIED)
 def ingest_task(manifest: Path, out: Path, settings: IngestSettings, force: bool) -> CohortRef:
     """Scans of a manifest -> cohort.
 
-    The manifest goes in by its path: Prefect walks through the fields of models it is given, and a manifest's
-    `keys` field would pass for a mapping's method.
+    The manifest is passed by path: Prefect inspects the fields of models that it is given, and would mistake
+    a manifest's `keys` field for the method of a mapping.
     """
     from pipeline.ingest import run_ingest
     from pipeline.manifest import load_manifest
@@ -103,9 +103,9 @@ def train_task(
     force: bool,
     version: int = CheckpointRef.version,
 ) -> CheckpointRef:
-    """Cohort -> checkpoint; goes on from the last saved state of a killed run.
+    """Cohort -> checkpoint; resumes from the last saved state of an interrupted run.
 
-    The digest of the checkpoint to start from is there for the cache, which would know it by its path alone.
+    The digest of the initial checkpoint is an argument for the cache, which would otherwise use its path.
     """
     from pipeline.train import run_train
 
@@ -145,14 +145,12 @@ def audit_task(
 ) -> AuditRef:
     """Candidates and cohort -> audit with its verdict.
 
-    The digests of earlier releases are there for the cache, which would know them by their paths alone.
+    The digests of earlier releases are arguments for the cache, which would otherwise use their paths.
     """
     from pipeline.privacy import run_audit
 
     with _private_failures():
-        return run_audit(
-            candidates.path, cohort.path, out, settings, seed=seed, checkpoint=checkpoint.path, force=force
-        )
+        return run_audit(candidates, cohort, out, settings, seed=seed, checkpoint=checkpoint, force=force)
 
 
 @task(name="release", **_REFERENCE, **_RETRIED)
@@ -171,9 +169,7 @@ def release_task(
     from pipeline.release import run_release
 
     with _private_failures():
-        return run_release(
-            candidates.path, audit.path, out, settings, seed=seed, force=force, provenance=provenance
-        )
+        return run_release(candidates, audit, out, settings, seed=seed, force=force, provenance=provenance)
 
 
 @task(name="evaluate", **_REFERENCE)
@@ -191,4 +187,4 @@ def evaluate_task(
     from pipeline.evaluate import run_evaluate
 
     with _private_failures():
-        return run_evaluate(release.path, cohort.path, out, settings, seed=seed, force=force)
+        return run_evaluate(release, cohort, out, settings, seed=seed, force=force)

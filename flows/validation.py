@@ -1,17 +1,14 @@
-"""What `phosphor validate` finds behind a manifest: which data is there, without decoding a scan."""
+"""The checks of `phosphor validate`: which data a manifest refers to, without decoding a scan."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.artifacts.cohort import PatientIds
 from pipeline.errors import DataError
-from pipeline.identity import KEY_VARIABLE, Pseudonyms, key_path, load_key
+from pipeline.identity import Pseudonyms, existing_key
 from pipeline.manifest import Manifest
-from pipeline.manifest.medmnist_rules import MedmnistSource
-from pipeline.manifest.model import PhantomSource
 
 
 @dataclass
@@ -19,7 +16,7 @@ class Reachable:
     """The data of a manifest.
 
     Attributes:
-        lines: what was found, in words, one source a line.
+        lines: what was found, in words, one line per source.
         counts: scans listed by class; `refused` counts those that have no usable label or patient.
         not_read: reason -> what lies in the sources and is no scan.
         patient_ids: what the ids that are known without reading a header are like; None if none is.
@@ -32,7 +29,7 @@ class Reachable:
 
 
 def reachable_data(manifest: Manifest) -> Reachable:
-    """List what the manifest's sources hold. Downloads and makes nothing.
+    """List the contents of the manifest's sources, without downloading or writing anything.
 
     Raises:
         ManifestError: a variable is not set or a table lacks a column.
@@ -47,19 +44,9 @@ def reachable_data(manifest: Manifest) -> Reachable:
     found = Reachable()
     listed = True
     for number, source in enumerate(manifest.sources):
-        if isinstance(source, PhantomSource):
-            settings = source.settings
-            found.lines.append(
-                f"sources.{number}: phantom of {settings.num_patients} patients, made when ingested"
-            )
-            listed = False
-        elif isinstance(source, MedmnistSource) and not _local(manifest, source):
-            download = source.chosen(None)[1]
-            where = download.url if download else "nowhere"
-            found.lines.append(f"sources.{number}: not on this machine; ingest fetches it from {where}")
-            listed = listed and download is None
-        else:
-            found.lines.append(f"sources.{number}: {source.kind}")
+        elsewhere = source.not_here(manifest.present)
+        found.lines.append(f"sources.{number}: {elsewhere or source.kind}")
+        listed = listed and not elsewhere
     if not listed:
         return found
     listing = list_scans(manifest)
@@ -91,11 +78,5 @@ def reachable_data(manifest: Manifest) -> Reachable:
 
 def _pseudonyms() -> Pseudonyms | None:
     """Return what hashes names, None where there is no key yet: a check makes none."""
-    known = os.environ.get(KEY_VARIABLE) or key_path().exists()
-    return Pseudonyms(load_key()) if known else None
-
-
-def _local(manifest: Manifest, source: MedmnistSource) -> bool:
-    """Tell whether the smallest size of an archive is on this machine."""
-    path = source.chosen(None)[0]
-    return path is not None and manifest.present(path) is not None
+    key = existing_key()
+    return None if key is None else Pseudonyms(key)

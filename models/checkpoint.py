@@ -21,7 +21,7 @@ _SHOWN_NAMES = 4
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a tensor file holds.
+    """Contents of a tensor file.
 
     Attributes:
         tensors: name -> tensor, on the CPU.
@@ -33,32 +33,32 @@ class TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header; ``path`` holds the old content or the new one, never a half.
+    """Write tensors and a JSON header atomically: ``path`` holds either the old or the new content.
 
     Equal tensors and metadata give equal bytes.
 
     Args:
         path: file to write; its folder exists.
         tensors: name -> tensor of any device; stored contiguous.
-        metadata: JSON-ready values.
+        metadata: JSON-serialisable values.
 
     Raises:
-        ValueError: ``metadata`` cannot be written as JSON or a value in it is not finite.
+        ValueError: ``metadata`` cannot be written as JSON, or a value is not finite.
         OSError: the file cannot be written.
     """
     try:
         header = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
     except TypeError as error:
-        raise ValueError(f"metadata must be JSON-ready: {error}") from error
+        raise ValueError(f"metadata must be JSON-serialisable: {error}") from error
     stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # safetensors orders tensors by itself, but shuffles header keys: hence a single key.
+        # safetensors sorts tensors but shuffles header keys: hence a single key.
         try:
             save_file(stored, temporary, metadata={HEADER_KEY: header})
         except SafetensorError as error:
             raise _as_os_error(error) from error
-        # Opened for writing: Windows flushes no other file.
+        # Opened for writing: Windows does not flush other files.
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o600)
@@ -75,8 +75,8 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor] | None = None) -> Te
         expected: name -> tensor whose shape and dtype the stored one must have; None skips this check.
 
     Raises:
-        ValueError: not such a file, or names, shapes, dtypes or the header differ from what is expected, or a
-            tensor holds a value that is not finite.
+        ValueError: not a file of ``write_tensors``; unexpected names, shapes, dtypes or header; or a tensor
+            holds a value that is not finite.
         OSError: the file cannot be read.
     """
     try:
@@ -95,7 +95,7 @@ def read_tensors(path: Path, expected: Mapping[str, Tensor] | None = None) -> Te
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into a model in place, which keeps its device and memory layout.
+    """Copy tensors into a model in place, keeping its device and memory layout.
 
     Raises:
         ValueError: names, shapes or dtypes differ.
@@ -137,7 +137,7 @@ def _compare(path: Path | None, tensors: Mapping[str, Tensor], expected: Mapping
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """safetensors reports a full disk as text; the number in it is what callers decide by."""
+    """Return an OSError with the errno that safetensors reports as text, which callers depend on."""
     text = str(error)
     _, _, tail = text.partition("os error ")
     digits = tail.split(")")[0]

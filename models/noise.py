@@ -1,4 +1,4 @@
-"""One seed an image: seeds and initial noise that do not depend on the batch an image is made in."""
+"""One seed per image: seeds and initial noise that do not depend on the batch of an image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 SEED_BITS = 63
 
 Fresh = Callable[[int], Tensor]
-"""Unit normal noise (N, ...) that step ``step`` of a stochastic sampler adds."""
+"""Step of a stochastic sampler -> standard normal noise (N, ...) that it adds."""
 
 
 def candidate_seed(run_seed: int, label_index: int, index: int) -> int:
-    """The seed of candidate ``index`` of class ``label_index``.
+    """Return the seed of candidate ``index`` of class ``label_index``.
 
-    A hash, so that neighbouring runs, classes and indices share nothing.
+    It is a hash, so that neighbouring runs, classes and indices have unrelated seeds.
 
     Args:
         run_seed: seed of the run, any whole number.
@@ -39,12 +39,12 @@ def candidate_seed(run_seed: int, label_index: int, index: int) -> int:
 
 
 def stream_seed(run_seed: int, purpose: str, *position: int) -> int:
-    """The seed of one random stream of a run, such as the noise of a training step.
+    """Return the seed of one random stream of a run, such as the noise of a training step.
 
     Args:
-        run_seed: seed of the run, any whole number.
-        purpose: what the stream is for; streams of different purposes share nothing.
-        *position: where in the run the stream stands, for instance the step.
+        run_seed: seed of the run, any integer.
+        purpose: purpose of the stream; streams of different purposes are unrelated.
+        *position: position of the stream in the run, for example the step.
 
     Returns:
         A whole number in [0, 2^63).
@@ -55,14 +55,14 @@ def stream_seed(run_seed: int, purpose: str, *position: int) -> int:
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Unit normal noise, each sample from a generator of its own.
+    """Return standard normal noise, each sample from its own generator.
 
-    NumPy's generators take the whole seed; torch's CPU generator would keep 32 bits of it, and two of 77,000
-    images would then be expected to start from the same noise.
+    NumPy's generators use the whole seed. Torch's CPU generator uses 32 bits of it, so that two of 77,000
+    images would be expected to start from the same noise.
 
     Args:
-        seeds: one seed a sample, each in [0, 2^63).
-        shape: shape of one sample, for instance (1, H, W).
+        seeds: one seed per sample, each in [0, 2^63).
+        shape: shape of one sample, for example (1, H, W).
 
     Returns:
         Noise (N, *shape), fp32, on the CPU.
@@ -79,14 +79,14 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Tensor:
 
 
 def fresh_noise(seeds: Sequence[int], shape: tuple[int, ...]) -> Fresh:
-    """Return the noise that a stochastic sampler adds, each sample from streams of its own.
+    """Return the noise that a stochastic sampler adds, each sample from its own streams.
 
-    The stream of a step depends on the sample's seed and on the step alone, so that a sample drawn alone sees
-    the same noise as in any batch.
+    The stream of a step depends only on the sample's seed and the step, so a sample gets the same noise alone
+    and in any batch.
 
     Args:
-        seeds: one seed a sample, each in [0, 2^63).
-        shape: shape of one sample, for instance (1, H, W).
+        seeds: one seed per sample, each in [0, 2^63).
+        shape: shape of one sample, for example (1, H, W).
 
     Returns:
         A function of the step, from 0, that returns noise (N, *shape), fp32, on the CPU.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def log_beside(out: Path, name: str) -> Path:
 
 
 def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
-    """Append one entry and wait until it is on the disk; whoever else appends meanwhile is waited for.
+    """Append one entry with the time (UTC) and wait until it is on the disk, and for whoever else appends.
 
     Args:
         log: the file, made with mode 0600 if it is not there.
@@ -49,7 +50,8 @@ def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
                 os.lseek(handle, max(size - 1, 0), os.SEEK_SET)
                 # What a power failure has cut short stays a line of its own.
                 start = b"" if os.read(handle, 1) in (b"", b"\n") else b"\n"
-                line = start + (canonical_json(dict(entry)) + "\n").encode()
+                now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                line = start + (canonical_json({"time": now, **entry}) + "\n").encode()
                 while line:
                     line = line[os.write(handle, line) :]
                 os.fsync(handle)

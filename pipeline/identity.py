@@ -49,6 +49,15 @@ def load_key() -> bytes:
     return _decode(path.read_text(encoding="ascii").strip(), str(path))
 
 
+def existing_key() -> bytes | None:
+    """Return what `load_key` returns, or None where it would make a key.
+
+    Raises:
+        UsageError: as for `load_key`.
+    """
+    return load_key() if os.environ.get(KEY_VARIABLE) or key_path().exists() else None
+
+
 def key_path() -> Path:
     """Return where the key file lies: the user's configuration folder.
 

@@ -16,6 +16,7 @@ from pipeline.edit.settings import EditSettings
 from pipeline.errors import RecipeError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.ingest.settings import IngestSettings
+from pipeline.plain_yaml import PlainLoader, yaml_problem
 from pipeline.privacy.settings import AuditSettings
 from pipeline.release.settings import ReleaseSettings
 from pipeline.sample.settings import SampleSettings
@@ -26,6 +27,16 @@ RECIPE_NAME = "recipe.yaml"
 DEFAULT_RECIPE = "cpu"
 RECIPE_FOLDER = Path(__file__).resolve().parent.parent / "flows" / "recipes"
 MAX_RECIPE_BYTES = 2**20
+
+_MIRRORED = "a mirrored chest has its heart on the wrong side"
+REMOVED = {
+    "train.horizontal_flip": _MIRRORED,
+    "train.augment_mirror": _MIRRORED,
+    "train.loss_weighting": "weights that were learned made classifiers trained on the images worse",
+    "train.latent.gradient_clip": "it is always 1",
+    "evaluate.encoder_seed": "it is always 0, so that runs are comparable",
+}
+"""Keys of earlier versions -> why they went."""
 
 
 class Recipe(Settings):
@@ -52,35 +63,19 @@ class Recipe(Settings):
 _BOOL = "tag:yaml.org,2002:bool"
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few bytes could expand to gigabytes) and without repeated keys.
+class _RecipeLoader(PlainLoader):
+    """Only true and false are truth values, as in YAML 1.2.
 
-    Only true and false are truth values, as in YAML 1.2: `off` is a choice of several settings, and `no` may
-    be a class. A setting that is true or false takes yes, no, on and off too.
+    `off` is a choice of several settings, and `no` may be a class. A setting that is true or false takes yes,
+    no, on and off too.
     """
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.get_event()
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_PlainLoader.yaml_implicit_resolvers = {
+_RecipeLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_PlainLoader.add_implicit_resolver(_BOOL, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_RecipeLoader.add_implicit_resolver(_BOOL, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def recipe_names() -> list[str]:
@@ -142,6 +137,14 @@ def resolve_recipe(body: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(dict(body))
     except ValidationError as error:
+        keys = {".".join(map(str, entry["loc"])): entry["type"] for entry in error.errors()}
+        removed = [key for key, kind in keys.items() if kind == "extra_forbidden" and key in REMOVED]
+        if removed:
+            raise RecipeError(
+                f"this key was removed: {REMOVED[removed[0]]}",
+                field=removed[0],
+                remedy=f"Take {', '.join(removed)} out of the recipe.",
+            ) from error
         field, problem, value = first_problem(error)
         if error.errors()[0]["type"] == "extra_forbidden":
             raise RecipeError("unknown key", field=field, remedy=_nearest(field)) from error
@@ -199,11 +202,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise RecipeError("the file is larger than 1 MiB", field="--recipe", remedy="Name a recipe file.")
-        # _PlainLoader derives from SafeLoader: it builds plain values only.
-        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
+        # _RecipeLoader derives from SafeLoader: it builds plain values only.
+        body = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RecipeError(
-            f"not a YAML recipe: {_yaml_problem(error)}", field="--recipe", remedy="Correct the file."
+            f"not a YAML recipe: {yaml_problem(error)}", field="--recipe", remedy="Correct the file."
         ) from error
     except OSError as error:
         raise RecipeError("cannot be read", field="--recipe", remedy="Check its permissions.") from error
@@ -214,12 +217,6 @@ def _read(path: Path) -> dict[str, Any]:
             "a recipe is a mapping of section names", field="--recipe", remedy="See flows/recipes."
         )
     return body
-
-
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f" in line {mark.line + 1}" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or 'unreadable'}{where}"
 
 
 def _apply(body: dict[str, Any], override: str) -> None:
@@ -233,10 +230,10 @@ def _apply(body: dict[str, Any], override: str) -> None:
             remedy="Example: --set train.num_steps=200.",
         )
     try:
-        value = yaml.load(text, Loader=_PlainLoader)  # noqa: S506
+        value = yaml.load(text, Loader=_RecipeLoader)  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
-            f"the value is not YAML: {_yaml_problem(error)}",
+            f"the value is not YAML: {yaml_problem(error)}",
             field=f"--set {key}",
             value=text,
             remedy="Quote it.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from pipeline.config import Settings
 from pipeline.errors import KEPT, DataError, OutputExistsError, PhosphorError, TamperedError
 from pipeline.locking import LOCK_NAME, change_unused, exclusive_lock
 from pipeline.records import Reference
-from pipeline.replacing import discard, move_aside
+from pipeline.replacing import discard, may_be_replaced, move_aside
 from pipeline.storage import (
     digest_files,
     digest_of,
@@ -31,6 +32,85 @@ REFERENCE_NAME = "reference.json"
 logger = logging.getLogger(__name__)
 
 RefT = TypeVar("RefT", bound=Reference)
+
+
+class State(StrEnum):
+    """What a stage would do with its output directory.
+
+    Attributes:
+        NEW: make the output.
+        RESUME: complete the unfinished output of the same inputs.
+        REUSE: return the finished output of the same inputs.
+        REPLACE: replace an output of other inputs, as `force` asks for.
+        REFUSE: end with an error: an output of other inputs or files of others are there.
+    """
+
+    NEW = "new"
+    RESUME = "resume"
+    REUSE = "reuse"
+    REPLACE = "replace"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class StageInputs(Generic[RefT]):
+    """All that decides the content of a stage's output.
+
+    Attributes:
+        kind: the reference class of the stage.
+        inputs: role -> digest of what the stage reads; None where that is not there yet.
+        settings: the settings that decide the content.
+        seed: the run seed, for stages that draw random numbers.
+        recorded_in: the file of an output that holds their digest.
+    """
+
+    kind: type[RefT]
+    inputs: Mapping[str, str | None]
+    settings: Settings
+    seed: int | None = None
+    recorded_in: str = INPUTS_NAME
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What `inputs.json` holds, JSON-ready."""
+        return {
+            "stage": self.kind.stage,
+            "version": self.kind.version,
+            "inputs": dict(self.inputs),
+            "settings": self.settings.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+    @property
+    def digest(self) -> str:
+        """The digest by which an output of these inputs is known."""
+        return digest_of(self.described)
+
+    def reading(self, **inputs: str | None) -> StageInputs[RefT]:
+        """Return the same with further inputs, role -> digest."""
+        return replace(self, inputs={**self.inputs, **inputs})
+
+    def open(self, out: Path, *, force: bool = False) -> contextlib.AbstractContextManager[StageFolder[RefT]]:
+        """Open the output directory; see `open_stage`."""
+        inputs = {role: digest for role, digest in self.inputs.items() if digest is not None}
+        assert len(inputs) == len(self.inputs), "an input is not there yet"
+        return open_stage(self.kind, out, inputs=inputs, settings=self.settings, seed=self.seed, force=force)
+
+    def state(self, out: Path, *, force: bool = False) -> State:
+        """Tell, as far as can be told without writing, what the stage would do with a directory."""
+        out = out.resolve()
+        holds = _content(out, self.digest, self.recorded_in)
+        aside = aside_path(out)
+        waits = not _is_finished(out) and _recorded_inputs(aside) == self.digest
+        if waits and (not out.exists() or (holds is _Holds.ANOTHER and force)):
+            # It would be taken back.
+            out, holds = aside, _Holds.THE_SAME
+        if holds is _Holds.THE_SAME:
+            return State.REUSE if _is_finished(out) else State.RESUME
+        if holds is _Holds.NOTHING:
+            return State.NEW
+        replaceable = holds is _Holds.ANOTHER and force and may_be_replaced(out)
+        return State.REPLACE if replaceable else State.REFUSE
 
 
 @dataclass(frozen=True)
@@ -100,8 +180,8 @@ def open_stage(
         OutputExistsError: the directory holds an output of other inputs, or files that are not ours; or it is
             to be replaced and cannot be moved, such as a mount point.
     """
-    described = _described(kind, inputs, settings, seed)
-    inputs_digest = digest_of(described)
+    wanted = StageInputs(kind, inputs, settings, seed)
+    inputs_digest = wanted.digest
     # A link to a directory elsewhere stays: what it leads to is replaced.
     out = out.resolve()
     _make_room(kind, out, inputs_digest, force)
@@ -109,7 +189,7 @@ def open_stage(
     with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
         earlier = _recorded_inputs(out)
         if earlier != inputs_digest:
-            write_json(out / INPUTS_NAME, {**described, "inputs_digest": inputs_digest}, private=True)
+            write_json(out / INPUTS_NAME, {**wanted.described, "inputs_digest": inputs_digest}, private=True)
         finished = load_reference(kind, out) if (out / REFERENCE_NAME).is_file() else None
         if finished is not None:
             _drop_aside(kind, out)
@@ -121,23 +201,13 @@ def open_stage(
             raise
 
 
-def digest_of_inputs(
-    kind: type[Reference], inputs: Mapping[str, str], settings: Settings, seed: int | None = None
-) -> str:
-    """Return the digest by which `open_stage` tells an output of these inputs."""
-    return digest_of(_described(kind, inputs, settings, seed))
+def reference_of(kind: type[RefT], given: Path | RefT) -> RefT:
+    """Return the reference that a stage was given, or the one of the finished output at a path.
 
-
-def _described(
-    kind: type[Reference], inputs: Mapping[str, str], settings: Settings, seed: int | None
-) -> dict[str, Any]:
-    return {
-        "stage": kind.stage,
-        "version": kind.version,
-        "inputs": dict(inputs),
-        "settings": settings.model_dump(mode="json"),
-        "seed": seed,
-    }
+    Raises:
+        DataError: not a finished output of this stage.
+    """
+    return load_reference(kind, given) if isinstance(given, Path) else given
 
 
 def load_reference(kind: type[RefT], folder: Path) -> RefT:
@@ -165,13 +235,26 @@ def load_reference(kind: type[RefT], folder: Path) -> RefT:
         ) from error
 
 
-def verify_reference(kind: type[RefT], folder: Path) -> RefT:
-    """Read the reference and re-hash every content file against it.
+def verify_reference(kind: type[RefT], given: Path | RefT) -> RefT:
+    """Read the reference of a finished output and re-hash every content file against it.
+
+    Args:
+        kind: the reference class of its stage.
+        given: its directory, or the reference that it must have.
 
     Raises:
         TamperedError: a content file is missing or differs from what was recorded.
+        DataError: the directory holds another output than the reference that was given.
     """
+    folder = folder_of(given)
     reference = load_reference(kind, folder)
+    if isinstance(given, Reference) and given.digest != reference.digest:
+        raise DataError(
+            f"the directory holds another {kind.stage} than the one asked for",
+            field=kind.stage,
+            value=str(folder),
+            remedy="Make it again, or name the right directory.",
+        )
     files = read_json(folder / REFERENCE_NAME, role=kind.stage).get("files")
     if not isinstance(files, dict) or digest_of(files) != reference.digest:
         raise TamperedError("reference.json was edited", field=kind.stage, remedy="Make this output again.")
@@ -187,12 +270,44 @@ def verify_reference(kind: type[RefT], folder: Path) -> RefT:
     return reference
 
 
-def _recorded_inputs(out: Path) -> str | None:
-    path = out / INPUTS_NAME
+def folder_of(given: Path | Reference) -> Path:
+    """Return the directory of an output that was given by its path or its reference."""
+    return given if isinstance(given, Path) else given.path
+
+
+def _recorded_inputs(out: Path, name: str = INPUTS_NAME) -> str | None:
+    path = out / name
     if not path.is_file():
         return None
-    body = read_json(path, role=INPUTS_NAME)
+    body = read_json(path, role=name)
     return str(body.get("inputs_digest")) if isinstance(body, dict) else None
+
+
+def _is_finished(out: Path) -> bool:
+    return (out / REFERENCE_NAME).is_file()
+
+
+class _Holds(Enum):
+    """What an output directory holds: nothing that counts, an output, or files that no stage has written."""
+
+    NOTHING, THE_SAME, ANOTHER, FOREIGN = range(4)
+
+
+def _content(out: Path, inputs_digest: str, recorded_in: str = INPUTS_NAME) -> _Holds:
+    """Compare what an output directory says of its inputs with those that are wanted."""
+    if out.is_file():
+        return _Holds.FOREIGN
+    if all(_may_be_dropped(entry) for entry in out.iterdir()) if out.is_dir() else True:
+        return _Holds.NOTHING
+    recorded = _recorded_inputs(out, recorded_in)
+    if recorded is None:
+        return _Holds.FOREIGN
+    return _Holds.THE_SAME if recorded == inputs_digest else _Holds.ANOTHER
+
+
+def _may_be_dropped(entry: Path) -> bool:
+    """Tell whether a file is the lock, or what a kill left before there was anything else."""
+    return entry.name == LOCK_NAME or entry.name.startswith(f".{Path(INPUTS_NAME).stem}-")
 
 
 def aside_path(out: Path) -> Path:
@@ -237,32 +352,29 @@ def _drop_aside(kind: type[Reference], out: Path) -> None:
 
 def _make_room(kind: type[RefT], out: Path, inputs_digest: str, force: bool) -> None:
     """Leave at `out` nothing, or an output of the same inputs; refuse whatever may not be replaced."""
-    if out.is_file():
+    holds = _content(out, inputs_digest)
+    if holds is _Holds.FOREIGN and out.is_file():
         raise OutputExistsError("is a file", field="--out", value=str(out), remedy="Name a directory.")
-    present = [entry for entry in out.iterdir() if entry.name != LOCK_NAME] if out.is_dir() else []
-    recorded = _recorded_inputs(out)
-    if not present or recorded == inputs_digest:
-        pass
-    elif recorded is None:
-        if not all(entry.name.startswith(f".{Path(INPUTS_NAME).stem}-") for entry in present):
-            raise OutputExistsError(
-                "holds files that no stage has written",
-                field="--out",
-                value=str(out),
-                remedy="Name another directory.",
-            )
-        for entry in present:
-            # A kill left it before there was anything else.
-            entry.unlink(missing_ok=True)
-    elif not force:
+    if holds is _Holds.FOREIGN:
+        raise OutputExistsError(
+            "holds files that no stage has written",
+            field="--out",
+            value=str(out),
+            remedy="Name another directory.",
+        )
+    if holds is _Holds.ANOTHER and not force:
         raise OutputExistsError(
             f"holds a {kind.stage} made from other inputs or settings",
             field="--out",
             value=str(out),
             remedy="Name another directory, or give --force to replace it.",
         )
-    else:
+    if holds is _Holds.ANOTHER:
         set_aside(kind, out)
+    if holds is _Holds.NOTHING and out.is_dir():
+        for entry in out.iterdir():
+            if entry.name != LOCK_NAME:
+                entry.unlink(missing_ok=True)
     aside = aside_path(out)
     if not out.exists() and _recorded_inputs(aside) == inputs_digest:
         logger.info("taking back the earlier %s, which is of the same inputs", kind.stage)

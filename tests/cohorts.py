@@ -149,7 +149,7 @@ def _write_conditions(
     """Write what ingest writes beside the labels; return the attributes' values and the files' names."""
     collected = AttributeCodes()
     for row in zip(*attributes.values(), strict=True):
-        collected.add(**dict(zip(attributes, row, strict=True)))
+        collected.add(row)
     known, codes = collected.finish()
     written: dict[str, npt.NDArray[np.generic]] = {}
     if known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -34,11 +35,11 @@ MAX_FILES = 20
 """Python files of one folder: more, and a reader no longer sees what is in it."""
 
 LAYERS = (
-    ("errors", "progress", "records"),
-    ("config", "storage", "locking", "replacing", "append_log", "stage", "identity"),
+    ("arrays", "errors", "progress", "records", "scan_attributes"),
+    ("config", "storage", "locking", "replacing", "append_log", "plain_yaml", "stage", "identity"),
     ("distributed",),
     ("artifacts",),
-    ("wording", "rendering"),
+    ("wording", "rendering", "cost"),
     ("phantom",),
     ("manifest",),
     ("sources",),
@@ -51,7 +52,6 @@ LAYERS = (
         "privacy",
         "release",
         "evaluate",
-        "cost",
         "recipe",
         "settings_page",
     ),
@@ -116,6 +116,23 @@ def test_a_stage_never_imports_another_stage(stage: str) -> None:
     ]
     assert files
     assert broken == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_has_an_entry_settings_and_a_plan_of_the_same_names(stage: str) -> None:
+    verb = "audit" if stage == "privacy" else stage
+    for file, name in (("stage", f"run_{verb}"), ("plan", f"plan_{verb}")):
+        path = ROOT / "pipeline" / stage / f"{file}.py"
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert name in {node.name for node in body if isinstance(node, ast.FunctionDef)}, path
+    assert (ROOT / "pipeline" / stage / "settings.py").is_file()
+    assert callable(getattr(importlib.import_module(f"pipeline.{stage}"), f"run_{verb}"))
+
+
+def test_the_package_of_a_stage_loads_no_torch() -> None:
+    names = ", ".join(f"pipeline.{stage}" for stage in STAGES)
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def graph() -> dict[str, set[str]]:

@@ -208,5 +208,5 @@ if __name__ == "__main__":
         pretend()
         # Else nothing would be shown here.
         assert sys.modules["pipeline.storage"].ON_WINDOWS
-        assert sys.modules["pipeline.cost.speed"].resident_bytes() == PEAK_BYTES
+        assert sys.modules["pipeline.cost.memory"].resident_bytes() == PEAK_BYTES
     print(json.dumps(run_stages(Path(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""The `phosphor` command: assembled here, with each command's body in a module beside it."""
+"""The `phosphor` command, assembled from the commands in the other modules."""
 
 from __future__ import annotations
 

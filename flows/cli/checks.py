@@ -13,7 +13,7 @@ from flows.cli.options import emit, reported
 EXIT_FOUND = 3
 
 _NOT_WHOLE = (
-    "NOT VERIFIED: the source was not read whole, and what it holds beyond may stand in the output. Put it "
+    "NOT VERIFIED: the source was not read completely, and the output may contain values of the rest. Put it "
     "there as plain files, mend it or take it out, or name the manifest that picks the scans; then verify "
     "again.\n"
 )
@@ -28,22 +28,22 @@ def verify(
         typer.Option(
             "--against",
             metavar="SOURCE",
-            help="Manifest, folder or archive of scans: nothing identifying of it may stand in the output.",
+            help="Manifest, folder or archive of scans whose identifying values must not be in the output.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Check a release: nothing missing, extra or changed.
 
-    Every checksum, the tables, the synthetic marks and the gate's verdict. With --against also: no name, id,
-    date, UID or text of the source's headers, tables and file names stands in any byte of it. RELEASE may
-    then be any output (cohort, checkpoint, candidates, audit, evaluation) or a whole run. A SOURCE that was
-    not read whole is not verified: exit code 3, with what is missing.
+    Checks every checksum, the tables, the synthetic marks and the gate's verdict. With --against, it also
+    checks that no name, id, date, UID or text of the source's headers, tables and file names is in any byte
+    of it. RELEASE may then be any output (cohort, checkpoint, candidates, audit, evaluation) or a whole run.
+    A SOURCE that was not read completely is not verified: exit code 3, with what is missing.
 
     Not searched for: names under 4 letters by themselves (with the given name they are), numbers under 6
     digits, coded terms, ages and measures; of comments and institutions only numbers, dates, streets and
-    words of 6 letters with a capital. A name that is a word of ours counts where it stands as a value, not in
-    our own keys and sentences.
+    words of 6 letters with a capital. A name that is also a word of this program counts as a value, but not
+    in the program's own keys and sentences.
 
     \b
     Example:
@@ -60,7 +60,7 @@ def verify(
 
 
 def _verify_against(output: Path, against: Path) -> None:
-    """Search an output for the values of its source; the messages name attribute and file, never a value."""
+    """Search an output for the values of its source; messages name attribute and file, never a value."""
     from pipeline.errors import UsageError
     from pipeline.identity import Pseudonyms, load_key
     from pipeline.manifest import load_manifest
@@ -73,7 +73,7 @@ def _verify_against(output: Path, against: Path) -> None:
 
     if not against.exists():
         raise UsageError(
-            "no such file or folder", field="--against", remedy="Name a manifest, or a folder of scans."
+            "no such file or folder", field="--against", remedy="Pass a manifest or a folder of scans."
         )
     released = None
     if (output / REFERENCE_NAME).is_file():

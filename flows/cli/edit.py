@@ -1,7 +1,8 @@
-"""The `edit` command: scans or candidates changed into another class by a checkpoint."""
+"""The `edit` command: changes scans or candidates to another class with a checkpoint."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,17 +20,17 @@ def edit(
         Path,
         typer.Option(
             "--from",
-            help="What is edited: a cohort directory, or candidates of this checkpoint.",
+            help="Sources: a cohort directory, or candidates of this checkpoint.",
             show_default=False,
         ),
     ],
     out: Out,
     to_class: Annotated[
-        str | None, typer.Option("--to", help="Class that the edits are to show.", show_default=False)
+        str | None, typer.Option("--to", help="Target class of the edits.", show_default=False)
     ] = None,
     from_class: Annotated[
         str | None,
-        typer.Option("--class", help="Class that is edited; every other one than --to if not given."),
+        typer.Option("--class", help="Class of the sources; by default every class except --to."),
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Split of the cohort: train, val or test; never holdout.")
@@ -37,7 +38,7 @@ def edit(
     count: Annotated[int | None, typer.Option("--count", min=1, help="Edits wanted, at most.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option("--strength", help="In (0, 1]; 1 makes anew and is the default under a mask, else 0.4."),
+        typer.Option("--strength", help="In (0, 1]; 1 generates anew. Default: 1 with a mask, else 0.4."),
     ] = None,
     mask: Annotated[
         str | None,
@@ -48,7 +49,7 @@ def edit(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="repaint (under a mask), dpmpp_2m, heun or ddim.")
+        str | None, typer.Option("--sampler", help="repaint (with a mask), dpmpp_2m, heun or ddim.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps at strength 1.")] = None,
     guidance: Annotated[
@@ -61,12 +62,12 @@ def edit(
 ) -> None:
     """Edit scans or candidates into another class.
 
-    With --mask a region is made anew and the rest kept to the bit; without it the whole image is varied. OUT
-    is a candidate set for `audit`, with the pairs in edits.parquet and pairs.png (private).
+    With --mask, a region is generated anew and the rest is kept exactly; without it, the whole image is
+    varied. OUT is a candidate set for `audit`, with the pairs in edits.parquet and pairs.png (private).
 
-    Edits of real scans are for private analysis (does a classifier change its mind?): whatever the strength
-    they hold real pixels or derive from one patient, so `release` refuses them under every policy. Edits of
-    synthetic candidates are audited and released like candidates.
+    Edits of real scans are for private analysis (does the prediction of a classifier change?). At any
+    strength they contain real pixels or derive from one patient, so `release` refuses them under every
+    policy. Edits of synthetic candidates are audited and released like candidates.
 
     \b
     Example:
@@ -86,23 +87,22 @@ def edit(
         }
         settings = read_recipe(recipe, overrides, options)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.edit import plan_edit
 
-            emit(plan_stages(settings, {"edit": out}, force=force, checkpoint=checkpoint, source=source))
+            planned = partial(plan_edit, checkpoint, source, settings.edit, seed=settings.seed)
+            emit(plan_stage("edit", planned, out, force=force))
             return
         from pipeline.edit import run_edit
         from pipeline.recipe import keep_recipe
-        from pipeline.records import CheckpointRef
-        from pipeline.stage import load_reference
 
-        opened = load_reference(CheckpointRef, checkpoint)
-        reference = run_edit(opened, source, out, settings.edit, seed=settings.seed, force=force)
+        reference = run_edit(checkpoint, source, out, settings.edit, seed=settings.seed, force=force)
         keep_recipe(reference.path, settings)
         emit(reference)
 
 
 def _box_or_file(text: str | None) -> list[float] | str | None:
-    """Return the four numbers of a box, or whatever else was given as a file name."""
+    """Return the four numbers of a box, or any other value as a file name."""
     parts = text.split(",") if text else []
     try:
         numbers = [float(part) for part in parts]

@@ -1,4 +1,4 @@
-"""What all commands share: options, exit codes, one message for an error, one JSON line at the end."""
+"""Parts shared by all commands: options, exit codes, one message for an error, one JSON line at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Force = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Say what would be done, with estimated time, memory and disk; write nothing."
+        "--dry-run", help="Print what would be done, with estimated time, memory and disk; write nothing."
     ),
 ]
 
@@ -54,7 +54,7 @@ def reported() -> Iterator[None]:
     except PhosphorError as error:
         if debugging():
             raise
-        # What the command, the data or the gate was refused for is not mended by the same command.
+        # The same command cannot fix an error of the command or the data, or a refusal of the gate.
         _say(f"Error: {error}{_kept(error) if error.exit_code == EXIT_UNEXPECTED else ''}")
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
@@ -92,7 +92,7 @@ def read_recipe(
 
 
 def _kept(error: BaseException) -> str:
-    """Return the promise that work is kept, where the stage has checked that it is."""
+    """Return the note that finished work is kept, if the stage has checked that it is."""
     return f" {KEPT}" if KEPT in getattr(error, "__notes__", ()) else ""
 
 

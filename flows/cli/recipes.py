@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.options import Overrides, emit, reported
 
-recipe = typer.Typer(no_args_is_help=True, help="Look at recipes: the settings of a run.")
+recipe = typer.Typer(no_args_is_help=True, help="Show recipes: the settings of a run.")
 
 
 @recipe.command()
@@ -22,8 +22,8 @@ def show(
 ) -> None:
     """Print every setting of a recipe.
 
-    One line a setting: its key, its value as `--set` reads it, and where the value comes from: `default`,
-    the recipe's file, or `--set`. docs/settings.md says what each setting does.
+    One line per setting: its key, its value as `--set` reads it, and where the value comes from: `default`,
+    the recipe's file, or `--set`. docs/settings.md describes each setting.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def show(
         values, origins = leaf_values(settings), recipe_origins(name, chosen)
     key_width = max(len(key) for key in values)
     value_width = max(len(value) for value in values.values())
-    # Outside `reported`: a reader that has seen enough, such as `head`, is no error of ours.
+    # Outside `reported`: a reader that closes the pipe early, such as `head`, is not an error.
     for key, value in values.items():
         sys.stdout.write(f"{key:<{key_width}}  {value:<{value_width}}  {origins[key]}\n")
     emit(

@@ -29,8 +29,8 @@ def run(
 
     Ingest, train, sample, audit, release, evaluate, as a Prefect flow.
 
-    A second run with the same inputs reuses what is done; after a kill it goes on where it was. If the
-    privacy gate refuses, nothing is released, the report is still written, and the exit code is 4.
+    A second run with the same inputs reuses finished stages; an interrupted run resumes. If the privacy gate
+    refuses, nothing is released, the report is still written, and the exit code is 4.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     from pipeline.storage import make_private_directory
 
     folder = Path(parameters["out"]).absolute()
-    # The folder may be there and shared, and what Prefect writes has no mode of its own.
+    # The folder may exist and be shared, and Prefect does not set the mode of its files.
     results = make_private_directory(make_private_directory(folder) / RESULTS_NAME)
     set_quiet_environment(console=debugging())
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings

@@ -1,13 +1,15 @@
-"""One command a stage: read the recipe, call the stage, print its reference."""
+"""One command per stage: reads the recipe, calls the stage, prints its reference."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import DryRun, Force, Out, Overrides, RecipeName, emit, read_recipe, reported
+from models.samplers.table import SAMPLERS
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,9 +41,11 @@ def ingest(
         settings = read_recipe(recipe, overrides)
         described = load_manifest(manifest)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.ingest.plan import plan_ingest
 
-            emit(plan_stages(settings, {"ingest": out}, force=force, manifest=described))
+            planned = partial(plan_ingest, described, out, settings.ingest)
+            emit(plan_stage("ingest", planned, out, force=force))
             return
         from pipeline.ingest import run_ingest
 
@@ -59,8 +63,8 @@ def train(
 ) -> None:
     """Train the denoiser on a cohort.
 
-    A killed training goes on from its last saved state and ends in the same weights. Several processes or
-    GPUs train together under torchrun, or as the templates in flows/cluster start them.
+    An interrupted training resumes from its last saved state and ends with the same weights. Several
+    processes or GPUs train together under torchrun, or with the templates in flows/cluster.
 
     \b
     Example:
@@ -70,16 +74,15 @@ def train(
     with reported():
         settings = read_recipe(recipe, overrides)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.train.plan import plan_train
 
-            emit(plan_stages(settings, {"train": out}, force=force, cohort=cohort))
+            planned = partial(plan_train, cohort, settings.train, seed=settings.seed)
+            emit(plan_stage("train", planned, out, force=force))
             return
-        from pipeline.records import CohortRef
-        from pipeline.stage import load_reference
         from pipeline.train import run_train
 
-        opened = load_reference(CohortRef, cohort)
-        _finish(run_train(opened, out, settings.train, seed=settings.seed, force=force), settings)
+        _finish(run_train(cohort, out, settings.train, seed=settings.seed, force=force), settings)
 
 
 def sample(
@@ -87,14 +90,14 @@ def sample(
     *,
     out: Out,
     per_class: Annotated[
-        int | None, typer.Option("--per-class", min=1, help="Images asked for in each class.")
+        int | None, typer.Option("--per-class", min=1, help="Requested images per class.")
     ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only this class; may be given several times.")
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option("--sampler", help="dpmpp_2m, dpmpp_2m_sde, heun, ddim, plms, ddpm or flow_euler."),
+        typer.Option("--sampler", help=f"One of {', '.join(SAMPLERS)}."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.")] = None,
     guidance: Annotated[
@@ -105,7 +108,7 @@ def sample(
         typer.Option(
             "--given",
             metavar="NAME=VALUE",
-            help="What every image shows: sex=F, effusion=present, or findings=effusion,mass (these and no "
+            help="Condition of every image: sex=F, effusion=present, or findings=effusion,mass (these and no "
             "other); may be given several times.",
         ),
     ] = None,
@@ -114,9 +117,9 @@ def sample(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw candidates from a checkpoint, one seed an image.
+    """Generate candidates from a checkpoint, with one seed per image.
 
-    Several processes or GPUs draw the same bytes together under torchrun.
+    Several processes or GPUs generate the same bytes together under torchrun.
 
     \b
     Example:
@@ -134,16 +137,17 @@ def sample(
         settings = read_recipe(recipe, overrides, options)
         chosen = tuple(classes) if classes else None
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.sample.plan import plan_sample
 
-            emit(plan_stages(settings, {"sample": out}, force=force, checkpoint=checkpoint, classes=chosen))
+            planned = partial(plan_sample, checkpoint, settings.sample, seed=settings.seed, classes=chosen)
+            emit(plan_stage("sample", planned, out, force=force))
             return
-        from pipeline.records import CheckpointRef
         from pipeline.sample import run_sample
-        from pipeline.stage import load_reference
 
-        opened = load_reference(CheckpointRef, checkpoint)
-        reference = run_sample(opened, out, settings.sample, seed=settings.seed, classes=chosen, force=force)
+        reference = run_sample(
+            checkpoint, out, settings.sample, seed=settings.seed, classes=chosen, force=force
+        )
         _finish(reference, settings)
 
 
@@ -166,10 +170,10 @@ def audit(
 ) -> None:
     """Measure the privacy risk of candidates.
 
-    Accepts or rejects each one and concludes PASS, FAIL or INCONCLUSIVE. An audit that ends in FAIL is a
-    finished audit: the exit code is 0, and `release` refuses it. Whether one can tell who was in the
-    training data is asked of the accepted images and, with --checkpoint, of the model. A killed audit goes
-    on from what it had measured; several processes or GPUs share the search under torchrun.
+    Accepts or rejects each candidate and concludes PASS, FAIL or INCONCLUSIVE. An audit with verdict FAIL is
+    a finished audit: the exit code is 0, and `release` refuses it. Membership inference attacks the accepted
+    images and, with --checkpoint, the model. An interrupted audit resumes from its partial results. Several
+    processes or GPUs share the search under torchrun.
 
     \b
     Example:
@@ -179,18 +183,13 @@ def audit(
     with reported():
         settings = read_recipe(recipe, overrides)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.privacy.plan import plan_audit
 
-            emit(
-                plan_stages(
-                    settings,
-                    {"audit": out},
-                    force=force,
-                    cohort=cohort,
-                    candidates=candidates,
-                    checkpoint=checkpoint,
-                )
+            planned = partial(
+                plan_audit, candidates, cohort, settings.audit, seed=settings.seed, checkpoint=checkpoint
             )
+            emit(plan_stage("audit", planned, out, force=force))
             return
         from pipeline.privacy import run_audit
 
@@ -239,9 +238,11 @@ def release(
         }
         settings = read_recipe(recipe, overrides, options)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.release.plan import plan_release
 
-            emit(plan_stages(settings, {"release": out}, force=force, candidates=candidates, audit=audit))
+            planned = partial(plan_release, candidates, audit, settings.release, seed=settings.seed)
+            emit(plan_stage("release", planned, out, force=force))
             return
         from pipeline.recipe import public_recipe
         from pipeline.release import run_release
@@ -269,9 +270,9 @@ def evaluate(
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure what a release is worth.
+    """Evaluate a release.
 
-    Fidelity, utility and label agreement, against its cohort.
+    Measures fidelity, utility and label agreement with its cohort.
 
     \b
     Example:
@@ -280,9 +281,11 @@ def evaluate(
     with reported():
         settings = read_recipe(recipe, overrides)
         if dry_run:
-            from flows.dry_run import plan_stages
+            from flows.dry_run import plan_stage
+            from pipeline.evaluate.plan import plan_evaluate
 
-            emit(plan_stages(settings, {"evaluate": out}, force=force, cohort=cohort, release=release))
+            planned = partial(plan_evaluate, release, cohort, settings.evaluate, seed=settings.seed)
+            emit(plan_stage("evaluate", planned, out, force=force))
             return
         from pipeline.evaluate import run_evaluate
 
@@ -291,7 +294,7 @@ def evaluate(
 
 
 def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
-    """Return the mapping that `--given NAME=VALUE` options stand for, None without any."""
+    """Return the mapping of `--given NAME=VALUE` options, None without any."""
     given: dict[str, str | list[str]] = {}
     for option in options or ():
         name, equals, value = (part.strip() for part in option.partition("="))
@@ -308,7 +311,7 @@ def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
 
 
 def _finish(reference: Reference, recipe: Recipe) -> None:
-    """Put the resolved recipe beside a stage's output and print the reference, once a job."""
+    """Write the resolved recipe beside a stage's output and print the reference, once per job."""
     from pipeline.distributed.process_group import place_of_process
     from pipeline.recipe import keep_recipe
 

@@ -1,4 +1,4 @@
-"""The denoiser: a network made well-conditioned at every noise level."""
+"""The denoiser: a network with preconditioning at every noise level."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from models.diffusion.parametrisation import PARAMETRISATIONS
 from models.network.condition import Condition, null_codes
 from models.network.network import NetworkSpec, build_network
 
-# The network embeds its noise input by sines of periods 1 to 10,000. EDM's c_noise spans about [-1.6, 1.1];
-# this factor spreads it over enough of those periods for neighbouring noise levels to look different.
+# The network embeds its noise input by sines with periods 1 to 10,000. EDM's c_noise spans about [-1.6, 1.1];
+# this factor scales it to enough of these periods to distinguish neighbouring noise levels.
 NOISE_INPUT_SCALE = 100.0
 
 
@@ -48,7 +48,7 @@ class Denoiser(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The type of the network's weights, in which it computes (see models/optim/precision.py)."""
+        """Dtype of the network's weights and computations (see models/optim/precision.py)."""
         return next(self.network.parameters()).dtype
 
     @property
@@ -63,11 +63,11 @@ class Denoiser(nn.Module):
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of what is denoised."""
+        """(channels, height, width) of a sample."""
         return (self.spec.in_channels, *self.spec.image_size)
 
     def expand(self, codes: Tensor) -> Tensor:
-        """Return (N, F) codes: classes (N,) are filled up with the null codes of all further fields."""
+        """Return (N, F) codes; classes (N,) are extended by the null codes of all other fields."""
         if codes.ndim == 2:
             return codes
         filled = self.null_codes(len(codes), codes.device).clone()
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
         return filled
 
     def null_codes(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """Return (count, F) int64 codes that give nothing."""
+        """Return (count, F) int64 null codes: no condition is given."""
         return null_codes(self.spec.num_values, count, device)
 
     def forward(self, x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None = None) -> Tensor:
@@ -86,7 +86,7 @@ class Denoiser(nn.Module):
             sigma: noise levels (N,), not negative.
             codes: condition codes (N, F) int64, or classes (N,) with nothing else given; ``null_label`` means
                 no class.
-            augment: features (N, A) of the augmentation to draw as if under; None for none.
+            augment: features (N, A) of the augmentation to condition on; None for none.
 
         Returns:
             The expected clean scans (N, C, H, W), fp32.

@@ -1,4 +1,4 @@
-"""Guidance: a denoiser and what is asked for become one function of (x, sigma)."""
+"""Guidance: combines a denoiser and its condition to one function of (x, sigma)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from models.samplers import Denoise, at_level
 
 @dataclass(frozen=True)
 class Guidance:
-    """How strongly, where, and away from what sampling is guided: weak + scale * (asked - weak).
+    """Scale, noise levels and reference of the guidance: weak + scale * (asked - weak).
 
     Attributes:
-        scale: 1 is the plain conditional model and costs one network pass; 0 is the weak one alone; any other
-            value costs two passes.
-        low, high: noise levels between which the guidance acts; outside, the plain conditional model does
-            (Kynkaanniemi et al. 2024, arXiv 2404.07724).
-        away_from: codes (F,) to guide away from, for instance the other class; None is no class at all, which
-            is classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
-        guide: a weaker denoiser to guide away from under the same condition, which keeps variety (Karras et
-            al. 2024, arXiv 2406.02507); None takes the denoiser itself.
+        scale: 1 is the plain conditional model and needs one network pass; 0 is the weak model alone; other
+            values need two passes.
+        low: noise level above which the guidance is applied; outside of (low, high], the plain conditional
+            model is used (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+        high: largest noise level at which the guidance is applied.
+        away_from: codes (F,) to guide away from, for example the other class; None is no class, which is
+            classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598).
+        guide: a weaker denoiser to guide away from under the same condition, which keeps diversity (Karras et
+            al. 2024, arXiv 2406.02507); None uses the denoiser itself.
 
     Raises:
         ValueError: a number is negative or not finite, the interval is empty, or both ``away_from`` and
@@ -48,12 +49,12 @@ class Guidance:
             raise ValueError("guidance is either away from a class or away from a weaker denoiser")
 
     def acts_at(self, sigma: float) -> bool:
-        """Whether the result differs from the plain conditional model's at this noise level."""
+        """Return whether the guidance is applied at this noise level."""
         return self.scale != 1.0 and self.low < sigma <= self.high
 
 
 def guided_denoise(denoiser: Denoiser, codes: Tensor, guidance: Guidance | float = 1.0) -> Denoise:
-    """Fix condition and guidance.
+    """Return a denoise function with a fixed condition and guidance.
 
     Args:
         denoiser: the conditional denoiser.

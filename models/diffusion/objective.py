@@ -1,4 +1,4 @@
-"""The training objective: which noise levels, which loss, which labels are hidden."""
+"""The training objective: noise levels, loss, and dropout of the conditions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class SigmaDistribution:
     """Log-normal noise levels of training: ln(sigma) ~ N(mean, std^2) (arXiv 2206.00364, table 1).
 
     Args:
-        mean, std: of ln(sigma).
-        stratified: cover the distribution evenly within each draw; False draws each value on its own, which
-            differentially private training needs: no scan may change what is drawn for another.
+        mean: mean of ln(sigma).
+        std: standard deviation of ln(sigma).
+        stratified: cover the distribution evenly within each draw. False draws each value independently, as
+            differentially private training requires: no scan may affect the draw of another.
 
     Raises:
         ValueError: ``std`` is not positive.
@@ -37,9 +38,9 @@ class SigmaDistribution:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` noise levels (count,), positive, on the generator's device.
 
-        If stratified, one value comes from each of ``count`` equal shares of probability, in random
-        order. Each value alone still follows the distribution; a batch covers it evenly, which makes the
-        loss of one step less noisy.
+        If stratified, one value is drawn from each of ``count`` intervals of equal probability, in random
+        order. Each single value still follows the distribution. A batch covers it evenly, which reduces the
+        noise in the loss of a step.
         """
         device = generator.device
         wide = choices(device).wide
@@ -65,19 +66,19 @@ def denoising_loss(
     parametrisation: str = "edm",
     augment: Tensor | None = None,
 ) -> Tensor:
-    """The weighted denoising error of each scan (arXiv 2206.00364, equation 8).
+    """Return the weighted denoising error of each scan (arXiv 2206.00364, equation 8).
 
-    Nothing is drawn inside: the same arguments give the same loss.
+    The function draws no random numbers: the same arguments give the same loss.
 
     Args:
         denoiser: D(x, sigma, codes, augment).
         clean: scans (N, C, H, W) in [-1, 1].
         codes: condition codes (N, F) int64, or classes (N,).
         sigma: noise levels (N,), positive.
-        noise: unit normal noise of the shape of ``clean``.
+        noise: standard normal noise of the shape of ``clean``.
         sigma_data: standard deviation of the data.
-        parametrisation: the denoiser's; decides the weight of each noise level.
-        augment: features (N, A) of the augmentation that ``clean`` has gone through.
+        parametrisation: parametrisation of the denoiser, which determines the weight of each noise level.
+        augment: features (N, A) of the augmentation of ``clean``.
 
     Returns:
         Loss of each scan (N,), the mean over its pixels.
@@ -90,16 +91,16 @@ def denoising_loss(
 def drop_labels(
     codes: Tensor, share: float, num_values: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
-    """Hide a random share of the conditions, which classifier-free guidance needs.
+    """Hide a random share of the conditions, as classifier-free guidance requires.
 
-    With probability ``share`` nothing is given at all; otherwise each field beside the class is hidden with
-    the same probability on its own, so that the network learns every combination of what may be given.
+    With probability ``share`` all fields are hidden. Otherwise each field other than the class is hidden
+    independently with the same probability, so that the network learns all combinations of given fields.
 
     Args:
         codes: condition codes (N, F) int64, on the generator's device.
         share: probability, in [0, 1].
-        num_values: values of each field; the null code of a field equals it.
-        generator: source of the choice.
+        num_values: number of values of each field, which is also its null code.
+        generator: random generator of the choice.
 
     Returns:
         New codes (N, F) int64.

@@ -1,4 +1,4 @@
-"""What the network predicts, as one set of factors: EDM's mix of noise and data, or a flow's velocity."""
+"""Parametrisations of the network's target: EDM's mix of noise and data, or the velocity of a flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def edm(sigma: Tensor, sigma_data: float) -> Coefficients:
     """EDM's preconditioning (arXiv 2206.00364, table 1): unit variance of the network's input and target.
 
     Args:
-        sigma: noise levels, any shape, not negative. At zero ``c_skip`` is 1, ``c_out`` is 0: the identity.
+        sigma: noise levels, any shape, not negative. At zero, ``c_skip`` is 1 and ``c_out`` is 0 (identity).
         sigma_data: standard deviation of the data.
 
     Returns:
@@ -25,7 +25,7 @@ def edm(sigma: Tensor, sigma_data: float) -> Coefficients:
     c_skip = sigma_data**2 / total
     c_out = sigma * sigma_data / total.sqrt()
     c_in = 1.0 / total.sqrt()
-    # The floor keeps sigma = 0 finite; it lies below every noise level that training or sampling visits.
+    # The floor keeps sigma = 0 finite; it is below all noise levels of training and sampling.
     c_noise = sigma.clamp_min(1e-4).log() / 4.0
     return c_skip, c_out, c_in, c_noise
 
@@ -33,9 +33,9 @@ def edm(sigma: Tensor, sigma_data: float) -> Coefficients:
 def flow(sigma: Tensor, sigma_data: float) -> Coefficients:
     """Rectified flow (Liu et al. 2022, arXiv 2209.03003) in terms of x = data + sigma noise.
 
-    The straight path x_t = (1 - t) data / sigma_data + t noise holds the same noisy image as x, scaled by
-    (1 - t) / sigma_data, where t = s / (1 + s) and s = sigma / sigma_data. The network predicts its velocity,
-    noise - data / sigma_data, and the clean image follows as x_t minus t times it. A logit-normal t is a
+    The straight path x_t = (1 - t) data / sigma_data + t noise is the noisy image x scaled by
+    (1 - t) / sigma_data, where t = s / (1 + s) and s = sigma / sigma_data. The network predicts the velocity
+    noise - data / sigma_data; the clean image is x_t minus t times the velocity. A logit-normal t is a
     log-normal sigma, so training draws noise levels as for EDM.
 
     Args:
@@ -54,7 +54,7 @@ PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {"edm": e
 
 
 def loss_weight(sigma: Tensor, sigma_data: float, parametrisation: str = "edm") -> Tensor:
-    """Return 1 / c_out^2, which makes the error of D the plain squared error of the network's own target.
+    """Return 1 / c_out^2, with which the error of D is the squared error of the network's target.
 
     Args:
         sigma: noise levels, positive, any shape.

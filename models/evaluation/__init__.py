@@ -1,1 +1,1 @@
-"""The downstream classifier and the features that fidelity is measured in."""
+"""The downstream classifier, and the features in which fidelity is measured."""

@@ -20,15 +20,15 @@ _PARAMETER_AVERAGE_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """How a classifier is trained; every arm of a comparison uses the same one.
+    """Training settings of a classifier; all arms of a comparison use the same.
 
     Attributes:
-        num_steps: optimiser steps.
-        batch_size: images a step.
+        num_steps: number of optimiser steps.
+        batch_size: images per step.
         learning_rate: peak of the one-cycle schedule (linear warm-up over a tenth, then cosine to zero).
-        weight_decay: AdamW's, on convolution and linear weights only.
+        weight_decay: weight decay of AdamW, on convolution and linear weights only.
         dropout: share of pooled features dropped.
-        balanced: draw every class equally often; else images are drawn as frequent as they are.
+        balanced: draw all classes equally often; otherwise images are drawn with their own frequencies.
         max_shift: largest shift in each direction, as a share of the side (edges are repeated).
         brightness: largest change of brightness, added, in units of the range [-1, 1].
         contrast: largest relative change of contrast.
@@ -60,11 +60,11 @@ class ClassifierTraining:
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A trained network (evaluation mode) with what happened on the way.
+    """A trained network (in evaluation mode) with its learning curve.
 
     Attributes:
         network: the classifier.
-        curve: column -> values at `CURVE_POINTS` moments: `step`, `loss` (mean since the last moment).
+        curve: column -> values at `CURVE_POINTS` points: `step`, `loss` (mean since the last point).
     """
 
     network: SmallCNN
@@ -74,16 +74,16 @@ class TrainedClassifier:
 class _Stage(nn.Module):
     """Convolution, pooling, batch norm, ReLU.
 
-    Pooling first leaves a quarter of the pixels for the norm, which takes a third off the step on a CPU; with
-    a positive norm weight max-pooling and ReLU change places freely anyway.
+    Pooling first leaves a quarter of the pixels for the norm, which saves a third of the step on a CPU. With
+    a positive norm weight, max-pooling commutes with norm and ReLU.
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
-        # Activations follow this layout, and pooling is eight times faster in it on a CPU. `contiguous` would
-        # leave a one-channel weight as it is, since both layouts describe it.
+        # Activations follow this layout, in which pooling is eight times faster on a CPU. `contiguous` would
+        # not change a one-channel weight, because both layouts describe it.
         weight = self.convolution.weight
         weight.data = weight.data.to(memory_format=torch.channels_last)
 
@@ -95,9 +95,9 @@ class SmallCNN(nn.Module):
     """Three 3x3 convolution stages (32, 64, 128 channels), global average pooling, dropout, a linear layer.
 
     Args:
-        num_classes: at least 2.
+        num_classes: number of classes, at least 2.
         dropout: share of pooled features dropped in training.
-        generator: source of the initial weights; None uses torch's global one.
+        generator: random generator of the initial weights; None uses torch's global generator.
     """
 
     widths = (32, 64, 128)
@@ -141,21 +141,21 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train a `SmallCNN` from scratch.
 
-    Everything random (weights, order, augmentation, dropout) comes from `seed`, so on a CPU at a fixed number
-    of threads equal arguments give equal weights. Weights of the last fifth of the steps are averaged
-    (Izmailov et al. 2018, arXiv 1803.05407), which halves the spread between seeds.
+    All random choices (weights, order, augmentation, dropout) are drawn from `seed`. On a CPU with a fixed
+    number of threads, equal arguments give equal weights. The weights of the last fifth of the steps are
+    averaged (Izmailov et al. 2018, arXiv 1803.05407), which halves the spread between seeds.
 
     Args:
         images: (N, 1, H, W) float32 in [-1, 1], H and W at least 8.
-        labels: (N,) int64 in 0..num_classes-1; with `balanced`, classes without images are left out.
+        labels: (N,) int64 in 0..num_classes-1; with `balanced`, classes without images are skipped.
         num_classes: width of the output.
-        seed: of this classifier.
-        training: how to train; None takes the defaults.
-        device: where to train.
-        on_step: called with the number of steps done after each step; may raise to stop.
+        seed: seed of this classifier.
+        training: training settings; None uses the defaults.
+        device: device of the training.
+        on_step: called after each step with the number of steps done; may raise to stop.
 
     Raises:
-        ValueError: shapes or labels do not fit.
+        ValueError: shapes or labels are invalid.
     """
     training = training or ClassifierTraining()
     _check(images, labels, num_classes)
@@ -175,7 +175,7 @@ def train_classifier(
         chosen = to_device(next(batches), device)
         batch = augment(images[chosen], training, generator)
         keep = 1.0 - training.dropout
-        # Dropout from the seed's own generator: torch's layer would draw from the global one.
+        # Dropout is drawn from this generator: torch's layer would use the global one.
         kept = torch.empty(len(chosen), network.widths[-1]).bernoulli_(keep, generator=generator) / keep
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
             features = network.features(batch)
@@ -209,7 +209,7 @@ def predict_probabilities(network: SmallCNN, images: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, training: ClassifierTraining, generator: torch.Generator) -> Tensor:
-    """Shift, brighten and stretch each image by its own random amount; (n, 1, H, W) in and out."""
+    """Shift images (n, 1, H, W) and change brightness and contrast, each by its own random amount."""
     n, _, height, width = images.shape
     device = images.device
     largest = round(training.max_shift * min(height, width))
@@ -263,7 +263,7 @@ def _rate(step: int, num_steps: int) -> float:
 
 
 def _batches(labels: Tensor, training: ClassifierTraining, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield row numbers (batch_size,) without end, going through a class (or all) before any row repeats."""
+    """Yield row numbers (batch_size,) indefinitely, using all of a class (or set) before any row repeats."""
     if not training.balanced:
         stream = _shuffled(torch.arange(len(labels)), generator)
         while True:
@@ -288,4 +288,4 @@ def _check(images: Tensor, labels: Tensor, num_classes: int) -> None:
     if labels.shape != images.shape[:1] or not len(labels) or labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64 of shape ({len(images)},), got {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got up to {int(labels.max())}")
+        raise ValueError(f"labels must be in 0..{num_classes - 1}, got up to {int(labels.max())}")

@@ -17,14 +17,15 @@ _MIN_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """Turns images into standardised features: the pooled outputs of all three stages (32 + 64 + 128).
+    """Maps images to standardised features: the pooled outputs of all three stages (32 + 64 + 128).
 
-    Early stages see texture and blur, the last one shape; a last stage alone collapses onto the classes it
-    was trained to tell apart and hides what is wrong within a class.
+    Early stages respond to texture and blur, the last one to shape. The last stage alone would collapse onto
+    the classes that it was trained to distinguish, and hide differences within a class.
 
     Attributes:
-        network: the trained network (evaluation mode).
-        mean, scale: (224,) of the features over the images it was fitted to.
+        network: the trained network (in evaluation mode).
+        mean: (224,) mean of the features over the images that the encoder was fitted to.
+        scale: (224,) standard deviation of the features over these images.
     """
 
     network: SmallCNN
@@ -40,7 +41,7 @@ class FeatureEncoder:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of all tensors; features of encoders with different digests never compare."""
+        """sha256 (hex) of all tensors; features of encoders with different digests are not comparable."""
         state = hashlib.sha256()
         for name, tensor in sorted(encoder_tensors(self).items()):
             state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -49,7 +50,7 @@ class FeatureEncoder:
 
 
 def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
-    """Standardise a trained network's features over images (N, 1, H, W) in [-1, 1].
+    """Return an encoder whose features are standardised over images (N, 1, H, W) in [-1, 1].
 
     Raises:
         ValueError: fewer than 2 images.
@@ -63,16 +64,16 @@ def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
 
 
 def encoder_tensors(encoder: FeatureEncoder) -> dict[str, Tensor]:
-    """Return everything the encoder consists of, as named CPU tensors."""
+    """Return all tensors of the encoder by name, on the CPU."""
     state = {f"network.{name}": value.cpu() for name, value in encoder.network.state_dict().items()}
     return {**state, "mean": encoder.mean, "scale": encoder.scale}
 
 
 def encoder_from_tensors(tensors: Mapping[str, Tensor]) -> FeatureEncoder:
-    """Rebuild an encoder from `encoder_tensors`.
+    """Create an encoder from `encoder_tensors`.
 
     Raises:
-        ValueError: a tensor is missing or has another shape than an encoder's.
+        ValueError: a tensor is missing or has the wrong shape.
     """
     head = tensors.get("network.head.weight")
     if head is None or head.ndim != 2 or "mean" not in tensors or "scale" not in tensors:

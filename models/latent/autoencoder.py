@@ -15,29 +15,30 @@ from models.network.upsampling import fuse_upsampling
 from models.optim.precision import Precision, apply_precision
 
 LOGVAR_RANGE = (-30.0, 20.0)
-"""Limits of the log-variance, as in Rombach et al. 2022: its exponential stays finite in fp32."""
+"""Limits of the log-variance, as in Rombach et al. 2022; its exponential stays finite in fp32."""
 
 FROZEN_PRECISION = Precision("fp32", channels_last=True)
 
 BLOCK_SIZE = 8
-"""Scans that ``moments`` and ``to_images`` pass through the network at a time."""
+"""Number of scans that ``moments`` and ``to_images`` pass through the network at a time."""
 
 GRADIENT_SCALES = (1, 2, 4)
-"""Pixels a side over which images are averaged before their gradients are compared."""
+"""Sides of the squares, in pixels, over which images are averaged before their gradients are compared."""
 
 
 class Autoencoder(nn.Module):
     """Maps scans to the mean and log-variance of a small latent, and latents back to scans.
 
-    The variational autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752). Attention is left
-    out: at its coarsest level a 512x512 scan has 4,096 places, whose pairs would cost more than all the rest.
+    The variational autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), without
+    attention: at the coarsest level a 512x512 scan has 4,096 positions, whose pairs would cost more than all
+        other layers.
 
-    ``shift`` and ``scale`` (one value a latent channel, stored with the weights) put latents into the range
-    that the denoiser works in; they are 0 and 1 until ``set_scaling`` is told the statistics of the data.
+    ``shift`` and ``scale`` (one value per latent channel, stored with the weights) map latents to the range
+    of the denoiser. They are 0 and 1 until ``set_scaling`` is called with the statistics of the data.
 
     Args:
         spec: shape of the network.
-        seed: seed of the initial weights; the global random state is left as it was.
+        seed: seed of the initial weights; the global random state is not changed.
     """
 
     shift: Tensor
@@ -52,11 +53,11 @@ class Autoencoder(nn.Module):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The type of the network's weights, in which it computes."""
+        """Dtype of the network's weights and computations."""
         return next(self.network.parameters()).dtype
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe the latents of scans.
+        """Return the distribution of the latents of scans.
 
         Args:
             images: (N, 1, H, W) in [-1, 1], of the size in ``spec``.
@@ -79,7 +80,7 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Turn latents (N, latent_channels, h, w) into scans (N, 1, H, W), fp32, not clipped to [-1, 1]."""
+        """Decode latents (N, latent_channels, h, w) to scans (N, 1, H, W), fp32, not clipped to [-1, 1]."""
         features = self.network.post_quant_conv(latents.to(self.compute_dtype))
         images = functional.pixel_shuffle(self.network.decoder(features).float(), self.spec.patch_size)
         left, _, top, _ = self._padding()
@@ -87,12 +88,13 @@ class Autoencoder(nn.Module):
         return images[..., top : top + height, left : left + width]
 
     def set_scaling(self, mean: Tensor, std: Tensor, *, target_std: float) -> None:
-        """Make ``normalise`` give latents of mean 0 and deviation ``target_std`` in every channel.
+        """Set shift and scale so that normalised latents have mean 0 and deviation ``target_std`` per
+        channel.
 
         Args:
-            mean: mean of the latents of the data, (latent_channels,).
-            std: their standard deviation, (latent_channels,), sampling noise included.
-            target_std: deviation that the denoiser expects of its data (``sigma_data``).
+            mean: (latent_channels,) mean of the latents of the data.
+            std: (latent_channels,) standard deviation of the latents, sampling noise included.
+            target_std: standard deviation of the data that the denoiser assumes (``sigma_data``).
 
         Raises:
             ValueError: a value is not finite or a deviation not positive.
@@ -107,20 +109,20 @@ class Autoencoder(nn.Module):
             self.scale.copy_(std / target_std)
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """Put latents (N, C, h, w) into the denoiser's range: ``(latents - shift) / scale``."""
+        """Map latents (N, C, h, w) to the range of the denoiser: ``(latents - shift) / scale``."""
         return (latents - self.shift.reshape(-1, 1, 1)) / self.scale.reshape(-1, 1, 1)
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """Undo ``normalise``."""
+        """Invert ``normalise``."""
         return latents * self.scale.reshape(-1, 1, 1) + self.shift.reshape(-1, 1, 1)
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """Mean and log-variance of scans, as (N, 2 latent_channels, h, w), without gradients.
+        """Return mean and log-variance of scans, (N, 2 latent_channels, h, w), without gradients.
 
-        The network always sees ``BLOCK_SIZE`` scans: kernels are chosen by batch size and round differently,
-        so a short block is filled up. A scan then has the same latent alone and among others, and memory does
-        not grow with N.
+        The network always gets ``BLOCK_SIZE`` scans, because kernels are selected by batch size and round
+        differently; a short block is padded. A scan thus has the same latent alone and with others, and
+        memory does not grow with N.
 
         Args:
             images: (N, 1, H, W) in [-1, 1].
@@ -129,17 +131,17 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def to_images(self, latents: Tensor) -> Tensor:
-        """Turn normalised latents (N, latent_channels, h, w) into scans (N, 1, H, W), block by block too."""
+        """Decode normalised latents (N, latent_channels, h, w) to scans (N, 1, H, W), in the same blocks."""
         return _in_blocks(lambda block: self.decode(self.denormalise(block)), latents)
 
     def _padding(self) -> tuple[int, int, int, int]:
-        """Pixels to add (left, right, top, bottom)."""
+        """Return the padding (left, right, top, bottom) in pixels."""
         height, width = (-size % self.spec.factor for size in self.spec.image_size)
         return width // 2, width - width // 2, height // 2, height - height // 2
 
 
 def build_autoencoder_network(spec: AutoencoderSpec, *, seed: int) -> Any:
-    """Build MONAI's ``AutoencoderKL`` with freshly drawn weights; its upsampling runs as one layer each."""
+    """Build MONAI's ``AutoencoderKL`` with random initial weights and fused upsampling layers."""
     from monai.networks.nets.autoencoderkl import AutoencoderKL
 
     with torch.random.fork_rng(devices=[]):
@@ -161,15 +163,15 @@ def build_autoencoder_network(spec: AutoencoderSpec, *, seed: int) -> Any:
 
 
 def freeze_autoencoder(autoencoder: Autoencoder) -> Autoencoder:
-    """Make an autoencoder ready for use after training, in place: fp32, channels-last, without gradients.
+    """Prepare a trained autoencoder for use, in place: fp32, channels-last, without gradients.
 
-    Encoding and decoding happen once a scan, so that rounding to bf16 would save little and cost grey levels.
+    A scan is encoded and decoded once, so bf16 would save little time and cost grey levels.
     """
     return apply_precision(autoencoder, FROZEN_PRECISION).eval().requires_grad_(False)
 
 
 def sample_latents(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """Draw latents ``mean + exp(logvar / 2) noise`` with unit normal ``noise`` of the same shape."""
+    """Return latents ``mean + exp(logvar / 2) noise`` with standard normal ``noise`` of the same shape."""
     return mean + (0.5 * logvar).exp() * noise
 
 
@@ -178,7 +180,7 @@ class AutoencoderLoss:
     """The loss of a batch and its parts, scalars.
 
     Attributes:
-        total: what is minimised.
+        total: the training loss.
         absolute: mean absolute error of the pixels.
         gradient: mean absolute error of the images' gradients over several scales.
         divergence: mean KL divergence of a latent value from the unit normal, in nats.
@@ -193,12 +195,12 @@ class AutoencoderLoss:
 def autoencoder_loss(
     autoencoder: Autoencoder, images: Tensor, *, noise: Tensor, gradient_weight: float, kl_weight: float
 ) -> AutoencoderLoss:
-    """Reconstruct scans from drawn latents and weigh the error.
+    """Reconstruct scans from sampled latents and return the weighted error.
 
     Args:
         autoencoder: the autoencoder.
         images: (N, 1, H, W) in [-1, 1].
-        noise: unit normal noise (N, latent_channels, h, w).
+        noise: standard normal noise (N, latent_channels, h, w).
         gradient_weight: weight of the gradient error, relative to the absolute error.
         kl_weight: weight of the divergence (a mean over latent values, not a sum).
     """
@@ -212,10 +214,10 @@ def autoencoder_loss(
 
 
 def gradient_error(difference: Tensor) -> Tensor:
-    """Mean absolute horizontal and vertical gradient of (N, 1, H, W), at each of ``GRADIENT_SCALES``.
+    """Return the mean absolute horizontal and vertical gradient of (N, 1, H, W), at ``GRADIENT_SCALES``.
 
-    Edges weigh more in it than in the error of the pixels, which a blur keeps small. Scales that leave less
-    than two pixels a side are passed over.
+    Edges have more weight in it than in the pixel error, which is small for a blurred image. Scales that
+    leave fewer than two pixels per side are skipped.
     """
     errors = []
     for scale in GRADIENT_SCALES:

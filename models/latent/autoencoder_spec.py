@@ -18,18 +18,18 @@ MAX_PATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class AutoencoderSpec(Specification):
-    """Everything that decides the shape of the autoencoder.
+    """Shape of the autoencoder.
 
-    A specification is plain data: it goes into a checkpoint and builds the same network again.
+    A specification is plain data: it is stored in a checkpoint, and the same network can be built from it.
 
     Attributes:
-        image_size: (height, width) of a scan in pixels; any size, the autoencoder pads inside.
+        image_size: (height, width) of a scan in pixels; any size, as the autoencoder pads.
         channels: feature channels of each level, finest first; each level but the first halves the sides.
         latent_channels: channels of the latent.
-        patch_size: squares of so many pixels a side are laid out as channels before the first level, which
-            divides the cost of every level by its square.
-        num_res_blocks: residual blocks of each level.
-        num_norm_groups: groups of the group normalisation; divides every entry of ``channels``.
+        patch_size: side, in pixels, of the squares that become channels before the first level. It divides
+            the cost of every level by its square.
+        num_res_blocks: residual blocks per level.
+        num_norm_groups: groups of the group normalisation; must divide every entry of ``channels``.
     """
 
     kind: ClassVar[str] = "autoencoder"
@@ -51,7 +51,7 @@ class AutoencoderSpec(Specification):
 
     @property
     def factor(self) -> int:
-        """How many pixels along a side become one place of the latent."""
+        """Number of pixels per latent position along a side."""
         return int(self.patch_size * 2 ** (len(self.channels) - 1))
 
     @property

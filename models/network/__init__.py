@@ -1,1 +1,1 @@
-"""The denoiser's network: MONAI's U-Net, its sizes, its specification, and what it is conditioned on."""
+"""The denoiser's network: MONAI's U-Net, its sizes, its specification, and its conditions."""

@@ -13,14 +13,14 @@ __all__ = ["NetworkSpec", "build_network"]
 
 
 def build_network(spec: NetworkSpec, *, seed: int) -> nn.Module:
-    """Build MONAI's ``DiffusionModelUNet`` with freshly drawn weights.
+    """Build MONAI's ``DiffusionModelUNet`` with random initial weights.
 
-    The output convolution starts at zero, so that a new denoiser returns its skip path alone. Doubling and
-    the convolution after it run as one layer (`models/network/upsampling.py`), with MONAI's parameter names.
+    The output convolution starts at zero, so a new denoiser returns its skip path alone. Upsampling and the
+    convolution after it run as one layer (`models/network/upsampling.py`), with MONAI's parameter names.
 
     Args:
         spec: shape of the network.
-        seed: seed of the initial weights; the global random state is left as it was.
+        seed: seed of the initial weights; the global random state is not changed.
 
     Returns:
         A network in fp32: ``forward(x (N, C, H, W), timesteps (N,), class_labels=condition) -> (N, C, H, W)``

@@ -1,4 +1,4 @@
-"""Networks that suit an image size and a budget, so that a recipe names a size and no layer."""
+"""Network layers by image size and budget, so that a recipe names a size instead of layers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class _Layers:
     num_res_blocks: int
 
 
-# Largest side -> layers. Attention stands where at most 16x16 positions are left: beyond, it costs more than
-# the convolutions around it. `small` is for CPUs (a few million parameters, patches as soon as they fit: wide
-# layers on few positions run nearest to the machine's ceiling), `medium` for one GPU, `large` for several.
+# Largest side -> layers. Attention is used on at most 16x16 positions: above, it costs more than the
+# convolutions around it. `small` is for CPUs (a few million parameters, patches where possible: wide layers
+# on few positions come closest to the machine's peak), `medium` for one GPU, `large` for several.
 _SIZES: dict[str, dict[int, _Layers]] = {
     "small": {
         32: _Layers(2, (64, 128), (False, True), 1),
@@ -47,14 +47,14 @@ _SIZES: dict[str, dict[int, _Layers]] = {
 
 
 def network_layers(image_size: tuple[int, int], size: NetworkSize) -> dict[str, Any]:
-    """Return the fields of `NetworkSpec` that decide the layers, for images (or latents) of a size.
+    """Return the fields of `NetworkSpec` that determine the layers, for images (or latents) of a size.
 
     Args:
         image_size: (height, width); the longer side counts.
-        size: which budget.
+        size: budget.
 
     Raises:
-        ValueError: the image is larger than any network here is meant for.
+        ValueError: the image is larger than the largest supported size.
     """
     for largest, layers in _SIZES[size].items():
         if max(image_size) <= largest:
@@ -66,11 +66,11 @@ def network_layers(image_size: tuple[int, int], size: NetworkSize) -> dict[str, 
                 "num_head_channels": 32 if size == "small" else 64,
                 "num_norm_groups": 32,
             }
-    raise ValueError(f"image_size must be at most {max(_SIZES[size])} pixels a side, got {image_size}")
+    raise ValueError(f"image_size must be at most {max(_SIZES[size])} pixels per side, got {image_size}")
 
 
 def plain_layers(channels: tuple[int, ...]) -> dict[str, Any]:
-    """Return the fields of `NetworkSpec` of a network with these channels, attending at its last level."""
+    """Return the fields of `NetworkSpec` for these channels, with attention at the last level."""
     return {
         "channels": channels,
         "attention": (*(False,) * (len(channels) - 1), True),

@@ -21,25 +21,25 @@ MAX_CONDITIONS = 256
 
 @dataclass(frozen=True)
 class NetworkSpec(Specification):
-    """Everything that decides the shape of the denoiser network.
+    """Shape of the denoiser network.
 
-    A specification is plain data: it goes into a checkpoint header and builds the same network again.
+    A specification is plain data: it is stored in a checkpoint header, and the same network can be built from
+    it.
 
     Attributes:
-        image_size: (height, width) of what is denoised, in pixels (or latents); any size, the denoiser pads
-            inside.
-        num_classes: number of real classes; the network holds one more row, the null class of
-            classifier-free guidance, at index ``num_classes``.
+        image_size: (height, width) of a sample in pixels (or latents); any size, as the denoiser pads.
+        num_classes: number of real classes. The network has one more row, the null class of classifier-free
+            guidance, at index ``num_classes``.
         channels: feature channels of each level, finest first.
-        num_res_blocks: residual blocks of each level.
-        attention: for each level, whether it attends over all its positions.
-        num_head_channels: channels of one attention head.
-        num_norm_groups: groups of the group normalisation; divides every entry of ``channels``.
-        in_channels: channels of what is denoised: 1 for scans, more for latents.
-        patch_size: side of the squares of pixels that the network sees as the channels of one position. 2
-            leaves a quarter of the positions: wide layers on few positions are what processors are fast at.
-        conditions: number of values of each condition field beside the class (attributes and findings).
-        augment_features: numbers that describe an augmentation to the network; 0 where nothing is augmented.
+        num_res_blocks: residual blocks per level.
+        attention: whether each level has self-attention.
+        num_head_channels: channels per attention head.
+        num_norm_groups: groups of the group normalisation; must divide every entry of ``channels``.
+        in_channels: channels of a sample: 1 for scans, more for latents.
+        patch_size: side of the squares of pixels that become the channels of one position. 2 leaves a quarter
+            of the positions; CPUs are fast at wide layers on few positions.
+        conditions: number of values of each condition field other than the class (attributes and findings).
+        augment_features: number of augmentation features; 0 without augmentation.
     """
 
     kind: ClassVar[str] = "network"
@@ -76,10 +76,10 @@ class NetworkSpec(Specification):
             raise ValueError(f"attention must be a tuple of true / false, got {self.attention!r}")
         if len(self.attention) != len(self.channels):
             raise ValueError(
-                f"attention must have one entry a level: {len(self.channels)} channels, "
+                f"attention must have one entry per level: {len(self.channels)} channels, "
                 f"{len(self.attention)} entries"
             )
-        # The middle block attends whatever the levels do, so the coarsest level must divide into heads too.
+        # The middle block always has attention, so the coarsest level must divide into heads too.
         attending = {count for count, flag in zip(self.channels, self.attention, strict=True) if flag} | {
             self.channels[-1]
         }
@@ -87,17 +87,17 @@ class NetworkSpec(Specification):
             if count % self.num_head_channels:
                 raise ValueError(
                     f"num_head_channels={self.num_head_channels} must divide the channels of every level "
-                    f"that attends and of the last level, got {count}"
+                    f"with attention and of the last level, got {count}"
                 )
 
     @property
     def multiple(self) -> int:
-        """The number of pixels that height and width must be a multiple of inside the network."""
+        """Number of pixels of which height and width must be multiples inside the network."""
         return self.patch_size * 2 ** (len(self.channels) - 1)
 
     @property
     def num_values(self) -> tuple[int, ...]:
-        """The number of values of every condition field, the class first; each one's null code equals it."""
+        """Number of values of every condition field, the class first; it is also the field's null code."""
         return (self.num_classes, *self.conditions)
 
     @property

@@ -1,4 +1,4 @@
-"""What the specifications of networks share: plain data in and out, every value checked."""
+"""Base of the network specifications: conversion to and from plain data, with checks of every value."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ MAX_IMAGE_SIZE = 4096
 
 @dataclass(frozen=True)
 class Specification:
-    """Base of frozen dataclasses that go into a checkpoint and build the same network again."""
+    """Base of the frozen dataclasses that are stored in a checkpoint and from which networks are built."""
 
     kind: ClassVar[str] = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The specification as JSON-ready values."""
+        """Return the specification as JSON-serialisable values."""
         values = asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a specification from ``to_dict``'s values, checking every one of them.
+        """Create a specification from the values of ``to_dict``, with checks of every value.
 
         Raises:
             ValueError: a field is missing, unknown, of the wrong type or out of range.
@@ -43,13 +43,13 @@ class Specification:
 
 
 def check_range(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless a field is a whole number in its range."""
+    """Raise ValueError unless a field is an integer in its range."""
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
 def check_image_size(image_size: object, smallest: int) -> None:
-    """Raise ValueError unless a field is (height, width), each from `smallest` pixels on."""
+    """Raise ValueError unless a field is (height, width), each at least `smallest` pixels."""
     if not isinstance(image_size, tuple) or len(image_size) != 2:
         raise ValueError(f"image_size must be (height, width), got {image_size!r}")
     for pixels in image_size:
@@ -57,7 +57,7 @@ def check_image_size(image_size: object, smallest: int) -> None:
 
 
 def check_channels(channels: object, num_norm_groups: int) -> None:
-    """Raise ValueError unless a field holds the channels of some levels, each a multiple of the groups."""
+    """Raise ValueError unless a field is a tuple of channels per level, all multiples of the groups."""
     if not isinstance(channels, tuple) or not 1 <= len(channels) <= MAX_LEVELS:
         raise ValueError(f"channels must be a tuple of 1 to {MAX_LEVELS} numbers, got {channels!r}")
     for count in channels:

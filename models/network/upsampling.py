@@ -1,4 +1,4 @@
-"""Doubling an image and convolving it, in one step: the network's costliest layer at half the arithmetic."""
+"""Upsampling and convolution as one layer: the most expensive layer of the network at half the arithmetic."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 
 def fuse_upsampling(network: nn.Module) -> int:
-    """Let MONAI's nearest-neighbour doubling followed by a 3x3 convolution run as one transposed convolution.
+    """Replace MONAI's nearest-neighbour upsampling and 3x3 convolution by one transposed convolution.
 
     The network keeps its parameters, their names and, up to rounding, its function.
 
     Args:
-        network: a MONAI ``DiffusionModelUNet`` or ``AutoencoderKL``; changed in place.
+        network: a MONAI ``DiffusionModelUNet`` or ``AutoencoderKL``; modified in place.
 
     Returns:
         The number of layers replaced.
@@ -34,17 +34,18 @@ def fuse_upsampling(network: nn.Module) -> int:
 
 
 class UpsampleConvolution(nn.Module):
-    """Nearest-neighbour doubling and a 3x3 convolution with padding 1, as one transposed convolution.
+    """Nearest-neighbour upsampling by 2 and a 3x3 convolution with padding 1, as one transposed convolution.
 
-    Every pixel is repeated 2x2 before the convolution, so its kernel meets each value up to twice a row and
-    a column: adding up those taps gives a 4x4 kernel of stride 2 that meets each value once. 4 products a
-    result remain of 9, and the doubled image is never made.
+    Upsampling repeats every pixel 2x2, so the kernel meets each value up to twice per row and column. Summing
+    these taps gives a 4x4 kernel with stride 2 that meets each value once. This needs 4 instead of 9 products
+    per output value and does not create the upsampled image.
 
     Args:
-        postconv: MONAI's ``Convolution``, which holds the 3x3 ``conv``; its parameters keep their names.
+        postconv: MONAI's ``Convolution`` with the 3x3 ``conv``; its parameters keep their names.
 
     Attributes:
-        fused: False doubles and convolves one after the other, for what has to see ``postconv`` called.
+        fused: if False, upsampling and convolution run one after the other, for hooks that need ``postconv``
+            to be called.
     """
 
     def __init__(self, postconv: Any) -> None:
@@ -53,7 +54,7 @@ class UpsampleConvolution(nn.Module):
         self.fused = True
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """Map (N, C, H, W) to (N, C', 2H, 2W). ``emb`` is part of MONAI's call and not used there either."""
+        """Map (N, C, H, W) to (N, C', 2H, 2W). ``emb`` is part of MONAI's interface and not used."""
         if not self.fused:
             doubled: Tensor = self.postconv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
             return doubled
@@ -63,7 +64,7 @@ class UpsampleConvolution(nn.Module):
 
 
 def _spread(weight: Tensor, axis: int) -> Tensor:
-    """Turn three taps over the doubled image into four over the image itself, along one axis."""
+    """Convert three taps over the upsampled image to four taps over the image, along one axis."""
     before, centre, after = weight.unbind(axis)
     return torch.stack([after, centre + after, before + centre, before], axis)
 

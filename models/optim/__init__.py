@@ -1,1 +1,1 @@
-"""How weights are trained: optimisers, averages, arithmetic, compiling, memory and several processes."""
+"""Optimisation of the weights: optimisers, averages, precision, compiling, memory and several processes."""

@@ -1,4 +1,4 @@
-"""Less memory for one more forward pass: activations inside the U-Net's blocks are computed again."""
+"""Activation checkpointing of the U-Net's blocks: less memory for one additional forward pass."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from models.diffusion.denoiser import Denoiser
 
 
 def recompute_activations(denoiser: Denoiser) -> int:
-    """Let the blocks of the network keep only what enters them; the backward pass computes the rest again.
+    """Make the blocks of the network keep only their inputs and recompute the rest in the backward pass.
 
-    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), a block at a time. Results are the same up to
+    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174), block by block. Results are the same up to
     rounding; a step takes about a third longer.
 
     Args:
-        denoiser: changed in place; take copies of it before, not after.
+        denoiser: modified in place; make copies of it before this call, not after.
 
     Returns:
-        The number of blocks changed.
+        The number of modified blocks.
     """
     network = denoiser.network
     blocks = [*network.down_blocks, network.middle_block, *network.up_blocks]  # type: ignore[misc]
     for block in blocks:
-        # No layer draws random numbers, so none need be kept to draw them again.
+        # No layer draws random numbers, so the random state need not be preserved.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     return len(blocks)

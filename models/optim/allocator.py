@@ -1,4 +1,4 @@
-"""Keeps freed memory for the next step instead of giving it back to the system and asking again."""
+"""Keeps freed memory for the next step instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _DEFAULT_TRIM, _DEFAULT_PAD, _DEFAULT_MAP = 128 * 2**10, 128 * 2**10, 32 * 2**20
 
 @contextlib.contextmanager
 def held_memory() -> Iterator[None]:
-    """Inside the block, keep memory that tensors on the CPU free; give it back at the end.
+    """Keep freed memory of CPU tensors inside the block; return it at the end.
 
-    By default glibc maps every large tensor anew, and the kernel clears each of its pages again: a tenth of a
-    training step on a CPU. Results do not change. Does nothing where the C library is another one, or where
-    tensors lie on an accelerator.
+    By default glibc maps every large tensor anew, and the kernel clears each of its pages again, which takes
+    a tenth of a training step on a CPU. Results do not change. This does nothing with another C library, or
+    if tensors are on an accelerator.
     """
     libc = _glibc() if choices(default_device()).keeps_heap else None
     if libc is None:
         yield
         return
     if not libc.mallopt(_M_MMAP_THRESHOLD, _HELD):
-        # Older versions of glibc take no more; left alone, the next line would fix it at 128 KiB.
+        # Older versions of glibc accept no more; without this, the next line would fix it at 128 KiB.
         libc.mallopt(_M_MMAP_THRESHOLD, _DEFAULT_MAP)
     libc.mallopt(_M_TRIM_THRESHOLD, _HELD)
     libc.mallopt(_M_TOP_PAD, 64 * 2**20)

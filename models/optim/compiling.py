@@ -1,4 +1,4 @@
-"""The denoiser through `torch.compile`, or as it is where it cannot be compiled."""
+"""The denoiser with `torch.compile`, or uncompiled if compiling fails."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class Compute(Protocol):
-    """What is called in place of a denoiser: itself, or its compiled form."""
+    """A denoiser or its compiled form."""
 
     def __call__(self, x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None = None, /) -> Tensor:
         """Estimate the clean scan, as `Denoiser.forward` does."""
 
 
 class Compiled:
-    """A denoiser that is compiled at its first call, and runs as it is if that fails.
+    """A denoiser that is compiled at its first call, and runs uncompiled if that fails.
 
     Attributes:
         failed: whether compiling failed.
@@ -30,7 +30,7 @@ class Compiled:
 
     def __init__(self, denoiser: Denoiser, *, graphs: bool) -> None:
         self._denoiser, self._graphs = denoiser, graphs
-        # Shapes do not change within a training: without this, a second batch size would be compiled for all.
+        # Shapes do not change during training. Otherwise a second batch size would compile for all sizes.
         self._call: Any = torch.compile(
             denoiser, dynamic=False, mode="reduce-overhead" if graphs else "default"
         )
@@ -42,17 +42,19 @@ class Compiled:
         if self.failed:
             return self._denoiser(*arguments)
         if self._graphs:
-            # What the last call returned is no longer needed: its memory may be written again.
+            # The result of the last call is no longer needed, and its memory may be overwritten.
             torch.compiler.cudagraph_mark_step_begin()
         if self._proven:
             return self._call(*arguments)
         try:
             result: Tensor = self._call(*arguments)
         except Exception as error:
-            # A compiler's errors have no common class: a missing C++ compiler, an unsupported operator, ...
+            # Compiler errors have no common class: a missing C++ compiler, an unsupported operator, ...
             if out_of_memory(error):
                 raise
-            logger.warning("torch.compile does not work here (%s); going on without it", type(error).__name__)
+            logger.warning(
+                "torch.compile does not work here (%s); continuing without it", type(error).__name__
+            )
             self.failed = True
             return self._denoiser(*arguments)
         self._proven = True
@@ -60,11 +62,11 @@ class Compiled:
 
 
 def compiled(denoiser: Denoiser, *, graphs: bool = False) -> Compiled:
-    """Return the denoiser as one that is compiled at its first call; weights are shared.
+    """Return a form of the denoiser that is compiled at its first call; weights are shared.
 
     Args:
         denoiser: the denoiser.
-        graphs: replay its kernels as CUDA graphs, where its device is one; each call then overwrites what the
-            one before returned, and the gradients that it left.
+        graphs: replay its kernels as CUDA graphs on a CUDA device. Each call then overwrites the result and
+            the gradients of the previous call.
     """
     return Compiled(denoiser, graphs=graphs)

@@ -1,29 +1,34 @@
-"""Sums and copies of many tensors over the processes of a job, a few large messages instead of many small."""
+"""Sums and copies of many tensors over the processes of a job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed, nn
 
-BUCKET_BYTES = 32 * 2**20
-
 
 class GradientSum:
-    """Adds up the fp32 gradients of all processes of the job, in place and equally on each.
+    """Sums the fp32 gradients of all processes of the job in one message, in place and equally on each.
 
     Args:
         parameters: the parameters, in the same order on every process, on one device.
-        bucket_bytes: largest message; several are under way at once.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], bucket_bytes: int = BUCKET_BYTES) -> None:
-        self._buckets = [_Bucket(group) for group in _grouped(parameters, bucket_bytes)]
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._parameters = parameters
+        sizes = [parameter.numel() for parameter in parameters]
+        # The last element is the loss.
+        self._flat = torch.zeros(sum(sizes) + 1, device=parameters[0].device)
+        # Each part has the memory layout of its parameter, on every process, so that one call copies all.
+        self._parts = [
+            part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
+            for part, parameter in zip(self._flat[:-1].split(sizes), parameters, strict=True)
+        ]
 
     @torch.no_grad()
     def add_up(self, loss: Tensor) -> Tensor:
-        """Sum the gradients, and a scalar that travels with them.
+        """Sum the gradients and a scalar over all processes.
 
         A parameter without a gradient on this process counts as zero.
 
@@ -33,67 +38,24 @@ class GradientSum:
         Returns:
             The scalar summed over all processes.
         """
-        total = loss.detach().float().reshape(1).clone()
-        under_way = [distributed.all_reduce(total, async_op=True)]
-        for bucket in self._buckets:
-            bucket.fill()
-            under_way.append(distributed.all_reduce(bucket.flat, async_op=True))
-        for work in under_way:
-            work.wait()
-        for bucket in self._buckets:
-            bucket.give_back()
-        return total.reshape(())
-
-
-class _Bucket:
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = parameters
-        self.flat = torch.zeros(
-            sum(parameter.numel() for parameter in parameters), device=parameters[0].device
-        )
-        sizes = [parameter.numel() for parameter in parameters]
-        # Each part lies in memory as its parameter does, on every process alike: then all are copied at once.
-        self._parts = [
-            part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
-            for part, parameter in zip(self.flat.split(sizes), parameters, strict=True)
-        ]
-
-    def fill(self) -> None:
-        torch._foreach_copy_(self._parts, self._gradients())
-
-    def give_back(self) -> None:
-        torch._foreach_copy_(self._gradients(), self._parts)
-
-    def _gradients(self) -> list[Tensor]:
-        """Return the gradients, zeros where there is none."""
         gradients = []
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             gradients.append(parameter.grad)
-        return gradients
+        torch._foreach_copy_(self._parts, gradients)
+        self._flat[-1].copy_(loss)
+        distributed.all_reduce(self._flat)
+        torch._foreach_copy_(gradients, self._parts)
+        return self._flat[-1].clone()
 
 
 def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
     """Copy process 0's values into the tensors of every process, in place."""
     with torch.no_grad():
         for tensor in tensors:
-            # A message is read as plain memory: a copy in the plain order serves any layout.
+            # A message is read as contiguous memory: a contiguous copy works for any layout.
             plain = tensor.detach().contiguous()
             distributed.broadcast(plain, src=0)
             if plain.data_ptr() != tensor.data_ptr():
                 tensor.copy_(plain)
-
-
-def _grouped(parameters: Sequence[nn.Parameter], bucket_bytes: int) -> Iterator[list[nn.Parameter]]:
-    group: list[nn.Parameter] = []
-    size = 0
-    for parameter in parameters:
-        bytes_needed = parameter.numel() * 4
-        if group and size + bytes_needed > bucket_bytes:
-            yield group
-            group, size = [], 0
-        group.append(parameter)
-        size += bytes_needed
-    if group:
-        yield group

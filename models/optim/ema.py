@@ -1,4 +1,4 @@
-"""Averages of the weights along training, several lengths at once, and any other length after the fact."""
+"""Averages of the weights during training, several lengths at once, and post-hoc averages of any length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_LENGTH = 0.28
 """Longest average; the limit of the power functions is the plain mean of all steps, 1 / sqrt(12) = 0.289."""
 MIN_LENGTH = 0.005
 MAX_PROFILE_ERROR = 0.10
-"""Largest error of a profile made from snapshots, relative to its size (L2), that is still taken for it."""
+"""Largest relative L2 error of a profile made from snapshots that is accepted."""
 _MAX_BINS = 8192
 
 
@@ -30,7 +30,7 @@ def exponent(length: float) -> float:
     """Return the exponent gamma of a power-function average.
 
     Its profile over the steps up to t grows as tau^gamma. Its length sigma_rel is the standard deviation of
-    the profile as a share of the training so far (Karras et al. 2024, arXiv 2312.02696, equation 124):
+    the profile relative to the training so far (Karras et al. 2024, arXiv 2312.02696, equation 124):
     sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), a cubic in gamma.
 
     Args:
@@ -40,41 +40,41 @@ def exponent(length: float) -> float:
         ValueError: the length lies outside that range.
     """
     if not MIN_LENGTH <= length <= MAX_LENGTH:
-        raise ValueError(f"an average's length must lie from {MIN_LENGTH} to {MAX_LENGTH}, got {length!r}")
+        raise ValueError(f"the length of an average must be {MIN_LENGTH} to {MAX_LENGTH}, got {length!r}")
     inverse = length**-2.0
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     return float(roots.real.max())
 
 
 def profile(length: float, step: int, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return what share of an average the steps between neighbouring ``edges`` have; sums to one.
+    """Return the share in an average of the steps between neighbouring ``edges``; the shares sum to one.
 
-    With (1 - 1/t)^(gamma + 1) kept of the average at step t, step i of t has the share
-    (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1): the update gives the power function without error.
+    If (1 - 1/t)^(gamma + 1) of the average is kept at step t, step i of t has the share
+    (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1): the update gives the power function exactly.
 
     Args:
         length: sigma_rel of the average.
-        step: steps done when the average was taken, at least 1.
-        edges: rising numbers of steps (K + 1,), from 0 to at least ``step``.
+        step: number of steps when the average was taken, at least 1.
+        edges: ascending numbers of steps (K + 1,), from 0 to at least ``step``.
     """
     return np.diff((np.minimum(edges, step) / step) ** (exponent(length) + 1.0))
 
 
 def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[npt.NDArray[np.float64], float]:
-    """Find the mixture of stored averages whose profile comes closest to a wanted one.
+    """Find the mixture of stored averages whose profile is closest to the requested one.
 
-    Least squares in fp64 (arXiv 2312.02696, appendix C), with factors that sum to one, so that the mixture
-    is an average too. A stored average is returned as it is.
+    Least squares in fp64 (arXiv 2312.02696, appendix C), with factors that sum to one, so that the mixture is
+    an average too. A stored average is used unchanged.
 
     Args:
-        stored: the averages there are; those of later steps than the wanted one are not used.
-        wanted: the average to make.
+        stored: the stored averages; those of later steps than the requested one are not used.
+        wanted: the requested average.
 
     Returns:
-        Factors (len(stored),) and the error of the mixture's profile relative to the wanted one's size.
+        Factors (len(stored),), and the error of the mixture's profile relative to the requested profile.
 
     Raises:
-        ValueError: no stored average is of the wanted step or earlier.
+        ValueError: no stored average is of the requested step or earlier.
     """
     factors = np.zeros(len(stored))
     if wanted in stored:
@@ -86,7 +86,7 @@ def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[npt.NDArray[np.
     edges = np.linspace(0.0, wanted[1], min(wanted[1], _MAX_BINS) + 1)
     target = profile(*wanted, edges)
     columns = np.stack([profile(*stored[place], edges) for place in usable], axis=1)
-    # The last one takes what the others leave, which makes the sum one whatever the rest comes to.
+    # The last factor is one minus the others, so that all factors sum to one.
     base = columns[:, -1]
     rest = np.linalg.lstsq(columns[:, :-1] - base[:, None], target - base, rcond=None)[0]
     factors[usable] = [*rest, 1.0 - rest.sum()]
@@ -95,22 +95,22 @@ def mixture(stored: Sequence[Profile], wanted: Profile) -> tuple[npt.NDArray[np.
 
 
 class PowerFunctionAverages(Generic[ModelT]):
-    """Power-function averages of the weights along training (arXiv 2312.02696, section 3.1).
+    """Power-function averages of the weights during training (arXiv 2312.02696, section 3.1).
 
-    Their memory is a share of the training so far, so that the random initial weights are forgotten quickly
-    and the same length suits a training of any number of steps.
+    Their length is relative to the training so far. The random initial weights are therefore forgotten
+    quickly, and the same length is suitable for any number of steps.
 
     Args:
-        model: the model being trained; a copy of it holds each average.
-        lengths: sigma_rel of each average: about 0.05 to 0.15 suits most trainings.
+        model: the model in training; each average is held by a copy of it.
+        lengths: sigma_rel of each average; about 0.05 to 0.15 is suitable for most trainings.
 
     Raises:
-        ValueError: there is no length, one occurs twice or lies out of range.
+        ValueError: there is no length, a length occurs twice, or a length is out of range.
     """
 
     def __init__(self, model: ModelT, lengths: Sequence[float]) -> None:
         if not lengths or len(set(lengths)) != len(lengths):
-            raise ValueError(f"lengths must be given, each once, got {list(lengths)}")
+            raise ValueError(f"lengths must not be empty or repeated, got {list(lengths)}")
         self._powers = {float(length): exponent(length) + 1.0 for length in lengths}
         self.models: dict[float, ModelT] = {
             length: copy.deepcopy(model).eval().requires_grad_(False) for length in self._powers
@@ -130,15 +130,15 @@ class PowerFunctionAverages(Generic[ModelT]):
         return tuple(self.models)
 
     def nearest(self, length: float) -> ModelT:
-        """The tracked average whose length is closest to ``length``."""
+        """Return the tracked average whose length is closest to ``length``."""
         return self.models[min(self.models, key=lambda own: abs(math.log(own / length)))]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the model's present weights into every average; buffers are copied, not averaged.
+        """Update every average with the current weights of the model; buffers are copied, not averaged.
 
         Args:
-            step: steps done so far, counted from 1: the first one replaces the initial weights.
+            step: number of steps so far, from 1; the first step replaces the initial weights.
         """
         for length, average in self._averages.items():
             kept = (1.0 - 1.0 / step) ** self._powers[length]
@@ -147,7 +147,7 @@ class PowerFunctionAverages(Generic[ModelT]):
                 target.copy_(source)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All averages by name, ``<length>.<name of the tensor>``: what is saved to go on with training."""
+        """Return all averages by name, ``<length>.<name of the tensor>``, to save and resume a training."""
         return {
             f"{length!r}.{name}": tensor
             for length, average in self.models.items()

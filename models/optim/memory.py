@@ -1,4 +1,4 @@
-"""Telling an allocation that failed from other errors, and finding the batch that fits."""
+"""Recognises out-of-memory errors, and finds the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from models.devices import default_device, release_memory
 
-# How the allocators of torch, the C++ library and oneDNN word a refused allocation.
+# Messages of failed allocations of torch, the C++ library and oneDNN.
 _WORDS = (
     "DefaultCPUAllocator",
     "not enough memory",
@@ -20,17 +20,17 @@ _WORDS = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory could not be had."""
+    """Return whether an error is an out-of-memory error."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 def largest_that_fits(attempt: Callable[[int], None], size: int) -> int:
-    """Try halves of a size until one is done without running out of memory.
+    """Halve a size until the attempt does not run out of memory.
 
     Args:
-        attempt: does the work of one size; it is tried at most once a halving.
+        attempt: does the work of one size; called once per halving.
         size: the size that did not fit.
 
     Returns:

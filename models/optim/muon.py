@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are replaced by their nearest matrix of equal singular values."""
+"""Muon: an optimiser that replaces momentum matrices by their nearest matrix with equal singular values."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 RMS_OF_ADAMW = 0.2
-"""Root mean square of an entry of AdamW's step as a share of the learning rate (arXiv 2502.16982)."""
+"""Root mean square of an entry of AdamW's step relative to the learning rate (arXiv 2502.16982)."""
 
 SMALLEST_LIFTED = 0.01
-"""Singular values from this share of the Frobenius norm on end within `LIFTED_TO`."""
+"""Singular values of at least this share of the Frobenius norm are mapped to within `LIFTED_TO`."""
 LIFTED_TO = (0.73, 1.27)
 POLYNOMIALS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
-"""Each step maps a singular value s to a s + b s^3 + c s^5. Of all such steps these come, one by one, closest
-to 1 in their largest error, from `SMALLEST_LIFTED` on (the construction of arXiv 2505.16932). The
-three lift as much as five of the fixed step (3.4445, -4.7750, 2.0315) that Muon came with."""
+"""Each step maps a singular value s to a s + b s^3 + c s^5. The steps are chosen one by one to minimise the
+largest error from 1 for values from `SMALLEST_LIFTED` on (the construction of arXiv 2505.16932). These three
+steps have the effect of five of Muon's original fixed steps (3.4445, -4.7750, 2.0315)."""
 
 
 class Muon:
-    """Changes weight matrices by their orthogonalised momentum (Jordan et al. 2024).
+    """Updates weight matrices by their orthogonalised momentum (Jordan et al. 2024).
 
-    Rare directions are so learnt as fast as frequent ones. Steps are scaled to the size of AdamW's, so both
-    take one learning rate (Liu et al. 2025, arXiv 2502.16982). Differs from ``torch.optim.Muon`` in speed:
-    matrices of one shape are computed together, in three steps instead of five. With the many small matrices
-    of a network for a CPU that takes half its time.
+    Rare directions are thus learned as fast as frequent ones. Steps are scaled to the size of AdamW's steps,
+    so both optimisers share one learning rate (Liu et al. 2025, arXiv 2502.16982). The difference to
+    ``torch.optim.Muon`` is speed: matrices of one shape are computed together, in three steps instead of
+    five. With the many small matrices of a network for a CPU this takes half the time.
 
     Args:
-        parameters: weights (out, in, ...), each contiguous or channels-last; it counts as the matrix (out,
-            the rest).
+        parameters: weights (out, in, ...), each contiguous or channels-last, treated as matrices (out, the
+            rest).
         weight_decay: decoupled weight decay.
-        dtype: arithmetic of the products.
+        dtype: dtype of the products.
 
     Attributes:
-        momentum: one fp32 matrix for each parameter, to be saved and copied into.
+        momentum: one fp32 matrix per parameter; saved, and restored by copying into it.
     """
 
     def __init__(
@@ -45,20 +45,20 @@ class Muon:
         self._matrices = [as_matrix(parameter.detach()) for parameter in self._parameters]
         self.momentum = [torch.zeros_like(matrix) for matrix in self._matrices]
         self._groups: dict[tuple[int, int], list[tuple[int, bool]]] = {}
-        """(rows, columns) with rows <= columns -> index of each such matrix, and whether it lies that way."""
+        """(rows, columns), rows <= columns -> index of each such matrix, and whether it is not transposed."""
         for index, matrix in enumerate(self._matrices):
             rows, columns = sorted(matrix.shape)
             self._groups.setdefault((rows, columns), []).append((index, len(matrix) == rows))
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Change every parameter; one without a gradient counts as one whose gradient is zero."""
+        """Update every parameter; a missing gradient counts as zero."""
         gradients = [
             torch.zeros_like(matrix) if parameter.grad is None else as_matrix(parameter.grad)
             for parameter, matrix in zip(self._parameters, self._matrices, strict=True)
         ]
         torch._foreach_lerp_(self.momentum, gradients, 1.0 - MOMENTUM)
-        # Nesterov: the momentum as it would be one step on.
+        # Nesterov: the momentum one step ahead.
         ahead = torch._foreach_lerp(gradients, self.momentum, MOMENTUM)
         if self._weight_decay:
             torch._foreach_mul_(self._matrices, 1.0 - learning_rate * self._weight_decay)
@@ -73,18 +73,18 @@ class Muon:
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring the singular values of matrices near 1 and leave their singular vectors.
+    """Map the singular values of matrices close to 1, keeping their singular vectors.
 
     Args:
         matrices: (k, m, n) with m <= n.
-        dtype: arithmetic of the products, and type of the result. bf16 suffices: what it rounds away is small
-            against the spread of `LIFTED_TO`.
+        dtype: dtype of the products and of the result. bf16 is sufficient: its rounding errors are small
+            compared with the spread of `LIFTED_TO`.
 
     Returns:
         (k, m, n). A matrix of zeros stays zero.
     """
     norms = torch.linalg.matrix_norm(matrices, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    # A little less than 1: rounding must not lift a value out of the range that the first step is made for.
+    # Slightly less than 1: rounding must not move a value out of the range of the first step.
     x = (matrices * (0.99 / norms)).to(dtype)
     for a, b, c in POLYNOMIALS:
         gram = torch.bmm(x, x.mT)
@@ -93,7 +93,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """View a weight (out, in, ...) as (out, the rest), in whatever order the rest lies in memory.
+    """View a weight (out, in, ...) as (out, the rest), where the rest has its memory order.
 
     Raises:
         ValueError: the tensor is neither contiguous nor channels-last.

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, or Muon for the matrices inside the network and AdamW for all else."""
+"""The optimiser: AdamW, or Muon for the matrices inside the network and AdamW for all other parameters."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _BLOCKS = ("down_blocks.", "middle_block.", "up_blocks.")
 
 
 class Optimiser:
-    """Changes named parameters by their gradients; its state is named tensors, to be saved and copied into.
+    """Optimiser of named parameters; its state is a set of named tensors, restored by copying into them.
 
-    What is no matrix inside the U-Net's blocks (biases, norms, embeddings, first and last layer) is always
-    left to AdamW.
+    All parameters other than matrices inside the U-Net's blocks (biases, norms, embeddings, first and last
+    layer) are always optimised by AdamW.
 
     Args:
         parameters: name -> parameter, on their device and in their memory layout.
         name: ``adamw`` or ``muon``.
         weight_decay: decoupled weight decay.
-        dtype: arithmetic of Muon's products: the network's own.
+        dtype: dtype of Muon's products: that of the network.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Optimiser:
             list(self._others.values()), lr=0.0, betas=BETAS, weight_decay=weight_decay, fused=True
         )
         for parameter in self._others.values():
-            # As the first step would make it; preserving the layout, as the fused kernel reads plain memory.
+            # The state as created by the first step, in the parameters' layout, as the fused kernel requires.
             self._adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -56,14 +56,14 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Change every parameter."""
+        """Update every parameter."""
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
         if self._matrix_names:
             self._muon.step(learning_rate)
 
-    def moments(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Return the state by name; copying into it sets it."""
         state: dict[str, Tensor] = {}
         for name, parameter in self._others.items():
@@ -74,6 +74,6 @@ class Optimiser:
         return state
 
     def set_step(self, step: int) -> None:
-        """Count from `step` steps done on, which AdamW's bias correction depends on."""
+        """Set the number of steps done, on which AdamW's bias correction depends."""
         for state in self._adamw.state.values():
             state["step"].fill_(float(step))

@@ -1,4 +1,4 @@
-"""Which arithmetic trains fastest on this machine: a short measured probe over type, layout and compiling."""
+"""Selects the fastest arithmetic for training on this machine: a short probe of dtype, layout, compiling."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from models.optim.memory import out_of_memory
 logger = logging.getLogger(__name__)
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Name -> type of the network's weights and activations while it computes."""
+"""Name -> dtype of the network's weights and activations."""
 
 PREFERENCE_MARGIN = 1.10
-"""How many times as fast a choice that is not the preferred one has to be."""
+"""Speed-up that a less preferred choice needs to be selected."""
 SHORT_TRAINING = 120.0
-"""Seconds of training below which compiling is not even tried: to try it and to do it takes about as long."""
+"""Seconds of training below which compiling is not tried, because trying it takes about as long."""
 CLEARLY_SLOWER = 2.0
-"""How many times as slow as the fastest a choice has to be for the probe to look at it no longer."""
+"""Slow-down relative to the fastest choice at which the probe drops a choice."""
 LAUNCH_BOUND = 0.9
-"""Share of a batch's time that the host takes to launch its kernels from which a CUDA graph is tried."""
+"""Share of launching kernels in the time of a batch from which on a CUDA graph is tried."""
 
 _SINGLE_ROUNDS = 3
 _GRAPH_WARM_UP = 3
@@ -41,12 +41,12 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Precision:
-    """A chosen arithmetic, recorded in the checkpoint and used again on resume.
+    """The selected arithmetic, recorded in the checkpoint and reused on resume.
 
     Attributes:
-        dtype: ``fp32`` or ``bf16`` (of the network that computes; what learns and is saved stays fp32).
-        channels_last: whether convolution weights lie channels-last in memory.
-        measured: choice -> training images a second seen by the probe; empty if nothing was probed.
+        dtype: ``fp32`` or ``bf16`` of the computing network; the trained and saved weights are fp32.
+        channels_last: whether convolution weights are in channels-last memory layout.
+        measured: choice -> training images per second in the probe; empty if nothing was probed.
         compiled: whether the network runs through `torch.compile`.
         graphs: whether its compiled form is replayed as CUDA graphs.
     """
@@ -63,7 +63,7 @@ class Precision:
 
     @property
     def name(self) -> str:
-        """The choice in words, for instance ``bf16 channels-last``."""
+        """The choice in words, for example ``bf16 channels-last``."""
         words = [
             self.dtype,
             "channels-last" if self.channels_last else "",
@@ -73,20 +73,20 @@ class Precision:
         return " ".join(word for word in words if word)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Return JSON-serialisable values."""
         return asdict(self)
 
 
 def precisions_of(device: torch.device) -> tuple[Precision, ...]:
-    """Return what a probe tries on a device, in order of preference."""
+    """Return the choices that a probe tries on a device, in order of preference."""
     return tuple(Precision(dtype, channels_last) for dtype, channels_last in arithmetic_of(device))
 
 
 def apply_precision(model: ModelT, precision: Precision) -> ModelT:
-    """Set layout and type of a denoiser or autoencoder in place and return it; bf16 rounds its weights.
+    """Set layout and dtype of a denoiser or autoencoder in place and return it; bf16 rounds its weights.
 
-    Only its ``network`` is narrowed: noise levels, preconditioning, scaling and the result stay fp32. Where
-    the device has fused attention, bf16 networks use it; in fp32 its backward pass has no deterministic form.
+    Only ``network`` is converted: noise levels, preconditioning, scaling and the result stay fp32. On devices
+    with fused attention, bf16 networks use it; in fp32 its backward pass is not deterministic.
     """
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     model.network.to(DTYPES[precision.dtype])
@@ -103,22 +103,22 @@ def apply_precision(model: ModelT, precision: Precision) -> ModelT:
 def probe_precision(
     denoiser: Denoiser, *, batch_size: int, tried: Sequence[Precision] = (), num_rounds: int = 5
 ) -> Precision:
-    """Time forward and backward of a few batches under each choice; the denoiser is left as it was.
+    """Time forward and backward passes of a few batches with each choice; the denoiser is not changed.
 
-    The choices take turns, round after round, and the fastest batch of each counts: another program that
-    takes the cores for a moment then slows all of them alike, or none. The first rounds are of one scan, and
-    a choice that is clearly slower is left out of the next ones: what a processor imitates may take half a
-    minute for a batch. A batch that does not fit in memory is halved.
+    The choices take turns in rounds, and the fastest batch of each counts. Another program that uses the
+    cores for a moment then slows all choices or none. The first rounds have one scan, and a clearly slower
+    choice is dropped from the next rounds, because an emulated dtype may take half a minute per batch. A
+    batch that does not fit in memory is halved.
 
     Args:
-        denoiser: the denoiser to be trained, on its device.
-        batch_size: scans a batch of the probe.
-        tried: what to try, in order of preference; empty takes what suits the device.
-        num_rounds: timed batches of each choice, after one of each that is not timed.
+        denoiser: the denoiser to train, on its device.
+        batch_size: scans per batch of the probe.
+        tried: choices in order of preference; empty selects those of the device.
+        num_rounds: timed batches of each choice, after one untimed batch of each.
 
     Returns:
-        The choice to use, with all measured rates. A later choice wins only when it is faster by 10 %, so
-        that the noise of a short measurement does not decide between near equals.
+        The selected choice, with all measured rates. A less preferred choice is selected only if it is faster
+        by 10 %, so that the noise of a short measurement does not decide between nearly equal choices.
     """
     device = next(denoiser.parameters()).device
     tried = tried or precisions_of(device)
@@ -148,22 +148,22 @@ def probe_compiled(
     seconds_left: float | None = None,
     must: bool = False,
 ) -> Precision:
-    """Decide whether `torch.compile` pays: what it saves over the images left against what compiling takes.
+    """Decide whether `torch.compile` pays: compares the time saved on the remaining images with compile time.
 
-    Where launching the compiled kernels takes as long as they run, replaying them as CUDA graphs is tried
-    too, and taken where it is clearly faster.
+    If launching the compiled kernels takes as long as running them, replaying them as CUDA graphs is tried
+    too, and selected if it is clearly faster.
 
     Args:
-        denoiser: the denoiser to be trained, on its device; left as it was.
-        precision: the arithmetic to compute in.
-        batch_size: scans a forward pass of the training.
-        images_left: images that training will still show on this device.
-        seconds_left: training time that is left, if it is limited.
+        denoiser: the denoiser to train, on its device; not changed.
+        precision: arithmetic of the training.
+        batch_size: scans per forward pass of the training.
+        images_left: number of images that training will still process on this device.
+        seconds_left: remaining training time, if it is limited.
         must: compile if it works at all, whether or not it pays.
 
     Returns:
-        ``precision`` with ``compiled`` and the measured rates filled in. A network that does not compile
-        here stays as it is, with a warning.
+        ``precision`` with ``compiled`` and the measured rates. A network that does not compile here stays
+        uncompiled, with a warning.
     """
     expected = images_left / precision.measured.get(precision.name, math.inf)
     left = min([expected or math.inf, *([seconds_left] if seconds_left is not None else [])])
@@ -212,15 +212,15 @@ def probe_compiled(
 def graphs_fit(precision: Precision, denoiser: Denoiser) -> bool:
     """Return whether a denoiser's steps may be replayed as CUDA graphs.
 
-    A graph writes to the same memory each time it is replayed, gradients too. The narrow copy's are added to
-    the master's before the next replay; in fp32 both are one, and a gradient summed over parts of a batch
-    would be overwritten.
+    A graph writes to the same memory in each replay, including gradients. The gradients of the bf16 copy are
+    added to those of the fp32 master before the next replay. In fp32 both are the same tensors, and a
+    gradient summed over parts of a batch would be overwritten.
     """
     return precision.dtype == "bf16" and choices(next(denoiser.parameters()).device).graphs
 
 
 def _graph_seconds(trial: Denoiser, batch_size: int) -> _Seconds:
-    """Time the denoiser replayed as CUDA graphs; endless where that cannot be done."""
+    """Time the denoiser replayed as CUDA graphs; infinite if this is not possible."""
     never = _Seconds(math.inf, math.inf)
     compute = compiled(trial, graphs=True)
     try:
@@ -240,7 +240,8 @@ def _rates(
     left = list(range(len(trials)))
     for size, rounds in ((1, _SINGLE_ROUNDS), (batch_size, num_rounds)):
         rates = [0.0 if position in left else rate for position, rate in enumerate(rates)]
-        # The first round of a size makes its kernels, and two more tell a slow choice from a busy machine.
+        # The first round of a size creates its kernels; two more distinguish a slow choice from a busy
+        # machine.
         for turn in range(rounds + 1):
             for position in left:
                 seconds = _batch_seconds(trials[position], size, trials[position]).whole
@@ -252,7 +253,7 @@ def _rates(
 
 
 class _Seconds(NamedTuple):
-    """Time of a batch: until its last kernel was launched, and until all was done."""
+    """Time of a batch: until its last kernel was launched, and until all kernels finished."""
 
     launch: float
     whole: float
@@ -276,12 +277,12 @@ def _fastest(trial: Denoiser, batch_size: int, compute: Compute) -> _Seconds:
 
 
 def trial_batch(denoiser: Denoiser, batch_size: int, compute: Compute | None = None) -> None:
-    """Run forward and backward of a made-up batch; gradients add up in the denoiser.
+    """Run forward and backward passes of a synthetic batch; gradients accumulate in the denoiser.
 
     Args:
         denoiser: the denoiser, on its device.
         batch_size: scans in the batch.
-        compute: what to call instead of the denoiser itself, for instance its compiled form.
+        compute: callable to use instead of the denoiser, for example its compiled form.
     """
     device = next(denoiser.parameters()).device
     shape = (batch_size, *denoiser.sample_shape)

@@ -1,4 +1,4 @@
-"""The gradient of differentially private training: each scan's share is clipped, then noise is added."""
+"""The gradient of differentially private training: per-scan gradients are clipped, then noise is added."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from models.network.upsampling import UpsampleConvolution
 
 
 class PrivateGradient:
-    """Sums per-scan gradients of bounded norm and adds Gaussian noise (DP-SGD, arXiv 1607.00133), by Opacus.
+    """Sums clipped per-scan gradients and adds Gaussian noise (DP-SGD, arXiv 1607.00133), with Opacus.
 
-    The result is left in the parameters' `grad`, where any optimiser may use it: what is computed from it
-    alone costs no more privacy.
+    The result is stored in the parameters' `grad` for any optimiser: computations on it alone do not cost
+    additional privacy.
 
     Args:
-        denoiser: fp32, on its device; it gets hooks, and its fused layers run one by one from now on.
-        noise_multiplier: standard deviation of the noise over `max_grad_norm`.
-        max_grad_norm: bound of each scan's gradient norm.
-        expected_batch: expected number of scans a step, by which the sum is divided.
+        denoiser: fp32 denoiser, on its device; it gets hooks, and its fused layers are unfused.
+        noise_multiplier: standard deviation of the noise divided by `max_grad_norm`.
+        max_grad_norm: bound of the gradient norm of each scan.
+        expected_batch: expected number of scans per step, by which the sum is divided.
 
     Attributes:
-        compute: what to call instead of the denoiser.
+        compute: callable to use instead of the denoiser.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class PrivateGradient:
 
         for layer in denoiser.modules():
             if isinstance(layer, UpsampleConvolution):
-                # Opacus sees the gradient of a layer that is called, not of weights that are read.
+                # Opacus computes gradients of layers that are called, not of weights that are read.
                 layer.fused = False
         self.compute = GradSampleModule(denoiser, loss_reduction="sum")
         self._parameters = [p for p in denoiser.parameters() if p.requires_grad]
         self._expected_batch = expected_batch
-        # It clips and adds noise; its own optimiser is never asked for a step.
+        # Used to clip and add noise; its own optimiser never takes a step.
         self._clipping = DPOptimizer(
             torch.optim.SGD(self._parameters, lr=0.0),
             noise_multiplier=noise_multiplier,
@@ -53,10 +53,10 @@ class PrivateGradient:
         """Add the clipped gradients of scans.
 
         Args:
-            losses: (n,) one loss a scan, computed by `compute` and by it alone.
+            losses: (n,) one loss per scan, computed with `compute` only.
         """
         with warnings.catch_warnings():
-            # Hooks of the first layers fire without a gradient of their inputs, which nobody needs.
+            # Hooks of the first layers fire without a gradient of their inputs, which is not needed.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             losses.sum().backward()
         self._clipping.clip_and_accumulate()
@@ -64,10 +64,11 @@ class PrivateGradient:
             parameter.grad_sample = None  # type: ignore[attr-defined]
 
     def finish(self, generator: torch.Generator) -> None:
-        """Leave the mean gradient with noise in `grad` and begin anew; without scans it is noise alone.
+        """Store the mean gradient with noise in `grad` and reset the sum; without scans it is noise alone.
 
         Args:
-            generator: source of the noise. It has to stay secret for as long as the guarantee is to hold.
+            generator: random generator of the noise. It must stay secret as long as the guarantee should
+                hold.
         """
         for parameter in self._parameters:
             if parameter.summed_grad is None:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Mixed precision by two sets of weights: a narrow one computes, the fp32 one learns."""
+"""Mixed precision with two sets of weights: a bf16 copy computes, the fp32 master is trained."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from models.optim.precision import ModelT, Precision, apply_precision
 
 
 class NarrowCopy(Generic[ModelT]):
-    """The model that computes while `master` learns (Micikevicius et al. 2018, arXiv 1710.03740).
+    """The copy that computes while `master` is trained (Micikevicius et al. 2018, arXiv 1710.03740).
 
-    bf16 has the range of fp32 but 8 bits of precision, so that a small step would be rounded away: the steps
-    are added up in fp32, and the weights are rounded anew for each. Rounding all at once costs far less than
-    autocast, which rounds each of some two hundred tensors on its own, forwards and backwards. In fp32 both
-    are one.
+    bf16 has the range of fp32 but 8 bits of precision, so small steps would be rounded away. The steps are
+    therefore accumulated in fp32, and the weights are rounded for each step. Rounding all weights at once is
+    much cheaper than autocast, which rounds some two hundred tensors one by one, forwards and backwards. In
+    fp32, master and copy are the same.
 
     Args:
-        master: the model whose fp32 weights the optimiser changes, on its device.
-        precision: what to compute in; its layout is given to both.
+        master: the model whose fp32 weights the optimiser updates, on its device.
+        precision: arithmetic of the copy; its layout is applied to both.
 
     Attributes:
         model: the model that computes.
@@ -42,20 +42,20 @@ class NarrowCopy(Generic[ModelT]):
 
     @torch.no_grad()
     def take_weights(self) -> None:
-        """Round the master's weights into the working copy; call it after they changed."""
+        """Round the master's weights into the copy; call this after they have changed."""
         if not self._is_master:
             torch._foreach_copy_(self._working, self._master)
 
     @torch.no_grad()
     def return_gradients(self, *, add: bool = False) -> None:
-        """Give the gradients of the working copy to the master; call it after ``backward``.
+        """Copy the gradients of the copy to the master; call this after ``backward``.
 
         Args:
-            add: add them to those of the batches before instead of replacing them. The sum is fp32, so that
-                small gradients do not get lost in it.
+            add: add them to the gradients of earlier batches instead of replacing those. The sum is fp32, so
+                that small gradients are not lost.
         """
         if self._is_master:
-            # One and the same: autograd has added them up already.
+            # Both are the same: autograd has already accumulated them.
             return
         kept: list[Tensor] = []
         found: list[Tensor] = []
@@ -69,34 +69,34 @@ class NarrowCopy(Generic[ModelT]):
                 master.grad.zero_()
         if not kept:
             return
-        # Copied, so that they lie in memory as the master does: the fused optimiser relies on it. All at
-        # once, since an accelerator takes longer to be told of each than to copy them.
+        # Copied to the memory layout of the master, on which the fused optimiser relies. All in one call,
+        # because launching one copy each takes an accelerator longer than the copies.
         if add:
             torch._foreach_add_(kept, found)
         else:
             torch._foreach_copy_(kept, found)
 
     def drop_gradients(self) -> None:
-        """Free the working copy's gradients, for instance after a step that was broken off."""
+        """Free the gradients of the copy, for example after an aborted step."""
         self.model.zero_grad(set_to_none=True)
 
     def clear_gradients(self) -> None:
-        """Forget the gradients after a step."""
+        """Clear the gradients after a step."""
         if self._is_master:
             self.model.zero_grad(set_to_none=True)
 
 
 class WorkingCopy(NarrowCopy[Denoiser]):
-    """The denoiser that computes, with what makes it cheaper to train.
+    """The copy of a denoiser that computes, with activation checkpointing and compiling.
 
     Args:
-        master: the denoiser whose fp32 weights the optimiser changes, on its device.
-        precision: what to compute in; its layout is given to both.
-        recompute: compute activations again in the backward pass instead of keeping them.
+        master: the denoiser whose fp32 weights the optimiser updates, on its device.
+        precision: arithmetic of the copy; its layout is applied to both.
+        recompute: recompute activations in the backward pass instead of keeping them.
 
     Attributes:
         denoiser: the denoiser that computes.
-        compute: what to call to train it: itself or its compiled form.
+        compute: callable to use in training: the denoiser or its compiled form.
     """
 
     def __init__(self, master: Denoiser, precision: Precision, *, recompute: bool = False) -> None:

@@ -1,1 +1,1 @@
-"""Tensors of the privacy gate: matching, copies of parts, embeddings and membership scores."""
+"""Tensor operations of the privacy gate: matching, partial copies, embeddings and membership scores."""

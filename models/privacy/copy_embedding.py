@@ -1,4 +1,4 @@
-"""A copy-detection embedding: altered copies of an image land near it, other images far away."""
+"""A copy-detection embedding: altered copies of an image are close to it, other images are far away."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ Tensor = torch.Tensor
 
 POOLED = 4
 LOSS_EVERY = 20
-"""Steps between two looks at the loss on an accelerator, which the host has to wait for."""
+"""Steps between two reads of the loss on an accelerator; each read makes the host wait."""
 
 
 class CopyEmbedding(nn.Module):
-    """Small convolutional network to unit vectors.
+    """Small convolutional network that maps images to unit vectors.
 
-    Group normalisation, not batch normalisation: the embedding of an image must not depend on its batch.
+    It uses group normalisation instead of batch normalisation, because the embedding of an image must not
+    depend on its batch.
 
     Args:
         dimension: length of the embedding.
-        width: channels of the first of three stages (doubled in each).
+        width: channels of the first of three stages; the others have twice as many.
     """
 
     def __init__(self, dimension: int = 64, width: int = 32) -> None:
@@ -51,35 +52,35 @@ class CopyEmbedding(nn.Module):
 
 
 def _pooled(features: Tensor) -> Tensor:
-    """Return the means (N, C, POOLED, POOLED) of features (N, C, H, W) over about equal parts."""
+    """Return the means (N, C, POOLED, POOLED) of features (N, C, H, W) over cells of about equal size."""
     if features.device.type == "cpu":
         return F.adaptive_avg_pool2d(features, POOLED)
-    # A GPU adds up the gradient of that in whatever order its threads finish, and Apple's refuses sizes that
-    # do not divide: there it is two matrix products.
+    # On a GPU, the gradient of adaptive pooling is summed in an undefined order, and Apple's GPU rejects
+    # sizes that do not divide: both use two matrix products instead.
     down, across = (kept_for(features, _means, size) for size in features.shape[-2:])
     return down @ features @ across.T
 
 
 def _means(size: int) -> Tensor:
-    """Return the (POOLED, size) matrix of means over the parts that adaptive pooling takes."""
+    """Return the (POOLED, size) matrix of means over the cells of adaptive pooling."""
     return F.adaptive_avg_pool1d(torch.eye(size)[None], POOLED)[0].T
 
 
 def standardise(images: Tensor) -> Tensor:
-    """Give each image zero mean and unit variance: brightness and contrast then say nothing."""
+    """Scale each image to zero mean and unit variance, which removes brightness and contrast."""
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     return centred / centred.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
 
 
 def altered_copies(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return strongly altered copies of (N, 1, H, W) images in [-1, 1], one alteration drawn an image.
+    """Return strongly altered copies of images, with one random alteration per image.
 
-    Mirror, rotation to 15 degrees, zoom .8 to 1.2, shift to 10 %, gamma .6 to 1.6, a blend of up to 40 %
-    with another image, and noise up to 10 % of the range or a slight blur.
+    An alteration combines mirroring, rotation up to 15 degrees, zoom 0.8 to 1.2, shift up to 10 %, gamma 0.6
+    to 1.6, a blend of up to 40 % with another image, and noise up to 10 % of the range or a slight blur.
 
     Args:
-        images: on any device.
-        generator: on the CPU, so that every device is given the same alterations.
+        images: (N, 1, H, W) in [-1, 1], on any device.
+        generator: random generator on the CPU, so that every device gets the same alterations.
     """
     drawn = _Alterations.draw(images.shape, generator).to(images.device)
     grid = F.affine_grid(drawn.places, list(images.shape), align_corners=False)
@@ -94,11 +95,13 @@ def altered_copies(images: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class _Alterations:
-    """What is drawn for `altered_copies`.
+    """Random parameters of `altered_copies`.
 
     Attributes:
-        places: (N, 2, 3) affine maps; amounts: (4, N) of gamma, of the other image, of blur and of noise.
-        partners: (N,) the other image; noise: (N, 1, H, W), unit normal.
+        places: (N, 2, 3) affine maps.
+        amounts: (4, N) gamma, share of the other image, share of blur, amount of noise.
+        partners: (N,) index of the other image.
+        noise: (N, 1, H, W) standard normal noise.
     """
 
     places: Tensor
@@ -108,7 +111,7 @@ class _Alterations:
 
     @classmethod
     def draw(cls, shape: torch.Size, generator: torch.Generator) -> _Alterations:
-        """Draw for images of a shape (N, 1, H, W)."""
+        """Draw the parameters for images of shape (N, 1, H, W)."""
         count = shape[0]
 
         def uniform(low: float, high: float) -> Tensor:
@@ -130,7 +133,7 @@ class _Alterations:
         )
 
     def to(self, device: torch.device) -> _Alterations:
-        """Return the same on a device."""
+        """Return the parameters on a device."""
         return _Alterations(*(to_device(getattr(self, each.name), device) for each in fields(self)))
 
 
@@ -138,7 +141,8 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     """InfoNCE over a batch (van den Oord et al. 2018; symmetric as in SimCLR, Chen et al. 2020).
 
     Args:
-        first: (N, d) unit vectors of one view; second: of the other view, row by row the same image.
+        first: (N, d) unit vectors of one view.
+        second: (N, d) unit vectors of the other view; equal rows are of the same image.
         temperature: softmax temperature.
     """
     similarity = first @ second.T / temperature
@@ -149,12 +153,12 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
 def copies_in_pairs(
     images: Tensor, batch_size: int, generator: torch.Generator
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Return what draws two altered copies each of some images: the pairs of a copy embedding.
+    """Return a function that draws two altered copies of each image of a random batch.
 
     Args:
         images: (N, 1, H, W) in [-1, 1], on any device.
-        batch_size: images a draw (at most N).
-        generator: source of every random draw, on the CPU.
+        batch_size: images per batch (at most N).
+        generator: random generator of all draws, on the CPU.
 
     Raises:
         ValueError: fewer than two images.
@@ -184,20 +188,21 @@ def train_on_pairs(
     width: int = 32,
     device: torch.device | None = None,
 ) -> CopyEmbedding:
-    """Train an embedding in which what belongs together lies near, and all else of a batch far away.
+    """Train an embedding in which the images of a pair are close and all other images of the batch are far.
 
     Args:
-        draw_pairs: called once a step; returns (N, 1, H, W) images in [-1, 1] and, row by row, what is to lie
-            near them, on the device.
-        prepare: what is applied to images before the network (flat-fielding), (N, 1, H, W) -> same.
-        num_steps: optimiser steps.
-        learning_rate: peak, one cosine cycle with a short warm-up; temperature: of the loss.
-        generator: source of the weights at the start, on the CPU.
-        on_step: called with (step, loss); on an accelerator with the last loss that was looked at. It may
-            return another number of steps for the whole; what is left of the cosine is then stretched over
-            those that are left.
-        dimension, width: of the network.
-        device: where it is trained; None is the CPU.
+        draw_pairs: called once per step; returns (N, 1, H, W) images in [-1, 1] and, row by row, their
+            partners, on the device.
+        prepare: preprocessing of the images (flat-fielding), (N, 1, H, W) -> (N, 1, H, W).
+        num_steps: number of optimiser steps.
+        learning_rate: peak learning rate of one cosine cycle with a short warm-up.
+        temperature: temperature of the loss.
+        generator: random generator of the initial weights, on the CPU.
+        on_step: called with (step, loss); on an accelerator with the last loss that was read. It may return a
+            new total number of steps; the rest of the cosine is then stretched over the remaining steps.
+        dimension: length of the embedding.
+        width: width of the network.
+        device: device of the training; None is the CPU.
     """
     device = device or torch.device("cpu")
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""What a model left of an image that it noised and denoised: undone, and held against every real image."""
+"""Detects images that a model made by noising and denoising a real image."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from models.devices import to_device
 from models.privacy.pca import rows_of, spectrum
 
 LEAST_VARIANCE = 1e-3
-"""Added to the variance along each component: finer structure is a model's own error and rounding."""
+"""Added to the variance along each component: finer structure is model error and rounding."""
 
 
 @dataclass(frozen=True)
 class Redraw:
-    """A Gaussian picture of images, in which noising and denoising can be undone.
+    """A Gaussian model of images in which noising and denoising can be inverted.
 
-    The probability flow of a diffusion model (Song et al. 2021, arXiv 2011.13456) takes a noised image y back
-    to a clean one without further noise. Where images are Gaussian with variance v along a component, and the
-    noise has variance s^2, it scales y - mean by sqrt(v / (v + s^2)): what comes out still says what y was,
-    and y lies at the source as closely as the noise allows.
+    The probability flow of a diffusion model (Song et al. 2021, arXiv 2011.13456) maps a noised image y to a
+    clean one without adding noise. If images are Gaussian with variance v along a component, and the noise
+    has variance s^2, it scales y - mean by sqrt(v / (v + s^2)). The result therefore determines y, and y is
+    as close to the source as the noise allows.
 
     Attributes:
-        size: (h, w) of the images it is applied to, after averaging.
-        mean: (d,) of the images; basis: (d, d) their components in columns; variance: (d,) along each.
+        size: (h, w) to which images are averaged first.
+        mean: (d,) mean of the images.
+        basis: (d, d) components in columns.
+        variance: (d,) variance along each component.
         noise: s, in the images' range.
     """
 
@@ -36,28 +38,28 @@ class Redraw:
     noise: float
 
     def undone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what (N, 1, H, W) images were before denoising, and how likely each is as a new image.
+        """Invert the denoising of (N, 1, H, W) images.
 
         Returns:
-            (N, d) rows in the components, and (N,) their log density as noised new images, up to a constant
-            that `log_likelihood` shares.
+            (N, d) noised images in the components, and (N,) their log density as noised new images, up to a
+            constant shared with `log_likelihood`.
         """
         along = (rows_of(images, self.size) - self.mean) @ self.basis
         noised = along * (1.0 + self.noise**2 / self.variance).sqrt()
         return noised, -0.5 * (along.square() / self.variance).sum(dim=1)
 
     def known(self, images: Tensor) -> Tensor:
-        """Return (M, d) rows of possible sources (M, 1, H, W), in the components."""
+        """Return possible sources (M, 1, H, W) in the components, (M, d)."""
         return (rows_of(images, self.size) - self.mean) @ self.basis
 
     def log_likelihood(self, noised: Tensor, known: Tensor) -> Tensor:
-        """Return (N, M) how likely each of `noised` (N, d) is as each of `known` (M, d) with noise."""
+        """Return the log likelihood (N, M) of each of `noised` (N, d) as a noised one of `known` (M, d)."""
         distance = noised.square().sum(dim=1, keepdim=True) + known.square().sum(dim=1) - 2 * noised @ known.T
         return -0.5 * distance / self.noise**2
 
 
 def redraw(images: Tensor, noise: float) -> Redraw:
-    """Fit the picture to images (N, 1, H, W) in [-1, 1].
+    """Fit the model to images (N, 1, H, W) in [-1, 1].
 
     Raises:
         ValueError: fewer than two images, or `noise` is not positive.
@@ -68,15 +70,15 @@ def redraw(images: Tensor, noise: float) -> Redraw:
 
 
 def spacing(values: Tensor, best: Tensor, *, count: int = 50) -> Tensor:
-    """Return how far `best` (N,) lies past the largest of other values (N, K), in units of their spacing.
+    """Return how far `best` (N,) exceeds the largest of other values (N, K), in units of their spacing.
 
-    Values of -infinity are left out.
+    Values of -infinity are ignored.
 
-    The gaps between the largest of many values shrink as 1, 1/2, 1/3, ... of one scale (Renyi 1953): the mean
-    of the k-th gap times k estimates it, query by query, whatever the values' own scale.
+    The gaps between the largest of many values decrease as 1, 1/2, 1/3, ... times a common scale (Renyi
+    1953). The mean of k times the k-th gap estimates this scale for each query.
     """
     top = values.topk(min(count + 1, values.shape[1]), dim=1).values
-    # Which of them are values is found without asking the device, for which the host would have to wait.
+    # The finite values are counted on the device: reading the count would make the host wait.
     usable = torch.isfinite(top[:, 1:])
     ranks = torch.arange(1, top.shape[1], device=values.device)
     gaps = (ranks * (top[:, :-1] - top[:, 1:])).masked_fill(~usable, 0.0)

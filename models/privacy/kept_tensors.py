@@ -1,4 +1,4 @@
-"""Small tensors that follow from sizes and settings alone: made once on the CPU, and kept on each device."""
+"""Cache of small tensors that depend on sizes and settings alone, computed on the CPU for every device."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Make = Callable[..., Tensor]
 
 
 def kept_for(images: Tensor, make: Make, *sizes: float) -> Tensor:
-    """Return what `make` returns for these sizes, of the images' type and on their device.
+    """Return the cached result of `make(*sizes)`, with the images' dtype and on their device.
 
-    It is kept, and not to be changed. What the CPU makes has the same bits whichever device uses it. Copied
-    anew in each step of a search, it would let the host wait for the device as often.
+    The result must not be modified. It is computed on the CPU, so it has the same bits on every device.
+    Without the cache, the copy in each step of a search would make the host wait for the device.
     """
     return _kept(make, sizes, images.device, images.dtype)
 
 
 @functools.lru_cache(maxsize=1024)
 def _kept(make: Make, sizes: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    # Made first in a search, which takes no gradients, it is used in training too.
+    # A tensor that is first computed in a search, without gradients, is used in training too.
     with torch.inference_mode(mode=False):
         return to_device(make(*sizes).to(dtype), device)

@@ -1,4 +1,4 @@
-"""Aligned zero-mean normalised cross-correlation: how alike two images are after the best small alignment."""
+"""Aligned zero-mean normalised cross-correlation: similarity of two images after the best small alignment."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from models.privacy.tiled_matmul import raise_to_products, rows_at_once
 Tensor = torch.Tensor
 
 LEAST_RELIABILITY = 0.3
-"""Share of a query's content that is taken not to be noise, at the least: what is nearly all noise looks like
-everything a little, and not much more than before."""
+"""Lower bound of the share of a query's content that is not noise. It limits `noise_gain` for images that are
+nearly all noise, which resemble every image a little."""
 FLAT = 1e-3
-"""Length below which a window in [-1, 1] holds nothing but rounding, so that it matches nothing."""
+"""Norm below which a window in [-1, 1] contains only rounding errors and matches nothing."""
 
 
 @dataclass(frozen=True)
 class Alignments:
-    """Which alignments of a query are tried; every one is tried against every reference alike.
+    """Alignments of a query that are tried, the same for every reference.
 
     Attributes:
-        max_shift: shifts of up to this many pixels in each direction, one pixel apart.
+        max_shift: largest shift in each direction, in pixels; shifts are one pixel apart.
         scales: zoom factors about the centre.
-        rotations: degrees about the centre.
+        rotations: rotations about the centre, in degrees.
         flip: whether the mirror image is tried too.
-        sigma: blur in pixels whose low frequencies are taken out before comparing (`low_frequencies`).
+        sigma: blur in pixels whose low frequencies are removed before comparing (`low_frequencies`).
     """
 
     max_shift: int = 2
@@ -49,11 +49,11 @@ class Alignments:
 
     @property
     def margin(self) -> int:
-        """Pixels cut off each side: the reach of the shifts, and of `soften`, which repeats the edge."""
+        """Pixels cropped on each side: the reach of the shifts and of `soften`, which repeats the edge."""
         return self.max_shift + 1
 
     def warps(self) -> list[tuple[bool, float, float]]:
-        """Return every (flip, scale, rotation in degrees); shifts come on top of each."""
+        """Return every (flip, scale, rotation in degrees); each is combined with all shifts."""
         flips = (False, True) if self.flip else (False,)
         return [(f, s, r) for f in flips for s in self.scales for r in self.rotations]
 
@@ -61,7 +61,7 @@ class Alignments:
 def flat_field(images: Tensor, *, sigma: float) -> Tensor:
     """Subtract the low frequencies (a Gaussian blur of `sigma` pixels, edges mirrored).
 
-    Radiographs of one view share their large-scale brightness, so plain correlation calls all of them alike.
+    Radiographs of one view share their large-scale brightness, so without this all of them are correlated.
 
     Args:
         images: (N, 1, H, W) float.
@@ -77,7 +77,7 @@ def flat_field(images: Tensor, *, sigma: float) -> Tensor:
 
 
 def _blur_matrix(size: int, sigma: float) -> Tensor:
-    """Return the (size, size) matrix of a Gaussian blur with mirrored edges: faster than a kernel."""
+    """Return the (size, size) matrix of a Gaussian blur with mirrored edges; faster than a kernel."""
     radius = min(math.ceil(3 * sigma), size - 1)
     taps = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
@@ -92,13 +92,13 @@ def _blur_matrix(size: int, sigma: float) -> Tensor:
 
 
 def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
-    """Return the cosine patterns (DCT-II) that a Gaussian blur of `sigma` pixels would keep by half or more.
+    """Return the cosine patterns (DCT-II) that a Gaussian blur of `sigma` pixels passes by half or more.
 
-    Taking them out of a window flat-fields it with what the window itself shows. A blur would look beyond
-    the window, so that a shifted copy would differ from its source near the edges.
+    Removing them from a window flat-fields it with the content of the window alone. A blur would depend on
+    pixels outside the window, and a shifted copy would differ from its source near the edges.
 
     Returns:
-        (height x width, k) orthonormal columns; the first is the constant one.
+        (height x width, k) orthonormal columns; the first one is constant.
     """
     if sigma <= 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
@@ -121,7 +121,7 @@ def low_frequencies(height: int, width: int, sigma: float) -> Tensor:
 
 
 def unit_rows(images: Tensor, sigma: float) -> Tensor:
-    """Flatten to (N, d) rows without low frequencies (mean included) and of unit length (0 if constant)."""
+    """Flatten images to (N, d) rows of unit norm without low frequencies (mean included); 0 if constant."""
     basis = kept_for(images, low_frequencies, *images.shape[-2:], sigma)
     rows = images.flatten(1)
     rows = rows - (rows @ basis) @ basis.T
@@ -141,7 +141,7 @@ def warp(images: Tensor, *, flip: bool, scale: float, rotation: float) -> Tensor
 
 
 def _places(height: int, width: int, scale: float, rotation: float) -> Tensor:
-    """Return (1, H, W, 2) where `warp` looks for each pixel."""
+    """Return the sampling grid (1, H, W, 2) of `warp`."""
     angle = math.radians(rotation)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     theta = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]])
@@ -151,10 +151,10 @@ def _places(height: int, width: int, scale: float, rotation: float) -> Tensor:
 def soften(images: Tensor) -> Tensor:
     """Blur with the kernel (1, 2, 1) / 4 in both directions, edges repeated.
 
-    Re-sampling an image blurs it about as much, and noise lives in what this removes: without it a zoomed or
-    noisy copy of a sharp image looks less like its source than a stranger's image does.
+    Resampling an image blurs it by about as much, and noise is mainly in what the blur removes. Without it, a
+    zoomed or noisy copy of a sharp image is less similar to its source than the image of another patient.
     """
-    # Two means of neighbours in either direction: a convolution takes ten times as long on a processor.
+    # Two means of neighbours in each direction: a convolution takes ten times as long on a CPU.
     sums = F.pad(images, (1, 1, 1, 1), mode="replicate")
     for _ in range(2):
         sums = sums[..., :-1] + sums[..., 1:]
@@ -163,10 +163,10 @@ def soften(images: Tensor) -> Tensor:
 
 
 def noise_variance(images: Tensor) -> Tensor:
-    """Return how much white noise (N,) each of (N, 1, H, W) images would have if all fine detail were noise.
+    """Return the variance of white noise (N,) in (N, 1, H, W) images if all fine detail were noise.
 
-    The mean square under a mask that ignores everything that varies linearly along an axis (Immerkaer 1996,
-    doi 10.1006/cviu.1996.0060). Texture counts as noise, so only what exceeds that of other images is noise.
+    This is the mean square under a mask that ignores linear variation along an axis (Immerkaer 1996,
+    doi 10.1006/cviu.1996.0060). It includes texture, so only the excess over other images is noise.
     """
     fine = images.diff(n=2, dim=-1).diff(n=2, dim=-2)
     # The mask is (1, -2, 1) by (1, -2, 1), whose squares add up to 6 by 6.
@@ -174,17 +174,17 @@ def noise_variance(images: Tensor) -> Tensor:
 
 
 def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tensor:
-    """Return the factor (N,), at least 1, by which noise lowers the similarity of each query with its source.
+    """Return the factor (N,), at least 1, by which noise lowers the similarity of each query to its source.
 
-    Noise that is in the query alone lowers its correlation with everything alike, by the root of the share of
-    its content that is not noise (the attenuation of Spearman 1904). Undoing this makes a noisy copy as near
-    to its source as a clean one. Every reference of a query gets the same factor, so that sides stay a fair
-    coin.
+    Noise in the query alone lowers its correlation with every reference by the same factor: the square root
+    of the share of its content that is not noise (attenuation, Spearman 1904). Correcting for it makes a
+    noisy copy as close to its source as a clean one. All references of a query get the same factor, so the
+    sides remain a fair coin flip.
 
     Args:
         queries: (N, 1, H, W) in [-1, 1].
-        texture: `noise_variance` that images of this kind have by themselves.
-        alignments: says what window is compared, and without which low frequencies.
+        texture: `noise_variance` of the fine detail that real images have.
+        alignments: determines the compared window and the low frequencies that are removed.
     """
     window = centre(soften(queries), alignments.margin)
     basis = kept_for(window, low_frequencies, *window.shape[-2:], alignments.sigma)
@@ -197,7 +197,7 @@ def noise_gain(queries: Tensor, texture: float, alignments: Alignments) -> Tenso
 
 
 def centre(images: Tensor, margin: int) -> Tensor:
-    """Cut `margin` pixels off each side, so that a shifted copy is compared on what both images show."""
+    """Crop `margin` pixels on each side, so that a shifted copy is compared on the content of both images."""
     if 2 * margin >= min(images.shape[-2:]):
         raise ValueError(f"margin must be below half the image size, got {margin}")
     return images if margin == 0 else images[..., margin:-margin, margin:-margin]
@@ -206,16 +206,16 @@ def centre(images: Tensor, margin: int) -> Tensor:
 def coarse_similarity(
     queries: Tensor, references: Tensor, alignments: Alignments, *, block: int | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the best coarse similarity of each query with each reference, a block of queries at a time.
+    """Yield the best coarse similarity of each query with each reference, one block of queries at a time.
 
-    Works at half resolution and tries shifts two pixels apart, and the largest: cheap enough for all pairs,
-    used to pick the few pairs that `aligned_similarity` looks at closely. Memory is `block` x references.
+    It works at half resolution and tries shifts two pixels apart, and the largest shift. This is cheap enough
+    for all pairs and selects the few pairs for `aligned_similarity`. Memory is `block` x references.
 
     Args:
         queries: (N, 1, H, W) in [-1, 1].
         references: (M, 1, H, W) in [-1, 1].
-        alignments: what is tried.
-        block: queries at a time; None leaves it to the device.
+        alignments: alignments that are tried.
+        block: queries per block; None chooses by device.
 
     Yields:
         (first query row, (n, M) similarity in [-1, 1]).
@@ -232,7 +232,7 @@ def coarse_similarity(
         best = reference_rows.new_full((len(part), len(references)), -1.0)
         for flip, scale, rotation in alignments.warps():
             warped = warp(part, flip=flip, scale=scale, rotation=rotation)
-            # The means of 2x2 pixels from every pixel on: each shift picks its own of them.
+            # Means of 2x2 pixels starting at every pixel: each shift selects its own subset.
             means = F.avg_pool2d(warped, 2, stride=1)
             moved = [_every_other(means, window, margin + dy, margin + dx) for dy in steps for dx in steps]
             raise_to_windows(best, moved, reference_rows, half)
@@ -240,15 +240,15 @@ def coarse_similarity(
 
 
 def raise_to_windows(best: Tensor, windows: Sequence[Tensor], rows: Tensor, sigma: float) -> None:
-    """Raise every entry of `best` (n, M) to the largest correlation of one of the windows with `rows`.
+    """Replace every entry of `best` (n, M) by the largest correlation of any window with `rows`, if larger.
 
     Args:
-        best: (n, M), changed in place.
-        windows: several (n, 1, h, w) of the same queries.
-        rows: (M, h x w) as of `unit_rows` with the same `sigma`.
-        sigma: blur in pixels whose low frequencies are taken out.
+        best: (n, M), modified in place.
+        windows: several windows (n, 1, h, w) of the same queries.
+        rows: (M, h x w) rows of `unit_rows` with the same `sigma`.
+        sigma: blur in pixels whose low frequencies are removed.
     """
-    # `unit_rows` makes a few tensors of their size.
+    # `unit_rows` allocates a few tensors of the size of the windows.
     few = rows_at_once(8 * windows[0].numel(), best.device, on_cpu=len(windows))
     for first in range(0, len(windows), few):
         part = windows[first : first + few]
@@ -264,9 +264,9 @@ def aligned_similarity(
     Args:
         queries: (N, 1, H, W) in [-1, 1].
         references: (M, 1, H, W) in [-1, 1].
-        pairs: (N, k) reference rows to compare each query with.
-        alignments: every warp and every whole-pixel shift that is tried.
-        block: queries at a time; memory is about block x shifts x H x W floats. None leaves it to the device.
+        pairs: (N, k) rows of the references to compare each query with.
+        alignments: warps and integer shifts that are tried.
+        block: queries per block; memory is about block x shifts x H x W floats. None chooses by device.
 
     Returns:
         (N, k) similarity in [-1, 1].
@@ -278,14 +278,14 @@ def aligned_similarity(
     num_low = len(basis)
     down, across = (kept_for(queries, _box, size + 2 * alignments.max_shift, size) for size in window)
     out = queries.new_empty(pairs.shape)
-    # Windows of a query and what they are held against, each copied once on the way.
+    # Windows of a query and the references they are compared with, each copied once.
     each = 2 * ((2 * alignments.max_shift + 1) ** 2 + num_low + pairs.shape[1]) * window[0] * window[1]
     block = block or rows_at_once(each, queries.device, on_cpu=32)
     for first in range(0, len(queries), block):
         part = soften(queries[first : first + block])
         near = rows[pairs[first : first + block]]
-        # The low frequencies ride along in the product: |a|^2 less their part is the filtered length, and
-        # the references are free of them already, so that a filtered and an unfiltered query score alike.
+        # The low frequencies are part of the product: |a|^2 minus their share is the filtered norm. The
+        # references do not contain them, so a filtered and an unfiltered query have the same score.
         target = torch.cat([basis.expand(len(part), -1, -1), near], dim=1)
         best = queries.new_full(near.shape[:2], -1.0)
         for flip, scale, rotation in alignments.warps():
@@ -303,7 +303,7 @@ def aligned_similarity(
 
 
 def _box(size: int, window: int) -> Tensor:
-    """Return the (size - window + 1, size) matrix that sums `window` neighbours at every place."""
+    """Return the (size - window + 1, size) matrix that sums `window` neighbours at every position."""
     places = torch.arange(size) - torch.arange(size - window + 1)[:, None]
     return ((places >= 0) & (places < window)).float()
 

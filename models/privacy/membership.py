@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,24 +13,35 @@ from models.diffusion.denoiser import Denoiser
 from models.diffusion.objective import denoising_loss
 from models.noise import initial_noise, stream_seed
 
-Attack = Callable[[Denoiser, Tensor, Tensor, Sequence[float]], Tensor]
-"""(denoiser, clean (N, C, H, W), codes (N, F), noise levels (L)) -> (N, L) scores, higher for members."""
-
 SMALLEST_SIGMA = 0.02
-"""Noise level at which the proximal attack reads an image's own noise; below it rounding takes over."""
+"""Noise level at which the proximal attack predicts the noise of an image; below it, rounding dominates."""
 NUM_NOISES = 2
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to tell images that a denoiser was trained on.
+
+    Attributes:
+        scores: (denoiser, clean (N, C, H, W), codes (N, F), noise levels (L)) -> (N, L) scores, higher for
+            members.
+        num_passes: number of noise levels -> network passes that an image costs.
+    """
+
+    scores: Callable[[Denoiser, Tensor, Tensor, Sequence[float]], Tensor]
+    num_passes: Callable[[int], int]
 
 
 def loss_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Score by the denoising loss (Matsumoto et al. 2023, arXiv 2302.03262): members are denoised better.
 
-    The noise is the same for every image, so that images differ by nothing but themselves.
+    All images get the same noise, so that scores differ by the images alone.
 
     Args:
         denoiser: the attacked denoiser.
-        clean: images (N, C, H, W) as it was trained on.
-        codes: their condition codes (N, F) int64, or classes (N,).
-        sigmas: noise levels (L), positive.
+        clean: images (N, C, H, W), in the form that the denoiser was trained on.
+        codes: condition codes (N, F) int64, or classes (N,).
+        sigmas: L positive noise levels.
 
     Returns:
         (N, L) minus the weighted loss, the mean over `NUM_NOISES` draws of noise.
@@ -53,9 +65,9 @@ def loss_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequen
 
 
 def simple_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Score by the noise that is seen in the clean image (SimA; Rao et al. 2025, arXiv 2509.25003).
+    """Score by the noise predicted in the clean image (SimA; Rao et al. 2025, arXiv 2509.25003).
 
-    At a member the estimated score is small: the smoothed density that was learnt has its peak near it.
+    The estimated score is small at a member, because the learned smoothed density has a peak near it.
 
     Arguments are those of `loss_attack`.
 
@@ -67,10 +79,10 @@ def simple_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequ
 
 
 def proximal_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Score by how well the image's own noise is predicted (PIA; Kong et al. 2023, arXiv 2305.18355).
+    """Score by how well the predicted noise is predicted again (PIA; Kong et al. 2023, arXiv 2305.18355).
 
-    The noise that is seen in the clean image at `SMALLEST_SIGMA`, scaled to unit variance as in the paper's
-    normalised variant, is added to it at each level and predicted again.
+    The noise predicted in the clean image at `SMALLEST_SIGMA` is scaled to unit variance, as in the paper's
+    normalised variant, added to the image at each level, and predicted again.
 
     Arguments are those of `loss_attack`.
 
@@ -83,12 +95,17 @@ def proximal_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Se
     return -torch.stack([error.pow(4).mean(dim=(1, 2, 3)).pow(0.25) for error in errors], dim=1)
 
 
-ATTACKS: dict[str, Attack] = {"loss": loss_attack, "sima": simple_attack, "pia": proximal_attack}
+ATTACKS: dict[str, Attack] = {
+    "loss": Attack(loss_attack, num_passes=lambda levels: NUM_NOISES * levels),
+    "sima": Attack(simple_attack, num_passes=lambda levels: levels),
+    "pia": Attack(proximal_attack, num_passes=lambda levels: levels + 1),
+}
+"""Name in a privacy report -> attack, in the order of its rows."""
 
 
 def num_passes(num_levels: int) -> int:
-    """Return the network passes that `attack_scores` needs for an image at so many noise levels."""
-    return NUM_NOISES * num_levels + num_levels + num_levels + 1
+    """Return the number of network passes of `attack_scores` per image at this number of noise levels."""
+    return sum(attack.num_passes(num_levels) for attack in ATTACKS.values())
 
 
 @torch.no_grad()
@@ -97,19 +114,19 @@ def attack_scores(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequ
 
     Args:
         denoiser: the attacked denoiser, in evaluation mode.
-        clean: images (N, C, H, W) as it was trained on, on its device.
-        codes: their condition codes (N, F) int64, or classes (N,).
-        sigmas: noise levels, positive.
+        clean: images (N, C, H, W), in the form that the denoiser was trained on and on its device.
+        codes: condition codes (N, F) int64, or classes (N,).
+        sigmas: positive noise levels.
 
     Returns:
         (N, attacks, levels) float64 on the CPU, attacks in the order of `ATTACKS`.
 
     Raises:
-        ValueError: no noise level, or one that is not positive.
+        ValueError: no noise level, or a noise level that is not positive.
     """
     if not sigmas or min(sigmas) <= 0:
         raise ValueError(f"sigmas must be positive and not empty, got {tuple(sigmas)}")
-    rows = [attack(denoiser, clean, codes, sigmas) for attack in ATTACKS.values()]
+    rows = [attack.scores(denoiser, clean, codes, sigmas) for attack in ATTACKS.values()]
     return torch.stack(rows, dim=1).cpu().double()
 
 

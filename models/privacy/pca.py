@@ -1,4 +1,4 @@
-"""Principal components in which two images of one source stay alike, whatever fine detail was drawn anew."""
+"""Principal components in which two images of one source remain similar if fine detail is generated anew."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from torch import Tensor
 from models.devices import choices, to_device
 
 LARGEST_SIDE = 32
-"""Components are taken of images of this size at most: what survives heavy noise is coarser still."""
+"""Largest image side, in pixels, for components: structure that survives heavy noise is coarser."""
 LEAST_KEPT = 0.35
 LEAST = 8
 
 
 @dataclass(frozen=True)
 class Components:
-    """A linear map to features whose cosine says whether two images have one source.
+    """A linear map to features whose cosine similarity shows whether two images have the same source.
 
-    A model that noises an image and denoises it again keeps what varies between images by more than the
-    noise, and draws the rest anew. Where images are Gaussian with variance v along a component, and the noise
-    has variance s^2, the share a = v / (v + s^2) of it is kept: components below `LEAST_KEPT` are left out,
-    the others are weighed by sqrt(a) / (v + s^2)^(1/4). That is half-way between pixels (where few components
-    decide) and whitened components (where all count alike, also those that a model gets wrong); both were
-    measured to name fewer sources.
+    A model that noises and denoises an image keeps the structure that varies more between images than the
+    noise, and generates the rest anew. If images are Gaussian with variance v along a component, and the
+    noise has variance s^2, the share a = v / (v + s^2) of the component is kept. Components below
+    `LEAST_KEPT` are dropped; the others are weighted by sqrt(a) / (v + s^2)^(1/4).
+
+    This weighting is half-way between pixels, where few components dominate, and whitened components, where
+    all count equally, including those that a model gets wrong. Both of these were measured to identify fewer
+    sources.
 
     Attributes:
-        size: (h, w) of the images it is applied to, after averaging.
-        mean: (d,) of the images; basis: (d, k) components, each weighed as told above.
+        size: (h, w) to which images are averaged first.
+        mean: (d,) mean of the images.
+        basis: (d, k) weighted components.
     """
 
     size: tuple[int, int]
@@ -41,12 +44,12 @@ class Components:
         return F.normalize((rows_of(images, self.size) - self.mean) @ self.basis, dim=1)
 
     def to(self, device: torch.device) -> Components:
-        """Return the same map for images on a device."""
+        """Return the map for images on a device."""
         return replace(self, mean=to_device(self.mean, device), basis=to_device(self.basis, device))
 
 
 def principal_components(images: Tensor, noise: float) -> Components:
-    """Find the components of images that noise of a size leaves.
+    """Return the components of images that survive noise of a given strength.
 
     Args:
         images: (N, 1, H, W) in [-1, 1].
@@ -66,9 +69,13 @@ def principal_components(images: Tensor, noise: float) -> Components:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """All components of images: their size (h, w), mean (d,), variance (d,), falling, and vectors (d, d).
+    """All principal components of images.
 
-    Variance and vectors are float64 on the CPU, the vectors in columns; the mean is on the images' device.
+    Attributes:
+        size: (h, w) of the averaged images.
+        mean: (d,) mean of the images, on their device.
+        variance: (d,) variances in descending order, float64 on the CPU.
+        vectors: (d, d) components in columns, float64 on the CPU.
     """
 
     size: tuple[int, int]
@@ -78,7 +85,7 @@ class Spectrum:
 
 
 def spectrum(images: Tensor, noise: float) -> Spectrum:
-    """Return the components of images (N, 1, H, W) that are to be held against noise of a size.
+    """Return all components of images (N, 1, H, W); `noise` is only validated.
 
     Raises:
         ValueError: fewer than two images, or `noise` is not positive.
@@ -91,7 +98,7 @@ def spectrum(images: Tensor, noise: float) -> Spectrum:
     rows = rows_of(images, size)
     mean = rows.mean(dim=0)
     centred = rows - mean
-    # Squared in float32, small variances would be rounding: where a device knows no other, the CPU does it.
+    # In float32, small variances would be rounding errors: a device without float64 leaves this to the CPU.
     narrow = choices(rows.device).wide is not torch.float64
     centred = centred.cpu().double() if narrow else centred.double()
     variance, vectors = torch.linalg.eigh((centred.T @ centred / len(rows)).cpu())
@@ -99,14 +106,14 @@ def spectrum(images: Tensor, noise: float) -> Spectrum:
 
 
 def component_size(images: Tensor) -> tuple[int, int]:
-    """Return the (h, w) at which components of images (N, 1, H, W) are taken."""
+    """Return the (h, w) to which images (N, 1, H, W) are averaged for their components."""
     height, width = images.shape[-2:]
     shrink = min(1.0, LARGEST_SIDE / max(height, width))
     return max(1, round(height * shrink)), max(1, round(width * shrink))
 
 
 def rows_of(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return (N, h x w) pixels of images (N, 1, H, W), averaged to a size."""
+    """Return the pixels (N, h x w) of images (N, 1, H, W), averaged to `size` (h, w)."""
     if tuple(images.shape[-2:]) != size:
         images = F.interpolate(images, size=size, mode="area")
     return images.flatten(1)

@@ -1,4 +1,4 @@
-"""Matrix products with very many columns, made a tile of columns at a time, and how much is made at once."""
+"""Matrix products with very many columns, computed in tiles of columns, and the sizes of the tiles."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from models.devices import choices
 
 HELD_ENTRIES = 2**29
-"""Entries that a step on an accelerator may hold, all of its tensors together: 2 GiB."""
+"""Largest number of entries of all tensors of a step on an accelerator: 2 GiB."""
 ALIGNED = 128
-"""Columns that an accelerator makes of a product together; a tile of some more takes as long as one of twice
-as many."""
+"""Columns of a product that an accelerator computes together. A tile with a few more takes as long as one
+with twice as many."""
 
 
 def entries_at_once(device: torch.device) -> int:
-    """Return how many entries of a product are made on a device before they are used."""
+    """Return how many entries of a product a device computes before they are used."""
     return choices(device).entries_at_once
 
 
 def rows_at_once(entries: int, device: torch.device, *, on_cpu: int) -> int:
-    """Return how many rows are worked on together, each of which needs so many entries at a time.
+    """Return how many rows to process together if each needs `entries` entries at a time.
 
-    A processor takes `on_cpu`, few enough for its cache. An accelerator has to be told of every operation,
-    which takes longer than a small one: there it is as many as `HELD_ENTRIES` allow.
+    On the CPU this is `on_cpu`, small enough for its cache. On an accelerator, launching an operation takes
+    longer than a small operation itself, so it is as many rows as `HELD_ENTRIES` allows.
     """
     if device.type == "cpu":
         return on_cpu
@@ -33,7 +33,7 @@ def rows_at_once(entries: int, device: torch.device, *, on_cpu: int) -> int:
 
 
 def product(one: Tensor, others: Tensor) -> Tensor:
-    """Return the product (n, M) of (n, d) with (M, d), which whole is a fifth slower on a processor."""
+    """Return the product (n, M) of (n, d) with (M, d), in tiles: as a whole it is a fifth slower on a CPU."""
     out = one.new_empty(len(one), len(others))
     for tile in tiles(len(one), len(others), out.device):
         torch.mm(one, others[tile].T, out=out[:, tile])
@@ -41,10 +41,10 @@ def product(one: Tensor, others: Tensor) -> Tensor:
 
 
 def raise_to_products(best: Tensor, sets: Tensor, others: Tensor) -> None:
-    """Raise every entry of `best` (n, M) to the largest of the products of `sets` with `others`.
+    """Replace every entry of `best` (n, M) by the largest product of `sets` with `others`, if larger.
 
     Args:
-        best: (n, M), changed in place.
+        best: (n, M), modified in place.
         sets: (k, n, d).
         others: (M, d).
     """
@@ -55,7 +55,7 @@ def raise_to_products(best: Tensor, sets: Tensor, others: Tensor) -> None:
 
 
 def _raise_one_by_one(best: Tensor, sets: Tensor, others: Tensor) -> None:
-    """Make a product of one set and use it while it is in the cache."""
+    """Compute the product of one set and use it while it is in the cache."""
     for tile in tiles(len(best), len(others), best.device):
         part, highest = others[tile], best[:, tile]
         made = torch.empty_like(highest, memory_format=torch.contiguous_format)
@@ -65,7 +65,7 @@ def _raise_one_by_one(best: Tensor, sets: Tensor, others: Tensor) -> None:
 
 
 def _raise_together(best: Tensor, sets: Tensor, others: Tensor) -> None:
-    """Make the products of all sets at once: fewer operations, and `best` is read and written once."""
+    """Compute the products of all sets at once: fewer operations, and `best` is read and written once."""
     rows = sets.flatten(0, 1)
     for tile in tiles(len(rows), len(others), best.device):
         highest = best[:, tile]
@@ -74,7 +74,7 @@ def _raise_together(best: Tensor, sets: Tensor, others: Tensor) -> None:
 
 
 def tiles(rows: int, count: int, device: torch.device) -> Iterator[slice]:
-    """Yield the columns of a table that are worked on together: no more than `entries_at_once` of it."""
+    """Yield slices of the columns that are processed together, of at most `entries_at_once` entries."""
     wide = max(64, entries_at_once(device) // max(1, rows))
     if device.type != "cpu" and wide < count:
         wide = max(ALIGNED, wide - wide % ALIGNED)

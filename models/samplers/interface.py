@@ -1,4 +1,4 @@
-"""What a sampler is given and what it returns, and the checks that all of them share."""
+"""Interfaces of samplers and schedules, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.noise import Fresh
 Denoise = Callable[[Tensor, float], Tensor]
 """D(x (N, C, H, W), sigma) -> the expected clean data (N, C, H, W); all of x is at one noise level.
 
-The level is a number of the host's: to read it off an accelerator would be to wait for all that goes before.
+The level is a number on the host: reading it from an accelerator would wait for all queued work.
 """
 
 
@@ -26,9 +26,9 @@ class Sampler(Protocol):
 
         Args:
             denoise: the denoise function.
-            noise: unit normal noise (N, ...).
-            sigmas: falling noise levels (num_steps + 1,) ending in 0.
-            fresh: the noise that each step adds; stochastic samplers need it, the others leave it alone.
+            noise: standard normal noise (N, ...).
+            sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
+            fresh: the noise that each step adds; required by stochastic samplers, ignored by the others.
 
         Returns:
             Samples (N, ...), fp32.
@@ -42,7 +42,7 @@ class Schedule(Protocol):
     def __call__(
         self, num_steps: int, sigma_min: float = ..., sigma_max: float = ..., rho: float = ...
     ) -> Tensor:
-        """Return falling noise levels (num_steps + 1,), fp64, ending in 0."""
+        """Return decreasing noise levels (num_steps + 1,), fp64, ending in 0."""
         ...
 
 
@@ -50,7 +50,7 @@ def falling_levels(sigmas: Tensor) -> list[float]:
     """Return noise levels as numbers.
 
     Raises:
-        ValueError: they do not fall strictly, or do not end in 0.
+        ValueError: the levels do not decrease strictly, or do not end in 0.
     """
     levels = [float(sigma) for sigma in sigmas]
     falling = all(high > low for high, low in itertools.pairwise(levels))
@@ -60,5 +60,5 @@ def falling_levels(sigmas: Tensor) -> list[float]:
 
 
 def at_level(x: Tensor, sigma: float) -> Tensor:
-    """Return the noise level (N,), fp32, that a denoiser takes beside ``x`` (N, ...)."""
+    """Return the noise levels (N,), fp32, of ``x`` (N, ...) for a denoiser."""
     return torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)

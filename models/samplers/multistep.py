@@ -1,4 +1,4 @@
-"""Samplers that follow the probability flow with the help of the steps before: DPM-Solver++(2M) and PLMS."""
+"""Multistep samplers of the probability flow: DPM-Solver++(2M) and PLMS."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ADAMS_BASHFORTH = (
 
 @torch.no_grad()
 def sample_dpmpp_2m(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | None = None) -> Tensor:
-    """Deterministic DPM-Solver++(2M): second order from one call a step and the previous result.
+    """Deterministic DPM-Solver++(2M): second order from one call per step and the previous result.
 
     Lu et al. 2022 (arXiv 2211.01095, algorithm 2), in sigma form: time is -ln(sigma), the data are unscaled.
-    The first and the last step are of first order. A Gaussian's deviation is within 1.7 % at 26 steps and 3 %
-    at 20.
+    The first and the last step are of first order. The deviation of a Gaussian is within 1.7 % at 26 steps
+    and 3 % at 20.
 
     Args:
         denoise: the denoise function, called num_steps times.
-        noise: unit normal noise (N, ...).
-        sigmas: falling noise levels (num_steps + 1,) ending in 0.
+        noise: standard normal noise (N, ...).
+        sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
         fresh: not used.
 
     Returns:
@@ -53,15 +53,15 @@ def sample_dpmpp_2m(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fres
 def sample_plms(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | None = None) -> Tensor:
     """PLMS: the linear multistep method of four slopes (PNDM; Liu et al. 2022, arXiv 2202.09778).
 
-    In sigma form the transfer of equation 9 is x + (sigma' - sigma) e, and the slopes e of the last steps are
-    weighted as if the levels were evenly spaced in time, so that the whole is of second order. The start is
-    warmed by one step of Heun's rule, then two and three slopes; the last step is one denoising. A Gaussian's
-    deviation is within 1.4 % at 20 steps and 0.9 % at 24.
+    In sigma form the transfer of equation 9 is x + (sigma' - sigma) e. The slopes e of the last steps are
+    weighted as if the levels were evenly spaced in time, so the method is of second order. It starts with one
+    step of Heun's method, then two and three slopes; the last step is one denoising. The deviation of a
+    Gaussian is within 1.4 % at 20 steps and 0.9 % at 24.
 
     Args:
         denoise: the denoise function, called num_steps + 1 times (once if there is one step).
-        noise: unit normal noise (N, ...).
-        sigmas: falling noise levels (num_steps + 1,) ending in 0.
+        noise: standard normal noise (N, ...).
+        sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
         fresh: not used.
 
     Returns:
@@ -94,11 +94,11 @@ def log_times(levels: list[float]) -> list[float]:
 
 
 def to_the_middle(denoised: Tensor, previous: Tensor | None, times: list[float], step: int) -> Tensor:
-    """Extrapolate the denoised result to the middle of step ``step`` along the last two.
+    """Extrapolate the denoised result to the middle of step ``step`` from the last two results.
 
     Args:
         denoised: result at the start of the step (N, ...).
-        previous: result at the start of the step before, or None where there is none.
+        previous: result at the start of the previous step, or None at the first step.
         times: -ln(sigma) of the levels.
         step: index of the step.
     """

@@ -1,4 +1,4 @@
-"""Noise levels: where the steps of a sampler stand."""
+"""Schedules: the noise levels of a sampler's steps."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from torch import Tensor
 def sigma_schedule(
     num_steps: int, sigma_min: float = 0.01, sigma_max: float = 80.0, rho: float = 10.0
 ) -> Tensor:
-    """Falling noise levels, evenly spaced in sigma^(1/rho), then zero (arXiv 2206.00364, equation 5).
+    """Return decreasing noise levels, evenly spaced in sigma^(1/rho), then zero (arXiv 2206.00364, equation
+    5).
 
     ``sigma_max`` is large because the brightness of a whole scan is one direction of large variance.
-    ``sigma_min`` is about one grey level of 8 bits, and ``rho`` above the paper's 7: both were chosen on a
-    Gaussian with a known score, where they nearly halve the steps that 2 % accuracy takes.
+    ``sigma_min`` is about one grey level of 8 bits, and ``rho`` is above the paper's 7. Both were chosen on a
+    Gaussian with a known score, where they nearly halve the number of steps needed for 2 % accuracy.
 
     Args:
         num_steps: number of sampler steps, at least 1.
         sigma_min: last noise level above zero.
         sigma_max: first noise level.
-        rho: how strongly the steps crowd at low noise; 1 is even spacing.
+        rho: how strongly the steps are concentrated at low noise; 1 is even spacing.
 
     Returns:
-        Noise levels (num_steps + 1,), fp64, strictly falling, ending in 0.
+        Noise levels (num_steps + 1,), fp64, strictly decreasing, ending in 0.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -36,7 +37,7 @@ def sigma_schedule(
 def flow_schedule(
     num_steps: int, sigma_min: float = 0.01, sigma_max: float = 80.0, rho: float = 10.0
 ) -> Tensor:
-    """Noise levels whose times on a rectified flow are evenly spaced, then zero (arXiv 2209.03003).
+    """Return noise levels whose times on a rectified flow are evenly spaced, then zero (arXiv 2209.03003).
 
     The flow x_t = (1 - t) x0 + t n is (1 - t) times x0 + sigma n with sigma = t / (1 - t).
 
@@ -47,7 +48,7 @@ def flow_schedule(
         rho: not used: the spacing is even in t.
 
     Returns:
-        Noise levels (num_steps + 1,), fp64, strictly falling, ending in 0.
+        Noise levels (num_steps + 1,), fp64, strictly decreasing, ending in 0.
 
     Raises:
         ValueError: an argument is out of its range.

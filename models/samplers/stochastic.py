@@ -17,15 +17,16 @@ from models.samplers.multistep import log_times, to_the_middle
 def sample_ddpm(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | None = None) -> Tensor:
     """Ancestral sampling (DDPM; Ho et al. 2020, arXiv 2006.11239, equations 6, 7 and 11), in sigma form.
 
-    Every step draws from q(x' | x, x0) of the two levels, with the denoised result in the place of x0. It is
-    of first order, and slow: a Gaussian of variance 0.02 comes out 11 % narrower at 50 steps, 5.8 % at 100,
-    3.1 % at 200, 1.7 % at 400 and 0.8 % at 1000. The paper's own levels (linear betas) leave 2.5 % at 1000.
+    Every step draws from q(x' | x, x0) of the two levels, with the denoised result in place of x0. It is of
+    first order and slow: a Gaussian of variance 0.02 becomes 11 % narrower at 50 steps, 5.8 % at 100, 3.1 %
+        at
+    200, 1.7 % at 400 and 0.8 % at 1000. With the paper's own levels (linear betas) it is 2.5 % at 1000.
 
     Args:
         denoise: the denoise function, called num_steps times.
-        noise: unit normal noise (N, ...).
-        sigmas: falling noise levels (num_steps + 1,) ending in 0.
-        fresh: the noise that each step but the last adds.
+        noise: standard normal noise (N, ...).
+        sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
+        fresh: the noise that each step except the last adds.
 
     Returns:
         Samples (N, ...), fp32.
@@ -51,13 +52,14 @@ def sample_dpmpp_2m_sde(
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, section 5), in sigma form.
 
     The ancestral step towards the denoised result extrapolated to the middle of the step. The first and the
-    last step are of first order. A Gaussian's deviation is within 1.8 % from 40 steps on, 1.1 % at 50.
+    last step are of first order. The deviation of a Gaussian is within 1.8 % from 40 steps on and 1.1 % at
+    50.
 
     Args:
         denoise: the denoise function, called num_steps times.
-        noise: unit normal noise (N, ...).
-        sigmas: falling noise levels (num_steps + 1,) ending in 0.
-        fresh: the noise that each step but the last adds.
+        noise: standard normal noise (N, ...).
+        sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
+        fresh: the noise that each step except the last adds.
 
     Returns:
         Samples (N, ...), fp32.
@@ -88,5 +90,5 @@ def _renoised(x: Tensor, target: Tensor, sigma: float, following: float, fresh: 
 
 def _required(fresh: Fresh | None) -> Fresh:
     if fresh is None:
-        raise ValueError("fresh: this sampler adds noise at every step and needs a source of it")
+        raise ValueError("fresh: this sampler adds noise at every step and needs a noise function")
     return fresh

@@ -1,4 +1,4 @@
-"""Drawing candidates shard by shard, whatever draws them: finished shards are kept, the table comes last."""
+"""Drawing of candidates shard by shard, for any generator. Finished shards are kept; the table comes last."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DrawBatch = Callable[[int, int], StoredPixels]
 
 @dataclass(frozen=True)
 class Shards:
-    """The files that hold the pixels of a candidate set.
+    """Files with the pixels of a candidate set.
 
     Attributes:
-        count: candidates in all.
-        rows_per_shard: candidates a file, a multiple of `batch_size`.
+        count: total number of candidates.
+        rows_per_shard: candidates per file, a multiple of `batch_size`.
         batch_size: candidates drawn at a time.
         image_size: (height, width).
         bit_depth: 8 or 16.
@@ -44,12 +44,12 @@ class Shards:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First candidate and the one after the last of each file."""
+        """First candidate and end (exclusive) of each file."""
         size = self.rows_per_shard
         return [(first, min(first + size, self.count)) for first in range(0, self.count, size)]
 
     def missing(self, folder: Path) -> list[int]:
-        """Return the numbers of the files that are not there yet."""
+        """Return the numbers of the files that do not exist yet."""
         return [
             number
             for number, (first, end) in enumerate(self.spans)
@@ -66,18 +66,18 @@ def draw_shards(
     stage: str,
     ranks: Ranks | None = None,
 ) -> list[str]:
-    """Draw this process's part of the missing shards, wait for the others, and return the names of all.
+    """Draw this process's part of the missing shards, wait for the others, and return all names.
 
-    A shard belongs to the process that its number falls to, so that each is drawn once; its bytes do not
-    depend on who draws it.
+    Shard numbers are distributed over the processes, so each shard is drawn once. Its bytes do not depend on
+    the process that draws it.
 
     Args:
-        folder: the candidates directory.
-        draw_batch: draws some candidates.
-        shards: the files.
-        missing: numbers of those to draw, the same on every process.
-        stage: what is going on, for the progress bar.
-        ranks: the processes that draw together; None for this one alone.
+        folder: candidates directory.
+        draw_batch: function that draws a range of candidates.
+        shards: files of the set.
+        missing: numbers of the files to draw, the same on every process.
+        stage: label of the progress bar.
+        ranks: processes that draw together; None for this one alone.
 
     Raises:
         StorageError: the disk is full, or another process wrote its shards where process 0 does not see them.
@@ -117,7 +117,7 @@ def draw_shards(
 def _progress(
     shards: Shards, missing: Sequence[int], mine: Sequence[int], ranks: Ranks, stage: str
 ) -> Iterator[Progress | None]:
-    """Show what process 0 has to draw; the others draw as much beside it."""
+    """Show the progress of process 0; the other processes draw about as many candidates."""
     if not ranks.is_main:
         yield None
         return
@@ -129,7 +129,7 @@ def _progress(
 
 
 def is_whole(path: Path, shape: tuple[int, ...], bit_depth: int) -> bool:
-    """Return whether a shard of an earlier run is there; shards appear by rename, so never in part."""
+    """Return whether a shard of an earlier run exists. Shards are renamed into place, so none is partial."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -148,7 +148,7 @@ def candidate_table(
     guidance_scale: float,
     checkpoint_digest: str,
 ) -> pd.DataFrame:
-    """Return the candidate table (columns `CANDIDATE_COLUMNS`) of what one checkpoint drew in one way."""
+    """Return the candidate table (columns `CANDIDATE_COLUMNS`) for one checkpoint and one sampler setting."""
     import pandas as pd
 
     from pipeline.artifacts.candidates import sample_id
@@ -169,7 +169,7 @@ def candidate_table(
 
 
 def require_finite(images: npt.NDArray[np.floating]) -> None:
-    """Check what a denoiser made.
+    """Check the output of a denoiser.
 
     Raises:
         PhosphorError: a value is not finite.
@@ -199,10 +199,10 @@ def require_known_class(name: str, classes: Sequence[str], *, field: str) -> int
 
 
 def require_same_checkpoint(checkpoint: CheckpointRef) -> None:
-    """Check that the directory of a checkpoint still holds the one of the reference.
+    """Check that the directory of a checkpoint still holds the checkpoint of the reference.
 
     Raises:
-        DataError: it holds another one.
+        DataError: it holds another checkpoint.
     """
     from pipeline.stage import load_reference
 

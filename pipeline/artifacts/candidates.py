@@ -1,4 +1,4 @@
-"""Candidates on disk: generated images with what made each of them, before any privacy decision."""
+"""Candidates on disk: generated images and their provenance, before any privacy decision."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ CANDIDATE_COLUMNS = (
     "guidance_scale",
     "checkpoint_digest",
 )
-"""Columns of `candidates.parquet`, one row a candidate in pixel order.
+"""Columns of `candidates.parquet`, one row per candidate in pixel order.
 
 `sample_id` is `<class>-<index>` (unique), `class` the name, `label` its position in the cohort's classes,
 `index` counts from 0 within the class, `seed` is nullable Int64 (null for a foreign generator)."""
 
 CONDITION_COLUMN = "condition"
-"""What a candidate was asked to show beside its class: JSON text, empty where only classes are known.
+"""Column with the requested conditions of a candidate besides its class, as JSON text; empty without any.
 
-An object of attributes (`sex`, `age_band`, `view`: text, or null if not given) and `findings` (name -> 1
-present, 0 absent, null not given), with the same names in every row. The file holds this column only where a
-candidate has conditions, so that other candidates keep their bytes; read through `Candidates`, it is always
-there."""
+The JSON object has attributes (`SCAN_ATTRIBUTES`: text, or null if not given) and `findings` (name -> 1
+present, 0 absent, null not given), with the same names in every row. The file has this column only if a
+candidate has conditions, so the bytes of other candidate sets do not change. `Candidates` always has it."""
 
 EDITED_FROM = "edited_from"
-"""Further column of candidates that were edited and not drawn: what each was edited from, one of:"""
+"""Additional column of edited candidates: the kind of image that each was edited from, one of:"""
 
 FROM_SCAN = "scan"
 """a real scan, or an edit of one: it may hold real pixels and is never released;"""
@@ -53,12 +52,12 @@ FROM_CANDIDATE = "candidate"
 
 
 def count_from_scans(table: pd.DataFrame) -> int:
-    """Return how many candidates were edited from real scans; what is unknown counts as that."""
+    """Return the number of candidates edited from real scans; an unknown source counts as a real scan."""
     return int((table[EDITED_FROM] != FROM_CANDIDATE).sum()) if EDITED_FROM in table.columns else 0
 
 
 def sample_id(class_name: str, index: int) -> str:
-    """Return the id of candidate `index` of a class; it holds nothing of any record."""
+    """Return the id of candidate `index` of a class. It has no information about any record."""
     return f"{class_name}-{index:06d}"
 
 
@@ -105,9 +104,9 @@ class Candidates:
 
 
 def written_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns that a candidate table is written with.
+    """Return the columns to write for a candidate table.
 
-    `condition` only if a row has any, `edited_from` only where candidates were edited and not drawn.
+    `condition` is included only if a row has conditions, `edited_from` only for edited candidates.
     """
     conditioned = CONDITION_COLUMN in table.columns and bool((table[CONDITION_COLUMN] != "").any())
     further = [*([CONDITION_COLUMN] if conditioned else []), *([EDITED_FROM] if EDITED_FROM in table else [])]

@@ -1,4 +1,4 @@
-"""A finished checkpoint as the stages after training see it: its description and its denoiser."""
+"""Finished checkpoints as read by the stages after training: description and denoiser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMAT_VERSION: Literal[1] = 1
 
 
 class CheckpointInfo(BaseModel):
-    """`checkpoint.json`: all that sampling needs to know about a denoiser besides its weights.
+    """`checkpoint.json`: everything that sampling needs besides the weights of a denoiser.
 
     Attributes:
         format_version: version of the checkpoint layout.
@@ -39,27 +39,29 @@ class CheckpointInfo(BaseModel):
         autoencoder: fields of `models.latent.autoencoder_spec.AutoencoderSpec` if the denoiser works on
             latents; its weights and its scaling are `autoencoder.safetensors`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
-        parametrisation: what the network predicts, `edm` or `flow`.
+        parametrisation: prediction target of the network, `edm` or `flow`.
         classes: label names in the order of the class indices.
-        conditions: what it was trained on beside the class, in the order of the condition codes.
-        combinations: how often conditions occur together in its train split, for sampling (private).
+        conditions: condition fields besides the class, in the order of the condition codes.
+        combinations: frequencies of the combinations of conditions in the train split, for sampling
+            (private).
         image_size: (height, width) in pixels.
         bit_depth: 8 or 16, the depth of the cohort's stored pixels.
         cohort_digest: content digest of the cohort it was trained on.
         cohort_name: name of that cohort.
         num_steps: optimiser steps done.
-        images_seen: scans shown, repeats counted.
+        images_seen: number of scans seen, with repeats.
         ema_step: step at which the weights in `model.safetensors` were averaged; None if not recorded.
-        ema_length: length of that average; ema_lengths: lengths of the averages in every snapshot.
-        snapshots: steps of the snapshots of the averages, rising.
+        ema_length: length of that average.
+        ema_lengths: lengths of the averages in every snapshot.
+        snapshots: steps of the snapshots of the averages, ascending.
         init_digest: digest of the checkpoint that training started from; None for random weights.
-        differential_privacy: what the training guarantees; None without a guarantee.
+        differential_privacy: guarantee of the training; None without one.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
         channels_last: memory layout of the network.
         num_threads: CPU threads used in training.
         device: kind of device, `cpu` or `cuda`.
-        libraries: versions of Python and of the libraries that decide the numbers.
+        libraries: versions of Python and of the libraries that the numbers depend on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,7 +95,7 @@ class CheckpointInfo(BaseModel):
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide the numbers."""
+    """Return the versions of Python and of the libraries that the numbers depend on."""
     versions = {"python": platform.python_version()}
     for name in ("torch", "monai", "numpy", "safetensors"):
         try:
@@ -107,7 +109,7 @@ def read_checkpoint_info(checkpoint: Path) -> CheckpointInfo:
     """Read `checkpoint.json` of a checkpoint directory.
 
     Raises:
-        DataError: the file is missing or holds other fields than it should.
+        DataError: the file is missing or has unexpected fields.
     """
     return read_model(CheckpointInfo, checkpoint / INFO_NAME, role="checkpoint", remedy="Train again.")
 
@@ -136,7 +138,7 @@ def verify_checkpoint(checkpoint: Path, cohort_digest: str | None = None) -> Che
 
 
 def require_sorted_classes(info: CheckpointInfo) -> None:
-    """Refuse to draw from a checkpoint whose labels an earlier version numbered in the manifest's order.
+    """Refuse a checkpoint of an earlier version, whose labels are numbered in the manifest's order.
 
     Raises:
         DataError: its classes are not sorted by name, as those of every cohort and release are.
@@ -168,8 +170,8 @@ def load_denoiser(
         checkpoint: a checkpoint directory made by `train`.
         cohort_digest: digest of the cohort it must have been trained on; None accepts any.
         verified: what `verify_checkpoint` returned for it, if its files were hashed already.
-        ema_length: length of the average; None takes the one that training chose.
-        step: step of the average; None takes the one that training chose.
+        ema_length: length of the average; None takes that of the model.
+        step: step of the average; None takes that of the model.
 
     Returns:
         The denoiser in evaluation mode, without gradients, and the description of the checkpoint.
@@ -177,7 +179,7 @@ def load_denoiser(
     Raises:
         TamperedError: a file differs from what training recorded.
         DataError: not a checkpoint, one of another cohort, weights that do not fit the network, or an average
-            that its snapshots cannot give.
+            that cannot be computed from its snapshots.
     """
     denoiser, info = read_denoiser(
         checkpoint, cohort_digest, verified=verified, ema_length=ema_length, step=step

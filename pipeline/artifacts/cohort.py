@@ -1,4 +1,4 @@
-"""The cohort on disk: pixels, labels and the frozen patient-level split, opened without reading them all."""
+"""Cohorts on disk: pixels, labels and the frozen patient-level split, opened without reading all of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.pixels import PixelShards, StoredPixels, to_model_range
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.records import SPLITS, CohortRef
-from pipeline.stage import load_reference
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
+from pipeline.stage import folder_of, load_reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,38 +32,40 @@ RECORD_COLUMNS = (
     "original_width",
     "spacing_mm",
     "qc_flags",
-    "sex",
-    "age_band",
-    "view",
+    *SCAN_ATTRIBUTES,
     "findings",
 )
-"""Columns of `records.parquet`, one row a scan in the order of the pixel rows."""
+"""Columns of `records.parquet`, one row per scan in the order of the pixel rows."""
 
 
 FINDINGS_NAME = "findings.npy"
-"""(N, K) uint8 beside `labels.npy` where scans have several labels: 0 absent, 1 present, 2 uncertain."""
+"""(N, K) uint8 for scans with several labels: 0 absent, 1 present, 2 uncertain."""
 
-ATTRIBUTES = ("sex", "age_band", "view")
+ATTRIBUTES = tuple(SCAN_ATTRIBUTES)
+"""Names of the stored attributes of a scan, in the order of their columns."""
+
 ATTRIBUTES_NAME = "attributes.npy"
-"""(N, 3) uint8 where a scan has an attribute: position in the values that `cohort.json` lists."""
+"""(N, attributes) uint8, if a scan has any: index into the values in `cohort.json`."""
 
 UNKNOWN = 255
 """Code of an attribute that a scan does not have."""
 
 PATIENTS_NAME = "patients.npy"
-"""(N,) int32 beside attributes or findings: scans of one patient have one number."""
+"""(N,) int32, with attributes or findings: number of each scan's patient."""
 
 
 class PatientIds(BaseModel):
-    """What the patient ids of a cohort, or of a listing, are like.
+    """Survey of the patient ids of a cohort or of a listing.
 
     Attributes:
-        scans: scans that were looked at; a listing does not know those whose id stands in a header.
-        patients: patients of these scans.
-        largest: scans of the patient that has the most.
-        look_alike: ids that look like another one, such as 00007 and 7; they count as patients of their own.
-        would_be: patients that these would be.
-        on_two_sides: of these, patients with scans on two sides of the split; None before there is one.
+        scans: number of scans surveyed; a listing does not know the scans whose id is in a header.
+        patients: number of patients of these scans.
+        largest: number of scans of the patient with the most scans.
+        look_alike: number of ids that look like another one, such as 00007 and 7; they count as separate
+            patients.
+        would_be: number of patients that these ids would be if ids that look alike were one patient.
+        on_two_sides: number of those patients whose scans are in more than one part of the split; None
+            before the split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,25 +79,28 @@ class PatientIds(BaseModel):
 
 
 class CohortInfo(BaseModel):
-    """`cohort.json`: what the cohort is, readable without touching pixels.
+    """`cohort.json`: description of the cohort, readable without the pixels.
 
     Attributes:
         format_version: version of this layout.
-        name: the manifest's name.
-        classes: label names, sorted; `labels.npy` holds positions in this list.
+        name: name of the manifest.
+        classes: label names, sorted; `labels.npy` holds indices into this list.
         image_size: (height, width) in pixels of every stored image.
         bit_depth: 8 or 16.
         has_patient_ids: whether patients are known; if not, each image counts as its own patient.
-        num_scans, num_patients: totals over all splits.
-        counts: split -> class -> scans.
-        patients: split -> patients.
-        pixel_mean, pixel_std: over the train split, in model range [-1, 1].
-        license, citation: from the manifest.
-        findings: names of the columns of `findings.npy`, sorted; empty where each scan has one label.
-        attributes: values of each column of `attributes.npy` in the order of its codes; empty where no scan
-            has any.
-        patient_ids: the largest patient and ids that look alike; None in cohorts of before.
-        notes: what ingest found that is worth showing to people (shared patients of published splits, ...).
+        num_scans: number of scans over all splits.
+        num_patients: number of patients over all splits.
+        counts: split -> class -> number of scans.
+        patients: split -> number of patients.
+        pixel_mean: mean over the train split, in model range [-1, 1].
+        pixel_std: standard deviation over the train split, in model range.
+        license: license from the manifest.
+        citation: citation from the manifest.
+        findings: names of the columns of `findings.npy`, sorted; empty if each scan has one label.
+        attributes: values of each column of `attributes.npy` in the order of its codes; empty if no scan has
+            any.
+        patient_ids: survey of the patient ids; None in cohorts of earlier versions.
+        notes: findings of ingest to show to users (shared patients of published splits, ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,7 +126,7 @@ class CohortInfo(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_keys(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cohorts without attributes or patient ids keep the bytes, and so the digest, of before."""
+        """Leave out empty attributes and patient ids, so that digests of earlier cohorts do not change."""
         body: dict[str, Any] = inner(self)
         for name in ("attributes", "patient_ids"):
             if not getattr(self, name):
@@ -134,8 +141,8 @@ class Cohort:
 
     Args:
         folder: the cohort directory.
-        for_splits: it is opened for its patients and their splits alone, so that a cohort whose labels an
-            earlier version numbered will do.
+        for_splits: open the cohort only for its patients and splits, so that labels numbered by an earlier
+            version are accepted.
 
     Raises:
         DataError: the directory is not a finished cohort, its files do not fit together, or its labels are
@@ -163,7 +170,7 @@ class Cohort:
         """The cohort's content digest (sha256, hex)."""
         return self.reference.digest
 
-    def rows(self, split: str, label: int | None = None) -> npt.NDArray[np.int64]:
+    def rows(self, split: str, label: int | None = None) -> Ints:
         """Return the row numbers of a split (and of one class), ascending."""
         chosen = np.asarray(self.split) == SPLITS.index(split)
         if label is not None:
@@ -179,11 +186,15 @@ class Cohort:
         return to_model_range(self.take(rows))
 
     def records(self) -> pd.DataFrame:
-        """Return the record table (private), one row a scan in row order, columns `RECORD_COLUMNS`."""
+        """Return the record table (private), one row per scan in row order, columns `RECORD_COLUMNS`.
+
+        An attribute that was introduced after the cohort was made has no column.
+        """
         import pandas as pd
 
         table = pd.read_parquet(self.folder / "records.parquet")
-        missing = [column for column in RECORD_COLUMNS if column not in table.columns]
+        needed = (column for column in RECORD_COLUMNS if column not in ATTRIBUTES)
+        missing = [column for column in needed if column not in table.columns]
         if missing or len(table) != self.info.num_scans:
             raise DataError(
                 "records.parquet does not fit the cohort",
@@ -200,13 +211,18 @@ class Cohort:
             return np.zeros(shape, dtype=np.uint8)
         return self._mapped(FINDINGS_NAME, shape, np.uint8)
 
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        """Columns of `attributes`: the attributes that were stored when the cohort was made."""
+        return tuple(name for name in ATTRIBUTES if name in self.info.attributes)
+
     def attributes(self) -> npt.NDArray[np.uint8]:
-        """Return the attribute codes of every scan: (N, 3) uint8, columns `ATTRIBUTES`, `UNKNOWN` for none.
+        """Return the attribute codes of every scan: (N, `attribute_names`) uint8, `UNKNOWN` for none.
 
         Raises:
-            DataError: the cohort holds none, or a file that does not fit it.
+            DataError: the cohort has no attributes, or a file that does not fit it.
         """
-        return self._mapped(ATTRIBUTES_NAME, (self.info.num_scans, len(ATTRIBUTES)), np.uint8)
+        return self._mapped(ATTRIBUTES_NAME, (self.info.num_scans, len(self.attribute_names)), np.uint8)
 
     def patients(self) -> npt.NDArray[np.int32]:
         """Return the patient number of every scan (N,); without patient ids each scan has its own.
@@ -230,10 +246,27 @@ class Cohort:
         return stored
 
     def derived_path(self, name: str) -> Path:
-        """Return where something computed from this cohort alone may be cached (outside the digest)."""
+        """Return the path for a cache of something computed from this cohort only (outside the digest)."""
         folder = self.folder / "derived"
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder / name
+
+
+def open_cohort(given: Path | CohortRef) -> Cohort:
+    """Open the cohort at a path or of a reference.
+
+    Raises:
+        DataError: as for `Cohort`, or the directory holds another cohort than the reference's.
+    """
+    opened = Cohort(folder_of(given))
+    if isinstance(given, CohortRef) and opened.digest != given.digest:
+        raise DataError(
+            "the cohort directory holds another cohort than the one asked for",
+            field="cohort",
+            value=str(given.path),
+            remedy="Ingest again, or name the right directory.",
+        )
+    return opened
 
 
 def _require_sorted(info: CohortInfo) -> None:

@@ -1,4 +1,4 @@
-"""How often the conditions of the train scans occur together, without what only few patients have."""
+"""Frequencies of the combinations of conditions in the train split, without those of few patients."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 
 MAX_CODES = 60_000
-"""Codes in a table: 4,000 combinations of 15 fields, some 300 kB of JSON."""
+"""Largest number of codes in a table: 4,000 combinations of 15 fields, about 300 kB of JSON."""
 
 
 class Combination(BaseModel):
-    """Conditions that occur together in the train split (aggregated, private).
+    """Combination of conditions in the train split (aggregated, private).
 
     Attributes:
         label: class index.
-        codes: code of each condition field; the null code where the field is unknown or held back.
-        scans: train scans that show it.
+        codes: code of each condition field; the null code if the field is unknown or suppressed.
+        scans: number of train scans with this combination.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,15 +34,15 @@ def count_combinations(
 ) -> tuple[Combination, ...]:
     """Return the combinations of conditions of the train split, most frequent first within each class.
 
-    A combination that few patients share can point to one of them (a woman over 90 with three findings), and
-    a dataset drawn from it would show that such a patient was there. So the attributes of scans with a rare
-    combination are held back one by one, that with the most values first, until enough patients share what
-    is left; what is rare by its findings alone is left out.
+    A combination of few patients can identify one of them (a woman over 90 with three findings), and a
+    dataset sampled from it would reveal that such a patient is in the train split. So the attributes of scans
+    with a rare combination are suppressed one by one, the attribute with the most values first, until enough
+    patients share the remaining combination. A combination that is rare by its findings alone is left out.
 
     Args:
         cohort: the cohort.
-        conditions: its condition fields.
-        min_patients: patients that must share a combination.
+        conditions: condition fields of the cohort.
+        min_patients: smallest number of patients that must share a combination.
 
     Raises:
         DataError: the cohort does not say which scans are of one patient.
@@ -61,7 +61,7 @@ def count_combinations(
 
 
 def _sharing_patients(codes: npt.NDArray[np.int64], patients: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for each scan how many patients have a scan of the same codes (N,)."""
+    """Return, for each scan, the number of patients who have a scan with the same codes (N,)."""
     if not len(codes):
         return np.empty(0, dtype=np.int64)
     _, group = np.unique(codes, axis=0, return_inverse=True)

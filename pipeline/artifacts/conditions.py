@@ -1,9 +1,9 @@
-"""What beside the class an image may be asked to show: attributes and findings of a cohort, as codes."""
+"""Conditions of an image besides its class: attributes and findings of a cohort, as codes."""
 
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,13 @@ from pipeline.errors import DataError
 logger = logging.getLogger(__name__)
 
 FINDINGS = "findings"
-ConditionName = Literal["sex", "age_band", "view", "findings"]
-"""What may be asked for in `train.conditions`; `findings` stands for one field a finding."""
+CONDITION_NAMES = (*ATTRIBUTES, FINDINGS)
+if TYPE_CHECKING:
+    ConditionName = str
+else:
+    ConditionName = Literal[CONDITION_NAMES]
+"""Allowed values of `train.conditions`; `findings` means one field per finding."""
 
-CONDITION_NAMES: tuple[ConditionName, ...] = ("sex", "age_band", "view", "findings")
 ABSENT, PRESENT = "absent", "present"
 FINDING_VALUES = (ABSENT, PRESENT)
 MAX_VALUES = 64
@@ -29,15 +32,15 @@ RESERVED_NAMES = frozenset({
     "num_steps", "guidance_scale", "width", "height", "format_version", "image", "index", FINDINGS,
     *ATTRIBUTES,
 })  # fmt: skip
-"""Names that no finding may have: they are columns of the tables in which findings become columns."""
+"""Names that a finding must not have, because they are columns of the tables with one column per finding."""
 
 
 class ConditionField(BaseModel):
     """One condition field of a checkpoint.
 
     Attributes:
-        name: an attribute (`sex`, `age_band`, `view`) or a finding.
-        values: what it may be, in the order of the codes; the code after the last one means "not given".
+        name: an attribute (one of `ATTRIBUTES`) or a finding.
+        values: possible values, in the order of the codes; the code after the last one means "not given".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +50,7 @@ class ConditionField(BaseModel):
 
     @property
     def is_finding(self) -> bool:
-        """Whether it is a finding, with the values absent and present."""
+        """Whether the field is a finding, with the values absent and present."""
         return self.name not in ATTRIBUTES
 
     @property
@@ -57,24 +60,25 @@ class ConditionField(BaseModel):
 
 
 def asked_conditions(fields: tuple[ConditionField, ...]) -> tuple[ConditionName, ...]:
-    """Return what was asked for to get these fields."""
+    """Return the requested conditions that these fields result from."""
     names = {FINDINGS if field.is_finding else field.name for field in fields}
     return tuple(name for name in CONDITION_NAMES if name in names)
 
 
 class CohortConditions:
-    """The condition fields that a cohort offers, and the codes of its scans.
+    """Condition fields of a cohort, and the codes of its scans.
 
-    A field has the values that occur in the train split, sorted; any other value, a missing one and an
-    uncertain finding have the null code. A field that never varies there tells the network nothing and is
-    left out, which is logged. Only npy files and `cohort.json` are read.
+    A field has the values that occur in the train split, sorted. Any other value, a missing value and an
+    uncertain finding have the null code. A field with a single value in the train split gives the network no
+    information; it is left out, which is logged. Only npy files and `cohort.json` are read.
 
     Args:
         cohort: the cohort.
-        asked: what to condition on beside the class.
+        asked: requested conditions besides the class.
 
     Raises:
-        DataError: the cohort does not hold what is asked, or nothing of it varies, or it has too many values.
+        DataError: the cohort does not have the requested conditions, none of them varies, or a field has too
+            many values.
     """
 
     def __init__(self, cohort: Cohort, asked: tuple[ConditionName, ...] = ()) -> None:
@@ -124,8 +128,8 @@ class CohortConditions:
         return codes
 
     def _add_attribute(self, name: str, train: npt.NDArray[np.int64]) -> None:
-        column = ATTRIBUTES.index(name)
         known = self._cohort.info.attributes.get(name, ())
+        column = self._cohort.attribute_names.index(name) if known else 0
         stored = self._cohort.attributes()[train, column] if known else np.empty(0, np.uint8)
         present = [int(code) for code in np.unique(stored) if code < len(known)]
         if not present:
@@ -188,5 +192,5 @@ class CohortConditions:
 
 
 def in_order(asked: tuple[str, ...]) -> tuple[ConditionName, ...]:
-    """Return what is asked for once each, in the order of `CONDITION_NAMES`."""
+    """Return each requested condition once, in the order of `CONDITION_NAMES`."""
     return tuple(name for name in CONDITION_NAMES if name in asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ class _Part(BaseModel):
 
 
 class Estimate(_Part):
-    """A measured value with its 95 % interval (None where it cannot be computed) and sample size."""
+    """Measured value with its 95 % interval (None if it cannot be computed) and its sample size."""
 
     value: float
     low: float | None = None
@@ -26,11 +26,38 @@ class Estimate(_Part):
     n: int = Field(default=0, ge=0)
 
 
+Figure = Estimate | float | None
+
+
+class Distance(NamedTuple):
+    """Feature distance between synthetic and real images, and between real images as its floor.
+
+    Attributes:
+        name: name of the distance, for example `kid`.
+        value: distance of the synthetic images, with an interval if the distance has one.
+        floor: distance of real images, likewise.
+    """
+
+    name: str
+    value: Figure
+    floor: Figure
+
+    @property
+    def heading(self) -> str:
+        """Name of the distance on a page."""
+        known = {"kid": "KID", "fid": "FID"}
+        return known.get(self.name, self.name.replace("_", " ").capitalize())
+
+
 class Fidelity(_Part):
     """Feature distances of one scope (`all` or a class) to the real val split, with the real-vs-real floor.
 
     The floor compares two real samples at the same sizes, so a value near its floor cannot be improved on.
+    Other distances are added to KID and FID as `<name>` and `<name>_floor`.
     """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, Figure] = Field(init=False)
 
     scope: str
     kid: Estimate
@@ -40,17 +67,31 @@ class Fidelity(_Part):
     num_synthetic: int
     num_real: int
 
+    @property
+    def distances(self) -> tuple[Distance, ...]:
+        """All measured distances, KID and FID first."""
+        every = {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})
+        return tuple(
+            Distance(name, value, every[f"{name}_floor"])
+            for name, value in every.items()
+            if f"{name}_floor" in every
+        )
+
 
 class ArmResult(_Part):
-    """One utility arm: a training set recipe, trained over several classifier seeds at equal steps.
+    """Result of one utility arm: a training set, used with several classifier seeds at equal steps.
 
     Attributes:
         arm: `real`, `real_augmented`, `real_duplicated`, `real_synthetic`, `synthetic`.
         ratio: synthetic images per real image (for `real_synthetic` and `real_duplicated`), else None.
-        num_real, num_synthetic: images in the training set.
-        val, test: metric name -> Estimate over seeds and patients (`auc` first; `balanced_accuracy`,
-            `sensitivity_at_specificity`, `ece`, `brier`). `test` is empty for arms that were not chosen.
-        seeds: classifier seeds; val_auc_by_seed, test_auc_by_seed: in that order.
+        num_real: number of real images in the training set.
+        num_synthetic: number of synthetic images in the training set.
+        val: metric name -> Estimate on val over seeds and patients (`auc` first; `balanced_accuracy`,
+            `sensitivity_at_specificity`, `ece`, `brier`).
+        test: as `val`, on test; empty for arms that were not chosen.
+        seeds: classifier seeds.
+        val_auc_by_seed: AUC on val, in the order of the seeds.
+        test_auc_by_seed: AUC on test, in the order of the seeds.
     """
 
     arm: str
@@ -65,15 +106,17 @@ class ArmResult(_Part):
 
 
 class UtilityVerdict(_Part):
-    """Whether the chosen synthetic arm beats the best real-only arm (bootstrap over patients, seeds).
+    """Verdict on the chosen synthetic arm against the best real-only arm (bootstrap over patients, seeds).
 
     Attributes:
-        verdict: `helps` or `harms` where the simultaneous 95 % interval leaves zero out, `possibly ...` where
-            only the 90 % one does, `no measurable effect` where the 95 % one holds no effect that matters,
-            `could not tell` where it holds one.
-        chosen_arm: the synthetic arm; compared_with: the strongest arm without synthetic images.
-        difference: in test AUC, with the simultaneous 95 % interval; likely: the 90 % one.
-        words: all this in words.
+        verdict: `helps` or `harms` if the simultaneous 95 % interval excludes zero; `possibly ...` if only
+            the 90 % interval does; `no measurable effect` if the 95 % interval contains no effect that
+            matters; `could not tell` if it contains one.
+        chosen_arm: synthetic arm that was compared.
+        compared_with: strongest arm without synthetic images.
+        difference: difference in test AUC, with the simultaneous 95 % interval.
+        likely: 90 % interval of the difference.
+        words: verdict and numbers as text.
     """
 
     verdict: Literal[
@@ -96,14 +139,17 @@ class EvaluationReport(_Part):
     """All numbers of an evaluation (private: computed from real patients).
 
     Attributes:
-        extractor_digest: digest of the feature encoder; fidelity figures of different digests never compare.
-        label_agreement: class -> share of released images that the frozen real-trained classifier reads as
-            the intended class; label_agreement_shuffled: the same with labels permuted (the control);
-            label_agreement_real: the same classifier on real val scans (how well it reads at all).
-        test_reads: how many times a test split was read by the evaluations in this folder, this one and those
-            that it replaced among them; test_reads_of_others: of these, while the cohort was another.
-        curves: name -> {column: values} for the figures (classifier learning curves).
-        nearest: per class, a few released sample_ids with the row of the nearest real train scan (private).
+        extractor_digest: digest of the feature encoder; fidelity figures of different digests are not
+            comparable.
+        label_agreement: class -> share of released images that the frozen classifier, trained on real scans,
+            assigns to the intended class.
+        label_agreement_shuffled: the same with permuted labels (control).
+        label_agreement_real: the same on real val scans (accuracy of the classifier).
+        test_reads: number of times that the evaluations in this folder read a test split, including this
+            evaluation and those that it replaced.
+        test_reads_of_others: number of these reads with another cohort.
+        curves: name -> {column: values} for the figures (learning curves of the classifiers).
+        nearest: class -> a few released sample_ids with the row of the nearest real train scan (private).
     """
 
     format_version: Literal[1] = 1
@@ -126,11 +172,11 @@ class EvaluationReport(_Part):
 
 
 def count_reads(log: Path, cohort: str) -> dict[str, int]:
-    """Return the fields of a report that count the logged readings of the test split.
+    """Return the report fields that count the logged reads of the test split.
 
     Args:
-        log: the log beside the evaluation.
-        cohort: digest of the evaluation's cohort.
+        log: log next to the evaluation.
+        cohort: digest of the cohort of the evaluation.
     """
     entries = read_entries(log)
     others = sum(entry.get("cohort") != cohort for entry in entries)

@@ -1,4 +1,4 @@
-"""What a differentially private training guarantees, as checkpoint, privacy report and release state it."""
+"""Guarantee of a differentially private training, as stated in checkpoint, privacy report and release."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTSIDE = (
 
 
 def require_opacus(epsilon: float) -> None:
-    """Raise UsageError, naming the extra to install, where a private training has no library to run on."""
+    """Raise UsageError with the extra to install if Opacus is missing."""
     try:
         import opacus  # noqa: F401
     except ModuleNotFoundError as error:
@@ -31,16 +31,20 @@ def require_opacus(epsilon: float) -> None:
 
 
 class DifferentialPrivacy(BaseModel):
-    """An (epsilon, delta) guarantee of the weights: whoever has them learns little more of any one unit.
+    """(epsilon, delta) guarantee of the weights, which limits what they reveal about any one unit.
 
     Attributes:
-        epsilon: spent, by `accountant` (Renyi differential privacy, arXiv 1702.07476); delta: beside it.
-        prv_epsilon: of the same training by the PRV accountant (arXiv 2106.02848), which is tighter.
-        unit: what is protected: all scans of a patient, or a single image where patients are unknown.
-        num_units: patients (or images) of the train split.
-        noise_multiplier: standard deviation of the noise over the norm bound; max_grad_norm: that bound.
-        sample_rate: chance of each unit to be part of a step (Poisson sampling); num_steps: steps done.
-        adjacency: neighbouring train sets differ by one unit being there or not.
+        epsilon: privacy budget spent, by `accountant` (Renyi differential privacy, arXiv 1702.07476).
+        delta: delta of the guarantee.
+        accountant: accountant of `epsilon`.
+        prv_epsilon: epsilon of the same training by the PRV accountant (arXiv 2106.02848), which is tighter.
+        unit: unit of protection: all scans of a patient, or a single image if patients are unknown.
+        num_units: number of patients (or images) in the train split.
+        noise_multiplier: standard deviation of the noise divided by `max_grad_norm`.
+        max_grad_norm: bound of the gradient norm per unit.
+        sample_rate: probability of each unit to be part of a step (Poisson sampling).
+        num_steps: number of steps.
+        adjacency: relation of neighbouring train sets, which differ by the presence of one unit.
         outside: what the guarantee does not cover.
     """
 
@@ -61,7 +65,7 @@ class DifferentialPrivacy(BaseModel):
 
     @property
     def words(self) -> str:
-        """One sentence that says what is guaranteed, of what, and by which accountant."""
+        """Guarantee in one sentence, with its unit and accountant."""
         return (
             f"differentially private training: epsilon {self.epsilon:.2f} (RDP accountant; "
             f"{self.prv_epsilon:.2f} by PRV), delta {self.delta:.1e}, for each {self.unit} of the "

@@ -1,4 +1,4 @@
-"""Memory-mapped pixel shards: (N, 1, H, W) uint8 or uint16 rows, one page-in to reach any of them."""
+"""Memory-mapped pixel shards with rows (N, 1, H, W), uint8 or uint16, for random access."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.errors import DataError
 from pipeline.storage import write_npy
 
@@ -53,10 +54,10 @@ class PixelShards:
     """Read access to consecutive shards as one array of rows.
 
     Args:
-        folder: where the shards lie.
-        role: what they belong to, for messages.
-        mapped: map the shards into memory, which suits many reads; else each row is read by itself, which
-            suits a few rows of a large set and keeps the rest of it out of memory.
+        folder: directory of the shards.
+        role: name of the artifact, for messages.
+        mapped: map the shards into memory, which suits many reads. Otherwise each row is read separately,
+            which suits a few rows of a large set and keeps the other rows out of memory.
 
     Raises:
         DataError: a shard is missing, is not an npy file, or has another shape than the rest.
@@ -81,7 +82,7 @@ class PixelShards:
         return int(self._starts[-1])
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> StoredPixels:
-        """Return the pixels of `rows`, in the order asked, as a new (n, 1, H, W) array.
+        """Return the pixels of `rows`, in the given order, as a new (n, 1, H, W) array.
 
         Raises:
             IndexError: a row lies outside 0..len-1.
@@ -100,7 +101,7 @@ class PixelShards:
                 out[here] = self._read(int(shard), places)
         return out
 
-    def _read(self, number: int, places: npt.NDArray[np.int64]) -> StoredPixels:
+    def _read(self, number: int, places: Ints) -> StoredPixels:
         assert self._paths is not None
         shard = self._shards[number]
         assert isinstance(shard, np.memmap)

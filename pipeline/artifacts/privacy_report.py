@@ -14,7 +14,7 @@ from pipeline.records import Verdict
 
 REPORT_NAME = "privacy_report.json"
 COPY_COUNT = "copy_count"
-"""Name of the tests that count candidates which stand out; the others ask on which side they lie."""
+"""Name of the tests that count candidates which stand out; the other tests compare their sides."""
 
 
 class _Part(BaseModel):
@@ -25,12 +25,15 @@ class ClassVerdict(_Part):
     """The gate's conclusion for one class.
 
     Attributes:
-        asked: images asked for (of a foreign generator's: those that pass, one at least); candidates: images
-            drawn; accepted: images that may be released (trimmed to `asked`, lowest indices first);
-            rejected: by reason, over all candidates of the class.
-        short: asked - accepted where positive.
-        power: chance that any test which can fail the class notices the planted share, by simulation; None
-            where it was not simulated.
+        verdict: verdict of the class.
+        asked: requested number of images (for another generator: those that pass, at least one).
+        candidates: number of candidates.
+        accepted: images that may be released (trimmed to `asked`, lowest indices first).
+        short: asked - accepted if positive, else 0.
+        rejected: reason -> number of candidates, over all candidates of the class.
+        reasons: reasons of the verdict, in words.
+        power: simulated probability that any test which can fail the class detects the planted share; None if
+            it was not simulated.
     """
 
     verdict: Verdict
@@ -44,15 +47,16 @@ class ClassVerdict(_Part):
 
 
 class Needed(_Part):
-    """What it would take to notice the planted share, from the design of the copy count.
+    """Numbers of candidates or real scans that would be enough to detect the planted share by the copy count.
 
     Attributes:
-        planted_share: share of copies that is to be noticed; chance: with which.
-        candidates: how many are enough with the real scans of this audit; None if no number is.
-        real_scans: how many are enough with the candidates of this audit; None if no number is.
-        together: how many candidates with how many real scans are, where either alone is not and both grow
-            alike; None if no number is, or one alone is.
-        compared: real scans in this audit.
+        planted_share: share of copies to detect.
+        chance: required probability of detection.
+        candidates: number that is enough with the real scans of this audit; None if no number is.
+        real_scans: number that is enough with the candidates of this audit; None if no number is.
+        together: (candidates, real scans) that are enough if neither alone is and both grow in proportion;
+            None if no numbers are, or one alone is.
+        compared: number of real scans in this audit.
         stands_out: share of the planted copies that stand out farther than real scans, in the view in which
             most do.
     """
@@ -70,10 +74,18 @@ class TestResult(_Part):
     """One statistical test over the candidate set (or one class of it).
 
     Attributes:
-        name: for example `sign_test`; view: for example `correlation`; scope: `pooled` or a class.
-        statistic, null_value: the measured and expected value; p_value, adjusted_p_value (Holm).
-        power: chance to detect the planted-copy share named in `power_against` at this n, by simulation.
-        passed: None where the test could not be run; `note` says why.
+        name: for example `sign_test`.
+        view: for example `correlation`.
+        scope: `pooled` or a class.
+        num_samples: number of candidates or patients in the test.
+        statistic: observed value.
+        null_value: expected value under the null hypothesis.
+        p_value: p-value of the test.
+        adjusted_p_value: Holm-adjusted p-value.
+        power: simulated probability of detecting the copies named in `power_against` at this sample size.
+        power_against: what the power refers to.
+        passed: whether the test passed; None if it is an estimate or could not be run.
+        note: details, or why the test could not be run.
     """
 
     __test__ = False
@@ -93,19 +105,24 @@ class TestResult(_Part):
 
 
 class MembershipResult(_Part):
-    """How well one attack tells audit patients of train from those of the holdout, by patient.
+    """How well one attack separates the audit patients of train from those of the holdout, by patient.
 
     Attributes:
-        attack: `loss`, `sima`, `pia`, `combined` (with access to the model), `release_...` (without), or
-            `control_untrained`, `control_members`, which must find nothing.
-        members, non_members: patients on either side.
-        auc: chance that a member scores higher than a non-member; noticeable_auc: from which value on this
-            many patients fail the attack, its p-value corrected for all attacks alike, with a chance of 80 %.
-        hit_rate: share of members found where at most 1 % of non-members are taken for members;
-            hit_rate_interval: its 95 % interval (bootstrap over patients).
-        p_value: chance of so large an AUC had the coins fallen otherwise; adjusted_p_value (Holm).
-        passed: whether nothing was told apart; None for a control.
-        epsilon_lower_bound: one-run lower bound (Steinke et al. 2023) at 95 %, from `correct` of `guesses`.
+        attack: name of the attack: with access to the model (`loss`, `combined`, ...), without
+            (`release_...`), or a control that must find nothing (`control_untrained`, `control_members`).
+        members: number of patients in train.
+        non_members: number of patients in the holdout.
+        auc: probability that a member scores higher than a non-member.
+        noticeable_auc: smallest AUC that fails with a probability of 80 % at this number of patients, its
+            p-value corrected as if all attacks had the same.
+        hit_rate: true positive rate at a false positive rate of at most 1 %.
+        hit_rate_interval: 95 % interval of the hit rate (bootstrap over patients).
+        p_value: probability of an AUC at least this large under other outcomes of the coins.
+        adjusted_p_value: p-value after Holm's correction.
+        passed: whether the attack found no difference; None for a control.
+        epsilon_lower_bound: one-run lower bound on epsilon at 95 % confidence (Steinke et al. 2023).
+        guesses: number of guesses behind the lower bound.
+        correct: number of correct guesses.
     """
 
     attack: str
@@ -127,11 +144,14 @@ class AttackRisk(_Part):
     """How much better an attack with the release does on train patients than on others (Giomi et al. 2023).
 
     Attributes:
-        name: `linkability` (tie two halves of one scan to each other) or `attribute_inference` (guess its
+        name: `linkability` (link two halves of one scan to each other) or `attribute_inference` (guess its
             class).
-        attacked, controls: scans of train, and of the holdout.
-        success, control_success: share of each for which the attack succeeds, at the classes of train.
-        risk: (success - control_success) / (1 - control_success); interval: its 95 % interval.
+        attacked: number of attacked scans of train.
+        controls: number of attacked scans of the holdout.
+        success: share of train scans for which the attack succeeds.
+        control_success: the same of holdout scans, weighted to the classes of train.
+        risk: (success - control_success) / (1 - control_success).
+        interval: 95 % interval of the risk.
     """
 
     name: str
@@ -144,12 +164,15 @@ class AttackRisk(_Part):
 
 
 class Threshold(_Part):
-    """A rejection threshold of one view and what it costs.
+    """A rejection threshold of one view and its false rejects.
 
     Attributes:
-        value: the threshold on the view's statistic; rule: what is compared with it.
-        false_reject_rate: share of fresh real holdout scans (not those it was tuned on) that it rejects.
-        interval: 95 % interval of that share (Clopper-Pearson); num_fresh: scans behind it.
+        view: the view.
+        rule: the statistic that is compared with the threshold.
+        value: the threshold.
+        false_reject_rate: share of fresh real holdout scans (not used for tuning) that it rejects.
+        interval: 95 % interval of that share (Clopper-Pearson).
+        num_fresh: number of fresh scans.
     """
 
     view: str
@@ -161,13 +184,15 @@ class Threshold(_Part):
 
 
 class EarlierRelease(_Part):
-    """A release of the same patients that was counted in.
+    """An earlier release of the same patients that the audit includes.
 
     Attributes:
-        digest: of the release; images: in it.
-        checkpoint_digest: of the generator that drew them (empty if foreign).
-        same_cohort: whether it was made from this very cohort, and not from an earlier state of it.
-        epsilon, delta: what its generator's training guarantees, None without a guarantee.
+        digest: content digest of the release.
+        images: number of images.
+        checkpoint_digest: digest of its generator's checkpoint (empty if foreign).
+        same_cohort: whether it was made from this cohort, and not from an earlier state of it.
+        epsilon: guaranteed epsilon of its generator's training, None without a guarantee.
+        delta: guaranteed delta of its generator's training, None without a guarantee.
     """
 
     digest: str
@@ -182,24 +207,34 @@ class PrivacyReport(_Part):
     """Aggregates of an audit; it may be copied into a release.
 
     Attributes:
-        verdict: the worst class decides; reasons: in words, worst first, then signs short of failing.
+        verdict: verdict of the worst class.
+        reasons: reasons in words, worst first, then signs short of failing.
         policy_note: what the verdict allows.
-        cohort_digest, candidates_digest, checkpoint_digest: what was audited (checkpoint empty if foreign).
-        has_patient_ids: if False the verdict is capped at INCONCLUSIVE.
-        needed: what it would take to notice the planted share; None where that was not worked out.
+        cohort_digest: digest of the cohort.
+        candidates_digest: digest of the candidates.
+        checkpoint_digest: digest of their checkpoint (empty if foreign).
+        has_patient_ids: whether patients are known; if not, the verdict is capped at INCONCLUSIVE.
+        classes: name -> verdict of the class.
+        tests: tests and estimates of the whole set and of its classes.
+        needed: numbers that would be enough to detect the planted share; None if not computed.
+        thresholds: rejection thresholds with their false rejects.
         reference_counts: images and patients of train and holdout that were compared.
-        false_reject_budget, false_reject_rate: the total budget, and the share of fresh holdout rejected by
-            all rules together, with interval.
+        false_reject_budget: budget of false rejects of all rules together.
+        false_reject_rate: share of fresh holdout scans that all rules together reject.
+        false_reject_interval: 95 % interval of that share.
         planted: recall on copies planted from this cohort, by kind ({kind: {recall, low, high, n}}).
-        planted_strengths: family of disguises that differ in strength alone -> kind -> strength, in the unit
-            that the kind names.
-        membership: attacks on the audit patients, with controls; membership_note: why none were made.
+        planted_strengths: family of disguises that differ only in strength -> kind -> strength, in the unit
+            of the kind.
+        membership: attacks on the audit patients, with controls.
+        membership_note: why there were no attacks.
         checkpoint_verdict: whether membership inference speaks against sharing the checkpoint itself; None if
-            it was not attacked; checkpoint_reasons: in words.
-        differential_privacy: what the checkpoint's training guarantees; None without a guarantee, or where no
-            checkpoint was named.
-        attack_risks: linkability and attribute inference, which decide nothing.
-        earlier_releases: what was added to the audited images where membership and these risks were measured.
+            it was not attacked.
+        checkpoint_reasons: reasons of that verdict, in words.
+        differential_privacy: guarantee of the checkpoint's training; None without a guarantee, or if no
+            checkpoint was given.
+        attack_risks: linkability and attribute inference, which do not affect the verdict.
+        earlier_releases: releases that were added to the audited images to measure membership and these
+            risks.
         not_covered: what was not tested, in words.
         settings: the audit settings used.
     """
@@ -236,7 +271,7 @@ class PrivacyReport(_Part):
     def joint_guarantee(self) -> tuple[float, float] | None:
         """(epsilon, delta) of all generators together by basic composition; None if one has no guarantee.
 
-        A generator counts once, however many releases were drawn from it.
+        A generator counts once for any number of releases.
         """
         own = self.differential_privacy
         spent = {self.checkpoint_digest: None if own is None else (own.epsilon, own.delta)}
@@ -250,20 +285,20 @@ class PrivacyReport(_Part):
 
     @property
     def earlier_words(self) -> str:
-        """One sentence on what was counted in; empty if nothing was."""
+        """One sentence on the earlier releases; empty if there are none."""
         if not self.earlier_releases:
             return ""
         images, count = sum(part.images for part in self.earlier_releases), len(self.earlier_releases)
         said = (
-            f"{count} earlier release{'s' if count > 1 else ''} of these patients ({images} images) counted "
-            "in where it was asked what tells who was trained on"
+            f"{count} earlier release{'s' if count > 1 else ''} of these patients ({images} images) "
+            f"{'were' if count > 1 else 'was'} included in the membership inference"
         )
         joint = self.joint_guarantee
         if joint is not None:
             said += f"; the generators of all of them together guarantee epsilon {joint[0]:.2f}, "
             said += f"delta {joint[1]:.1e} (basic composition)"
         elif self.differential_privacy is not None:
-            said += "; one of them was drawn without a guarantee, so that there is none for all together"
+            said += "; one generator has no guarantee, so there is no joint guarantee"
         return said
 
 

@@ -1,4 +1,4 @@
-"""Reads a release for measuring: checked against its recorded digests, decoded within bounds."""
+"""Reading of a release for measurements: verified against its recorded digests, decoded within limits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.errors import DataError
 from pipeline.records import ReleaseRef
-from pipeline.stage import verify_reference
+from pipeline.stage import folder_of, verify_reference
 
 TABLE_NAMES = ("metadata.parquet/part-0.parquet", "metadata.parquet")
-"""Where the table of a release lies, and where it lay in earlier versions."""
+"""Paths of the table of a release: the current one, then those of earlier versions."""
 
 NEEDED_COLUMNS = ("sample_id", "file_name", "class", "synthetic")
 _MODES = {"L": 8, "I;16": 16}
@@ -36,7 +37,7 @@ class ReleasedImages:
 
     reference: ReleaseRef
     sample_ids: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
+    labels: Ints
     pixels: StoredPixels
 
     def __len__(self) -> int:
@@ -46,13 +47,13 @@ class ReleasedImages:
         """Return images (of `rows`) in model range: (n, 1, H, W) float32 in [-1, 1]."""
         return to_model_range(self.pixels if rows is None else self.pixels[rows])
 
-    def rows(self, label: int) -> npt.NDArray[np.int64]:
+    def rows(self, label: int) -> Ints:
         """Return the positions of one class, ascending."""
         return np.flatnonzero(self.labels == label)
 
 
-def read_release(folder: Path, cohort: Cohort) -> ReleasedImages:
-    """Read and check a release against the cohort it is to be measured with.
+def read_release(given: Path | ReleaseRef, cohort: Cohort) -> ReleasedImages:
+    """Read a release and check it against the cohort that it is measured with.
 
     Raises:
         TamperedError: a file differs from what was recorded when the release was made.
@@ -60,7 +61,7 @@ def read_release(folder: Path, cohort: Cohort) -> ReleasedImages:
     """
     import pandas as pd
 
-    reference = verify_reference(ReleaseRef, folder)
+    reference, folder = verify_reference(ReleaseRef, given), folder_of(given)
     name = next((name for name in TABLE_NAMES if (folder / name).is_file()), None)
     if name is None:
         raise DataError(f"{TABLE_NAMES[0]} is missing", field="release", remedy=_REMEDY)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from pipeline.cost.memory import device_peak, reset_device_peak
 
 TIMED_CALLS = 3
 LONGEST = 1.0
@@ -20,10 +22,16 @@ class Pace:
     Attributes:
         seconds: of the call on all of them.
         timed: how many scans it was timed on.
+        device_bytes: the most that tensors took on a GPU, what lay there before included; 0 without a GPU.
     """
 
     seconds: float
     timed: int
+    device_bytes: int = 0
+
+    def times(self, factor: float) -> Pace:
+        """Return the pace of what takes so many times as long, in the same memory."""
+        return replace(self, seconds=factor * self.seconds)
 
 
 def seconds_of(call: Callable[[], object], timed: int = TIMED_CALLS) -> float:
@@ -55,7 +63,8 @@ def pace_of(call: Callable[[int], object], count: int) -> Pace:
 
     enough = choices(default_device()).probe_batch
     if enough is None:
-        return Pace(seconds_of(lambda: call(count)), count)
+        reset_device_peak()
+        return Pace(seconds_of(lambda: call(count)), count, device_peak())
     one = seconds_of(lambda: call(1), timed=1)
     timed = max(1, min(count, enough, int(LONGEST / max(one, 1e-9))))
     if timed == 1:

@@ -23,7 +23,7 @@ def require_same_command(ranks: Ranks, inputs: list[Any]) -> None:
         UsageError: process 0 has others.
     """
     mine = digest_of(inputs)
-    if ranks.same(mine) != mine:
+    if ranks.broadcast(mine) != mine:
         raise UsageError(
             f"process {ranks.rank} was given another input, recipe or seed than process 0",
             field="RANK",
@@ -32,26 +32,26 @@ def require_same_command(ranks: Ranks, inputs: list[Any]) -> None:
         )
 
 
-def tell_to_work(ranks: Ranks, told: Any) -> None:
-    """Process 0: there is work to do; `told` is what the others need for it."""
-    ranks.same({"work": told})
+def send_work(ranks: Ranks, work: Any) -> None:
+    """Process 0: there is work to do; `work` is what the others need for it, JSON-ready."""
+    ranks.broadcast({"work": work})
 
 
-def tell_reference(ranks: Ranks, reference: Reference) -> None:
+def send_reference(ranks: Ranks, reference: Reference) -> None:
     """Process 0: the stage is finished."""
-    ranks.same({"reference": reference.model_dump(mode="json")})
+    ranks.broadcast({"reference": reference.model_dump(mode="json")})
 
 
-def hear(ranks: Ranks, kind: type[RefT]) -> tuple[RefT | None, Any]:
-    """Another process: return the finished reference, or None and what process 0 tells to work with."""
-    said = ranks.same()
-    if "reference" in said:
-        return kind(**said["reference"]), None
-    return None, said["work"]
+def receive(ranks: Ranks, kind: type[RefT]) -> tuple[RefT | None, Any]:
+    """Another process: return the finished reference, or None and what process 0 sends to work with."""
+    sent = ranks.broadcast()
+    if "reference" in sent:
+        return kind(**sent["reference"]), None
+    return None, sent["work"]
 
 
-def hear_reference(ranks: Ranks, kind: type[RefT]) -> RefT:
+def receive_reference(ranks: Ranks, kind: type[RefT]) -> RefT:
     """Another process: return the reference that process 0 has finished."""
-    reference, _ = hear(ranks, kind)
+    reference, _ = receive(ranks, kind)
     assert reference is not None
     return reference

@@ -146,7 +146,7 @@ class Ranks:
         """Return this process's part of `count` things; the parts of all differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
-    def same(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """Return on every process the JSON-ready `value` that process 0 gives.
 
         Raises:
@@ -167,7 +167,7 @@ class Ranks:
             broadcast(data, src=0)
         return json.loads(bytes(data.tolist()))
 
-    def same_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy process 0's values into the tensors of every process, in place."""
         if not self.exchanges:
             return
@@ -359,15 +359,9 @@ def connect(place: Place) -> Ranks:
 
 @functools.cache
 def _job_store(place: Place) -> Store:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    """Return the store that torchrun keeps for its processes; elsewhere process 0 does."""
+    from torch.distributed.rendezvous import rendezvous
 
-    # torchrun keeps a store for its processes; elsewhere process 0 does.
-    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        place.size,
-        is_master=place.rank == 0 and not hosted,
-        timeout=timedelta(seconds=timeout_seconds()),
-        multi_tenant=True,
-    )
+    timeout = timedelta(seconds=timeout_seconds())
+    store: Store = next(rendezvous("env://", place.rank, place.size, timeout=timeout))[0]
+    return store

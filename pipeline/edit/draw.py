@@ -1,4 +1,4 @@
-"""Editing a batch: each image depends on its source, its seed and the settings, not on its neighbours."""
+"""Edits a batch: an image depends on its source, seed and settings, not on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.edit.masks import Mask
 from pipeline.edit.settings import EditSettings
 
 REPAINT_STEPS = 26
-"""Steps of a full repaint: those at which the deterministic default is within 2 % of a known Gaussian."""
+"""Steps of a full repaint: with this number the deterministic default is within 2 % of a known Gaussian."""
 
 
 def schedule_of(settings: EditSettings) -> Tensor:
@@ -39,7 +39,7 @@ def schedule_of(settings: EditSettings) -> Tensor:
 
 
 def num_denoise_calls(settings: EditSettings) -> int:
-    """Return the denoise calls that the edit of one batch costs; a guided one costs two."""
+    """Return the number of denoise calls per batch, without the factor of two for guidance."""
     sigmas = schedule_of(settings)
     if settings.resolved_sampler == "repaint":
         return repaint_passes(sigmas, settings.repeats)
@@ -57,19 +57,20 @@ def edit_batch(
 ) -> StoredPixels:
     """Edit at most one batch of images.
 
-    Short batches are filled up with repeats of their first image, as when candidates are drawn: kernels are
-    chosen by batch size and round differently.
+    Short batches are padded with copies of their first image, as in the sample stage, because kernels are
+    selected by batch size and round differently.
 
     Args:
         denoiser: the denoiser, on its device.
-        sources: stored pixels (N, 1, H, W), 1 to `settings.batch_size` of them.
-        seeds: one seed an image.
+        sources: stored pixels (N, 1, H, W) of 1 to `settings.batch_size` images.
+        seeds: one seed per image.
         settings: edit settings.
-        mask: (H, W) in [0, 1], 1 where the image is made anew.
-        label: class that the edits are to show.
+        mask: (H, W) in [0, 1], 1 where the image is generated anew.
+        label: target class of the edits.
 
     Returns:
-        Stored pixels (N, 1, H, W) of the sources' depth. Where the mask is 0 they are the sources'.
+        Stored pixels (N, 1, H, W) with the bit depth of the sources, equal to the sources where the mask is
+        0.
 
     Raises:
         ValueError: no image, more than a batch of them, or another number of seeds.
@@ -91,7 +92,7 @@ def edit_batch(
     edited = images[:count].cpu().numpy()
     require_finite(edited)
     stored = from_model_range(edited, sources.dtype.itemsize * 8)
-    # The samplers subtract and add noise, which rounds: what is kept is kept to the bit.
+    # Samplers subtract and add noise, which rounds: kept pixels are restored exactly.
     kept: StoredPixels = np.where(mask == 0.0, sources, stored)
     return kept
 

@@ -1,4 +1,4 @@
-"""What was edited into what: the private table of pairs, and a private picture of a few."""
+"""Sources and edits: the private table of pairs, and a private picture of a few pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN_PIXELS = 96
 def write_edits(
     folder: Path, table: pd.DataFrame, sources: Sources, *, strength: float, mask_digest: str
 ) -> str:
-    """Write `edits.parquet`, one row an edit in the order of the candidates; return its name.
+    """Write `edits.parquet`, one row per edit in the order of the candidates; return its name.
 
     Columns: sample_id, source_kind (cohort or candidates), source_id, source_class, target_class,
     edited_from, strength, mask_digest (empty for the whole image).

@@ -14,58 +14,63 @@ Box = tuple[float, float, float, float]
 
 
 class EditSettings(Settings):
-    """What decides the edits besides the checkpoint, the sources and the seed."""
+    """Settings that determine the edits, together with the checkpoint, the sources and the seed."""
 
-    to_class: str | None = Field(None, description="class that the edited images are to show")
+    to_class: str | None = Field(None, description="target class of the edits")
     from_class: str | None = Field(
-        None, description="class of the sources; none takes every class but to_class"
+        None, description="class of the sources; none uses every class except to_class"
     )
     split: str = Field("train", description="split of a cohort whose scans are edited: train, val or test")
-    per_class: int = Field(64, ge=1, le=10_000_000, description="edits wanted, at most")
+    per_class: int = Field(64, ge=1, le=10_000_000, description="largest number of requested edits")
     overdraw: float = Field(
-        1.25, ge=1, le=100, description="sources edited for each edit wanted; the privacy gate rejects some"
+        1.25, ge=1, le=100, description="sources edited per requested edit; the privacy gate rejects some"
     )
     strength: float | None = Field(
         None,
         ge=0.01,
         le=1,
-        description="how much noise the edit begins from, in (0, 1]: 1 keeps nothing of what is edited; none "
-        "is 1 under a mask and 0.4 without",
+        description="strength of the noise that the edit starts from, in (0, 1]: 1 keeps nothing of the "
+        "edited region; none is 1 with a mask and 0.4 without",
     )
     mask: Box | str | None = Field(
         None,
-        description="region that is edited: a box [x0, y0, x1, y1] in fractions of the image, or a PNG or "
-        "npy file of its size; none is the whole image",
+        description="edited region: a box [x0, y0, x1, y1] in fractions of the image, or a PNG or npy file "
+        "of the image's size; none is the whole image",
     )
-    feather: int = Field(1, ge=0, le=64, description="pixels over which the mask's edge is softened, inwards")
+    feather: int = Field(1, ge=0, le=64, description="width of the soft inner edge of the mask, in pixels")
     sampler: Literal["repaint", "dpmpp_2m", "heun", "ddim"] | None = Field(
-        None, description="none is repaint under a mask and dpmpp_2m without"
+        None, description="sampler; none is repaint with a mask and dpmpp_2m without"
     )
     repeats: int = Field(
-        8, ge=1, le=100, description="how often repaint takes each step at low noise, so that regions fit"
+        8, ge=1, le=100, description="repetitions of each repaint step at low noise, so that regions fit"
     )
     num_steps: int | None = Field(
-        None, ge=1, le=10_000, description="steps at strength 1; none takes what the sampler recommends"
+        None, ge=1, le=10_000, description="steps at strength 1; none uses the sampler's recommendation"
     )
-    guidance_scale: float = Field(1.0, ge=0, le=50, description="1 is the plain class-conditional model")
-    guidance_low: float = Field(0.0, ge=0, le=10_000, description="noise level below which nothing is guided")
+    guidance_scale: float = Field(
+        1.0, ge=0, le=50, description="scale of the guidance; 1 is the plain class-conditional model"
+    )
+    guidance_low: float = Field(
+        0.0, ge=0, le=10_000, description="guidance is applied only at noise levels above this one"
+    )
     guidance_high: float | None = Field(
-        None, gt=0, le=10_000, description="noise level above which nothing is guided; none is no limit"
+        None, gt=0, le=10_000, description="guidance is applied only up to this noise level; none is no limit"
     )
-    batch_size: int = Field(64, ge=1, le=65_536, description="images edited at a time")
+    batch_size: int = Field(64, ge=1, le=65_536, description="images per batch")
     shard_size: int = Field(
-        1024, ge=1, le=1_000_000, description="images a file; finished files survive a kill"
+        1024, ge=1, le=1_000_000, description="images per file; an interrupted run keeps finished files"
     )
     sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
     sigma_max: float = Field(80.0, gt=1, le=10_000, description="noise level of strength 1")
-    rho: float = Field(10.0, ge=1, le=100, description="how strongly the steps crowd at low noise")
+    rho: float = Field(10.0, ge=1, le=100, description="how strongly the steps are concentrated at low noise")
 
     @field_validator("split")
     @classmethod
     def _split_may_be_edited(cls, split: str) -> str:
         if split == "holdout":
             raise ValueError(
-                "the holdout is not edited: the privacy gate measures by it, and edits of it would look safe"
+                "the holdout cannot be edited: it is the privacy gate's control, and edits of it would "
+                "look safe"
             )
         if split not in ("train", "val", "test"):
             raise ValueError("split must be train, val or test")
@@ -91,27 +96,27 @@ class EditSettings(Settings):
                 f"guidance_low={self.guidance_low} must be below guidance_high={self.guidance_high}"
             )
         if self.sampler == "repaint" and self.mask is None:
-            raise ValueError("sampler=repaint fills a masked region: name a mask, or another sampler")
+            raise ValueError("sampler=repaint needs a mask: set a mask or another sampler")
         return self
 
     @property
     def resolved_strength(self) -> float:
-        """The strength, or what stands for none."""
+        """The strength, or its default."""
         return self.strength if self.strength is not None else 0.4 if self.mask is None else 1.0
 
     @property
     def resolved_sampler(self) -> str:
-        """The sampler, or what stands for none."""
+        """The sampler, or its default."""
         return self.sampler or ("dpmpp_2m" if self.mask is None else "repaint")
 
     @property
     def guided_between(self) -> tuple[float, float]:
-        """Noise levels between which the guidance acts."""
+        """Noise levels between which the guidance is applied."""
         return self.guidance_low, math.inf if self.guidance_high is None else self.guidance_high
 
     @property
     def rows_per_shard(self) -> int:
-        """Edits a file: `shard_size` cut to whole batches."""
+        """Number of edits per file: `shard_size` rounded down to whole batches."""
         return self.shard_size // self.batch_size * self.batch_size
 
     def num_sources(self, available: int) -> int:
@@ -119,5 +124,5 @@ class EditSettings(Settings):
         return min(available, math.ceil(self.per_class * Fraction(str(self.overdraw))))
 
     def num_wanted(self, edited: int) -> int:
-        """Return how many of the edits the audit is to keep: `per_class`, or what `edited` allow for."""
+        """Return how many edits the audit keeps at most: `per_class`, or fewer if there are too few edits."""
         return min(self.per_class, max(1, math.floor(edited / Fraction(str(self.overdraw)))))

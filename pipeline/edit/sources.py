@@ -1,4 +1,4 @@
-"""What is edited: scans of a cohort, or synthetic candidates of the same checkpoint."""
+"""Sources of the edits: scans of a cohort, or synthetic candidates of the same checkpoint."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Ints
 from pipeline.artifacts.candidates import EDITED_FROM, FROM_CANDIDATE, FROM_SCAN, Candidates
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.artifacts.checkpoint import CheckpointInfo
 
 _ORDER_STREAM = 0x65646974
-"""Keeps the order of a cohort's scans apart from whatever else is drawn from the run seed."""
+"""Random stream of the order of a cohort's scans, separate from all other uses of the run seed."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Sources:
     """Chosen sources, in the order in which they are edited.
 
     Attributes:
-        kind: `cohort` or `candidates`; digest: its content digest.
-        ids: `sample_id` of each (private if scans).
-        classes: class name of each.
-        edited_from: `FROM_SCAN` or `FROM_CANDIDATE` for each.
-        rows: their rows in the set.
+        kind: `cohort` or `candidates`.
+        digest: content digest of the cohort or candidates.
+        ids: `sample_id` of each source (private for scans).
+        classes: class name of each source.
+        edited_from: `FROM_SCAN` or `FROM_CANDIDATE` for each source.
+        rows: rows of the sources in the set.
         take: rows of the set -> stored pixels (n, 1, H, W).
     """
 
@@ -44,8 +46,8 @@ class Sources:
     ids: list[str]
     classes: list[str]
     edited_from: list[str]
-    rows: npt.NDArray[np.int64]
-    take: Callable[[npt.NDArray[np.int64]], StoredPixels]
+    rows: Ints
+    take: Callable[[Ints], StoredPixels]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,15 +60,16 @@ class Sources:
 def open_sources(
     folder: Path, info: CheckpointInfo, checkpoint_digest: str, settings: EditSettings, *, seed: int
 ) -> Sources:
-    """Open and verify a cohort or candidates, and choose what is edited.
+    """Open and verify a cohort or candidates, and choose the sources.
 
-    Of a cohort the scans of a split in an order drawn from the seed, of candidates the lowest rows: wanting
-    more leaves the earlier ones what they are.
+    From a cohort, scans of a split are taken in an order drawn from the seed; from candidates, the lowest
+    rows. Requesting more edits does not change the earlier ones.
 
     Raises:
         UsageError: the class is unknown, or nothing is chosen.
-        DataError: neither of the two, changed since it was made, of another size or depth than the
-            checkpoint's, or candidates of another checkpoint.
+        DataError: not a cohort or candidates, changed since it was made, of another image size or bit depth
+        than
+            the checkpoint, or candidates of another checkpoint.
     """
     body = read_json(folder / REFERENCE_NAME, role="--from")
     stage = body.get("stage") if isinstance(body, dict) else None
@@ -78,7 +81,7 @@ def open_sources(
         "neither a cohort nor candidates",
         field="--from",
         value=str(folder),
-        remedy="Name a finished directory of `phosphor ingest` or `phosphor sample`.",
+        remedy="Pass a finished output directory of `phosphor ingest` or `phosphor sample`.",
     )
 
 
@@ -111,20 +114,21 @@ def _of_candidates(
     verify_reference(CandidatesRef, folder)
     candidates = Candidates(folder)
     table = candidates.table
-    # What another checkpoint drew may copy scans that the audit, which knows one cohort, never compares with.
+    # Candidates of another checkpoint may copy scans of another cohort, with which the audit does not
+    # compare.
     if set(table["checkpoint_digest"]) != {checkpoint_digest}:
         raise DataError(
             "the candidates were made by another checkpoint",
             field="--from",
             value=str(folder),
-            remedy="Name the checkpoint that made them, or draw candidates with this one.",
+            remedy="Pass the checkpoint that made them, or sample candidates with this one.",
         )
     _require_fit(candidates.shards.image_shape[1:], candidates.shards.dtype.itemsize * 8, info)
     classes = table["class"].to_numpy().astype(str)
     present = tuple(dict.fromkeys([*info.classes, *classes.tolist()]))
     rows = np.flatnonzero(_chosen(classes, present, settings, place="the candidates"))
     rows = rows[: settings.num_sources(len(rows))].astype(np.int64)
-    # An edit of an edit of a scan still is one: only what is known to be synthetic counts as that.
+    # An edit of an edit of a scan is an edit of a scan: only known synthetic sources count as synthetic.
     known = EDITED_FROM in table.columns
     origin = table[EDITED_FROM].to_numpy()[rows] if known else [FROM_CANDIDATE] * len(rows)
     return Sources(
@@ -140,7 +144,7 @@ def _of_candidates(
 
 def _chosen(
     classes: npt.NDArray[np.str_], known: tuple[str, ...], settings: EditSettings, *, place: str
-) -> npt.NDArray[np.bool_]:
+) -> Bools:
     """Return which of the sources are of the class that is edited."""
     wanted = settings.from_class
     if wanted is not None and wanted not in known:
@@ -150,11 +154,11 @@ def _chosen(
             value=wanted,
             remedy=f"Choose from {list(known)}.",
         )
-    chosen: npt.NDArray[np.bool_] = classes != settings.to_class if wanted is None else classes == wanted
+    chosen: Bools = classes != settings.to_class if wanted is None else classes == wanted
     if not chosen.any():
         what = f"class {wanted!r}" if wanted is not None else f"another class than {settings.to_class!r}"
         raise UsageError(
-            f"{place} holds nothing of {what}, so nothing would be edited",
+            f"{place} holds no image of {what}, so nothing would be edited",
             field="--from",
             remedy="Choose another --class or --split.",
         )
@@ -169,5 +173,5 @@ def _require_fit(image_size: tuple[int, ...], bit_depth: int, info: CheckpointIn
             f"the sources are not of the checkpoint's {height} x {width} pixels of {info.bit_depth} bits",
             field="--from",
             value="{} x {} of {} bits".format(*found),
-            remedy="Name the cohort of this checkpoint, or candidates drawn from it.",
+            remedy="Pass the cohort of this checkpoint, or candidates sampled from it.",
         )

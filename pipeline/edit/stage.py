@@ -1,132 +1,55 @@
-"""The edit stage: edits shard after shard, keeps finished ones, writes the tables last."""
+"""The edit stage: edits shard by shard, keeps finished shards, writes the tables last."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifacts.candidate_shards import (
-    Shards,
-    candidate_table,
-    draw_shards,
-    require_known_class,
-    require_same_checkpoint,
-)
+from pipeline.artifacts.candidate_shards import Shards, candidate_table, draw_shards, require_same_checkpoint
 from pipeline.artifacts.candidates import EDITED_FROM, count_from_scans, write_candidate_table
-from pipeline.artifacts.checkpoint import CheckpointInfo, read_checkpoint_info, require_sorted_classes
-from pipeline.config import Settings
-from pipeline.edit.masks import Mask, read_mask
 from pipeline.edit.pairs import write_edits, write_pairs
+from pipeline.edit.plan import EditPlan, plan_edit
 from pipeline.edit.settings import EditSettings
-from pipeline.edit.sources import Sources, open_sources
-from pipeline.errors import DataError, UsageError
-from pipeline.records import CandidatesRef, CheckpointRef
-from pipeline.stage import open_stage
-from pipeline.storage import digest_of
-
-
-class EditedSet(Settings):
-    """What decides an edited set besides its inputs; the mask stands among those by its digest.
-
-    Attributes:
-        edit: the settings.
-        per_class: edits that the audit is to keep.
-    """
-
-    edit: EditSettings
-    per_class: int
-
-
-@dataclass(frozen=True)
-class EditPlan:
-    """An edit that is ready to be carried out.
-
-    Attributes:
-        info: the checkpoint's description.
-        sources: what is edited; label: the class it is to show; mask: where.
-        inputs, settings: what decides the output.
-    """
-
-    info: CheckpointInfo
-    sources: Sources
-    label: int
-    mask: Mask
-    inputs: dict[str, str]
-    settings: EditedSet
-
-
-def plan_edit(checkpoint: CheckpointRef, source: Path, settings: EditSettings, *, seed: int) -> EditPlan:
-    """Check what an edit is asked to do, and choose its sources. Nothing is written.
-
-    Raises:
-        UsageError: no class to edit to, a class that is unknown, or no source of it.
-        DataError: sources or mask cannot be used, or the checkpoint does not make images but latents.
-    """
-    info = read_checkpoint_info(checkpoint.path)
-    require_sorted_classes(info)
-    if settings.to_class is None:
-        raise UsageError("no class to edit to", field="--to", remedy=f"Choose from {list(info.classes)}.")
-    label = require_known_class(settings.to_class, info.classes, field="--to")
-    if (
-        tuple(info.network.get("image_size", ())) != info.image_size
-        or info.network.get("in_channels", 1) != 1
-    ):
-        raise DataError(
-            "the checkpoint denoises latents, and a region of an image is none of those",
-            field="checkpoint",
-            remedy="Edit with a checkpoint that was trained on pixels.",
-        )
-    mask = read_mask(settings.mask, info.image_size, feather=settings.feather)
-    sources = open_sources(source, info, checkpoint.digest, settings, seed=seed)
-    edited = EditedSet(
-        edit=settings.model_copy(update={"mask": None}), per_class=settings.num_wanted(len(sources))
-    )
-    inputs = {
-        "checkpoint": checkpoint.digest,
-        sources.kind: sources.digest,
-        "mask": _mask_digest(settings, mask),
-    }
-    return EditPlan(info, sources, label, mask, inputs, edited)
+from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
+from pipeline.stage import reference_of
 
 
 def run_edit(
-    checkpoint: CheckpointRef,
-    source: Path,
+    checkpoint: Path | CheckpointRef,
+    source: Path | CohortRef | CandidatesRef,
     out: Path,
     settings: EditSettings,
     *,
     seed: int,
     force: bool = False,
 ) -> CandidatesRef:
-    """Edit scans or candidates into a candidate set, which is audited like any other.
+    """Edit scans or candidates; the result is a candidate set that is audited like any other.
 
-    Edits of real scans are for private analysis: they may hold real pixels, and each derives from one
+    Edits of real scans are for private analysis: they may contain real pixels, and each derives from one
     patient. They are marked in `candidates.parquet`, within the content digest, and `release` refuses a set
-    that holds one, under every policy. Edits of synthetic candidates are released like candidates.
+    that contains one, under every policy. Edits of synthetic candidates are released like candidates.
 
-    `edits.parquet` (private) says what each was edited from, `pairs.png` (private) shows a few.
+    `edits.parquet` (private) names the source of each edit; `pairs.png` (private) shows a few pairs.
 
     Args:
-        checkpoint: the checkpoint that edits.
+        checkpoint: the checkpoint that makes the edits.
         source: a cohort, or candidates of this checkpoint.
         out: the candidates directory (private).
         settings: edit settings.
-        seed: run seed; with class and index it decides the seed of each edit.
+        seed: run seed; with class and index it determines the seed of each edit.
         force: replace an output of other inputs.
 
     Returns:
-        The candidates' reference, with counts `candidates`, `per_class` (what the audit trims to) and
-        `from_scans` (those that are never released).
+        The candidates' reference, with counts `candidates`, `per_class` (the number to which the audit trims)
+        and `from_scans` (edits that are never released).
 
     Raises:
         UsageError: see `plan_edit`; or `out` holds something else.
-        DataError: checkpoint, sources or mask are unreadable, changed, or do not fit each other.
+        DataError: checkpoint, sources or mask are unreadable, changed, or do not match.
         StorageError: the disk is full or cannot be written.
     """
+    checkpoint = reference_of(CheckpointRef, checkpoint)
     plan = plan_edit(checkpoint, source, settings, seed=seed)
-    with open_stage(
-        CandidatesRef, out, inputs=plan.inputs, settings=plan.settings, seed=seed, force=force
-    ) as folder:
+    with plan.wanted.open(out, force=force) as folder:
         if folder.finished is not None:
             return folder.finished
         return folder.finish(*_carry_out(folder.path, checkpoint, plan, settings, seed))
@@ -143,7 +66,7 @@ def _carry_out(
     denoiser, info = load_denoiser(checkpoint.path)
     require_same_checkpoint(checkpoint)
     count, name = len(plan.sources), info.classes[plan.label]
-    # Streams of their own: noise that drew a candidate would not be independent of it when that is edited.
+    # Separate streams: the noise that generated a candidate is not independent of it when it is edited.
     seeds = [stream_seed(seed, "edit", plan.label, index) for index in range(count)]
     shards = Shards(
         count,
@@ -171,7 +94,7 @@ def _carry_out(
         [plan.label] * count,
         list(range(count)),
         seeds,
-        # A seed alone does not make an edit again, and whoever reads the table sees that by the name.
+        # A seed alone does not reproduce an edit; the name of the sampler shows that the row is an edit.
         sampler=f"{'sdedit' if settings.mask is None else 'inpaint'}-{settings.resolved_sampler}",
         num_steps=len(schedule_of(settings)) - 1,
         guidance_scale=settings.guidance_scale,
@@ -179,18 +102,13 @@ def _carry_out(
     )
     table[EDITED_FROM] = plan.sources.edited_from
     files.append(write_candidate_table(folder, table))
-    strength, mask_digest = settings.resolved_strength, plan.inputs["mask"]
+    strength, mask_digest = settings.resolved_strength, plan.mask_digest
     files.append(write_edits(folder, table, plan.sources, strength=strength, mask_digest=mask_digest))
     write_pairs(folder, plan.sources)
     counts = {
         "candidates": count,
         "classes": 1,
-        "per_class": plan.settings.per_class,
+        "per_class": plan.per_class,
         "from_scans": count_from_scans(table),
     }
     return files, counts
-
-
-def _mask_digest(settings: EditSettings, mask: Mask) -> str:
-    """Return the sha256 of a mask's values, empty for the whole image."""
-    return "" if settings.mask is None else digest_of([mask.shape, mask.tobytes().hex()])

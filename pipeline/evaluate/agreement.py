@@ -1,4 +1,4 @@
-"""Label agreement: does a classifier that never saw a synthetic image read the intended class?"""
+"""Label agreement: does a classifier that never saw a synthetic image predict the intended class?"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.evaluate.intervals import binomial
 def label_agreement(
     predicted: npt.NDArray[np.integer], intended: npt.NDArray[np.integer], classes: Sequence[str]
 ) -> dict[str, Estimate]:
-    """Return, for each class that occurs, the share of its images that are read as it, with interval.
+    """Return, for each class that occurs, the share of its images that are predicted as it, with interval.
 
     Args:
-        predicted: (n,) class that the classifier finds most probable.
-        intended: (n,) class that the generator was asked for.
-        classes: class names by position.
+        predicted: (n,) most probable class by the classifier.
+        intended: (n,) class that was requested of the generator.
+        classes: class names by index.
     """
     found: dict[str, Estimate] = {}
     for label, name in enumerate(classes):

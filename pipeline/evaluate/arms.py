@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.release import ReleasedImages
 
 REAL_ARMS = ("real", "real_augmented", "real_duplicated")
-"""Arms that hold no synthetic image: what a synthetic arm has to beat."""
+"""Arms without synthetic images, which a synthetic arm has to beat."""
 SYNTHETIC_ARMS = ("real_synthetic", "synthetic")
 
 
@@ -22,11 +23,11 @@ class Arm:
 
     Attributes:
         name: one of `REAL_ARMS` or `SYNTHETIC_ARMS`.
-        ratio: synthetic (or duplicated) images per real image that were asked for; None where none applies.
+        ratio: requested synthetic (or duplicated) images per real image; None if not applicable.
         num_real: real images by class, duplicates included.
         num_synthetic: synthetic images by class.
-        augmented: whether training is class-balanced with small shifts and brightness changes. Every arm but
-            `real` has it, so that a synthetic arm never wins by it alone.
+        augmented: whether training is class-balanced with small shifts and brightness changes. All arms
+            except `real` are, so that a synthetic arm never wins by this alone.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Arm:
 
     @property
     def words(self) -> str:
-        """The arm in words, for people."""
+        """The arm in words."""
         shown = {
             "real": "real images",
             "real_augmented": "real images, balanced and augmented",
@@ -56,10 +57,10 @@ class Arm:
 def plan_arms(
     real: Sequence[int], released: Sequence[int], ratios: Sequence[float], classes: Sequence[str]
 ) -> tuple[list[Arm], list[str]]:
-    """Return the arms that can be trained, and notes on what the release was too small for.
+    """Return the arms that can be trained, and notes on those for which the release is too small.
 
-    The ratio holds within each class: the synthetic share of a class then says nothing about the class, and
-    what tells synthetic from real cannot be mistaken for a finding.
+    The ratio holds within each class. The synthetic share is then independent of the class, and features that
+    distinguish synthetic from real images cannot be mistaken for a finding.
 
     Args:
         real: real training images by class.
@@ -79,10 +80,12 @@ def plan_arms(
         used = tuple(min(a, b) for a, b in zip(wanted, released, strict=True))
         capped = [f"{classes[i]} {used[i]} of {wanted[i]}" for i in range(len(real)) if used[i] < wanted[i]]
         if not sum(used) or any(arm.num_synthetic == used for arm in mixed):
-            notes.append(f"ratio {ratio:g} adds nothing beyond the smaller ratios that this release can fill")
+            notes.append(
+                f"ratio {ratio:g} adds nothing to the smaller ratios: the release has too few images"
+            )
             continue
         if capped:
-            notes.append(f"ratio {ratio:g} is capped by what the release holds: {', '.join(capped)}")
+            notes.append(f"ratio {ratio:g} is capped by the size of the release: {', '.join(capped)}")
         mixed.append(Arm("real_synthetic", ratio, tuple(real), used))
     if mixed:
         extra = mixed[-1]
@@ -99,15 +102,15 @@ def plan_arms(
 
 def training_set(
     arm: Arm, cohort: Cohort, release: ReleasedImages, seed: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return an arm's images (n, 1, H, W) in [-1, 1] and labels (n,); which ones are drawn depends on `seed`.
+) -> tuple[npt.NDArray[np.float32], Ints]:
+    """Return an arm's images (n, 1, H, W) in [-1, 1] and labels (n,), drawn with `seed`.
 
-    Each classifier seed draws its own synthetic images and duplicates, so that the spread over seeds holds
-    this choice too.
+    Each classifier seed draws its own synthetic images and duplicates, so that the spread over seeds includes
+    this choice.
     """
     rng = np.random.default_rng([seed, 1])
-    real_rows: list[npt.NDArray[np.int64]] = []
-    synthetic_rows: list[npt.NDArray[np.int64]] = []
+    real_rows: list[Ints] = []
+    synthetic_rows: list[Ints] = []
     for label in range(len(arm.num_real)):
         rows = cohort.rows("train", label)
         if arm.num_real[label]:
@@ -122,5 +125,5 @@ def training_set(
     return images, labels.astype(np.int64)
 
 
-def _joined(parts: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+def _joined(parts: list[Ints]) -> Ints:
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The cohort's feature encoder: trained once on the real train split, then kept beside the cohort."""
+"""The cohort's feature encoder: trained once on the real train split and cached with the cohort."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ logger = logging.getLogger(__name__)
 
 ENCODER_VERSION = 1
 MAX_TRAINING_SCANS = 20_000
+SEED = 0
+"""The same for every run, so that their distances compare."""
 EXTRACTOR = "small CNN trained on the cohort's train split, pooled outputs of its three stages (224 features)"
 
 
 def cohort_encoder(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
-    """Return the cohort's encoder, from the cache where it was made before with the same settings.
+    """Return the cohort's encoder, from the cache if it was trained before with the same settings.
 
-    It learns the cohort's classes, or, where there is only one, which way an image was flipped.
+    It is trained to predict the cohort's classes or, if there is only one, how an image was flipped.
 
     Raises:
         DataError: fewer than 2 train scans.
@@ -35,13 +37,13 @@ def cohort_encoder(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder
     description = {
         "version": ENCODER_VERSION,
         "cohort": cohort.digest,
-        "seed": settings.encoder_seed,
+        "seed": SEED,
         "num_steps": settings.encoder_steps,
     }
     try:
         path = cohort.derived_path(f"encoder-{digest_of(description)[:16]}.safetensors")
     except OSError:
-        path = None  # a cohort on read-only storage: measured all the same, only not cached
+        path = None  # a cohort on read-only storage: the encoder is not cached
     if path is not None:
         try:
             found = read_tensors(path)
@@ -59,7 +61,7 @@ def cohort_encoder(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder
 
 
 def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
-    generator = torch.Generator().manual_seed(settings.encoder_seed)
+    generator = torch.Generator().manual_seed(SEED)
     rows = torch.from_numpy(cohort.rows("train"))
     if len(rows) < 2:
         raise DataError(
@@ -86,10 +88,10 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
             images,
             labels,
             num_classes=num_classes,
-            seed=settings.encoder_seed,
+            seed=SEED,
             training=ClassifierTraining(num_steps=settings.encoder_steps),
             device=device,
             on_step=lambda _: progress.update(1),
         ).network
-        # Kept on the CPU from here on: features must not depend on what else the accelerator does.
+        # On the CPU from here on: features must not depend on other work of the accelerator.
         return fit_encoder(network.to("cpu"), real)

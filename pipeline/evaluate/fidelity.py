@@ -1,13 +1,15 @@
-"""Fidelity: how far released images lie from real val scans, beside how far real train scans lie."""
+"""Fidelity: distance of released images from real val scans, next to that of real train scans."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts.evaluation_report import Fidelity
+from pipeline.artifacts.evaluation_report import Estimate, Fidelity, Figure
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import fid, kid
 
@@ -33,17 +35,34 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Scope:
-    """What is compared in one scope, at equal sizes of synthetic and train.
+    """Sets of images to compare in one scope, with equal numbers of synthetic and train images.
 
     Attributes:
         name: `all` or a class.
-        synthetic, train, val: the features drawn for it.
+        synthetic: features of the synthetic images.
+        train: features of the train scans.
+        val: features of the val scans.
     """
 
     name: str
     synthetic: FeatureSet
     train: FeatureSet
     val: FeatureSet
+
+
+def _kid(x: FeatureSet, y: FeatureSet) -> Estimate:
+    return kid(x.features, y.features, x_groups=x.groups, y_groups=y.groups)
+
+
+def _fid(x: FeatureSet, y: FeatureSet) -> float:
+    return fid(x.features, y.features)
+
+
+METRICS: dict[str, Callable[[FeatureSet, FeatureSet], Figure]] = {"kid": _kid, "fid": _fid}
+"""Name in an evaluation -> distance of two sets of images: a number, with an interval if it has one.
+
+In every scope it is measured between the synthetic images and the val scans and, as `<name>_floor`, between
+train scans and the same val scans. Every page shows both."""
 
 
 def measure_fidelity(
@@ -55,10 +74,10 @@ def measure_fidelity(
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> tuple[tuple[Fidelity, ...], list[str]]:
-    """Compare released images with real val scans, over all and by class; see `draw_scopes`.
+    """Compare released images with real val scans, over all classes and per class; see `draw_scopes`.
 
     Returns:
-        One `Fidelity` a scope that can be measured (`all` first), and notes on those that cannot.
+        One `Fidelity` per scope that can be measured (`all` first), and notes on those that cannot.
     """
     scopes, notes = draw_scopes(synthetic, val, train, classes, settings=settings, rng=rng)
     return tuple(_measured(scope) for scope in scopes), notes
@@ -73,11 +92,11 @@ def draw_scopes(
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> tuple[list[Scope], list[str]]:
-    """Draw what is compared in each scope.
+    """Draw the images to compare in each scope.
 
-    In each scope as many synthetic as train images are drawn, so that both stand at equal sizes against the
-    same val scans; over all classes they are drawn in val's class mix, so that a balanced release is not
-    taken for an unlike one.
+    Each scope has equal numbers of synthetic and train images, which are compared with the same val scans.
+    Over all classes, both are drawn in the class proportions of val, so that a balanced release does not look
+    dissimilar only because of its class proportions.
 
     Returns:
         The scopes that can be measured (`all` first), and notes on those that cannot.
@@ -123,15 +142,15 @@ def draw_scopes(
 
 
 def _measured(scope: Scope) -> Fidelity:
-    left, floor, right = scope.synthetic, scope.train, scope.val
+    found: dict[str, Any] = {}
+    for name, distance in METRICS.items():
+        found[name] = distance(scope.synthetic, scope.val)
+        found[f"{name}_floor"] = distance(scope.train, scope.val)
     return Fidelity(
         scope=scope.name,
-        kid=kid(left.features, right.features, x_groups=left.groups, y_groups=right.groups),
-        kid_floor=kid(floor.features, right.features, x_groups=floor.groups, y_groups=right.groups),
-        fid=fid(left.features, right.features),
-        fid_floor=fid(floor.features, right.features),
-        num_synthetic=len(left.labels),
-        num_real=len(right.labels),
+        num_synthetic=len(scope.synthetic.labels),
+        num_real=len(scope.val.labels),
+        **found,
     )
 
 

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.metrics import Labels, Metric, Probabilities, Weights
+from pipeline.wording.power import clopper_pearson
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws shared by everything that is measured on one split, so that all comparisons are paired.
+    """Bootstrap draws shared by all measurements on one split, so that all comparisons are paired.
 
     Attributes:
-        cases: (B, n) how often each case is drawn: whole patients with replacement.
-        seeds: (B, S) share of each classifier seed in the draw; rows sum to 1.
+        cases: (B, n) count of each case in each draw; whole patients are drawn with replacement.
+        seeds: (B, S) share of each classifier seed in each draw; rows sum to 1.
     """
 
     cases: Weights
@@ -32,9 +34,9 @@ def draw_resamples(
 
     Args:
         patients: (n,) patient of each case.
-        num_seeds: S.
-        num_resamples: B.
-        rng: source of the draws.
+        num_seeds: number of classifier seeds S.
+        num_resamples: number of draws B.
+        rng: random generator of the draws.
     """
     codes = np.unique(patients, return_inverse=True)[1]
     num_patients = int(codes.max()) + 1
@@ -44,7 +46,7 @@ def draw_resamples(
 
 
 @dataclass(frozen=True)
-class Measured:
+class ArmMetric:
     """A metric of one arm: its value for each seed and for each draw.
 
     Attributes:
@@ -53,8 +55,8 @@ class Measured:
         num_cases: n.
     """
 
-    by_seed: npt.NDArray[np.float64]
-    draws: npt.NDArray[np.float64]
+    by_seed: Floats
+    draws: Floats
     num_cases: int
 
     @property
@@ -62,14 +64,14 @@ class Measured:
         """Mean over seeds with the percentile interval of the draws."""
         return _estimate(float(self.by_seed.mean()), self.draws, self.num_cases)
 
-    def minus(self, other: Measured, comparisons: int = 1, *, level: float = 0.95) -> Estimate:
+    def minus(self, other: ArmMetric, comparisons: int = 1, *, level: float = 0.95) -> Estimate:
         """Return the paired difference to another arm measured with the same draws.
 
         Args:
             other: what is subtracted.
-            comparisons: how many such differences are looked at; the interval is widened so that all of them
-                hold together with the chance `level` (Bonferroni).
-            level: of the interval.
+            comparisons: number of such differences; the interval is widened so that all intervals hold
+                simultaneously with probability `level` (Bonferroni).
+            level: level of the interval.
         """
         value = float(self.by_seed.mean() - other.by_seed.mean())
         tail = (1.0 - level) / 2 / comparisons
@@ -78,12 +80,12 @@ class Measured:
 
 def measure(
     metric: Metric, predictions: Sequence[Probabilities], labels: Labels, resamples: Resamples
-) -> Measured:
+) -> ArmMetric:
     """Measure one metric of one arm: `predictions` holds (n, C) for each of the S seeds."""
     everyone = np.ones((1, len(labels)))
     by_seed = np.array([metric(p, labels, everyone)[0] for p in predictions])
     per_seed = np.stack([metric(p, labels, resamples.cases) for p in predictions], axis=1)
-    return Measured(by_seed, (per_seed * resamples.seeds).sum(axis=1), len(labels))
+    return ArmMetric(by_seed, (per_seed * resamples.seeds).sum(axis=1), len(labels))
 
 
 def binomial(successes: int, trials: int) -> Estimate:
@@ -92,18 +94,15 @@ def binomial(successes: int, trials: int) -> Estimate:
     Raises:
         ValueError: no trials, or successes outside 0..trials.
     """
-    from scipy.stats import beta
-
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"successes must lie in 0..trials with trials at least 1, got {successes}, {trials}")
-    low = beta.ppf(0.025, successes, trials - successes + 1) if successes else 0.0
-    high = beta.ppf(0.975, successes + 1, trials - successes) if successes < trials else 1.0
-    return Estimate(value=successes / trials, low=float(low), high=float(high), n=trials)
+    low, high = clopper_pearson(successes, trials, tail=0.025)
+    return Estimate(value=successes / trials, low=low, high=high, n=trials)
 
 
-def _estimate(value: float, draws: npt.NDArray[np.float64], n: int, tail: float = 0.025) -> Estimate:
+def _estimate(value: float, draws: Floats, n: int, tail: float = 0.025) -> Estimate:
     valid = draws[np.isfinite(draws)]
-    # Where every other draw loses a class, percentiles of the rest would look surer than they are.
+    # If half of the draws lack a class, percentiles of the others would be too narrow.
     if len(valid) < 0.5 * len(draws):
         return Estimate(value=value, n=n)
     low, high = np.quantile(valid, [tail, 1.0 - tail])

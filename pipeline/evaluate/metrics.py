@@ -1,4 +1,4 @@
-"""Classifier metrics for many weightings of the same cases at once, as a bootstrap needs them."""
+"""Classifier metrics for many weightings of the same cases at once, for the bootstrap."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Floats
+
 Probabilities = npt.NDArray[np.floating]
 """(n, C), rows sum to 1."""
 Labels = npt.NDArray[np.integer]
 """(n,), in 0..C-1."""
-Weights = npt.NDArray[np.float64]
+Weights = Floats
 """(B, n), not negative: B weightings of the n cases (a bootstrap draw is the count of each case)."""
 
 NUM_BINS = 15
-Metric = Callable[[Probabilities, Labels, Weights], npt.NDArray[np.float64]]
-"""Returns (B,), NaN where a weighting leaves no case of a class that the metric needs."""
+Metric = Callable[[Probabilities, Labels, Weights], Floats]
+"""Returns (B,), NaN where a weighting has no case of a class that the metric needs."""
 
 
-def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Area under the ROC curve, ties counted half; for more than two classes the mean of one against rest."""
     # Of two classes, one against the other has the same area whichever is called positive.
     positives = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
@@ -27,40 +29,39 @@ def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.N
 
 
 def sensitivity_at(specificity: float) -> Metric:
-    """Return the metric: highest sensitivity at a specificity of at least `specificity`.
+    """Return a metric: the highest sensitivity at a specificity of at least `specificity`.
 
-    The mean over the classes of one against rest: which of two is the finding, their numbers do not tell.
+    It is the mean over the classes, each against the rest, because class indices do not show which of two
+    classes is the finding.
     """
 
-    def best(true_rate: Weights, false_rate: Weights) -> npt.NDArray[np.float64]:
-        # A rounding error of the running sum must not cost the last allowed threshold.
+    def best(true_rate: Weights, false_rate: Weights) -> Floats:
+        # A rounding error of the running sum must not exclude the last allowed threshold.
         allowed = false_rate <= 1.0 - specificity + 1e-12
         found = np.where(allowed, true_rate, 0.0).max(axis=1)
         return np.where(np.isnan(true_rate[:, -1]) | np.isnan(false_rate[:, -1]), np.nan, found)
 
-    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
         return _over_classes(probabilities, labels, weights, best, range(probabilities.shape[1]))
 
     return metric
 
 
-def balanced_accuracy(
-    probabilities: Probabilities, labels: Labels, weights: Weights
-) -> npt.NDArray[np.float64]:
+def balanced_accuracy(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Mean over classes of the share of cases whose most probable class is right."""
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     recalls = [_share(weights, right, labels == label) for label in range(probabilities.shape[1])]
     return np.stack(recalls).mean(axis=0)
 
 
-def brier(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
-    """Half the squared distance of probabilities to the truth (Brier 1950), 0 to 1; lower is better."""
+def brier(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+    """Half the squared distance between probabilities and truth (Brier 1950), 0 to 1; lower is better."""
     truth = np.eye(probabilities.shape[1])[labels]
     squared = 0.5 * np.square(probabilities - truth).sum(axis=1)
     return _share(weights, squared, np.ones(len(labels), dtype=bool))
 
 
-def ece(probabilities: Probabilities, labels: Labels, weights: Weights) -> npt.NDArray[np.float64]:
+def ece(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Expected calibration error of the most probable class in 15 equal bins (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
@@ -73,16 +74,14 @@ def _over_classes(
     probabilities: Probabilities,
     labels: Labels,
     weights: Weights,
-    reduce: Callable[[Weights, Weights], npt.NDArray[np.float64]],
+    reduce: Callable[[Weights, Weights], Floats],
     positives: Sequence[int],
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     values = [reduce(*_roc(probabilities[:, k], labels == k, weights)) for k in positives]
     return np.stack(values).mean(axis=0)
 
 
-def _roc(
-    scores: npt.NDArray[np.floating], positive: npt.NDArray[np.bool_], weights: Weights
-) -> tuple[Weights, Weights]:
+def _roc(scores: npt.NDArray[np.floating], positive: Bools, weights: Weights) -> tuple[Weights, Weights]:
     """Return (true, false) positive rates at each distinct threshold, from the highest: (B, k + 1)."""
     order = np.argsort(-scores, kind="stable")
     sorted_scores = scores[order]
@@ -99,13 +98,11 @@ def _cumulated(weights: Weights, ends: npt.NDArray[np.integer]) -> Weights:
     return np.concatenate([np.where(np.isnan(rates[:, :1]), np.nan, 0.0), rates], axis=1)
 
 
-def _area(true_rate: Weights, false_rate: Weights) -> npt.NDArray[np.float64]:
+def _area(true_rate: Weights, false_rate: Weights) -> Floats:
     steps = np.diff(false_rate, axis=1)
     return (0.5 * steps * (true_rate[:, 1:] + true_rate[:, :-1])).sum(axis=1)
 
 
-def _share(
-    weights: Weights, values: npt.NDArray[np.float64], among: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def _share(weights: Weights, values: Floats, among: Bools) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights[:, among] @ values[among]) / weights[:, among].sum(axis=1)

@@ -1,4 +1,4 @@
-"""The nearest real train scan of a few released images, for people to look at (private)."""
+"""The nearest real train scan of a few released images, for visual inspection (private)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.fidelity import FeatureSet
 
@@ -17,7 +18,7 @@ def nearest_real(
     release: ReleasedImages,
     synthetic: FeatureSet,
     train: FeatureSet,
-    train_rows: npt.NDArray[np.int64],
+    train_rows: Ints,
     *,
     classes: tuple[str, ...],
     count: int,
@@ -39,9 +40,7 @@ def nearest_real(
     return shown
 
 
-def _nearest(
-    queries: npt.NDArray[np.float32], points: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _nearest(queries: npt.NDArray[np.float32], points: npt.NDArray[np.float32]) -> tuple[Ints, Floats]:
     """Return each query's nearest point and its distance, block by block so that memory stays bounded."""
     best = np.full(len(queries), np.inf)
     index = np.zeros(len(queries), dtype=np.int64)

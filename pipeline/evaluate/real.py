@@ -1,4 +1,4 @@
-"""Real scans as the evaluation needs them: patients as numbers, truth by split, features."""
+"""Real scans for the evaluation: patients as numbers, truth by split, features."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from models.evaluation.features import FeatureEncoder
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.cpu_threads import threads
 from pipeline.evaluate.fidelity import FeatureSet
@@ -20,15 +21,15 @@ _FEATURE_BLOCK = 8192
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the real scans of one split.
+    """Labels and patients of the real scans of one split.
 
     Attributes:
         labels: (n,) class of each scan, in row order.
-        patients: (n,) patient of each, as a number.
+        patients: (n,) patient of each scan, as a number.
     """
 
-    labels: npt.NDArray[np.int64]
-    patients: npt.NDArray[np.int64]
+    labels: Ints
+    patients: Ints
 
     def lacking(self, classes: tuple[str, ...]) -> list[str]:
         """Return the classes with too few patients to be measured on this split."""
@@ -39,24 +40,22 @@ class Truth:
         ]
 
 
-def truth_of(cohort: Cohort, split: str, patients: npt.NDArray[np.int64]) -> Truth:
-    """Return labels and patients of a split; `patients` as from `patient_numbers`."""
+def truth_of(cohort: Cohort, split: str, patients: Ints) -> Truth:
+    """Return labels and patients of a split; `patients` is the result of `patient_numbers`."""
     rows = cohort.rows(split)
     return Truth(np.asarray(cohort.labels)[rows].astype(np.int64), patients[rows])
 
 
-def patient_numbers(cohort: Cohort) -> npt.NDArray[np.int64]:
-    """Return a number for each row's patient; a row without a known patient counts as one of its own."""
+def patient_numbers(cohort: Cohort) -> Ints:
+    """Return a number for each row's patient; a row without a known patient is its own patient."""
     names = cohort.records()["patient_id"].fillna("").astype(str).tolist()
     known = cohort.info.has_patient_ids
     keys = [name if known and name else f"row {row}" for row, name in enumerate(names)]
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
-def real_features(
-    encoder: FeatureEncoder, cohort: Cohort, split: str, patients: npt.NDArray[np.int64]
-) -> FeatureSet:
-    """Encode all scans of a split, block by block so that pixels never lie in memory at once."""
+def real_features(encoder: FeatureEncoder, cohort: Cohort, split: str, patients: Ints) -> FeatureSet:
+    """Encode all scans of a split, block by block, so that not all pixels are in memory at once."""
     rows = cohort.rows(split)
     blocks = [
         features(encoder, cohort.images(rows[start : start + _FEATURE_BLOCK]))

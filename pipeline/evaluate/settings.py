@@ -10,21 +10,21 @@ from pipeline.config import Settings
 
 
 class EvaluateSettings(Settings):
-    """How a release is measured; every utility arm shares the classifier's settings and number of steps."""
+    """Settings of the evaluation; all utility arms share the classifier's settings and number of steps."""
 
-    seeds: int = Field(5, ge=1, le=100, description="Classifier seeds of each utility arm.")
+    seeds: int = Field(5, ge=1, le=100, description="Number of classifier seeds per utility arm.")
     ratios: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
-        (0.25, 0.5, 1.0), description="Synthetic images per real image of the mixed arms (above 0, up to 10)."
+        (0.25, 0.5, 1.0), description="Synthetic images per real image in the mixed arms (above 0, up to 10)."
     )
     num_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of each classifier.")
     max_minutes: float | None = Field(
         None,
         gt=0,
         le=100_000,
-        description="Time for all classifiers together; every one takes the same number of steps, fewer than "
-        "num_steps where the time does not suffice.",
+        description="Time limit for all classifiers together. All of them take the same number of steps, "
+        "fewer than num_steps if the time is too short.",
     )
-    batch_size: int = Field(64, ge=2, le=4096, description="Images a step.")
+    batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
     learning_rate: float = Field(4e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (AdamW).")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout before the classifier's last layer.")
@@ -39,21 +39,17 @@ class EvaluateSettings(Settings):
         0.9,
         gt=0,
         lt=1,
-        description="Specificity at which the sensitivity is reported, the mean over the classes.",
+        description="Specificity at which the sensitivity is reported, averaged over the classes.",
     )
-    num_resamples: int = Field(
-        1000, ge=100, le=100_000, description="Bootstrap draws behind each 95 % interval."
-    )
-    encoder_seed: int = Field(
-        0, ge=0, description="Seed of the feature encoder; kept fixed so that runs compare."
-    )
+    num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap draws of each 95 % interval.")
     encoder_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of the feature encoder.")
     max_fidelity_images: int = Field(
         5000,
         ge=2,
         le=20_000,
-        description="Most images a side and scope of KID and FID (memory grows as square).",
+        description="Largest number of images per side and scope for KID and FID; memory grows with its "
+        "square.",
     )
     num_neighbours: int = Field(
-        6, ge=0, le=100, description="Released images a class shown beside their nearest real scan."
+        6, ge=0, le=100, description="Released images per class shown with their nearest real scan."
     )

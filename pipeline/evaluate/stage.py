@@ -1,4 +1,4 @@
-"""The evaluate stage from directory to directory: what is measured, in which order, and what is written."""
+"""The evaluate stage: measures a release against its cohort and writes the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import READS_NAME, log_beside
-from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.artifacts.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
 from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.artifacts.release import ReleasedImages, read_release
@@ -19,13 +19,14 @@ from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
 from pipeline.evaluate.neighbours import nearest_real
+from pipeline.evaluate.plan import plan_evaluate
 from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Trained, train_arms
 from pipeline.evaluate.training import FitPredict, SmallCnn
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
-from pipeline.records import EvaluationRef
-from pipeline.stage import StageFolder, open_stage
+from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
+from pipeline.stage import StageFolder
 from pipeline.storage import read_json, write_json, write_parquet
 
 if TYPE_CHECKING:
@@ -36,50 +37,80 @@ logger = logging.getLogger(__name__)
 PREDICTIONS_NAME = "predictions.parquet"
 
 
-def evaluate(
-    release_folder: Path,
-    cohort_folder: Path,
+def run_evaluate(
+    release: Path | ReleaseRef,
+    cohort: Path | CohortRef,
     out: Path,
     settings: EvaluateSettings,
     *,
     seed: int,
-    force: bool,
-    fit_predict: FitPredict | None,
+    force: bool = False,
+    fit_predict: FitPredict | None = None,
 ) -> EvaluationRef:
-    """Carry out `pipeline.evaluate.run_evaluate`; see there."""
-    cohort = Cohort(cohort_folder)
-    release = read_release(release_folder, cohort)
-    inputs = {"release": release.reference.digest, "cohort": cohort.digest}
-    if fit_predict is not None:
-        inputs["classifier"] = _name_of(fit_predict)
+    """Measure a release against its cohort and write the numbers to `out` (private).
+
+    Args:
+        release: the release, by its directory or reference.
+        cohort: the cohort that holds the real train, val and test splits.
+        out: the output directory; results of an interrupted run there are reused.
+        settings: settings of the evaluation.
+        seed: run seed, from which classifier seeds are derived.
+        force: replace an output of other inputs.
+        fit_predict: classifier to use instead of the built-in small CNN (a function or object with a
+            `__module__` and a name; see `pipeline.evaluate.training.FitPredict`).
+
+    Returns:
+        The reference; `evaluation.json` follows `pipeline.artifacts.evaluation_report.EvaluationReport`.
+
+    Raises:
+        TamperedError: a file of the release differs from what was recorded.
+        DataError: release and cohort do not belong together.
+        OutputExistsError: `out` holds something else.
+    """
     classifier = fit_predict or SmallCnn.of(settings)
-    with open_stage(EvaluationRef, out, inputs=inputs, settings=settings, seed=seed, force=force) as stage:
+    real = open_cohort(cohort)
+    released = read_release(release, real)
+    plan = plan_evaluate(released.reference, real.reference, settings, seed=seed, fit_predict=fit_predict)
+    with plan.wanted.open(out, force=force) as stage:
         if stage.finished is not None:
             logger.info("reusing the finished evaluation in %s", out)
             return stage.finished
-        trained = train_arms(cohort, release, stage.path, settings, seed=seed, classifier=classifier)
-        patients = patient_numbers(cohort)
-        log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
-        utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
-        reads = count_reads(log, cohort.digest)
-        report = EvaluationReport(
-            cohort_digest=cohort.digest,
-            release_digest=release.reference.digest,
-            extractor=EXTRACTOR,
-            arms=utility.arms,
-            utility=utility.verdict,
-            **reads,
-            curves=trained.curves,
-            settings=settings.model_dump(mode="json"),
-            **_pictures(cohort, release, patients, settings, seed=seed, notes=(*trained.notes, *notes)),
-            **_agreement(cohort, release, trained, np.random.default_rng([seed, 2])),
-        )
-        write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
-        predictions = _predictions(cohort, trained, utility.test_arms)
-        write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
-        logger.info("%s", utility.verdict.words)
-        counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
-        return stage.finish(files=[REPORT_NAME, PREDICTIONS_NAME], counts=counts)
+        return stage.finish(*_measure(stage, real, released, settings, seed=seed, classifier=classifier))
+
+
+def _measure(
+    stage: StageFolder[EvaluationRef],
+    cohort: Cohort,
+    release: ReleasedImages,
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    classifier: FitPredict,
+) -> tuple[list[str], dict[str, int]]:
+    """Run all measurements and write the results; return the names of the files and the counts."""
+    trained = train_arms(cohort, release, stage.path, settings, seed=seed, classifier=classifier)
+    patients = patient_numbers(cohort)
+    log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
+    utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
+    reads = count_reads(log, cohort.digest)
+    report = EvaluationReport(
+        cohort_digest=cohort.digest,
+        release_digest=release.reference.digest,
+        extractor=EXTRACTOR,
+        arms=utility.arms,
+        utility=utility.verdict,
+        **reads,
+        curves=trained.curves,
+        settings=settings.model_dump(mode="json"),
+        **_pictures(cohort, release, patients, settings, seed=seed, notes=(*trained.notes, *notes)),
+        **_agreement(cohort, release, trained, np.random.default_rng([seed, 2])),
+    )
+    write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
+    predictions = _predictions(cohort, trained, utility.test_arms)
+    write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
+    logger.info("%s", utility.verdict.words)
+    counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
+    return [REPORT_NAME, PREDICTIONS_NAME], counts
 
 
 def _pictures(
@@ -117,7 +148,7 @@ def _pictures(
 def _agreement(
     cohort: Cohort, release: ReleasedImages, trained: Trained, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Let the classifiers trained on real scans alone read the released images, and real val scans."""
+    """Measure the label agreement of classifiers trained on real scans, on released images and val scans."""
     if not trained.readings:
         return {"label_agreement": {}, "label_agreement_shuffled": {}}
     classes = cohort.info.classes
@@ -166,7 +197,7 @@ def _utility(
 
 
 def _predictions(cohort: Cohort, trained: Trained, test_arms: tuple[Arm, ...]) -> pd.DataFrame:
-    """Return one row a classifier and scan, with row numbers and probabilities only (private)."""
+    """Return one row per classifier and scan, with row numbers and probabilities only (private)."""
     import pandas as pd
 
     names = [f"probability_{label}" for label in range(len(cohort.info.classes))]
@@ -191,11 +222,5 @@ def _origin_notes(cohort: Cohort, release: ReleasedImages) -> list[str]:
     body: Any = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
     made_from = body.get("cohort_digest") if isinstance(body, dict) else None
     if made_from and made_from != cohort.digest:
-        return ["the release was made from another cohort than the one it is measured against"]
+        return ["the release was made from another cohort than the one it is compared with"]
     return []
-
-
-def _name_of(fit_predict: FitPredict) -> str:
-    """Return a name for the inputs digest, which keeps outputs of different classifiers apart."""
-    name = getattr(fit_predict, "__qualname__", type(fit_predict).__qualname__)
-    return f"{fit_predict.__module__}.{name}"

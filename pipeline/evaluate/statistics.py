@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import Estimate
 
 Features = npt.NDArray[np.floating]
-"""(n, d), one row an image."""
+"""(n, d), one row per image."""
 
 Z95 = 1.959963984540054
 
@@ -22,15 +23,16 @@ def kid(
 ) -> Estimate:
     """Return the kernel inception distance of two samples with a 95 % interval.
 
-    The full-sample unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012, eq. 3)
-    with the cubic kernel (x.y / d + 1)^3 of Binkowski et al. 2018 (arXiv 1801.01401); it may be negative. The
-    interval is the two-sample delete-one-group jackknife with normal quantiles, groups being patients.
+    This is the full-sample unbiased estimate of the squared maximum mean discrepancy (Gretton et al. 2012,
+    eq. 3) with the cubic kernel (x.y / d + 1)^3 of Binkowski et al. 2018 (arXiv 1801.01401). It may be
+    negative. The interval is a two-sample jackknife that leaves out one group (patient) at a time, with
+    normal quantiles.
 
     Args:
         x: (n, d) features.
         y: (m, d) features of the same encoder.
-        x_groups: (n,) patient of each row; None counts each row as its own.
-        y_groups: (m,) likewise.
+        x_groups: (n,) patient of each row; None makes each row a group of its own.
+        y_groups: (m,), as `x_groups`.
 
     Raises:
         ValueError: fewer than 2 rows, or different d.
@@ -59,8 +61,9 @@ def kid(
 def fid(x: Features, y: Features) -> float:
     """Return the Frechet distance of Gaussians fitted to two samples (Heusel et al. 2017, arXiv 1706.08500).
 
-    Computed in float64; the trace of the matrix root comes from the eigenvalues of A^(1/2) B A^(1/2), which
-    are real and not negative. It is biased upwards for small samples: compare only at equal sizes.
+    Computed in float64. The trace of the matrix root comes from the eigenvalues of A^(1/2) B A^(1/2), which
+    are real and not negative. The distance is biased upwards for small samples, so compare it only at equal
+    sample sizes.
 
     Raises:
         ValueError: fewer than 2 rows, or different d.
@@ -77,9 +80,9 @@ def fid(x: Features, y: Features) -> float:
 
 
 def _without_each(
-    within: npt.NDArray[np.float64], cross: npt.NDArray[np.float64], groups: npt.NDArray[np.integer]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return, with each group left out: the rows left, their kernel sum, their sum with the other sample."""
+    within: Floats, cross: Floats, groups: npt.NDArray[np.integer]
+) -> tuple[Floats, Floats, Floats]:
+    """Return, with each group left out, the remaining rows, their kernel sum and their cross kernel sum."""
     codes = np.unique(groups, return_inverse=True)[1]
     count = np.bincount(codes)
     rows = np.bincount(codes, weights=within.sum(axis=1))
@@ -90,18 +93,18 @@ def _without_each(
     return left, within.sum() - 2.0 * rows + inside, outside
 
 
-def _kernel(x: Features, y: Features) -> npt.NDArray[np.float64]:
+def _kernel(x: Features, y: Features) -> Floats:
     product = x.astype(np.float64) @ y.astype(np.float64).T
     product /= x.shape[1]
     product += 1.0
     return product * product * product
 
 
-def _off_diagonal(square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _off_diagonal(square: Floats) -> Floats:
     np.fill_diagonal(square, 0.0)
     return square
 
 
-def _jackknife_variance(dropped: npt.NDArray[np.float64]) -> float:
+def _jackknife_variance(dropped: Floats) -> float:
     groups = len(dropped)
     return float((groups - 1) / groups * np.square(dropped - dropped.mean()).sum())

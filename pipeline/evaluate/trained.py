@@ -1,4 +1,4 @@
-"""What all arms' classifiers say: trains them (or finds them trained) and keeps their readings together."""
+"""Trains the classifiers of all arms, or reuses trained ones, and collects their predictions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.arms import Arm, plan_arms, training_set
@@ -26,18 +27,18 @@ from pipeline.storage import make_private_directory, read_json, write_json
 JOBS_FOLDER = "classifiers"
 PLAN_NAME = "plan.json"
 READER_ARM = "real_augmented"
-"""The frozen classifier of the label agreement: it never saw a synthetic image."""
+"""The arm whose classifier measures the label agreement; it never saw a synthetic image."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Readings of all arms; empty where no classifier can be trained, and then `notes` says why.
+    """Predictions of all arms; empty if no classifier can be trained, with the reason in `notes`.
 
     Attributes:
         seeds: classifier seeds.
         readings: arm -> for each seed, set name -> probabilities (n, C).
         curves: arm key -> learning curve, mean over seeds.
-        notes: findings worth showing to people.
+        notes: notes for the report.
     """
 
     seeds: tuple[int, ...] = ()
@@ -49,14 +50,14 @@ class Trained:
         """Return an arm's probabilities (n, C) of one set, seed by seed."""
         return [read[name] for read in self.readings[arm]]
 
-    def reader(self, name: str) -> npt.NDArray[np.int64]:
-        """Return the class (n,) that the real-trained classifiers together find in each image of a set."""
+    def reader(self, name: str) -> Ints:
+        """Return the class (n,) that the real-trained classifiers predict on average for a set of images."""
         arm = next(arm for arm in self.readings if arm.name == READER_ARM)
         return np.mean(self.of(arm, name), axis=0).argmax(axis=1)
 
 
 def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Return the classifier seeds of a run; the first ones do not depend on `count`."""
+    """Return the classifier seeds of a run; a larger `count` keeps the first ones."""
     return tuple(int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(count))
 
 
@@ -69,7 +70,7 @@ def train_arms(
     seed: int,
     classifier: FitPredict,
 ) -> Trained:
-    """Train every arm with every seed, or use what an earlier, killed run left in `folder`."""
+    """Train every arm with every seed, reusing results of an interrupted run in `folder`."""
     classes = cohort.info.classes
     real = [len(cohort.rows("train", label)) for label in range(len(classes))]
     missing = [classes[label] for label, count in enumerate(real) if not count]
@@ -113,9 +114,9 @@ def train_arms(
 def _within_budget(
     classifier: SmallCnn, folder: Path, images: Images, num_jobs: int, settings: EvaluateSettings
 ) -> tuple[SmallCnn, list[str]]:
-    """Return the classifier with as many steps as there is time for, and what to say of it.
+    """Return the classifier with as many steps as the time limit allows, and notes on it.
 
-    The number is kept beside the classifiers, so that those trained after a kill take as many steps.
+    The number of steps is saved with the classifiers, so that a resumed run uses the same number.
     """
     assert settings.max_minutes is not None
     plan = make_private_directory(folder) / PLAN_NAME
@@ -126,8 +127,9 @@ def _within_budget(
     if steps >= settings.num_steps:
         return classifier, []
     said = (
-        f"each classifier took {steps} of {settings.num_steps} steps, for which "
-        f"evaluate.max_minutes={settings.max_minutes:g} gave time: all arms alike, so that they compare, but "
-        "each may read worse than it would with all steps"
+        f"each classifier took {steps} of {settings.num_steps} steps because of "
+        f"evaluate.max_minutes={settings.max_minutes:g}; all arms took the same number, so they are "
+        "comparable, "
+        "but each classifier may be worse than with all steps"
     )
     return replace(classifier, training=replace(classifier.training, num_steps=steps)), [said]

@@ -1,4 +1,4 @@
-"""Trains the classifiers of all arms and seeds, side by side, each saved as soon as it is done."""
+"""Trains the classifiers of all arms and seeds in parallel; each is saved as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Images = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Fit:
-    """What one trained classifier says.
+    """Predictions of one trained classifier.
 
     Attributes:
-        probabilities: for each set of images asked about, (n, C) float32.
+        probabilities: (n, C) float32 for each set of images to predict.
         curve: column -> values of the learning curve; may be empty.
     """
 
@@ -40,10 +40,10 @@ class Fit:
 
 
 class FitPredict(Protocol):
-    """Any classifier: trains on the first two arguments, then reads each of `asked`.
+    """Interface of a classifier: trains on the first two arguments, then predicts each set in `asked`.
 
-    It must take the same effort whatever it is given (equal optimiser steps), must draw its random choices
-    from `seed`, and may be called from several threads at once.
+    It must use the same effort for all inputs (an equal number of optimiser steps), must draw its random
+    choices from `seed`, and may be called from several threads at once.
     """
 
     def __call__(
@@ -56,7 +56,7 @@ class FitPredict(Protocol):
         seed: int,
         augmented: bool,
     ) -> Fit:
-        """Train and predict; `augmented` asks for class balance and classical augmentation."""
+        """Train and predict; `augmented` requests class balance and classical augmentation."""
         ...
 
 
@@ -68,7 +68,7 @@ class SmallCnn:
 
     @classmethod
     def of(cls, settings: EvaluateSettings) -> SmallCnn:
-        """Return the classifier that the settings describe."""
+        """Return the classifier of the settings."""
         names = ("num_steps", "batch_size", "learning_rate", "weight_decay", "dropout")
         shifts = ("max_shift", "brightness", "contrast")
         return cls(ClassifierTraining(**{name: getattr(settings, name) for name in names + shifts}))
@@ -102,13 +102,13 @@ class SmallCnn:
 def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int, seconds: float) -> int:
     """Return how many steps each of `num_jobs` classifiers has time for, at most those of `training`.
 
-    `num_workers` of them train side by side.
+    `num_workers` of them train in parallel.
 
     Args:
-        training: how classifiers are trained.
-        images: some of those that they are trained on.
-        num_jobs: classifiers to train.
-        seconds: time for all of them together.
+        training: training settings of the classifiers.
+        images: some of their training images.
+        num_jobs: number of classifiers to train.
+        seconds: time limit for all of them together.
     """
     each = step_seconds(training, torch.from_numpy(images[: training.batch_size]))
     fits = int(seconds * num_workers() / (num_jobs * each))
@@ -116,17 +116,18 @@ def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int
 
 
 def step_seconds(training: ClassifierTraining, images: torch.Tensor, num_classes: int = 2) -> float:
-    """Return the seconds of one optimiser step on one thread, as classifiers are trained.
+    """Return the seconds of one optimiser step of a classifier, on one thread.
 
     Args:
-        training: how classifiers are trained.
-        images: (n, 1, H, W) of the size that they read, in [-1, 1].
+        training: training settings of the classifiers.
+        images: (n, 1, H, W) images of their input size, in [-1, 1].
         num_classes: width of the output.
     """
     labels = torch.arange(len(images)) % num_classes
 
     def steps(count: int) -> None:
-        short = replace(training, num_steps=TIMED_CALLS, batch_size=count)
+        # The norm layers need two images at a time.
+        short = replace(training, num_steps=TIMED_CALLS, batch_size=max(2, count))
         train_classifier(
             images, labels, num_classes=num_classes, seed=0, training=short, device=default_device()
         )
@@ -137,7 +138,7 @@ def step_seconds(training: ClassifierTraining, images: torch.Tensor, num_classes
 
 @dataclass(frozen=True)
 class Job:
-    """One classifier to train: an arm with one seed, and the sets it reads afterwards, by name."""
+    """One classifier to train: an arm with one seed, and the names of the sets to predict."""
 
     arm: Arm
     seed: int
@@ -158,18 +159,18 @@ def run_jobs(
     fit_predict: FitPredict,
     num_classes: int,
 ) -> dict[Job, dict[str, npt.NDArray[np.float32]]]:
-    """Train what has not been trained before and return each job's probabilities by set.
+    """Train the classifiers that are not trained yet and return each job's probabilities by set.
 
-    Jobs are independent and each computes on one thread, so neither their order nor the number of processors
-    nor a kill in between changes a result.
+    Jobs are independent and each uses one thread, so results do not depend on their order, the number of
+    cores or interruptions.
 
     Args:
-        jobs: what to train.
-        folder: where each result is kept (made if need be); results found there are used.
-        training_set: gives an arm's images and labels for a seed.
-        asked: the sets of images that jobs read, by name.
+        jobs: classifiers to train.
+        folder: folder of the results, created if necessary; existing results are reused.
+        training_set: returns an arm's images and labels for a seed.
+        asked: sets of images to predict, by name.
         fit_predict: the classifier.
-        num_classes: columns of the probabilities.
+        num_classes: number of columns of the probabilities.
 
     Raises:
         StorageError: a result cannot be written.
@@ -213,7 +214,7 @@ def run_jobs(
 
 
 def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:
-    """Return the learning curve of finished jobs, averaged column by column; empty if they keep none."""
+    """Return the learning curve of finished jobs, averaged by column; empty if they have none."""
     curves = [read_tensors(_path(folder, job)).metadata.get("curve", {}) for job in jobs]
     if not curves or not curves[0]:
         return {}
@@ -221,7 +222,7 @@ def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:
 
 
 def num_workers() -> int:
-    """Return how many classifiers train side by side: one a processor, or one on an accelerator."""
+    """Return how many classifiers train in parallel: one per core, or one on an accelerator."""
     if default_device().type != "cpu":
         return 1
     return usable_cores()
@@ -234,7 +235,7 @@ def _path(folder: Path, job: Job) -> Path:
 def _read(
     folder: Path, job: Job, num_classes: int, asked: Mapping[str, Images]
 ) -> dict[str, npt.NDArray[np.float32]] | None:
-    """Return a job's earlier result, or None if there is none that can be used."""
+    """Return a job's earlier result, or None if there is no usable one."""
     expected = {name: torch.empty(len(asked[name]), num_classes) for name in job.asked}
     try:
         tensors = read_tensors(_path(folder, job), expected).tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import append_entry, read_entries
+from pipeline.arrays import Ints
 from pipeline.artifacts.evaluation_report import ArmResult, Estimate, UtilityVerdict
 from pipeline.evaluate.arms import REAL_ARMS, SYNTHETIC_ARMS, Arm
-from pipeline.evaluate.intervals import Measured, Resamples, draw_resamples, measure
+from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure
 from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.real import Truth
 from pipeline.evaluate.settings import EvaluateSettings
@@ -22,21 +22,22 @@ from pipeline.wording.evaluation import effect_words, lies_within
 
 Told = Literal["helps", "possibly helps", "no measurable effect", "could not tell", "possibly harms", "harms"]
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
-"""Arm -> for each classifier seed the probabilities (n, C) of one split."""
+"""Arm -> probabilities (n, C) of one split for each classifier seed."""
 
 
 class TestSplit:
-    """The test split behind a turnstile: whatever is read of it is logged first.
+    """The test split with a log of reads: every read is logged before it happens.
 
-    Classifiers' probabilities for its scans are computed with the others, but none is compared with a label
-    before `read` is called, once, with the arms chosen on val.
+    The classifiers' probabilities for its scans are computed with the others, but none is compared with a
+    label before `read` is called, once, with the arms chosen on val.
 
     Args:
         truth: labels and patients of the split.
         readings: probabilities of every arm.
-        log: where each reading is logged.
-        cohort, evaluation: digests of the cohort and of all that determines the evaluation.
-        resumed: the evaluation goes on after a kill: a reading that it had logged last is not another one.
+        log: log of the reads.
+        cohort: digest of the cohort.
+        evaluation: digest of everything that determines the evaluation.
+        resumed: whether the evaluation resumes after an interruption: its last logged read is not repeated.
     """
 
     __test__ = False
@@ -53,8 +54,7 @@ class TestSplit:
         entry = {**self._origin, "arms": [arm.key for arm in arms]}
         last = read_entries(self._log)[-1:] if self._resumed else []
         if not last or any(last[0].get(name) != value for name, value in entry.items()):
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            append_entry(self._log, {"time": now, **entry})
+            append_entry(self._log, entry)
         self._resumed = False
         return self._truth, {arm: self._readings[arm] for arm in arms}
 
@@ -77,22 +77,22 @@ def measure_utility(
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> Utility:
-    """Choose on val, read test once, conclude.
+    """Choose an arm on val, read test once, and return the verdict.
 
     Test is read for the real-only arms, for synthetic only, and for the synthetic arm that is best on val.
 
     Args:
         readings: probabilities on val of every arm.
         val: the val split.
-        test: the test split, or None if it cannot be measured on.
+        test: the test split, or None if it cannot be used.
         seeds: classifier seeds in the order of the readings.
-        settings: of the stage.
-        rng: source of the bootstrap draws.
+        settings: settings of the stage.
+        rng: random generator of the bootstrap draws.
     """
     metrics = _metrics(settings)
     draws = draw_resamples(val.patients, len(seeds), settings.num_resamples, rng)
     on_val = {arm: _measure_all(metrics, ps, val.labels, draws) for arm, ps in readings.items()}
-    on_test: dict[Arm, dict[str, Measured]] = {}
+    on_test: dict[Arm, dict[str, ArmMetric]] = {}
     verdict = not_measured("the test split has too few patients of a class")
     chosen = _best(on_val, SYNTHETIC_ARMS)
     if test is not None:
@@ -109,18 +109,20 @@ def measure_utility(
 
 @dataclass(frozen=True)
 class Difference:
-    """A change in test AUC: `sure` with the simultaneous 95 % interval, `likely` with the 90 % one."""
+    """A change in test AUC: `sure` with the simultaneous 95 % interval, `likely` with the 90 % interval."""
 
     sure: Estimate
     likely: Estimate
 
 
 def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdict:
-    """Turn the chosen arm's differences in test AUC to each real-only arm into a verdict.
+    """Return the verdict from the differences in test AUC between the chosen arm and each real-only arm.
 
-    It has to beat all of them, so the strongest on test decides. To pick the rival on val instead would
-    favour the synthetic arm wherever val is easy: with val AUCs of .997 the pick is chance, and may fall on
-    a rival that is weak on test. The intervals hold for all rivals together, which pays for the look.
+    The chosen arm has to beat all of them, so the strongest rival on test decides. Choosing the rival on val
+    instead would favour the synthetic arm if val is easy: with val AUCs of .997 the choice is random, and may
+        be
+    a rival that is weak on test. The intervals hold for all rivals simultaneously, which corrects for the
+    choice on test.
 
     Args:
         chosen: the synthetic arm that was best on val.
@@ -151,7 +153,7 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
 
 
 def _verdict(against: Difference, every: Iterable[Difference]) -> Told:
-    """Return what the differences to the strongest rival, and to every one, tell."""
+    """Return the verdict of the differences to the strongest rival and to every rival."""
     low, high = against.sure.low, against.sure.high
     if low is None or high is None:
         return "could not tell"
@@ -172,7 +174,7 @@ def _all_above(differences: Sequence[Estimate]) -> bool:
 
 
 def not_measured(reason: str) -> UtilityVerdict:
-    """Return the verdict that says why there is none."""
+    """Return a verdict that states why utility was not measured."""
     return UtilityVerdict(
         verdict="not measured",
         chosen_arm="",
@@ -195,19 +197,19 @@ def _metrics(settings: EvaluateSettings) -> dict[str, Metric]:
 def _measure_all(
     metrics: Mapping[str, Metric],
     predictions: Sequence[npt.NDArray[np.float32]],
-    labels: npt.NDArray[np.int64],
+    labels: Ints,
     draws: Resamples,
-) -> dict[str, Measured]:
+) -> dict[str, ArmMetric]:
     wide = [p.astype(np.float64) for p in predictions]
     return {name: measure(metric, wide, labels, draws) for name, metric in metrics.items()}
 
 
-def _best(on_val: Mapping[Arm, Mapping[str, Measured]], names: Sequence[str]) -> Arm | None:
+def _best(on_val: Mapping[Arm, Mapping[str, ArmMetric]], names: Sequence[str]) -> Arm | None:
     among = [arm for arm in on_val if arm.name in names]
     return max(among, key=lambda arm: float(on_val[arm]["auc"].by_seed.mean()), default=None)
 
 
-def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, Measured]]) -> dict[Arm, Difference]:
+def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]]) -> dict[Arm, Difference]:
     rivals = [arm for arm in on_test if arm.name in REAL_ARMS]
     own = on_test[chosen]["auc"]
     return {
@@ -220,7 +222,7 @@ def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, Measured]]) -> 
 
 
 def _result(
-    arm: Arm, seeds: tuple[int, ...], on_val: Mapping[str, Measured], on_test: Mapping[str, Measured] | None
+    arm: Arm, seeds: tuple[int, ...], on_val: Mapping[str, ArmMetric], on_test: Mapping[str, ArmMetric] | None
 ) -> ArmResult:
     return ArmResult(
         arm=arm.name,

@@ -11,7 +11,7 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError, UsageError
 from pipeline.ingest.settings import IngestSettings
 from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
-from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, aside_path, digest_of_inputs, set_aside
+from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, StageInputs, aside_path, set_aside
 from pipeline.storage import read_json
 
 logger = logging.getLogger(__name__)
@@ -78,39 +78,55 @@ def open_earlier(path: Path, key_digest: str) -> Earlier:
 
 
 def earlier_of(
-    out: Path, inputs: dict[str, str], settings: IngestSettings, *, force: bool
-) -> tuple[str, Earlier | None]:
-    """Return the digest of the earlier cohort that belongs to the inputs, and the cohort if it is needed.
+    out: Path, wanted: StageInputs[CohortRef], settings: IngestSettings, *, force: bool
+) -> tuple[StageInputs[CohortRef], Earlier | None]:
+    """Return the inputs with the earlier cohort among them, and that cohort if it is needed.
 
     It is the one that `ingest.previous` names. Without that, a cohort at `out` that is replaced by force is
     set aside and continued, and a killed run finds it there again.
 
     Args:
         out: the output directory.
-        inputs: digests of all other inputs by role.
+        wanted: all other inputs, the digest of the pseudonym key among them.
         settings: ingest settings.
         force: whether an existing cohort of other inputs is to be replaced.
     """
-    # Named as its own successor, it is continued in place: to open it here would be to lose it.
-    if settings.previous is not None and settings.previous.resolve() != out.resolve():
-        earlier = open_earlier(settings.previous, inputs["key"])
-        return earlier.digest, earlier
+    key = str(wanted.inputs["key"])
+    earlier = named_earlier(out, settings, key)
+    if earlier is not None:
+        return wanted.reading(previous=earlier.digest), earlier
     aside = aside_path(out)
-    recorded = _recorded(out)
-    begun_with = str(recorded.get("inputs", {}).get("previous", ""))
-    wanted = digest_of_inputs(CohortRef, {**inputs, "previous": begun_with}, settings.content_settings())
-    if recorded.get("inputs_digest") == wanted:
+    recorded, continued = _recorded(out), continuing(out, wanted)
+    if recorded.get("inputs_digest") == continued.digest:
+        digest = str(continued.inputs["previous"])
         finished = (out / REFERENCE_NAME).is_file()
-        return begun_with, None if finished or not begun_with else _waiting(aside, begun_with, inputs["key"])
+        return continued, None if finished or not digest else _waiting(aside, digest, key)
     # A kill right after it was set aside leaves no output: then the earlier cohort is continued as well.
     if recorded and not force:
-        return "", None
-    if _is_finished(out, inputs["key"]):
+        return wanted.reading(previous=""), None
+    if _is_finished(out, key):
         set_aside(CohortRef, out)
-    if not _is_finished(aside, inputs["key"]):
-        return "", None
-    earlier = open_earlier(aside, inputs["key"])
-    return earlier.digest, earlier
+    if not _is_finished(aside, key):
+        return wanted.reading(previous=""), None
+    earlier = open_earlier(aside, key)
+    return wanted.reading(previous=earlier.digest), earlier
+
+
+def named_earlier(out: Path, settings: IngestSettings, key_digest: str) -> Earlier | None:
+    """Return the cohort that `ingest.previous` names, or None.
+
+    Raises:
+        DataError, UsageError: as for `open_earlier`.
+    """
+    # Named as its own successor, it is continued in place: to open it here would be to lose it.
+    if settings.previous is None or settings.previous.resolve() == out.resolve():
+        return None
+    return open_earlier(settings.previous, key_digest)
+
+
+def continuing(out: Path, wanted: StageInputs[CohortRef]) -> StageInputs[CohortRef]:
+    """Return the inputs with the earlier cohort that the one at `out` was begun with, if there was one."""
+    return wanted.reading(previous=str(_recorded(out).get("inputs", {}).get("previous", "")))
 
 
 def _is_finished(path: Path, key_digest: str) -> bool:

@@ -11,65 +11,72 @@ from pipeline.config import Settings
 
 
 class IngestSettings(Settings):
-    """How scans become a cohort. What the data mean stands in the manifest, not here."""
+    """Settings of how scans become a cohort. The meaning of the data is described in the manifest."""
 
     image_size: int = Field(32, ge=8, le=1024, description="Side of the stored square image in pixels.")
-    bit_depth: Literal[8, 16] = Field(8, description="Bits of a stored pixel.")
+    bit_depth: Literal[8, 16] = Field(8, description="Bits per stored pixel.")
     intensity: Literal["auto", "robust"] = Field(
         "auto",
-        description="Black and white: `auto` takes the format's own where it has them (8-bit images), else "
-        "percentiles; `robust` takes percentiles always.",
+        description="Black and white levels: `auto` uses those of the format if it defines them (8-bit "
+        "images) and percentiles otherwise; `robust` always uses percentiles.",
     )
     percentiles: tuple[float, float] = Field(
-        (0.5, 99.5), description="Percentiles that become black and white."
+        (0.5, 99.5), description="Percentiles that map to black and white."
     )
-    split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split, apart from the run seed.")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split, separate from the run seed.")
     val_share: float = Field(0.1, ge=0, lt=1, description="Share of the pool's patients for validation.")
     test_share: float = Field(
-        0.15, ge=0, lt=1, description="Share for test, where the manifest keeps no published test part."
+        0.15, ge=0, lt=1, description="Share for test, if the manifest keeps no published test part."
     )
     holdout_share: float = Field(
-        0.1, ge=0, lt=1, description="Share for the privacy holdout, beside the audit patients left out."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share for the privacy holdout, in addition to the audit patients left out.",
     )
     audit_share: float = Field(
-        0.1, ge=0, lt=1, description="Share that a coin flip sends into train (in) or into the holdout (out)."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of audit patients: a coin flip assigns each to train or the holdout.",
     )
     stratify_tolerance: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="How far the number of patients of a class or finding in a split may lie from its share, "
-        "as a part of that share (always by one patient); 1 only keeps any split from lacking a class.",
+        description="Largest relative deviation of the patients of a class or finding in a split from the "
+        "split's share (one patient is always allowed); 1 only ensures that no split lacks a class.",
     )
     strict: bool = Field(
         False,
         description="Refuse data whose published split shares patients or images between its parts, or "
-        "whose patient ids look alike without being equal, such as 00007 and 7.",
+        "whose patient ids are similar but not equal, such as 00007 and 7.",
     )
     max_reject_share: float = Field(0.5, ge=0, le=1, description="Largest share of refused scans.")
     workers: int = Field(
-        0, ge=0, le=1024, description="Processes; 0 takes one a core. Never changes the result."
+        0, ge=0, le=1024, description="Number of processes; 0 is one per core. It does not change the result."
     )
     chunk_scans: int = Field(
-        128, ge=1, le=65536, description="Scans a unit of work, kept when a run is killed."
+        128, ge=1, le=65536, description="Scans per unit of work; an interrupted run keeps finished units."
     )
     scan_seconds: float = Field(
-        60.0, gt=0, description="Longest time that one file may take before it is refused as stalling."
+        60.0, gt=0, description="Time limit of one file in seconds; a file that takes longer is refused."
     )
     near_duplicates: Literal["off", "flag", "join"] = Field(
         "join",
-        description="Near-duplicates (re-encoded, resized, brightened, slightly cropped copies): not looked "
-        "for, flagged and told, or also kept on one side of the split.",
+        description="Near-duplicates (re-encoded, resized, brightened or slightly cropped copies): `off` "
+        "does not search for them, `flag` flags and reports them, `join` also keeps them on one side of the "
+        "split.",
     )
     burned_in_text: Literal["off", "flag", "mask", "quarantine"] = Field(
         "flag",
-        description="Text near the border: not looked for, flagged, painted over before resizing, or the "
-        "scan is refused.",
+        description="Text near the border: `off` does not search for it, `flag` flags the scan, `mask` "
+        "paints over the text before resizing, `quarantine` refuses the scan.",
     )
     unexpected: Literal["flag", "quarantine"] = Field(
         "flag",
-        description="A modality or view that the manifest's `expect` does not name: flagged, or the scan is "
-        "refused.",
+        description="Scans with a modality or view that the manifest's `expect` does not name: `flag` flags, "
+        "`quarantine` refuses them.",
     )
     phantom_patients: int | None = Field(
         None,
@@ -79,14 +86,14 @@ class IngestSettings(Settings):
     )
     previous: Path | None = Field(
         None,
-        description="An earlier cohort of the same dataset to continue: its patients keep their side of the "
-        "split, and files that have not changed are not read again. A cohort at --out that --force replaces "
-        "is continued without being named.",
+        description="Earlier cohort of the same dataset to continue: its patients keep their split, and "
+        "unchanged files are not read again. A cohort at --out that --force replaces is continued without "
+        "this setting.",
     )
     private_map: Path | None = Field(
         None,
-        description="Where to write the table that resolves hashed ids to file names and patient ids; it "
-        "must lie outside the cohort and gets mode 0600. Not written unless asked for.",
+        description="Path of the table that resolves hashed ids to file names and patient ids. It must be "
+        "outside the cohort and gets mode 0600. It is written only if this is set.",
     )
 
     @model_validator(mode="after")
@@ -98,11 +105,11 @@ class IngestSettings(Settings):
             )
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
-            raise ValueError("percentiles must be two rising numbers in 0..100")
+            raise ValueError("percentiles must be two ascending numbers in 0..100")
         return self
 
     def content_settings(self) -> IngestSettings:
-        """Return the settings with everything at its default that does not change the cohort's content."""
+        """Return the settings with all that do not affect the cohort's content set to their defaults."""
         return self.model_copy(
             update={"workers": 0, "chunk_scans": 128, "scan_seconds": 60.0, "private_map": None}
         )

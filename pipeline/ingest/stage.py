@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ from pipeline.artifacts.cohort import CohortInfo, PatientIds
 from pipeline.artifacts.pixels import stored_dtype
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.ingest.duplicates.image_checks import compare_images
+from pipeline.ingest.plan import ingest_inputs
 from pipeline.ingest.previous_cohort import Earlier, earlier_of
 from pipeline.ingest.reading.facts import gather
 from pipeline.ingest.reading.parts import FOLDER
@@ -25,18 +25,29 @@ from pipeline.ingest.writing.assemble import Written, write_cohort
 from pipeline.manifest import Manifest
 from pipeline.records import CohortRef
 from pipeline.sources.folders import Listing
-from pipeline.sources.listing import inputs_digest, list_scans
+from pipeline.sources.listing import list_scans
 from pipeline.sources.stores import drop_unpacked
 from pipeline.sources.tables.patient_ids import STAND_IN, STAND_IN_REMEDY
 from pipeline.sources.unread import unread_notes
-from pipeline.stage import open_stage
 from pipeline.storage import write_json
 
 logger = logging.getLogger(__name__)
 
 
-def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
-    """Do the stage; `pipeline.ingest.run_ingest` is its public name and says what it takes and raises."""
+def run_ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bool = False) -> CohortRef:
+    """Turn the scans of a manifest into a cohort directory; reuse or resume an earlier one of equal inputs.
+
+    Args:
+        manifest: from `pipeline.manifest.load_manifest`.
+        out: the cohort directory (made with mode 0700).
+        settings: image size, split shares, limits.
+        force: replace a cohort of other inputs.
+
+    Raises:
+        ManifestError: a table lacks a column, or a path's variable is not set.
+        DataError: a folder or table is unreadable, too many scans are refused, a class is too small.
+        OutputExistsError: `out` holds something else.
+    """
     from pipeline.ingest.writing.private_map import check_map_path, write_private_map
 
     check_map_path(settings.private_map, out)
@@ -48,9 +59,9 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     unread = unread_notes(listing.unread, Pseudonyms(load_key()))
     for note in unread:
         logger.warning("%s", note)
-    inputs, stable = ingest_inputs(manifest, settings, listing)
-    inputs["previous"], earlier = earlier_of(out, inputs, settings, force=force)
-    with open_stage(CohortRef, out, inputs=inputs, settings=stable, force=force) as stage:
+    wanted = ingest_inputs(manifest, settings, listing, load_key())
+    wanted, earlier = earlier_of(out, wanted, settings, force=force)
+    with wanted.open(out, force=force) as stage:
         if stage.finished is not None:
             logger.info("cohort: reused, nothing has changed")
             reference = stage.finished
@@ -61,15 +72,6 @@ def ingest(manifest: Manifest, out: Path, settings: IngestSettings, *, force: bo
     if settings.private_map is not None:
         write_private_map(settings.private_map, listing.tasks, listing.unread, stage.path)
     return reference
-
-
-def ingest_inputs(
-    manifest: Manifest, settings: IngestSettings, listing: Listing
-) -> tuple[dict[str, str], IngestSettings]:
-    """Return what `open_stage` needs to tell whether an existing cohort is of the same inputs."""
-    # Another key gives other pseudonyms; a digest of 256 random bits tells nothing about them.
-    key = hashlib.sha256(b"phosphor key\0" + load_key()).hexdigest()
-    return {**inputs_digest(manifest, listing), "key": key}, settings.content_settings()
 
 
 def _make(

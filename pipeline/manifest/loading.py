@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pipeline.errors import ManifestError
-from pipeline.manifest.model import Manifest
-from pipeline.manifest.rules import Rule
+from pipeline.manifest.kinds.table import KINDS
+from pipeline.manifest.model import Manifest, manifest_schema
 from pipeline.manifest.yaml_reading import MAY_BE_SECRET, Reading, read_yaml, with_text
-from pipeline.phantom.settings import PhantomSettings
 
 MAX_BYTES = 2**20
-_KINDS = ("dicom", "nifti", "images", "dicomweb", "medmnist", "phantom")
 _SEE = "See data_manifests/README.md."
 
 _OTHER_FORM = {"string_type", "int_type", "literal_error", "tuple_type", "model_type", "dict_type"}
@@ -114,7 +112,7 @@ def _told(error: ValidationError, place: tuple[int | str, ...] = ()) -> Manifest
     order = {"extra_forbidden": 0, "value_error": 1, "missing": 2}
     entry = min(found, key=lambda one: order.get(one["type"], 4 if one["type"] in _OTHER_FORM else 3))
     parts = [str(part) for part in entry["loc"] if not _UNION_MEMBER.match(str(part))]
-    if parts[:1] == ["sources"] and len(parts) > 2 and parts[2] in _KINDS:
+    if parts[:1] == ["sources"] and len(parts) > 2 and parts[2] in KINDS:
         del parts[2]  # pydantic's name of the union member, which stands in no file
     field, problem, value = ".".join(parts), entry["msg"].rstrip("."), entry.get("input")
     if entry["type"] == "extra_forbidden":
@@ -135,7 +133,7 @@ def _told(error: ValidationError, place: tuple[int | str, ...] = ()) -> Manifest
         return ManifestError("the key is missing", field=field, remedy=f"Add it. {_SEE}")
     if entry["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         return ManifestError(
-            "kind is missing or unknown", field=field, remedy=f"Use one of: {', '.join(_KINDS)}."
+            "kind is missing or unknown", field=field, remedy=f"Use one of: {', '.join(KINDS)}."
         )
     return ManifestError(problem.removeprefix("Value error, "), field=field, value=_short(value), remedy=_SEE)
 
@@ -145,9 +143,6 @@ def _short(value: object) -> object:
 
 
 def _known_keys() -> list[str]:
-    parts: list[type[BaseModel]] = [PhantomSettings]
-    todo: list[type[Rule]] = [Rule]
-    while todo:
-        parts.append(todo[-1])
-        todo += todo.pop().__subclasses__()
-    return sorted({name for part in parts for name in part.model_fields})
+    schema = manifest_schema()
+    parts = [schema, *schema["$defs"].values()]
+    return sorted({name for part in parts for name in part.get("properties", ())})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from pipeline.manifest.table_names import table_name
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names that end up in file names: letters, digits, dot, hyphen, underscore; at most 64."""
@@ -114,23 +115,22 @@ class AttributeColumn(Rule):
         return (self.column,) if isinstance(self.column, str) else self.column
 
 
-class AttributeRule(Rule):
+_COLUMNS: dict[str, Any] = {
+    attribute.key: (Column | AttributeColumn | None, Field(None, description=attribute.column))
+    for attribute in SCAN_ATTRIBUTES.values()
+}
+_Columns: Any = create_model("_Columns", __base__=Rule, **_COLUMNS)
+
+
+class AttributeRule(_Columns):
     """Optional columns that are kept, coarsened, in the record table."""
 
-    sex: Column | AttributeColumn | None = Field(None, description="Column with F, M or O (or words).")
-    age: Column | AttributeColumn | None = Field(
-        None, description="Column with the age in years (or as DICOM has it, 058Y); kept as a ten-year band."
-    )
-    view: Column | AttributeColumn | None = Field(
-        None, description="Column with the view position: AP, PA, LL, RL, LATERAL and the like."
-    )
-
     def columns(self) -> dict[str, AttributeColumn]:
-        """Return attribute -> where it stands, of those that are given."""
-        given = {"sex": self.sex, "age": self.age, "view": self.view}
+        """Return key of the attribute -> where it stands, of those that are given."""
+        given = {attribute.key: getattr(self, attribute.key) for attribute in SCAN_ATTRIBUTES.values()}
         return {
-            name: rule if isinstance(rule, AttributeColumn) else AttributeColumn(column=rule)
-            for name, rule in given.items()
+            key: rule if isinstance(rule, AttributeColumn) else AttributeColumn(column=rule)
+            for key, rule in given.items()
             if rule is not None
         }
 

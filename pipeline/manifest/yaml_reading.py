@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ManifestError
+from pipeline.plain_yaml import NotPlainError, PlainLoader, yaml_problem
 
 _TAG = "tag:yaml.org,2002:"
 _TAKEN_FOR = {
@@ -81,25 +82,7 @@ class Reading:
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses aliases (they can expand without bound) and doubled keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias before it is followed."""
-        if self.check_event(yaml.AliasEvent):
-            raise ManifestError(
-                "YAML aliases are not allowed", field="manifest", remedy="Write the value out."
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice in one mapping."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        doubled = [name for name in names if names.count(name) > 1]
-        if doubled:
-            raise ManifestError("the key stands twice", field=str(doubled[0]), remedy="Keep one of them.")
-        return super().construct_mapping(node, deep)
-
+class _Loader(PlainLoader):
     def construct_whole_number(self, node: yaml.ScalarNode) -> int:
         """Return a number that knows whether its text says the same."""
         number: int = self.construct_yaml_int(node)
@@ -126,6 +109,10 @@ def read_yaml(text: str) -> tuple[Any, list[Reading]]:
             return None, []
         readings = list(_readings(root, ()))
         return loader.construct_document(root), readings
+    except NotPlainError as error:
+        raise ManifestError(
+            yaml_problem(error), field=error.key or "manifest", remedy=error.remedy
+        ) from error
     finally:
         loader.dispose()
 

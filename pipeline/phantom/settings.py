@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 CLASSES = ("normal", "consolidation", "effusion", "mass", "cardiomegaly")
 
-# Bumped whenever the same settings would give other files.
+# Incremented whenever the same settings would give different files.
 GENERATOR_VERSION = 1
 
 _GOLDEN_RATIO = 0.6180339887498949
-# Labels of the independent random streams of a patient, so that no draw of one disturbs another.
+# Labels of the independent random streams of a patient, so that draws of one do not affect another.
 _STREAM_PATIENT, _STREAM_IMAGES, _STREAM_FORMAT, _STREAM_OFFSET = range(4)
 
 
@@ -25,12 +25,12 @@ def _default_weights() -> dict[str, float]:
 
 
 class PhantomSettings(BaseModel):
-    """What a phantom cohort holds.
+    """Settings of a phantom cohort.
 
     Attributes:
-        num_patients: how many patients are made.
-        images_per_patient: fewest and most images of one patient, both included.
-        seed: the only source of chance; the same settings give the same bytes.
+        num_patients: number of patients.
+        images_per_patient: smallest and largest number of images per patient, both included.
+        seed: the only source of randomness; the same settings give the same bytes.
         image_size: longer side of the stored matrix in pixels; the shorter one varies from 0.86 to 1 of it.
         nifti_share: share of the patients written as NIfTI instead of DICOM, in [0, 1].
         class_weights: relative frequency of each class among patients (need not sum to one).
@@ -69,7 +69,7 @@ class PhantomSettings(BaseModel):
 
 
 class PatientPlan(BaseModel):
-    """What stands fixed about one patient before any pixel is made.
+    """Plan of one patient, fixed before any pixel is rendered.
 
     Attributes:
         index: 0-based number of the patient in the cohort.
@@ -89,18 +89,18 @@ class PatientPlan(BaseModel):
 
 
 class PhantomIndex(BaseModel):
-    """What lies in a finished phantom cohort folder.
+    """Contents of a finished phantom cohort folder.
 
     Attributes:
         folder: the cohort folder.
-        labels_csv: the table (file, patient_id, label, sex, age), one row an image.
-        settings_digest: digest of the settings that made it.
-        num_patients: patients.
-        num_images: images, which is also the number of rows of the table.
-        num_dicom: images written as DICOM.
-        num_nifti: images written as NIfTI.
-        class_counts: images of each class.
-        reused: true when the folder was already complete and nothing was written.
+        labels_csv: the table (file, patient_id, label, sex, age), one row per image.
+        settings_digest: digest of the cohort's settings.
+        num_patients: number of patients.
+        num_images: number of images, which is also the number of rows of the table.
+        num_dicom: number of images written as DICOM.
+        num_nifti: number of images written as NIfTI.
+        class_counts: number of images per class.
+        reused: whether the folder was already complete and nothing was written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,10 +117,10 @@ class PhantomIndex(BaseModel):
 
 
 def plan_patient(settings: PhantomSettings, index: int) -> PatientPlan:
-    """Plan of patient `index`, a function of the settings and this index alone.
+    """Return the plan of patient `index`, which depends on the settings and this index alone.
 
-    Classes and formats follow a Kronecker sequence (multiples of an irrational number modulo one) and not
-    independent draws, so that even a small cohort holds each class in its share.
+    Classes and formats follow a Kronecker sequence (multiples of an irrational number modulo one) instead of
+    independent draws, so that even a small cohort has each class in its share.
 
     Args:
         settings: the cohort's settings.

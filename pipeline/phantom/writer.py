@@ -45,22 +45,22 @@ class _Entry(NamedTuple):
 def write_phantom_cohort(
     folder: Path, settings: PhantomSettings, progress: Progress | None = None
 ) -> PhantomIndex:
-    """Write a phantom cohort, or finish an interrupted one, or find it finished.
+    """Write a phantom cohort, or finish an interrupted one; a finished cohort is reused.
 
-    Files appear whole (written aside and renamed) and each is a function of the seed, the patient and the
-    image alone, so a run that was killed goes on with the first missing file and ends in the same bytes.
-    The marker `phantom.json` says `complete` last of all.
+    Files are written atomically, and each depends on the seed, the patient and the image alone. An
+    interrupted run therefore resumes at the first missing file and ends with the same bytes. The marker
+    `phantom.json` is set to `complete` last.
 
     Args:
-        folder: where to write: `dicom/`, `nifti/`, `labels.csv`, `phantom.json`.
-        settings: what to write.
-        progress: told of each image, written or found.
+        folder: output folder, with `dicom/`, `nifti/`, `labels.csv`, `phantom.json`.
+        settings: settings of the cohort.
+        progress: called for each image, written or found.
 
     Returns:
-        What lies in the folder.
+        The contents of the folder.
 
     Raises:
-        OutputExistsError: the folder holds something else than this cohort.
+        OutputExistsError: the folder holds something other than this cohort.
         StorageError: the disk is full or cannot be written.
     """
     marker = folder / MARKER
@@ -100,7 +100,7 @@ def write_phantom_cohort(
 
 
 def planted_values(folder: Path) -> list[str]:
-    """Every identifying value in the headers and file names of a phantom cohort.
+    """Return every identifying value in the headers and file names of a phantom cohort.
 
     Names with their parts, ids, dates, times, UIDs, addresses, telephone numbers, institutions, physicians,
     descriptions, private notes, folder and file names; none is shorter than 4 characters and each is
@@ -113,7 +113,7 @@ def planted_values(folder: Path) -> list[str]:
         Distinct values, sorted.
 
     Raises:
-        DataError: the folder is no phantom cohort.
+        DataError: the folder is not a phantom cohort.
     """
     content = read_json(folder / MARKER, role="phantom cohort")
     try:
@@ -169,7 +169,7 @@ def _opening(settings: PhantomSettings, digest: str) -> dict[str, object]:
 
 
 def _begin(folder: Path, settings: PhantomSettings, digest: str) -> bool:
-    """Claim the folder for these settings; true when it is finished already."""
+    """Claim the folder for these settings; return whether it is already finished."""
     marker = folder / MARKER
     if marker.exists():
         content = read_json(marker, role="phantom cohort")
@@ -198,15 +198,15 @@ def _begin(folder: Path, settings: PhantomSettings, digest: str) -> bool:
 
 
 def _is_marker(entry: Path) -> bool:
-    """Return whether an entry of a cohort folder is the marker, or the file aside that becomes it."""
+    """Return whether an entry of a cohort folder is the marker, or its temporary file."""
     return entry.name == MARKER or entry.name.startswith(f".{Path(MARKER).stem}-")
 
 
 def _write_bytes(folder: Path, path: Path, data: bytes) -> None:
-    """Write one scan whole: aside, then renamed.
+    """Write one scan atomically: to a temporary file, then renamed.
 
-    Not synced to disk one by one, as 20,000 phantoms can be made again; the marker that declares them
-    complete is.
+    Scans are not synced to disk one by one, because phantoms can be generated again; the marker that declares
+    them complete is.
     """
     aside = folder / _PARTIAL
     # Another process may write the same cohort: it has a file of its own, and removes the folder when done.

@@ -1,4 +1,4 @@
-"""What is audited: candidates of our own sample stage, or a folder of images from a foreign generator."""
+"""The audited set: candidates of the sample stage, or a folder of images from another generator."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.candidates import CANDIDATE_COLUMNS, Candidates, count_from_scans, sample_id
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels, stored_dtype
 from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms, load_key
 from pipeline.privacy.audited_files import find_images
-from pipeline.privacy.search.references import Ints
 from pipeline.records import CandidatesRef
-from pipeline.stage import REFERENCE_NAME, verify_reference
-from pipeline.storage import digest_of, read_json, sha256_file
+from pipeline.stage import REFERENCE_NAME, folder_of, verify_reference
+from pipeline.storage import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 FILE_COLUMN = "file"
-"""Path of a foreign generator's image within the audited folder, in the private audit table only."""
+"""Column of the private audit table: path of another generator's image within the audited folder."""
 MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 64_000_000
 _DEEPEST = 65535.0
@@ -33,17 +33,18 @@ _DEEPEST = 65535.0
 
 @dataclass(frozen=True)
 class AuditedSet:
-    """Candidates in the shape the gate works on.
+    """Candidates in the form that the gate uses.
 
     Attributes:
         take: rows -> stored pixels (n, 1, H, W) of the cohort's size.
-        table: one row a candidate, columns CANDIDATE_COLUMNS.
+        table: one row per candidate, columns CANDIDATE_COLUMNS.
         digest: content digest of the set.
-        asked: class name -> images wanted; None where nobody said, so that as many are wanted as pass.
-        checkpoint_digest: of the checkpoint that made them, empty if foreign.
-        foreign: whether another generator made them.
-        notes: what was done to read them, in words.
-        num_unread: files beside them that were not looked at and may be images: the verdict rests on a part.
+        asked: class name -> requested number of images; None requests as many as pass.
+        checkpoint_digest: digest of the checkpoint that made the candidates, empty if foreign.
+        foreign: whether another generator made the candidates.
+        notes: notes on how the candidates were read.
+        num_unread: files of the folder that were not looked at and may be images. If it is not 0, the verdict
+            rests on a part of the folder.
     """
 
     take: Callable[[Ints], StoredPixels]
@@ -56,14 +57,15 @@ class AuditedSet:
     num_unread: int = 0
 
 
-def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
+def open_audited(given: Path | CandidatesRef, cohort: Cohort) -> AuditedSet:
     """Open and verify a candidate set against the cohort's classes and image size.
 
     Raises:
-        DataError: not a candidate set, of another size, or of classes the cohort does not have.
+        DataError: not a candidate set, of another image size, or of classes that the cohort does not have.
         TamperedError: a content file differs from what `sample` recorded.
     """
-    audited = _own(folder) if (folder / REFERENCE_NAME).is_file() else _foreign(folder, cohort)
+    folder = folder_of(given)
+    audited = _own(given) if (folder / REFERENCE_NAME).is_file() else _foreign(folder, cohort)
     if not len(audited.table):
         raise DataError("holds no candidates", field="candidates", remedy="Sample at least one image.")
     shape, wanted = audited.take(np.array([0]))[0].shape[-2:], cohort.info.image_size
@@ -72,7 +74,7 @@ def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
             f"candidates are not of the cohort's size {tuple(wanted)}",
             field="candidates",
             value=tuple(shape),
-            remedy="Name the cohort that the generator was trained on.",
+            remedy="Pass the cohort that the generator was trained on.",
         )
     classes = list(cohort.info.classes)
     for name, label in audited.table[["class", "label"]].drop_duplicates().itertuples(index=False):
@@ -81,20 +83,20 @@ def open_audited(folder: Path, cohort: Cohort) -> AuditedSet:
                 "the cohort does not have this class",
                 field="candidates",
                 value=str(name),
-                remedy="Name the cohort that the generator was trained on.",
+                remedy="Pass the cohort that the generator was trained on.",
             )
         if classes.index(name) != label:
             raise DataError(
-                f"this class has label {label}, and {classes.index(name)} in the cohort",
+                f"this class has label {label}, but {classes.index(name)} in the cohort",
                 field="candidates",
                 value=str(name),
-                remedy="Draw them with a checkpoint that was trained on this cohort.",
+                remedy="Sample with a checkpoint that was trained on this cohort.",
             )
     return audited
 
 
-def _own(folder: Path) -> AuditedSet:
-    verify_reference(CandidatesRef, folder)
+def _own(given: Path | CandidatesRef) -> AuditedSet:
+    folder = verify_reference(CandidatesRef, given).path
     candidates = Candidates(folder)
     body = read_json(folder / "inputs.json", role="candidates")
     per_class = body.get("settings", {}).get("per_class") if isinstance(body, dict) else None
@@ -116,7 +118,7 @@ def _own(folder: Path) -> AuditedSet:
 
 
 def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
-    """Read images below class-named sub-folders, sorted by name; larger images are area-averaged."""
+    """Read the images below class-named sub-folders, sorted by name; larger images are area-averaged."""
     import pandas as pd
 
     found = find_images(folder)
@@ -124,12 +126,11 @@ def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
     classes = list(cohort.info.classes)
     names, rows, resized = [], [], 0
     pixels = np.empty((len(paths), 1, *cohort.info.image_size), dtype=stored_dtype(cohort.info.bit_depth))
-    hashes: list[tuple[str, str]] = []
     for i, path in enumerate(paths):
         image, changed = _read(path, cohort)
         pixels[i, 0], resized = image, resized + changed
         names.append(path.relative_to(folder).parts[0])
-        hashes.append((path.relative_to(folder).as_posix(), sha256_file(path)))
+    hashes = found.hashes()
     index: dict[str, int] = {}
     for name in names:
         if name not in classes:
@@ -143,15 +144,14 @@ def _foreign(folder: Path, cohort: Cohort) -> AuditedSet:
     table = pd.DataFrame(rows, columns=list(CANDIDATE_COLUMNS))
     table["seed"] = table["seed"].astype("Int64")
     table[FILE_COLUMN] = [path for path, _ in hashes]
-    notes = ["images of another generator that were drawn and not given to this audit"]
+    notes = ["images that the other generator made and that were not given to this audit"]
     notes += found.notes()
     if resized:
         notes.append(f"{resized} of {len(paths)} images were resized by area averaging")
     return AuditedSet(
         take=lambda wanted: pixels[wanted],
         table=table,
-        # What was left out is part of the verdict, so an audit of the same images beside others is another.
-        digest=digest_of([hashes, sorted(found.unread.items())] if found.unread else hashes),
+        digest=found.digest(hashes),
         asked=dict.fromkeys(sorted(index)),
         checkpoint_digest="",
         foreign=True,
@@ -165,7 +165,7 @@ def _read(path: Path, cohort: Cohort) -> tuple[StoredPixels, bool]:
 
     where = f"candidates, image {Pseudonyms(load_key()).scan(path.name)}"
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError("the file is too large", field=where, remedy="Images may have up to 64 MiB.")
+        raise DataError("the file is too large", field=where, remedy="Use image files of up to 64 MiB.")
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -173,19 +173,19 @@ def _read(path: Path, cohort: Cohort) -> tuple[StoredPixels, bool]:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise DataError(
-                    "holds several images, of which only one would be looked at",
-                    field=where, value=frames, remedy="Write each to a file of its own.",
+                    "holds several images, of which only one would be audited",
+                    field=where, value=frames, remedy="Write each image to its own file.",
                 )  # fmt: skip
             deep = image.mode.startswith("I")
             values = np.asarray(image if deep else image.convert("L"), dtype=np.float32)
             if image.mode == "F" or values.max() > _DEEPEST or values.min() < 0:
                 raise DataError(
-                    "has other pixels than whole numbers of 8 or 16 bits",
-                    field=where, value=image.mode, remedy="Write it as PNG.",
+                    "the pixels are not integers of 8 or 16 bits",
+                    field=where, value=image.mode, remedy="Write the image as PNG.",
                 )  # fmt: skip
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
-            "cannot be read as PNG, JPEG, WebP, TIFF or BMP", field=where, remedy="Write it again."
+            "cannot be read as PNG, JPEG, WebP, TIFF or BMP", field=where, remedy="Write the image again."
         ) from error
     height, width = cohort.info.image_size
     top = _DEEPEST if deep else 255.0
@@ -194,7 +194,7 @@ def _read(path: Path, cohort: Cohort) -> tuple[StoredPixels, bool]:
     if changed:
         if values.shape[0] * width != values.shape[1] * height or values.shape[0] < height:
             raise DataError(
-                f"is smaller than the cohort's {height} x {width}, or of another shape",
+                f"is smaller than the cohort's {height} x {width} pixels, or has another aspect ratio",
                 field=where, value=values.shape, remedy="Generate images of the cohort's size.",
             )  # fmt: skip
         values = np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BOX))

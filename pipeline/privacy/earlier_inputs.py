@@ -1,4 +1,4 @@
-"""Which earlier releases an audit reads, by their digests: known without torch, before anything is opened."""
+"""Digests of the earlier releases that an audit includes, read without torch and before opening the data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.storage import digest_of
 
 
 def earlier_digests(settings: AuditSettings) -> list[str]:
-    """Return the digests of the releases that the settings name, each once, in order.
+    """Return the sorted digests of the releases in the settings, without duplicates.
 
     Raises:
         DataError: one is not a finished release.
@@ -27,9 +27,9 @@ def earlier_digests(settings: AuditSettings) -> list[str]:
 
 
 def earlier_input(settings: AuditSettings) -> dict[str, str]:
-    """Return the input by which an audit that counts earlier releases is told from others; empty without any.
+    """Return the input that identifies the earlier releases of an audit; empty if there are none.
 
-    They stand there with their digests and not with their paths: moved, they are the same.
+    It is made of digests, not of paths: a release that was moved is the same input.
     """
     found = earlier_digests(settings)
     return {"earlier_releases": digest_of(found)} if found else {}
@@ -41,5 +41,5 @@ def as_earlier(error: DataError, path: Path) -> DataError:
         error.problem,
         field="audit.earlier_releases",
         value=str(path),
-        remedy="Name releases of this cohort, of its image size.",
+        remedy="Name releases of this cohort and of its image size.",
     )

@@ -1,4 +1,4 @@
-"""Earlier releases of the same patients: whoever receives the next one may hold them all."""
+"""Earlier releases of the same patients: a recipient of the next release may have all of them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.privacy_report import EarlierRelease, read_privacy_report
 from pipeline.artifacts.release import read_release
 from pipeline.errors import DataError
 from pipeline.privacy.earlier_inputs import as_earlier
-from pipeline.privacy.search.references import Ints, shrink
+from pipeline.privacy.search.references import shrink
 from pipeline.privacy.settings import AuditSettings
 
 
 @dataclass(frozen=True)
 class EarlierReleases:
-    """What was released before.
+    """Earlier releases of the same patients.
 
     Attributes:
-        described: one entry a release, in the order of their digests.
-        images: (n, 1, h, w) float32 in [-1, 1] at the search size, of all of them.
-        labels: (n,) class codes of the audited cohort.
+        described: one entry per release, in the order of their digests.
+        images: (n, 1, h, w) float32 in [-1, 1] at the search size, of all releases.
+        labels: (n,) class codes in the audited cohort.
     """
 
     described: tuple[EarlierRelease, ...]
@@ -32,11 +33,11 @@ class EarlierReleases:
 
 
 def open_earlier(cohort: Cohort, settings: AuditSettings) -> EarlierReleases:
-    """Read and check every release that the settings name, each once.
+    """Read and check every release in the settings, without duplicates.
 
     Raises:
-        DataError: one is no release, or of other classes or another image size than the cohort.
-        TamperedError: a file of one was changed.
+        DataError: one is not a release, or differs from the cohort in classes or image size.
+        TamperedError: a file of a release was changed.
     """
     found: dict[str, tuple[EarlierRelease, torch.Tensor, Ints]] = {}
     for path in settings.earlier_releases:

@@ -1,4 +1,4 @@
-"""What an audit has measured so far: kept piece by piece, for a killed audit and for several processes."""
+"""Partial results of an audit, saved in pieces so that it can resume and so that processes can share them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.arrays import Floats, Ints
 from pipeline.distributed.process_group import Ranks
-from pipeline.privacy.search.neighbours import Floats, Neighbours
-from pipeline.privacy.search.references import Ints
+from pipeline.privacy.search.neighbours import Neighbours
 from pipeline.privacy.search.views import Found, Views, join_found
 from pipeline.storage import atomic_path, make_private_directory
 
@@ -22,20 +22,21 @@ logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "halfway"
 QUERIES_A_PIECE = 512
-"""So many images are searched for between two saves; pieces are the same in every run of an audit, since a
-matrix product may round otherwise in other company."""
+"""Images searched between two saves. Pieces are the same in every run of an audit, because a matrix product
+may round differently in another batch."""
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Halfway:
-    """Keeps what was measured, by name, and shares the pieces among the processes of a job.
+    """Saves partial results by name and shares them among the processes of a job.
 
-    The directory of an unfinished audit belongs to one set of inputs and settings, so that a name says all.
+    The directory of an unfinished audit belongs to one set of inputs and settings, so a name identifies a
+    result.
 
     Args:
-        folder: the audit directory, which all processes reach; None keeps nothing.
-        ranks: the processes; each measures its part of the pieces and reads those of the others.
+        folder: the audit directory, accessible to all processes; None saves nothing.
+        ranks: the processes; each measures its part of the pieces and reads the others' pieces.
 
     Raises:
         ValueError: several processes without a directory.
@@ -49,11 +50,11 @@ class Halfway:
 
     @property
     def num_processes(self) -> int:
-        """How many processes share the work."""
+        """Number of processes that share the work."""
         return self._ranks.size
 
     def search(self, name: str, views: Views, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
-        """Return what `views` finds about (n, 1, h, w) images, piece by piece; see `Views.search`."""
+        """Return the result of `views.search` for (n, 1, h, w) images, computed in pieces."""
 
         def found(first: int, last: int) -> Arrays:
             own = None if own_patient is None else own_patient[first:last]
@@ -64,25 +65,25 @@ class Halfway:
         )
 
     def values(self, name: str, count: int, size: int, make: Callable[[int, int], Floats]) -> Floats:
-        """Return what `make(first, last)` returns for `count` things, `size` at a time, as one array."""
+        """Return the concatenated results of `make(first, last)` for `count` items, `size` at a time."""
         pieces = self._pieces(name, count, size, lambda first, last: {"values": make(first, last)})
         values: Floats = np.concatenate([piece["values"] for piece in pieces])
         return values
 
     def number(self, name: str, decide: Callable[[], int]) -> int:
-        """Return a number that process 0 decides once, however often the audit is killed."""
+        """Return a number that process 0 decides once, even if the audit is interrupted and resumed."""
         decided = 0
         if self._ranks.is_main:
             decided = int(self._kept(name, lambda: {"value": np.array(decide())})["value"])
-        return int(self._ranks.same(decided))
+        return int(self._ranks.broadcast(decided))
 
     def clear(self) -> None:
-        """Remove everything: distances of single images to patients are not kept longer than needed."""
+        """Remove all partial results: they hold distances of images to patients, which are kept no longer."""
         if self._folder is not None:
             shutil.rmtree(self._folder)
 
     def _pieces(self, name: str, count: int, size: int, make: Callable[[int, int], Arrays]) -> list[Arrays]:
-        """Make what is missing of this process's part, wait for the others, and return all pieces."""
+        """Compute the missing pieces of this process, wait for the other processes, and return all pieces."""
         firsts = range(0, max(count, 1), size)
 
         def piece(first: int) -> Arrays:
@@ -103,7 +104,7 @@ class Halfway:
                 with np.load(path, allow_pickle=False) as stored:
                     return {key: stored[key] for key in stored.files}
             except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
-                logger.warning("what was kept of %s is damaged: measuring it again", name)
+                logger.warning("the saved results of %s are damaged: measuring them again", name)
         arrays = make()
         with atomic_path(path, private=True) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One audit from folders to folder: verify the inputs, measure, judge, write."""
+"""The audit stage: verify the inputs, measure, judge, write."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 from models.devices import computing, default_device
 from models.optim.allocator import held_memory
 from models.privacy.pca import principal_components
+from pipeline.arrays import Bools, Ints
 from pipeline.artifacts.checkpoint import CheckpointInfo, read_checkpoint_info
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels
 from pipeline.artifacts.privacy_report import REPORT_NAME, AttackRisk
 from pipeline.distributed.broadcast import (
-    hear,
-    hear_reference,
+    receive,
+    receive_reference,
     require_same_command,
-    tell_reference,
-    tell_to_work,
+    send_reference,
+    send_work,
 )
 from pipeline.distributed.cpu_threads import threads, threads_here
 from pipeline.distributed.process_group import Ranks, join_ranks
 from pipeline.errors import DataError
 from pipeline.privacy.audited_set import AuditedSet, open_audited
-from pipeline.privacy.earlier_inputs import earlier_input
 from pipeline.privacy.earlier_releases import EarlierReleases, open_earlier
 from pipeline.privacy.gate.attack_risk import Released, attack_risks, drawn_targets
 from pipeline.privacy.gate.gate import Measured, measure
@@ -37,12 +37,13 @@ from pipeline.privacy.output.page import write_page
 from pipeline.privacy.output.report import build_report, final_reasons
 from pipeline.privacy.output.table import write_audit_table
 from pipeline.privacy.partial_results import Halfway
+from pipeline.privacy.plan import audit_inputs
 from pipeline.privacy.search.embedding_cache import TrainedEmbedding, cohort_embedding
 from pipeline.privacy.search.hashes import pixel_digests
-from pipeline.privacy.search.references import Bools, Ints, References, load_references, search_images
+from pipeline.privacy.search.references import References, load_references, search_images
 from pipeline.privacy.settings import AuditSettings
-from pipeline.records import AuditRef, CheckpointRef, CohortRef
-from pipeline.stage import StageFolder, open_stage, verify_reference
+from pipeline.records import AuditRef, CandidatesRef, CheckpointRef, CohortRef
+from pipeline.stage import StageFolder, StageInputs, folder_of, verify_reference
 from pipeline.storage import write_json
 
 logger = logging.getLogger(__name__)
@@ -50,17 +51,37 @@ logger = logging.getLogger(__name__)
 BLOCK = 4096
 
 
-def audit(
-    candidates: Path,
-    cohort: Path,
+def run_audit(
+    candidates: Path | CandidatesRef,
+    cohort: Path | CohortRef,
     out: Path,
     settings: AuditSettings,
     *,
     seed: int,
-    checkpoint: Path | None,
-    force: bool,
+    checkpoint: Path | CheckpointRef | None = None,
+    force: bool = False,
 ) -> AuditRef:
-    """Carry out `pipeline.privacy.run_audit`."""
+    """Audit a candidate set against the cohort its generator was trained on.
+
+    Writes `privacy_report.json` (aggregates), `candidates.parquet` and `report.html` (both private) to `out`.
+
+    Args:
+        candidates: output of `sample`, or a folder of class-named sub-folders of PNG / JPEG images.
+        cohort: output of `ingest`.
+        out: the audit directory.
+        settings: settings of the gate.
+        seed: run seed; folds, the tuning half, planted copies and coin flips are drawn from it.
+        checkpoint: checkpoint to attack by membership inference. It must have been trained on this cohort and
+            have made these candidates.
+        force: replace an audit of other inputs.
+
+    Returns:
+        The audit's reference with its verdict. An audit with verdict FAIL is a finished audit.
+
+    Raises:
+        DataError: candidates, cohort and checkpoint do not belong together.
+        TamperedError: a content file was changed.
+    """
     with (
         held_memory(),
         join_ranks() as ranks,
@@ -69,37 +90,38 @@ def audit(
         computing(default_device()),
     ):
         task = _open(candidates, cohort, checkpoint, settings, seed)
-        stable = settings.content_settings()
-        require_same_command(ranks, [AuditRef.stage, task.inputs, stable.digest(), seed])
+        require_same_command(ranks, [task.wanted.described])
         if not ranks.is_main:
-            finished, folder = hear(ranks, AuditRef)
+            finished, folder = receive(ranks, AuditRef)
             if finished is not None:
                 return finished
             _measure(task, Halfway(Path(folder), ranks), ranks)
-            return hear_reference(ranks, AuditRef)
-        with open_stage(AuditRef, out, inputs=task.inputs, settings=stable, seed=seed, force=force) as stage:
+            return receive_reference(ranks, AuditRef)
+        with task.wanted.open(out, force=force) as stage:
             reference = stage.finished
             if reference is not None:
                 logger.info("reusing the audit: verdict %s", reference.verdict)
             else:
-                tell_to_work(ranks, str(stage.path))
+                send_work(ranks, str(stage.path))
                 halfway = Halfway(stage.path, ranks)
                 found = _measure(task, halfway, ranks)
                 reference = _write(stage, task, found, halfway)
-            tell_reference(ranks, reference)
+            send_reference(ranks, reference)
             return reference
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is audited, verified; every process of a job opens it by itself.
+    """Verified inputs of the audit; every process of a job opens them by itself.
 
     Attributes:
-        audited: the candidates; cohort: whose train and holdout they are held against.
-        checkpoint: the attacked checkpoint; info: what it says of itself.
-        inputs: digests of all of them.
-        earlier: releases that are counted in.
-        settings: of the audit.
+        audited: the candidates.
+        cohort: the cohort with whose train and holdout they are compared.
+        checkpoint: the attacked checkpoint, None if none is attacked.
+        info: description of the checkpoint.
+        wanted: what decides the audit.
+        earlier: earlier releases that are included.
+        settings: settings of the audit.
         seed: run seed.
     """
 
@@ -107,7 +129,7 @@ class _Task:
     cohort: Cohort
     checkpoint: Path | None
     info: CheckpointInfo | None
-    inputs: dict[str, str]
+    wanted: StageInputs[AuditRef]
     earlier: EarlierReleases
     settings: AuditSettings
     seed: int
@@ -115,14 +137,16 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Findings:
-    """What was measured.
+    """Measurements of the audit.
 
     Attributes:
-        references: train and holdout.
-        measured: candidate by candidate and of the set.
-        accepted: (n,) what may be released; reasons: (n,) why not, else empty.
-        membership: what tells who was in train; risks: of the attacks on single scans.
-        shortened: in words, what the time that was given did not suffice for.
+        references: real scans of train and holdout.
+        measured: measurements of each candidate and of the set.
+        accepted: (n,) whether each candidate may be released.
+        reasons: n reasons why not, empty if accepted.
+        membership: results of membership inference.
+        risks: results of linkability and attribute inference.
+        shortened: in words, what the time limit cut short.
     """
 
     references: References
@@ -135,22 +159,29 @@ class _Findings:
 
 
 def _open(
-    candidates: Path, cohort: Path, checkpoint: Path | None, settings: AuditSettings, seed: int
+    candidates: Path | CandidatesRef,
+    cohort: Path | CohortRef,
+    checkpoint: Path | CheckpointRef | None,
+    settings: AuditSettings,
+    seed: int,
 ) -> _Task:
-    # The cohort is re-hashed: against altered train pixels no copy would be found.
+    # The cohort is hashed again: no copy would be found if the train pixels had been altered.
     verify_reference(CohortRef, cohort)
-    opened = Cohort(cohort)
+    opened = Cohort(folder_of(cohort))
     audited = open_audited(candidates, opened)
-    inputs = {"candidates": audited.digest, "cohort": opened.digest, **earlier_input(settings)}
+    wanted = audit_inputs(audited.digest, opened.digest, settings, seed=seed)
+    attacked: CheckpointRef | None = None
     info: CheckpointInfo | None = None
     if checkpoint is not None:
-        inputs["checkpoint"], info = _check_checkpoint(checkpoint, opened, audited)
+        attacked, info = _check_checkpoint(checkpoint, opened, audited)
+        wanted = wanted.reading(checkpoint=attacked.digest)
     earlier = open_earlier(opened, settings)
-    return _Task(audited, opened, checkpoint, info, inputs, earlier, settings, seed)
+    path = None if attacked is None else attacked.path
+    return _Task(audited, opened, path, info, wanted, earlier, settings, seed)
 
 
 def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
-    """Measure everything; the processes of a job share what takes long, and return when all are done."""
+    """Run all measurements; the processes of a job share the expensive ones and return when all are done."""
     settings, seed, audited, cohort = task.settings, task.seed, task.audited, task.cohort
     folds, planted = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     references = load_references(cohort, settings, folds)
@@ -171,15 +202,15 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
         halfway=halfway,
     )
     accepted, reasons = final_reasons(audited, measured)
-    # Nodes may round differently: what process 0 accepts is what all attack.
-    accepted = np.array(ranks.same(accepted.tolist()), dtype=np.bool_)
+    # Nodes may round differently: all processes attack what process 0 accepts.
+    accepted = np.array(ranks.broadcast(accepted.tolist()), dtype=np.bool_)
     released = Released(images[torch.from_numpy(accepted)], labels[accepted])
     if accepted.any():
         released = Released(
             torch.cat([released.images, task.earlier.images]),
             np.concatenate([released.labels, task.earlier.labels]),
         )
-    # What an outsider compares by must not know the sides, as the embedding of train scans does.
+    # An outsider's features must not depend on the split, as the embedding of train scans does.
     components = principal_components(references.images, settings.component_noise)
     membership = measure_membership(
         cohort,
@@ -204,7 +235,7 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
 def _embedding(
     cohort: Cohort, references: References, settings: AuditSettings, ranks: Ranks
 ) -> TrainedEmbedding:
-    """Return the cohort's embedding, which process 0 trains where it is not there yet."""
+    """Return the cohort's embedding; process 0 trains it if it does not exist yet."""
     if ranks.is_main:
         embedding = cohort_embedding(cohort, references, settings)
         ranks.wait_for_all()
@@ -217,14 +248,14 @@ def _embedding_cut_short(embedding: TrainedEmbedding, settings: AuditSettings) -
     if embedding.num_steps >= settings.embedding_steps or settings.max_minutes is None:
         return ""
     return (
-        f"the copy embedding was trained for {embedding.num_steps} of {settings.embedding_steps} steps, for "
-        f"which audit.max_minutes={settings.max_minutes:g} gave time; the recall of planted copies is that "
-        "of this embedding"
+        f"the copy embedding was trained for {embedding.num_steps} of {settings.embedding_steps} steps "
+        f"within audit.max_minutes={settings.max_minutes:g}; the recall of planted copies is that of this "
+        "embedding"
     )
 
 
 def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway: Halfway) -> AuditRef:
-    """Write report, table and page, remove what was kept halfway; return the finished reference."""
+    """Write report, table and page, remove the partial results, and return the finished reference."""
     audited, measured = task.audited, found.measured
     report = build_report(
         audited,
@@ -267,24 +298,26 @@ def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway:
     return stage.finish([REPORT_NAME, table], counts, verdict=report.verdict)
 
 
-def _check_checkpoint(checkpoint: Path, cohort: Cohort, audited: AuditedSet) -> tuple[str, CheckpointInfo]:
+def _check_checkpoint(
+    checkpoint: Path | CheckpointRef, cohort: Cohort, audited: AuditedSet
+) -> tuple[CheckpointRef, CheckpointInfo]:
     reference = verify_reference(CheckpointRef, checkpoint)
-    info = read_checkpoint_info(checkpoint)
+    info = read_checkpoint_info(reference.path)
     if info.cohort_digest != cohort.digest:
         raise DataError(
-            "a checkpoint of another cohort",
+            "the checkpoint was trained on another cohort",
             field="checkpoint",
             value=reference.digest[:12],
-            remedy="Name the cohort that this checkpoint was trained on.",
+            remedy="Pass the cohort that this checkpoint was trained on.",
         )
     if not audited.foreign and audited.checkpoint_digest != reference.digest:
         raise DataError(
             "the candidates were made by another checkpoint",
             field="checkpoint",
             value=reference.digest[:12],
-            remedy="Name the checkpoint that made the candidates.",
+            remedy="Pass the checkpoint that made the candidates.",
         )
-    return reference.digest, info
+    return reference, info
 
 
 def _digests(take: Callable[[Ints], StoredPixels], rows: Ints) -> list[bytes]:

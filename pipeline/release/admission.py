@@ -1,4 +1,4 @@
-"""Every check before a release: nothing edited, everything of one piece, and a verdict the policy allows."""
+"""All checks before a release: files unchanged and consistent, and a verdict that the policy allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.errors import DataError, GateRefusedError, TamperedError
 from pipeline.records import AuditRef, CandidatesRef, Policy, Verdict
 from pipeline.release.conditions import ConditionColumns, read_conditions
 from pipeline.release.layout import MAX_SIDE, is_safe_name, numbered_by_name
-from pipeline.stage import REFERENCE_NAME, verify_reference
+from pipeline.stage import REFERENCE_NAME, folder_of, verify_reference
 from pipeline.storage import read_json
 from pipeline.wording.privacy_advice import what_to_change
 
@@ -37,9 +37,9 @@ class Admission:
     Attributes:
         candidates: the opened candidates.
         audit: reference of the audit.
-        report: its aggregates.
-        table: accepted rows of the candidate table, ordered by label and index, `row` the pixel row.
-        record_ids: ids of real scans that the private audit table names; none may appear in the release.
+        report: aggregates of the audit.
+        table: accepted rows of the candidate table, ordered by label and index; `row` is the pixel row.
+        record_ids: ids of real scans in the private audit table; none may appear in the release.
     """
 
     candidates: Candidates
@@ -60,13 +60,13 @@ class Admission:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Class name -> label, for the classes that have an image in the release, by label."""
+        """Class name -> label, for the classes with an image in the release, sorted by label."""
         pairs = self.table[["class", "label"]].drop_duplicates()
         return {str(name): int(label) for name, label in pairs.itertuples(index=False)}
 
     @property
     def conditions(self) -> ConditionColumns:
-        """What the images were asked to show beside their class, as columns."""
+        """Columns of the conditions that were requested besides the class."""
         return read_conditions(self.table)[0]
 
     def pixels(self, rows: np.ndarray) -> StoredPixels:
@@ -74,37 +74,38 @@ class Admission:
         return self.candidates.take(rows)
 
 
-def admit(candidates: Path, audit: Path, policy: Policy) -> Admission:
-    """Check candidates and audit against what was recorded of them and against each other.
+def admit(candidates: Path | CandidatesRef, audit: Path | AuditRef, policy: Policy) -> Admission:
+    """Check candidates and audit against their recorded digests and against each other.
 
     Raises:
         DataError: the candidates were not made by `sample`, or hold names that are unsafe in a release.
-        TamperedError: a file was changed, or the two do not belong together.
-        GateRefusedError: the verdict is FAIL, or the policy does not allow it, or a candidate was edited from
-            a real scan.
+        TamperedError: a file was changed, or the audit is not of these candidates.
+        GateRefusedError: the verdict is FAIL or not allowed by the policy, or a candidate is an edit of a
+            real scan.
     """
-    if candidates.is_dir() and not (candidates / REFERENCE_NAME).exists():
+    drawn, audited = folder_of(candidates), folder_of(audit)
+    if drawn.is_dir() and not (drawn / REFERENCE_NAME).exists():
         raise DataError(
-            "not a candidate set of this pipeline; a foreign one can be audited, but not released",
+            "not a candidate set of this pipeline; other sets can be audited, but not released",
             field="candidates",
-            value=str(candidates),
-            remedy="Name a directory that `phosphor sample` has finished.",
+            value=str(drawn),
+            remedy="Pass a finished output directory of `phosphor sample`.",
         )
     verify_reference(CandidatesRef, candidates)
-    opened = Candidates(candidates)
-    pixel_files = {path.name for path in candidates.glob("pixels-*.npy")}
-    _require_recorded(candidates, {TABLE_NAME, *pixel_files}, role="candidates")
+    opened = Candidates(drawn)
+    pixel_files = {path.name for path in drawn.glob("pixels-*.npy")}
+    _require_recorded(drawn, {TABLE_NAME, *pixel_files}, role="candidates")
     _refuse_edited_scans(opened)
     reference = verify_reference(AuditRef, audit)
-    _require_recorded(audit, {REPORT_NAME, TABLE_NAME}, role="audit")
-    report = read_privacy_report(audit)
+    _require_recorded(audited, {REPORT_NAME, TABLE_NAME}, role="audit")
+    report = read_privacy_report(audited)
     _check_verdict(reference, report)
     if report.candidates_digest != opened.digest:
         raise TamperedError(
-            "the audit is of other candidates", field="audit", remedy="Audit these candidates first."
+            "this is an audit of other candidates", field="audit", remedy="Audit these candidates first."
         )
     _check_safe(opened)
-    accepted, record_ids = _accepted_rows(opened, audit / TABLE_NAME, report)
+    accepted, record_ids = _accepted_rows(opened, audited / TABLE_NAME, report)
     text = json.dumps(report.model_dump(mode="json"))
     if _PSEUDONYM.search(text):
         raise TamperedError("the report names a record", field=REPORT_NAME, remedy=_AGAIN)
@@ -117,27 +118,27 @@ def admit(candidates: Path, audit: Path, policy: Policy) -> Admission:
 
 
 def _require_recorded(folder: Path, names: set[str], *, role: str) -> None:
-    """Check that the reference vouches for every file that the release reads."""
+    """Check that the reference has a digest of every file that the release reads."""
     files = read_json(folder / REFERENCE_NAME, role=role).get("files", {})
     missing = sorted(names - set(files))
     if missing:
         raise TamperedError(
-            f"{missing[0]} is not among the files recorded when it was made",
+            f"{missing[0]} is not among the files recorded when this output was made",
             field=role,
             remedy="Make this output again; nothing was written.",
         )
 
 
 def _refuse_edited_scans(candidates: Candidates) -> None:
-    """Refuse edits of real scans, whatever verdict and policy say: a release holds no real pixel."""
+    """Refuse edits of real scans under every verdict and policy: a release contains no real pixel."""
     from_scans = count_from_scans(candidates.table)
     if from_scans:
         raise GateRefusedError(
-            f"{from_scans} of {len(candidates)} candidates are edits of real scans: they hold real pixels "
+            f"{from_scans} of {len(candidates)} candidates are edits of real scans: they contain real pixels "
             "or derive from one patient",
             field="candidates",
-            remedy="They are for private analysis and never released under any policy; "
-            "edits of synthetic candidates are.",
+            remedy="Use them for private analysis: they are never released under any policy; "
+            "edits of synthetic candidates can be.",
         )
 
 
@@ -149,9 +150,9 @@ def _check_verdict(reference: AuditRef, report: PrivacyReport) -> None:
     if _SEVERITY.index(report.verdict) < _SEVERITY.index(worst):
         raise TamperedError("the verdict is milder than its worst class", field=REPORT_NAME, remedy=_AGAIN)
     if report.verdict is not Verdict.FAIL and any(test.passed is False for test in report.tests):
-        raise TamperedError("a test failed, but the verdict is no FAIL", field=REPORT_NAME, remedy=_AGAIN)
+        raise TamperedError("a test failed, but the verdict is not FAIL", field=REPORT_NAME, remedy=_AGAIN)
     if report.verdict is not Verdict.FAIL and any(part.short for part in report.classes.values()):
-        raise TamperedError("a class ran short, but the verdict is no FAIL", field=REPORT_NAME, remedy=_AGAIN)
+        raise TamperedError("a class is short, but the verdict is not FAIL", field=REPORT_NAME, remedy=_AGAIN)
     if report.verdict is Verdict.PASS and not report.has_patient_ids:
         raise TamperedError("PASS without patient ids is impossible", field=REPORT_NAME, remedy=_AGAIN)
 
@@ -170,7 +171,7 @@ def _check_policy(report: PrivacyReport, policy: Policy) -> None:
 
 
 def _check_safe(candidates: Candidates) -> None:
-    """Check everything that becomes a path, a table cell or a size; candidates may come from elsewhere."""
+    """Check all values that become paths, table cells or sizes; candidates may come from another machine."""
     table = candidates.table
     names = [str(name) for name in table["class"].unique()]
     for name in names:
@@ -190,14 +191,14 @@ def _check_safe(candidates: Candidates) -> None:
     pairs = table[["class", "label"]].drop_duplicates().itertuples(index=False)
     if not numbered_by_name({str(name): int(label) for name, label in pairs}):
         raise DataError(
-            "the classes are not numbered by their sorted names, so that whoever numbers the folders of the "
+            "the classes are not numbered by their sorted names, so loaders that number the folders of the "
             "release would swap labels",
             field="label",
-            remedy="An earlier version made them: ingest and train again, then sample.",
+            remedy="An earlier version made these candidates: ingest and train again, then sample.",
         )
     expected = [sample_id(str(c), int(i)) for c, i in zip(table["class"], table["index"], strict=True)]
     if table["index"].min() < 0 or expected != list(table["sample_id"]) or len(set(expected)) != len(table):
-        raise DataError("ids are not those of class and index", field="sample_id", remedy="Sample again.")
+        raise DataError("ids do not match class and index", field="sample_id", remedy="Sample again.")
     if not all(is_safe_name(str(name)) for name in table["sampler"].dropna().unique()):
         raise DataError("this name is not safe in a table", field="sampler", remedy="Sample again.")
     digests = table["checkpoint_digest"].dropna().unique()
@@ -208,7 +209,7 @@ def _check_safe(candidates: Candidates) -> None:
     read_conditions(table)
     if max(candidates.shards.image_shape) > MAX_SIDE:
         raise DataError(
-            f"images are larger than {MAX_SIDE} pixels", field="candidates", remedy="Sample smaller ones."
+            f"images are larger than {MAX_SIDE} pixels", field="candidates", remedy="Sample smaller images."
         )
 
 
@@ -222,7 +223,7 @@ def _equal(audited: pd.Series, ours: pd.Series) -> bool:
 def _accepted_rows(
     candidates: Candidates, path: Path, report: PrivacyReport
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the accepted rows, once the audit's table fits the candidates row by row and the report."""
+    """Return the accepted rows and record ids, after checking the audit's table row by row."""
     import pandas as pd
 
     audited = pd.read_parquet(path)
@@ -233,10 +234,10 @@ def _accepted_rows(
     ours = candidates.table
     same = written_columns(audited) == columns and len(audited) == len(ours)
     if not same or not all(_equal(audited[name], ours[name]) for name in columns):
-        raise TamperedError("rows are not those of the candidates", field="audit", remedy=_AGAIN)
+        raise TamperedError("rows differ from the candidates", field="audit", remedy=_AGAIN)
     accepted = audited["accepted"].to_numpy(dtype=bool)
     if (accepted != (audited["reason"].fillna("?") == "").to_numpy()).any():
-        raise TamperedError("a row is accepted against its reason", field="audit", remedy=_AGAIN)
+        raise TamperedError("a row's acceptance contradicts its reason", field="audit", remedy=_AGAIN)
     counted = {str(name): (len(part), int(part["accepted"].sum())) for name, part in audited.groupby("class")}
     reported = {name: (part.candidates, part.accepted) for name, part in report.classes.items()}
     reported = {name: pair for name, pair in reported.items() if pair != (0, 0)}

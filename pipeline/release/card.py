@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from pipeline.artifacts.privacy_report import PrivacyReport
 from pipeline.records import Policy, Verdict
 from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
+from pipeline.release.formats import FORMATS, PNG, ImageFormat
 from pipeline.release.layout import CARD_NAME, CSV_NAME, IMAGE_FOLDER, NOT_CLINICAL
 from pipeline.release.provenance import release_note
 from pipeline.rendering.templating import render
@@ -30,19 +32,21 @@ def write_card(
     bit_depth: int,
     classes: dict[str, int],
     conditions: ConditionColumns = NO_CONDITIONS,
+    formats: Sequence[ImageFormat] = (FORMATS[PNG],),
 ) -> None:
-    """Write `DATASET_CARD.md`: a YAML header that `datasets` understands, then the text.
+    """Write `DATASET_CARD.md`: a YAML header for `datasets`, then the text.
 
     Args:
         folder: the release being written.
         report: the gate's aggregates.
-        policy: the policy it was released under.
+        policy: the release policy.
         provenance: body of `provenance.json`.
         source: `name`, `license`, `citation` of the real scans (empty where unknown).
         image_size: height and width in pixels.
         bit_depth: 8 or 16.
         classes: class name -> label, by label.
-        conditions: the columns of what the images were asked to show beside their class.
+        conditions: columns of the conditions that were requested besides the class.
+        formats: formats in which the release holds its images.
     """
     total = provenance["counts"]["images"]
     text = render(
@@ -60,6 +64,7 @@ def write_card(
         warning=NOT_CLINICAL,
         classes=classes,
         conditions=conditions,
+        formats=formats,
         false_rejects=false_rejects(report),
         said=_said(report),
     )
@@ -67,10 +72,10 @@ def write_card(
 
 
 def _said(report: PrivacyReport) -> list[str]:
-    """Return what the tests say of these images; where the verdict is no PASS, signs stand at the top."""
+    """Return the outcome of the tests; signs are listed for PASS alone, as other verdicts name them first."""
     near = signs_of(report) if report.verdict is Verdict.PASS else ()
     attacked = release_words(report) or (
-        f"Whether the images tell who was in the training data was not measured: {report.membership_note}."
+        f"Whether the images reveal who was in the training data was not measured: {report.membership_note}."
         if report.membership_note
         else ""
     )

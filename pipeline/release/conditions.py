@@ -1,4 +1,4 @@
-"""Columns of a release for what each image was asked to show beside its class."""
+"""Columns of a release for the conditions that were requested besides the class."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ from pipeline.artifacts.cohort import ATTRIBUTES
 from pipeline.artifacts.conditions import FINDINGS, MAX_FIELDS, RESERVED_NAMES
 from pipeline.errors import DataError
 from pipeline.release.layout import is_safe_name
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 MAX_TEXT = 65_536
-_MEANINGS = {
-    "sex": "Sex that the image was generated for: F, M or O.",
-    "age_band": "Age in years, a band of ten, that the image was generated for.",
-    "view": "View that the image was generated for.",
-}
 
 
 @dataclass(frozen=True)
 class ConditionColumns:
-    """The condition columns of a release, in order; none where the generator knew only classes.
+    """The condition columns of a release, in order; none if the generator was conditioned on classes alone.
 
     Attributes:
-        attributes: some of sex, age_band, view: text columns, empty where not asked for.
-        findings: names of findings: 1 present, 0 absent, empty where not asked for.
+        attributes: names from `SCAN_ATTRIBUTES`: text columns, empty where not requested.
+        findings: names of findings: 1 present, 0 absent, empty where not requested.
     """
 
     attributes: tuple[str, ...] = ()
@@ -43,8 +39,8 @@ class ConditionColumns:
 
     @property
     def meanings(self) -> dict[str, str]:
-        """What each column says, in words."""
-        told = {name: _MEANINGS[name] for name in self.attributes}
+        """Meaning of each column, in words."""
+        told = {name: SCAN_ATTRIBUTES[name].meaning for name in self.attributes}
         return told | {
             name: f"1: the image was generated to show {name}; 0: not to show it." for name in self.findings
         }
@@ -58,7 +54,7 @@ class ConditionColumns:
         ]
 
     def problem(self) -> str:
-        """Return what is wrong with the names, empty if nothing is; they become columns and text."""
+        """Return the problem with the names, which become columns and text; empty if there is none."""
         if list(self.attributes) != [name for name in ATTRIBUTES if name in self.attributes]:
             return "names an unknown attribute"
         if len(self.names) > MAX_FIELDS or len(set(self.findings)) != len(self.findings):
@@ -68,7 +64,7 @@ class ConditionColumns:
         return ""
 
     def value_problem(self, row: dict[str, Any]) -> str:
-        """Return what is wrong with the values of a row, empty if nothing is."""
+        """Return the problem with the values of a row; empty if there is none."""
         for name in self.attributes:
             value = row[name]
             if value is not None and not (isinstance(value, str) and is_safe_name(value.removesuffix("+"))):
@@ -83,7 +79,7 @@ NO_CONDITIONS = ConditionColumns()
 
 
 def columns_of_schema(names: list[str], base: tuple[str, ...]) -> ConditionColumns:
-    """Return the condition columns of a table, which follow the columns that every release has."""
+    """Return the condition columns of a table, which come after the columns of every release."""
     extra = names[len(base) :]
     attributes = tuple(name for name in extra if name in ATTRIBUTES)
     return ConditionColumns(attributes, tuple(name for name in extra if name not in ATTRIBUTES))
@@ -102,14 +98,14 @@ def read_conditions(table: pd.DataFrame) -> tuple[ConditionColumns, list[dict[st
         return NO_CONDITIONS, [{} for _ in range(len(table))]
     columns: ConditionColumns | None = None
     rows: list[dict[str, Any]] = []
-    # Few combinations, many rows: each text is read once.
+    # There are few combinations and many rows: each text is parsed once.
     read: dict[str, tuple[ConditionColumns, dict[str, Any]]] = {}
     for text in texts:
         if text not in read:
             read[text] = _parse(text)
         found, values = read[text]
         if columns is not None and found != columns:
-            raise _wrong("names other conditions from row to row")
+            raise _wrong("names different conditions in different rows")
         columns = found
         rows.append(values)
     return columns or NO_CONDITIONS, rows

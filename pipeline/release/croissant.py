@@ -1,11 +1,13 @@
-"""Croissant 1.0 description of a release (JSON-LD), so that dataset tools can find and read its rows."""
+"""Croissant 1.0 description of a release (JSON-LD), with which dataset tools find and read its rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.release.conditions import NO_CONDITIONS, ConditionColumns
-from pipeline.release.layout import CSV_NAME, IMAGE_FOLDER
+from pipeline.release.formats import FORMATS, PNG, ImageFormat
+from pipeline.release.layout import CSV_NAME
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 
@@ -47,7 +49,7 @@ _CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the Croissant 1.0 specification prescribes (its section on the JSON-LD context)."""
+"""The JSON-LD context that the Croissant 1.0 specification prescribes."""
 
 _TYPES = {
     "label": "sc:Integer",
@@ -64,13 +66,13 @@ _MEANINGS = {
     "sample_id": "Id of the image: class and index.",
     "file_name": "Name of the image file, without its folder.",
     "class": "Class the image was generated for.",
-    "label": "Number of the class: its position among the sorted names of all classes.",
+    "label": "Label of the class: its index among the sorted names of all classes.",
     "synthetic": "True: the image is generated.",
     "seed": "Seed of this image.",
     "checkpoint_digest": "sha256 of the generator's checkpoint.",
     "sampler": "Sampler.",
     "num_steps": "Sampler steps.",
-    "guidance_scale": "Strength of classifier-free guidance.",
+    "guidance_scale": "Scale of classifier-free guidance.",
     "width": "Width in pixels.",
     "height": "Height in pixels.",
     "format_version": "Version of this table's layout.",
@@ -88,19 +90,22 @@ def croissant(
     citation: str,
     filled_columns: tuple[str, ...],
     conditions: ConditionColumns = NO_CONDITIONS,
+    formats: Sequence[ImageFormat] = (FORMATS[PNG],),
 ) -> dict[str, Any]:
     """Return the body of `croissant.json`.
 
     Args:
         csv_sha256: sha256 of `metadata.csv`.
-        name, description: of the dataset.
+        name: name of the dataset.
+        description: description of the dataset.
         date_published: ISO 8601 date.
         version: semantic version of the dataset's layout.
-        license_text: licence, as the manifest of the real scans gives it.
-        citation: how to cite it.
-        filled_columns: columns that hold a value in every row; the others are left out, since the format
-            has no empty cell.
-        conditions: the columns of what the images were asked to show beside their class.
+        license_text: licence from the manifest of the real scans.
+        citation: citation of the dataset.
+        filled_columns: columns with a value in every row; the others are omitted because the format has no
+            empty cell.
+        conditions: columns of the conditions that were requested besides the class.
+        formats: formats in which the release holds its images.
     """
     return {
         "@context": _CONTEXT,
@@ -120,19 +125,22 @@ def croissant(
                 "@type": "cr:FileObject",
                 "@id": CSV_NAME,
                 "name": CSV_NAME,
-                "description": "One row an image.",
+                "description": "One row per image.",
                 "contentUrl": CSV_NAME,
                 "encodingFormat": "text/csv",
                 "sha256": csv_sha256,
             },
-            {
-                "@type": "cr:FileSet",
-                "@id": "image-files",
-                "name": "image-files",
-                "description": "Greyscale PNG, one folder a class.",
-                "encodingFormat": "image/png",
-                "includes": f"{IMAGE_FOLDER}/*/*.png",
-            },
+            *(
+                {
+                    "@type": "cr:FileSet",
+                    "@id": found.label,
+                    "name": found.label,
+                    "description": found.description,
+                    "encodingFormat": found.media_type,
+                    "includes": found.pattern,
+                }
+                for found in formats
+            ),
         ],
         "recordSet": [_record_set(filled_columns, conditions)],
     }
@@ -153,22 +161,25 @@ def _record_set(columns: tuple[str, ...], conditions: ConditionColumns) -> dict[
         for column in columns
     ]
     for field in fields:
-        if field["name"] == "file_name":  # joins a row with its image; names are unique across classes
+        if field["name"] == "file_name":  # joins a row to its image; names are unique across classes
             field["source"]["transform"] = {"regex": "^(?:.*/)?([^/]+)$"}
-            field["references"] = {"fileSet": {"@id": "image-files"}, "extract": {"fileProperty": "filename"}}
+            field["references"] = {
+                "fileSet": {"@id": FORMATS[PNG].label},
+                "extract": {"fileProperty": "filename"},
+            }
     image = {
         "@type": "cr:Field",
         "@id": "images/image",
         "name": "image",
         "description": "The image itself.",
         "dataType": "sc:ImageObject",
-        "source": {"fileSet": {"@id": "image-files"}, "extract": {"fileProperty": "content"}},
+        "source": {"fileSet": {"@id": FORMATS[PNG].label}, "extract": {"fileProperty": "content"}},
     }
     return {
         "@type": "cr:RecordSet",
         "@id": "images",
         "name": "images",
-        "description": "One record an image, with what made it.",
+        "description": "One record per image, with how it was generated.",
         "key": {"@id": "images/sample_id"},
         "field": [*fields, image],
     }

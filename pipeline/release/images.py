@@ -6,16 +6,19 @@ import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.artifacts.pixels import StoredPixels
+from pipeline.arrays import Ints
 from pipeline.errors import TamperedError
 from pipeline.progress import track
-from pipeline.release.layout import MAX_SIDE, NOT_CLINICAL
+from pipeline.release.layout import IMAGE_FOLDER, MAX_SIDE, NOT_CLINICAL
 from pipeline.storage import storage_errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.artifacts.pixels import StoredPixels
 
 COMPRESS_LEVEL = 6
 _BATCH = 256
@@ -36,7 +39,8 @@ def marks(row: dict[str, Any]) -> dict[str, str]:
 
 
 def encode_png(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: dict[str, str]) -> bytes:
-    """Encode (H, W) uint8 or uint16 as greyscale PNG of 8 or 16 bits with tEXt marks and nothing else."""
+    """Encode (H, W) uint8 or uint16 as greyscale PNG of 8 or 16 bits, with tEXt marks and nothing else."""
+    import numpy as np
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -53,10 +57,10 @@ def encode_png(image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], text: dict
 def write_images(
     folder: Path,
     rows: list[dict[str, Any]],
-    pixel_rows: npt.NDArray[np.int64],
-    take: Callable[[npt.NDArray[np.int64]], StoredPixels],
+    pixel_rows: Ints,
+    take: Callable[[Ints], StoredPixels],
 ) -> None:
-    """Write one PNG a row below `folder`; the caller syncs them to disk.
+    """Write one PNG per row below `folder`; the caller syncs them to disk.
 
     Args:
         folder: the release being written.
@@ -76,14 +80,30 @@ def write_images(
             progress.update(len(pixels))
 
 
+def image_names(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the relative names of the images of a release."""
+    return [str(row["file_name"]) for row in rows]
+
+
+def check_images(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Check every image of a release; see `check_png`.
+
+    Raises:
+        TamperedError: an image is not what its row says, or they have different bit depths.
+    """
+    depths = {check_png(folder / row["file_name"], row["file_name"], row) for row in rows}
+    if len(depths) != 1:
+        raise _wrong(IMAGE_FOLDER, "holds images of different bit depths")
+
+
 def check_png(path: Path, name: str, row: dict[str, Any]) -> int:
     """Check one image of a release and return its bit depth (8 or 16).
 
-    The file may hold the header, the marks, the image data and the end, and nothing beside or behind them, so
-    that no image can carry anything else out. Sizes are checked before anything is decompressed.
+    The file may contain the header, the marks, the image data and the end, and nothing else, so that no image
+    can carry other data out. Sizes are checked before anything is decompressed.
 
     Raises:
-        TamperedError: the image is not what its row says.
+        TamperedError: the image does not match its row.
     """
     width, height = int(row["width"]), int(row["height"])
     largest = 2 * width * height + height + 2**16
@@ -125,7 +145,7 @@ def _chunks(data: bytes, name: str) -> list[tuple[bytes, bytes]]:
     kinds = [kind for kind, _ in chunks]
     whole = position == len(data) and kinds[:1] == [b"IHDR"] and kinds[-1:] == [b"IEND"]
     if not whole or kinds.count(b"IHDR") != 1 or kinds.count(b"IEND") != 1 or len(chunks[0][1]) != 13:
-        raise _wrong(name, "is not a whole PNG file")
+        raise _wrong(name, "is not a complete PNG file")
     return chunks
 
 

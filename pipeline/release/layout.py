@@ -11,10 +11,10 @@ FORMAT_VERSION: Final = 1
 IMAGE_FOLDER = "images"
 CSV_NAME = "metadata.csv"
 PARQUET_NAME = "metadata.parquet/part-0.parquet"
-"""A Parquet dataset of one part: pandas, pyarrow and polars read `metadata.parquet` as if it were one file.
+"""A Parquet dataset of one part: pandas, pyarrow and polars read `metadata.parquet` like a single file.
 
-As a file it would be a second table for the `imagefolder` of `datasets`, which takes every `metadata.csv` and
-`metadata.parquet` for its own and refuses to have both."""
+As a file it would conflict with `metadata.csv`: the `imagefolder` of `datasets` reads both names and refuses
+to have both."""
 
 DATALIST_NAME = "datalist.json"
 CROISSANT_NAME = "croissant.json"
@@ -24,7 +24,7 @@ PREVIEW_NAME = "preview.png"
 SUMS_NAME = "SHA256SUMS"
 
 TABLES = (CSV_NAME, PARQUET_NAME, DATALIST_NAME)
-"""The tables that, with the images, make up the content digest."""
+"""The tables that, together with the images, determine the content digest."""
 
 COLUMNS = (
     "sample_id",
@@ -41,11 +41,11 @@ COLUMNS = (
     "height",
     "format_version",
 )
-"""Columns of `metadata.csv` and `metadata.parquet`, one row an image in order of class and index.
+"""Columns of `metadata.csv` and `metadata.parquet`, with one row per image, sorted by class and index.
 
-`file_name` is relative to the release, `label` the position of the class among the sorted names of the
-cohort's classes, `synthetic` true in every row, `width` and `height` in pixels. No column says anything about
-a real scan."""
+`file_name` is relative to the release. `label` is the index of the class among the sorted names of the
+cohort's classes. `synthetic` is true in every row. `width` and `height` are in pixels. No column describes a
+real scan."""
 
 NOT_CLINICAL = "SYNTHETIC - NOT FOR CLINICAL USE"
 
@@ -59,10 +59,11 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNOREC
 
 
 def is_safe_name(name: str) -> bool:
-    """Return whether a name is harmless as a folder on any system, in a table cell and on a page.
+    """Return whether a name is safe as a folder on any system, in a table cell and on a page.
 
-    It starts with a letter or digit (so no formula, hidden file or option), holds ASCII letters, digits,
-    space, dot, dash and underscore, does not end in a dot or space, and is no device name of Windows.
+    A safe name starts with a letter or digit (so it is not a formula, hidden file or option), consists of
+    ASCII letters, digits, space, dot, dash and underscore, does not end in a dot or space, and is not a
+    Windows device name.
     """
     return (
         _SAFE_NAME.fullmatch(name) is not None
@@ -72,15 +73,15 @@ def is_safe_name(name: str) -> bool:
 
 
 def numbered_by_name(classes: Mapping[str, int]) -> bool:
-    """Return whether labels rise with the sorted class names, which are the names of the folders of images.
+    """Return whether labels increase with the sorted class names, which name the image folders.
 
-    Readers of class folders (torchvision, `datasets`, Keras) sort the names by their characters' numbers.
-    Where the release lacks a class of the cohort, they leave its number out, and the labels here do not.
+    Loaders of class folders (torchvision, `datasets`, Keras) sort the names by code point. If the release
+    lacks a class of the cohort, these loaders skip its number; the labels here do not.
     """
     labels = [classes[name] for name in sorted(classes)]
     return labels == sorted(set(labels))
 
 
 def image_name(class_name: str, sample_id: str) -> str:
-    """Return the relative name of an image."""
+    """Return the name of an image relative to the release."""
     return f"{IMAGE_FOLDER}/{class_name}/{sample_id}.png"

@@ -1,4 +1,4 @@
-"""A picture of some released images by class, with the synthetic mark written on it."""
+"""A picture of some released images by class, labelled as synthetic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INK, _PAPER = 0, 255
 
 
 def write_preview(folder: Path, admission: Admission, *, per_class: int, seed: int) -> None:
-    """Write `preview.png`: `per_class` images of each class, drawn at random (not chosen) by the run seed."""
+    """Write `preview.png`: `per_class` images of each class, drawn at random by the run seed."""
     from PIL import Image, ImageDraw
 
     rng = np.random.default_rng([seed, 0x50])

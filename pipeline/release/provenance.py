@@ -1,4 +1,4 @@
-"""Where a release comes from: digests, settings, versions and time, without host, user or path."""
+"""Provenance of a release: digests, settings, versions and time, without host, user or path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHHELD = "(path withheld)"
 
 
 def release_note(verdict: Verdict, policy: Policy) -> str:
-    """Return the sentence that stands in the privacy report, on the card and in the provenance."""
+    """Return the note for the privacy report, the card and the provenance."""
     if verdict is Verdict.PASS:
         return (
             f"PASS, released under the `{policy.value}` policy: no test of the gate failed, and the tests "
@@ -48,12 +48,14 @@ def describe(
     """Return the body of `provenance.json`.
 
     Args:
-        admission: what was admitted.
+        admission: the admitted release.
         settings: the release settings.
         seed: the run seed.
-        inputs_digest, content_digest, counts: as in `reference.json`.
-        uncounted: content digests of earlier releases that the audit was not given.
-        run: what the caller knows of the run (recipe, source licence); paths in it are withheld.
+        inputs_digest: as in `reference.json`.
+        content_digest: as in `reference.json`.
+        counts: as in `reference.json`.
+        uncounted: content digests of earlier releases that the audit did not include.
+        run: facts about the run (recipe, source licence); paths in it are withheld.
     """
     report = admission.report
     guarantee = report.differential_privacy
@@ -87,7 +89,7 @@ def describe(
 
 
 def environment() -> dict[str, str]:
-    """Return versions of Python, the kind of system and the libraries; nothing that names the machine."""
+    """Return the versions of Python and the libraries and the kind of system; nothing names the machine."""
     found = {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()}
     for name in _LIBRARIES:
         try:
@@ -98,7 +100,7 @@ def environment() -> dict[str, str]:
 
 
 def withhold_paths(value: Any) -> Any:
-    """Return a JSON-like value with every text that names a place on this machine replaced."""
+    """Return a JSON-like value with every string that names a path on this machine replaced."""
     if isinstance(value, dict):
         return {str(withhold_paths(str(key))): withhold_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Make a directory appear whole or not at all: written aside, synced, then renamed into place."""
+"""Publishes a directory atomically: written to a temporary folder, synced, then renamed into place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RENAME_EXCHANGE = 2
 
 @contextlib.contextmanager
 def release_lock(out: Path) -> Iterator[None]:
-    """Hold the lock of an output name for the life of the process; the kernel frees it after a kill.
+    """Hold the lock of an output name; the kernel releases it if the process is killed.
 
     Raises:
         OutputExistsError: another process is releasing to the same name.
@@ -45,7 +45,7 @@ def release_lock(out: Path) -> Iterator[None]:
 
 
 def fresh_partial(out: Path, inputs_digest: str) -> Path:
-    """Return an empty private folder beside `out`; what killed releases to the same name left is removed."""
+    """Return an empty private folder beside `out`; leftovers of killed releases to this name are removed."""
     for left in leftovers(out):
         with storage_errors(left):
             shutil.rmtree(left)
@@ -70,7 +70,7 @@ def require_space(out: Path, needed: int) -> None:
     free = free_bytes(out.parent)
     if free < needed:
         raise StorageError(
-            f"about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free",
+            f"about {needed / 2**20:.1f} MiB are needed, but {free / 2**20:.1f} MiB are free",
             field="--out",
             value=str(out),
             remedy="Free space, or name a directory on another disk; nothing was written.",
@@ -78,10 +78,10 @@ def require_space(out: Path, needed: int) -> None:
 
 
 def estimate_bytes(num_images: int, image_size: tuple[int, int], bit_depth: int) -> int:
-    """Return how much disk a release takes at most, in bytes.
+    """Return an upper bound of the disk space of a release, in bytes.
 
-    An image that does not compress takes its pixels plus about 600 bytes of PNG frame and marks, in whole
-    blocks; the tables and lists take about 1 KiB a row; preview, card and the rest about 2 MiB.
+    An incompressible image takes its pixels plus about 600 bytes of PNG structure and marks, rounded up to
+    whole blocks. The tables and lists take about 1 KiB per row, all other files about 2 MiB.
     """
     height, width = image_size
     image = height * (width * bit_depth // 8 + 1) + 600
@@ -90,9 +90,9 @@ def estimate_bytes(num_images: int, image_size: tuple[int, int], bit_depth: int)
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file and directory below `folder` to disk, and give what is in it its public mode.
+    """Flush every file and directory below `folder` to disk, and set the public modes.
 
-    Files are flushed by several threads at once, so that the disk can commit many in one go.
+    Several threads flush files concurrently, so that the disk can commit many at once.
     """
     files = [Path(parent) / name for parent, _, names in os.walk(folder) for name in names]
     with storage_errors(folder), ThreadPoolExecutor(_SYNC_THREADS) as pool:
@@ -106,16 +106,17 @@ def sync_tree(folder: Path) -> None:
 
 def _sync_file(path: Path) -> None:
     path.chmod(PUBLIC_FILE_MODE)
-    # Opened for writing: Windows flushes no other file.
+    # Opened for writing: Windows does not flush other files.
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
 
 
 def require_place(out: Path) -> None:
-    """Check, before the work is done, that a release could appear at `out` in one step.
+    """Check, before the work is done, that a release can be put at `out` in one step.
 
     Raises:
-        OutputExistsError: `out` is a mount point or the like, or the disk cannot exchange directories.
+        OutputExistsError: `out` cannot be replaced (a mount point, for example), or the disk cannot exchange
+            directories.
     """
     if not out.is_dir():
         return
@@ -134,8 +135,8 @@ def require_place(out: Path) -> None:
 def put_in_place(partial: Path, out: Path) -> None:
     """Rename the finished folder to its public name; an earlier release there is exchanged, then removed.
 
-    The exchange is one system call (`renameat2`), so a kill at any moment leaves either the earlier or the
-    new release whole at `out`; what lies beside it is cleared by the next release.
+    The exchange is one system call (`renameat2`), so a kill at any time leaves either the earlier or the new
+    release complete at `out`. The next release removes leftovers beside it.
     """
     with storage_errors(out):
         partial.chmod(PUBLIC_DIRECTORY_MODE)
@@ -145,14 +146,14 @@ def put_in_place(partial: Path, out: Path) -> None:
             shutil.rmtree(partial)
         else:
             if out.is_dir():
-                # Windows puts no folder in the place of another, not even of an empty one.
+                # Windows cannot replace a folder by another, not even an empty one.
                 out.rmdir()
             partial.replace(out)
             sync_directory(out.parent)
 
 
 def _exchange(first: Path, second: Path, out: Path) -> None:
-    """Exchange two directories atomically; `out` is named where this cannot be done."""
+    """Exchange two directories atomically; `out` is named in the error if this is not possible."""
     library = None if ON_WINDOWS else ctypes.CDLL(None, use_errno=True)
     rename = getattr(library, "renameat2", None)
     code = errno.ENOSYS

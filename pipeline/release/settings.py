@@ -1,4 +1,4 @@
-"""Settings of a release: which verdicts may leave, and in which formats."""
+"""Settings of the release stage: allowed verdicts and file formats."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from pydantic import Field
 from pipeline.config import Settings
 from pipeline.errors import UsageError
 from pipeline.records import Policy
-
-AVAILABLE_FORMATS = ("png",)
-"""Image formats that a release can be written in."""
+from pipeline.release.formats import FORMATS, PNG
 
 
 class ReleaseSettings(Settings):
-    """What may be released, and how."""
+    """Settings of the release: gate policy, image formats and preview."""
 
     policy: Policy = Field(
         default=Policy.STRICT,
-        description="gate policy: `strict` releases only PASS, `research` also INCONCLUSIVE; FAIL never",
+        description="gate policy: `strict` releases only PASS, `research` also INCONCLUSIVE; FAIL is never "
+        "released",
     )
     formats: tuple[str, ...] = Field(
-        default=AVAILABLE_FORMATS, min_length=1, description="image formats to write (available: png)"
+        default=(PNG,), min_length=1, description=f"image formats to write (available: {', '.join(FORMATS)})"
     )
     preview_per_class: int = Field(
-        default=8, ge=1, le=32, description="images a class in preview.png, drawn at random by the run seed"
+        default=8, ge=1, le=32, description="images per class in preview.png, drawn at random by the run seed"
     )
 
 
 def check_formats(settings: ReleaseSettings) -> None:
-    """Refuse formats that cannot be written.
+    """Check that all formats can be written.
 
     Raises:
-        UsageError: a format is unknown.
+        UsageError: a format is unknown, or the one that every release has is missing.
     """
-    unknown = sorted(set(settings.formats) - set(AVAILABLE_FORMATS))
+    if PNG not in settings.formats:
+        raise UsageError(
+            f"{PNG} is missing: the tables name its files",
+            field="release.formats",
+            value=", ".join(settings.formats),
+            remedy=f"Add {PNG}.",
+        )
+    unknown = sorted(set(settings.formats) - FORMATS.keys())
     if unknown:
         raise UsageError(
             "this format cannot be written",
             field="release.formats",
             value=", ".join(unknown),
-            remedy=f"Choose among: {', '.join(AVAILABLE_FORMATS)}.",
+            remedy=f"Choose from: {', '.join(FORMATS)}.",
         )

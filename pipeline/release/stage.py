@@ -1,4 +1,4 @@
-"""The release stage: check everything, write aside, verify, and only then let it appear."""
+"""The release stage: checks everything, writes to a temporary folder, verifies it, and publishes it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline.artifacts.privacy_report import REPORT_NAME
 from pipeline.errors import DataError, OutputExistsError, TamperedError
-from pipeline.records import ReleaseRef
+from pipeline.records import AuditRef, CandidatesRef, ReleaseRef
 from pipeline.release.admission import Admission, admit
 from pipeline.release.card import write_card
 from pipeline.release.croissant import croissant
-from pipeline.release.images import write_images
+from pipeline.release.formats import chosen
 from pipeline.release.layout import (
     CARD_NAME,
     COLUMNS,
@@ -31,6 +31,7 @@ from pipeline.release.made_before import (
     uncounted_releases,
     uncounted_words,
 )
+from pipeline.release.plan import plan_release
 from pipeline.release.preview import write_preview
 from pipeline.release.provenance import describe, release_note, withhold_paths
 from pipeline.release.publish import (
@@ -53,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 
 def run_release(
-    candidates: Path,
-    audit: Path,
+    candidates: Path | CandidatesRef,
+    audit: Path | AuditRef,
     out: Path,
     settings: ReleaseSettings,
     *,
@@ -62,22 +63,22 @@ def run_release(
     force: bool = False,
     provenance: dict[str, Any] | None = None,
 ) -> ReleaseRef:
-    """Release the accepted candidates of an audit to `out`, whole or not at all.
+    """Release the accepted candidates of an audit to `out`, completely or not at all.
 
-    Everything is checked before anything is written; the verdict comes from the audit's files alone. The
-    dataset is written to a private folder beside `out`, synced, verified as `phosphor verify` does, and
+    Everything is checked before anything is written. The verdict is read from the audit's files alone. The
+    dataset is written to a private folder beside `out`, synced, verified as by `phosphor verify`, and
     renamed.
 
     Args:
         candidates: finished candidates directory.
         audit: finished audit of these candidates.
-        out: where the release appears.
+        out: directory of the release.
         settings: policy and formats.
         seed: the run seed (recorded; it draws the images of the preview).
-        force: replace a release of other inputs at `out`, once the new one is verified. It stays in the log
-            beside `out`; where the audit was not given it, the new release says so.
-        provenance: what the caller knows of the run, for `provenance.json`; its key `source` may give `name`,
-            `license` and `citation` of the real scans for the card. Paths in it are withheld.
+        force: replace a release of other inputs at `out`, once the new one is verified. The replaced release
+            stays in the log beside `out`; if the audit did not include it, the new release says so.
+        provenance: facts about the run for `provenance.json`. Its key `source` may hold `name`, `license` and
+            `citation` of the real scans for the card. Paths in it are withheld.
 
     Returns:
         The reference; `digest` is the content digest over images and tables.
@@ -85,21 +86,22 @@ def run_release(
     Raises:
         UsageError: unknown format, or `out` holds something else.
         TamperedError: candidates or audit were changed, or do not belong together.
-        GateRefusedError: the verdict may not be released under the policy.
-        StorageError: the disk is too small or full; what was there before is untouched.
+        GateRefusedError: the policy does not allow a release with this verdict.
+        StorageError: the disk is too small or full; an earlier release is unchanged.
     """
     check_formats(settings)
     admission = admit(candidates, audit, settings.policy)
     out = out.absolute()
-    inputs_digest = release_inputs_digest(
-        admission.candidates.digest, admission.audit.digest, settings, seed=seed
-    )
+    inputs_digest = plan_release(
+        admission.candidates.reference, admission.audit, settings, seed=seed
+    ).wanted.digest
     earlier = _existing(out, inputs_digest, force)
     if earlier is not None:
         logger.info("release: reusing the verified release of the same inputs")
         return earlier
     height, width = admission.image_size
-    require_space(out, estimate_bytes(len(admission.table), (height, width), admission.bit_depth))
+    images = len(admission.table) * len(chosen(settings.formats))
+    require_space(out, estimate_bytes(images, (height, width), admission.bit_depth))
     with release_lock(out):
         require_place(out)
         log_present(out)
@@ -123,28 +125,8 @@ def run_release(
     return load_reference(ReleaseRef, out)
 
 
-def release_inputs_digest(candidates: str, audit: str, settings: ReleaseSettings, *, seed: int) -> str:
-    """Return the digest of all that determines a release, in the scheme of every other stage.
-
-    Args:
-        candidates: content digest of the candidates.
-        audit: content digest of the audit.
-        settings: the release settings.
-        seed: the run seed.
-    """
-    return digest_of(
-        {
-            "stage": ReleaseRef.stage,
-            "version": ReleaseRef.version,
-            "inputs": {"candidates": candidates, "audit": audit},
-            "settings": settings.model_dump(mode="json"),
-            "seed": seed,
-        }
-    )
-
-
 def _existing(out: Path, inputs_digest: str, force: bool) -> ReleaseRef | None:
-    """Return an intact release of the same inputs at `out`; refuse whatever else is there, unless forced."""
+    """Return an intact release of the same inputs at `out`; refuse other contents, unless forced."""
     if out.is_symlink() or out.is_file():
         raise OutputExistsError(
             "is a link" if out.is_symlink() else "is a file",
@@ -179,8 +161,8 @@ def _existing(out: Path, inputs_digest: str, force: bool) -> ReleaseRef | None:
             "holds a release made from other inputs or settings",
             field="--out",
             value=str(out),
-            remedy="Name another directory, or give --force to replace it. Its images count in the privacy "
-            "of the same patients: if it may have left, keep a copy, and first audit again with "
+            remedy="Name another directory, or pass --force to replace it. Its images affect the privacy of "
+            "the same patients: if it may have been shared, keep a copy, and first audit again with "
             "--set 'audit.earlier_releases=[\"COPY\"]'.",
         )
     return None
@@ -199,13 +181,15 @@ def _write(
     """Write every file of the release into `folder`.
 
     Returns:
-        Its reference (path `folder`), and those of `before` that are other releases than this one.
+        Its reference (with path `folder`), and the digests in `before` that are not of this release.
     """
     rows = table_rows(admission.table, admission.image_size)
-    write_images(folder, rows, admission.table["row"].to_numpy(), admission.pixels)
+    formats = chosen(settings.formats)
+    for image_format in formats:
+        image_format.write(folder, rows, admission.table["row"].to_numpy(), admission.pixels)
     conditions = admission.conditions
     write_tables(folder, rows, admission.classes, conditions)
-    hashes = digest_files(folder, [*(row["file_name"] for row in rows), *TABLES])
+    hashes = digest_files(folder, [*(name for found in formats for name in found.names(rows)), *TABLES])
     content = digest_of(hashes)
     uncounted = tuple(digest for digest in before if digest != content)
     gaps = (uncounted_words(uncounted),) if uncounted else ()
@@ -246,6 +230,7 @@ def _write(
         bit_depth=admission.bit_depth,
         classes=admission.classes,
         conditions=conditions,
+        formats=formats,
     )
     description = croissant(
         hashes[CSV_NAME],
@@ -259,6 +244,7 @@ def _write(
             name for name in (*COLUMNS, *conditions.names) if all(row[name] is not None for row in rows)
         ),
         conditions=conditions,
+        formats=formats,
     )
     write_json(folder / CROISSANT_NAME, description)
     write_preview(folder, admission, per_class=settings.preview_per_class, seed=seed)
@@ -273,8 +259,8 @@ def _write(
 def _refuse_records(folder: Path, admission: Admission) -> None:
     """Check with the residual scanner that no document names a real scan or a private folder.
 
-    Documents are the files that hold text from outside. Images and tables hold nothing but pixels and cells
-    that were checked one by one, which `verify` enforces, and the rest are digests.
+    Documents are the files with text from outside. Images and tables contain only pixels and cells that were
+    checked one by one, which `verify` enforces; the other files contain digests.
     """
     values = [*admission.record_ids, str(admission.candidates.folder.resolve()), str(admission.audit.path)]
     documents = (REPORT_NAME, PROVENANCE_NAME, CARD_NAME, CROISSANT_NAME)
@@ -283,5 +269,5 @@ def _refuse_records(folder: Path, admission: Admission) -> None:
         raise DataError(
             f"{findings[0].file} would name a real scan or a private folder ({findings[0].kind.value})",
             field="release",
-            remedy="Nothing was released; check the audit's report and the provenance that was given.",
+            remedy="Nothing was released. Check the audit's report and the provenance that was passed.",
         )

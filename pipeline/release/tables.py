@@ -1,4 +1,4 @@
-"""Tables of a release: one row an image as CSV and Parquet, and the list that MONAI reads."""
+"""Tables of a release: one row per image as CSV and Parquet, and the list that MONAI reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MAX_ROW_BYTES = 2048
 def table_rows(accepted: pd.DataFrame, image_size: tuple[int, int]) -> list[dict[str, Any]]:
     """Return the metadata rows of accepted candidates, in their order.
 
-    Columns are `COLUMNS`, and those of the conditions where the candidates have any.
+    The columns are `COLUMNS`, followed by those of the conditions, if the candidates have any.
     """
     import pandas as pd
 
@@ -130,10 +130,10 @@ def read_rows(folder: Path, num_images: int) -> list[dict[str, Any]]:
 
     Args:
         folder: the release.
-        num_images: how many images lie in it.
+        num_images: number of images in it.
 
     Returns:
-        The metadata rows, columns `COLUMNS` and those of the conditions.
+        The metadata rows, with columns `COLUMNS` and those of the conditions.
 
     Raises:
         TamperedError: a table is malformed, or the tables disagree; the message names the file.
@@ -151,7 +151,7 @@ def read_rows(folder: Path, num_images: int) -> list[dict[str, Any]]:
         if row["format_version"] != FORMAT_VERSION:
             raise _wrong(PARQUET_NAME, "has another format version")
         if row["file_name"] != image_name(str(row["class"]), str(row["sample_id"])):
-            raise _wrong(PARQUET_NAME, "has a file name that is not that of class and id")
+            raise _wrong(PARQUET_NAME, "has a file name that does not match class and id")
         problem = conditions.value_problem(row)
         if problem:
             raise _wrong(PARQUET_NAME, problem)
@@ -187,7 +187,7 @@ def _read_parquet(folder: Path, num_images: int) -> tuple[ConditionColumns, list
             raise _wrong(PARQUET_NAME, "does not have the columns of a release")
         table = source.read()
         for name in texts:
-            # A short dictionary of long strings could unfold to far more than the file's own size.
+            # A short dictionary of long strings could expand to far more than the size of the file.
             for chunk in table.column(name).chunks:
                 longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
                 if longest > _MAX_TEXT:

@@ -1,17 +1,17 @@
-"""Verify a release from its files alone: complete, unchanged, marked as synthetic, allowed by the gate."""
+"""Verifies a release from its files alone: complete, unchanged, marked as synthetic, allowed by the gate."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.artifacts.pixels import MAX_VALUE
 from pipeline.artifacts.privacy_report import REPORT_NAME, read_privacy_report
 from pipeline.errors import DataError, TamperedError
 from pipeline.records import Policy, ReleaseRef, Verdict
-from pipeline.release.images import check_png
+from pipeline.release.formats import FORMATS, PNG
 from pipeline.release.layout import (
     CARD_NAME,
     CROISSANT_NAME,
@@ -45,10 +45,14 @@ _MAX_DEPTH = 3
 def verify_release(release: Path) -> ReleaseRef:
     """Check every file of a release and return its reference.
 
-    Checked are: `SHA256SUMS` names every file and no other, no links, every file unchanged; the content
-    digest; one schema and the same rows in all tables, `synthetic` true in each; every image whole, of its
-    row's size and marks, and free of anything else; one verdict in reference, report and provenance, never
-    FAIL, allowed by the policy that is named, and said on the card.
+    The checks are:
+
+    - `SHA256SUMS` names all files and no others, there are no links, and every file is unchanged;
+    - the content digest is right;
+    - all tables have the same schema and rows, and `synthetic` is true in each row;
+    - every image is complete, has the size and marks of its row, and contains nothing else;
+    - reference, report and provenance have the same verdict, which is not FAIL, is allowed by the named
+      policy, and is stated on the card.
 
     Raises:
         DataError: not a release.
@@ -57,7 +61,7 @@ def verify_release(release: Path) -> ReleaseRef:
     folder = release.absolute()
     if not (folder / REFERENCE_NAME).is_file():
         raise DataError(
-            "not a release", field="release", value=str(release), remedy="Name a finished release directory."
+            "not a release", field="release", value=str(release), remedy="Pass a finished release directory."
         )
     try:
         return _verify(folder)
@@ -72,18 +76,18 @@ def verify_release(release: Path) -> ReleaseRef:
 def _verify(folder: Path) -> ReleaseRef:
     sums = _check_sums(folder)
     reference = load_reference(ReleaseRef, folder)
-    images = sorted(name for name in sums if name.startswith(f"{IMAGE_FOLDER}/"))
-    _check_names(sums, images)
-    content = {name: sums[name] for name in sorted([*images, *TABLES])}
+    stored = _stored(sums)
+    images = stored[PNG]
+    _check_names(sums, stored)
+    content = {name: sums[name] for name in sorted([*itertools.chain(*stored.values()), *TABLES])}
     recorded = read_json(folder / REFERENCE_NAME, role="release").get("files")
     if recorded != content or digest_of(content) != reference.digest:
         raise _wrong(REFERENCE_NAME, "does not name the content of this release")
     rows = read_rows(folder, len(images))
-    if sorted(row["file_name"] for row in rows) != images:
-        raise _wrong(TABLES[0], "does not name the images of this release")
-    depths = {check_png(folder / row["file_name"], row["file_name"], row) for row in rows}
-    if len(depths) != 1 or not depths <= set(MAX_VALUE):
-        raise _wrong(IMAGE_FOLDER, "holds images of different bit depths")
+    for name, files in stored.items():
+        if sorted(FORMATS[name].names(rows)) != files:
+            raise _wrong(TABLES[0], f"does not name the {name} files of this release")
+        FORMATS[name].check(folder, rows)
     if reference.counts != count_rows(rows):
         raise _wrong(REFERENCE_NAME, "has counts that differ from the tables")
     _check_verdict(folder, reference, content)
@@ -129,7 +133,7 @@ def sums_text(sums: dict[str, str]) -> str:
 
 
 def _check_sums(folder: Path) -> dict[str, str]:
-    """Return {name: sha256} once `SHA256SUMS` and the files agree."""
+    """Check that `SHA256SUMS` and the files agree, and return {name: sha256}."""
     present = list_files(folder)
     path = folder / SUMS_NAME
     if SUMS_NAME not in present:
@@ -157,15 +161,26 @@ def _check_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def _check_names(sums: dict[str, str], images: list[str]) -> None:
-    for name in images:
-        parts = name.split("/")
-        if len(parts) != 3 or not all(map(is_safe_name, parts)) or not name.endswith(".png"):
+def _stored(sums: dict[str, str]) -> dict[str, list[str]]:
+    """Return format -> its files, sorted, of every format that the release holds; PNG always."""
+    found = {
+        name: sorted(file for file in sums if file.startswith(f"{known.folder}/"))
+        for name, known in FORMATS.items()
+    }
+    return {name: files for name, files in found.items() if files or name == PNG}
+
+
+def _check_names(sums: dict[str, str], stored: dict[str, list[str]]) -> None:
+    for name in itertools.chain(*stored.values()):
+        if not all(map(is_safe_name, name.split("/"))):
             raise _wrong(repr(name), "is not an image of a class")
-    expected = {*images, *TABLES, *_DOCUMENTS}
+    for name in stored[PNG]:
+        if name.count("/") != 2 or not name.endswith(".png"):
+            raise _wrong(repr(name), "is not an image of a class")
+    expected = {*itertools.chain(*stored.values()), *TABLES, *_DOCUMENTS}
     for name in sorted(set(sums) ^ expected):
         raise _wrong(repr(name), "is missing" if name in expected else "does not belong to a release")
-    if not images:
+    if not stored[PNG]:
         raise _wrong(IMAGE_FOLDER, "holds no image")
 
 
@@ -184,7 +199,7 @@ def _check_verdict(folder: Path, reference: ReleaseRef, content: dict[str, str])
         raise _wrong(PROVENANCE_NAME, "names an unknown policy") from error
     note = release_note(report.verdict, policy)
     if not policy.allows(report.verdict) or {report.policy_note, provenance["policy_note"]} != {note}:
-        raise _wrong(REPORT_NAME, "does not say under which policy it was released")
+        raise _wrong(REPORT_NAME, "does not state under which policy it was released")
     digests = provenance["digests"]
     if (digests["content"], digests["inputs"]) != (reference.digest, reference.inputs_digest):
         raise _wrong(PROVENANCE_NAME, "has other digests than reference.json")
@@ -201,7 +216,7 @@ def _check_verdict(folder: Path, reference: ReleaseRef, content: dict[str, str])
     card = (folder / CARD_NAME).read_text(encoding="utf-8", errors="replace")
     promised = "" if guarantee is None else guarantee.words
     if note not in card or reference.digest not in card or promised not in card:
-        raise _wrong(CARD_NAME, "does not say the gate's verdict, its guarantee or the content digest")
+        raise _wrong(CARD_NAME, "does not state the gate's verdict, its guarantee or the content digest")
     described = read_json(folder / CROISSANT_NAME, role="croissant")
     listed = {part.get("@id"): part.get("sha256") for part in described["distribution"]}
     if listed.get(CSV_NAME) != content[CSV_NAME]:

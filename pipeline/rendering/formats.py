@@ -19,7 +19,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     """Return a share in [0, 1] as a percentage."""
     if value is None or not math.isfinite(value):
         return NOT_KNOWN
-    return f"{value * 100:.{digits}f}{_SPACE}%".replace("-", "−")
+    return plain_percent(value, digits).replace(" ", _SPACE).replace("-", "−")
+
+
+def plain_percent(share: float, digits: int = 1) -> str:
+    """Return a share in [0, 1] as a percentage of plain text."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def whole_percent_below(value: float) -> str:
@@ -29,7 +34,7 @@ def whole_percent_below(value: float) -> str:
 
 def measured_percent(value: float | None) -> str:
     """Return a share in [0, 1] as a percentage of plain text, in words where it was not measured."""
-    return "not measured" if value is None else f"{100 * value:.1f} %"
+    return "not measured" if value is None else plain_percent(value)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -125,6 +130,7 @@ FILTERS = {
     "signed": signed,
     "p_value": p_value,
     "count": count,
+    "plain_percent": plain_percent,
     "percent_interval": percent_interval,
     "interval": interval,
     "share_interval": share_interval,

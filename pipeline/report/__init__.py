@@ -1,4 +1,4 @@
-"""The run's one-page report, for people who do not program: what was asked, and what came out."""
+"""The run's one-page report, for readers who do not program: what was requested, and the results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ REPORT_NAME = "report.html"
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a run folder from whatever the run has made so far.
+    """Write `report.html` into a run folder from the outputs that exist so far.
 
-    The page is one file that opens without a network. It shows real scans: it is private (mode 0600) and says
-    so. Outputs that are missing, damaged, or left over from other inputs are named as such; the same outputs
-    give the same bytes.
+    The page is a single file that opens without a network. It shows real scans: it is private (mode 0600) and
+    says so. Outputs that are missing, damaged, or left over from other inputs are named as such. The same
+    outputs give the same bytes.
 
     Args:
         run: the run folder with `cohort`, `checkpoint`, `candidates`, `audit`, `release` and

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.artifacts.evaluation_report import ArmResult, Estimate, EvaluationReport, Fidelity
-from pipeline.rendering.formats import number, plural
+from pipeline.artifacts.evaluation_report import (
+    ArmResult,
+    Distance,
+    Estimate,
+    EvaluationReport,
+    Fidelity,
+)
+from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
 from pipeline.wording.evaluation import fidelity_words
 
@@ -21,20 +27,17 @@ METRICS = (
 
 @dataclass(frozen=True)
 class FidelityRow:
-    """Distances of one scope, with a judgement against the real-against-real floor."""
+    """Distances of one scope, with their interpretation relative to the real-against-real floor."""
 
     scope: str
-    kid: Estimate
-    kid_floor: Estimate
-    fid: str
-    fid_floor: str
+    distances: tuple[Distance, ...]
     sizes: str
     words: str
 
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One utility arm: what it was trained on and what it reached."""
+    """One utility arm: its training data and its metrics."""
 
     name: str
     trained_on: str
@@ -45,7 +48,7 @@ class ArmRow:
 
 @dataclass(frozen=True)
 class AgreementRow:
-    """Label agreement of one class, its shuffled control, and how well real val scans are read."""
+    """Label agreement of one class, its shuffled control, and the agreement on real val scans."""
 
     name: str
     agreement: Estimate
@@ -62,10 +65,7 @@ def fidelity_rows(report: EvaluationReport) -> list[FidelityRow]:
 def _fidelity_row(part: Fidelity) -> FidelityRow:
     return FidelityRow(
         scope="all classes" if part.scope == "all" else part.scope,
-        kid=part.kid,
-        kid_floor=part.kid_floor,
-        fid=number(part.fid, 2),
-        fid_floor=number(part.fid_floor, 2),
+        distances=part.distances,
         sizes=f"{part.num_synthetic:,} / {part.num_real:,}",
         words=fidelity_words(part),
     )
@@ -77,7 +77,7 @@ def metric_headings(report: EvaluationReport) -> list[str]:
 
 
 def arm_rows(report: EvaluationReport) -> list[ArmRow]:
-    """Return the utility table, real arms first; the two that the verdict compares say so."""
+    """Return the utility table, real arms first; `role` marks the two arms that the verdict compares."""
     keys = [key for key, _ in METRICS if _has(report, key)]
     return [
         ArmRow(
@@ -126,24 +126,24 @@ def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
 
 
 def seeds_words(report: EvaluationReport) -> str:
-    """Return how often each arm was trained and how often test was read."""
+    """Return how many times each arm was trained and how many times test was read."""
     seeds = max((len(arm.seeds) for arm in report.arms), default=0)
     if not seeds:
         return "No classifier was trained."
     return (
-        f"Each arm was trained with {plural(seeds, 'classifier seed')} at the same number of steps; every "
+        f"Each arm was trained with {plural(seeds, 'classifier seed')} for the same number of steps; every "
         f"choice was made on validation. {reads_words(report)}"
     )
 
 
 def reads_words(report: EvaluationReport) -> str:
-    """Return how often a test split was read here, and what follows from more than one reading."""
+    """Return how many times the test split was read, and what follows from more than one read."""
     reads, others = report.test_reads, report.test_reads_of_others
     if reads < 2:
         return f"The test split was read {plural(reads, 'time')}."
     words = (
-        f"The test split was read {reads} times by the evaluations of this folder, those that were "
-        "replaced among them. Settings that were chosen after a look at an earlier result have seen the test "
-        "scans, and figures on test may then be too good."
+        f"The test split was read {reads} times by the evaluations of this folder, including those that were "
+        "replaced. Settings that were chosen after an earlier result depend on the test scans, and figures "
+        "on test may then be too optimistic."
     )
-    return words + (f" {others} of the readings were of another cohort." if others else "")
+    return words + (f" {others} of these reads were of another cohort." if others else "")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import ArmResult, Estimate
 from pipeline.artifacts.privacy_report import PrivacyReport
 
@@ -52,14 +52,14 @@ _STYLE: dict[str, Any] = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "figure.facecolor": "white",
-    # Outlines instead of text: the page looks the same whatever fonts the reader's machine has.
+    # Outlines instead of text: the page looks the same with any fonts.
     "svg.fonttype": "path",
     "svg.hashsalt": "phosphor",
 }
 
 
-def read_progress(path: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """Read `progress.csv` of a checkpoint as columns; damaged rows are left out.
+def read_progress(path: Path) -> dict[str, Floats]:
+    """Read `progress.csv` of a checkpoint as columns; damaged rows are skipped.
 
     Returns:
         Column name -> values (all of one length), empty if there is no readable file.
@@ -80,7 +80,7 @@ def read_progress(path: Path) -> dict[str, npt.NDArray[np.float64]]:
     return {name: table[:, place] for place, name in enumerate(names)} if len(table) else {}
 
 
-def training_chart(progress: dict[str, npt.NDArray[np.float64]]) -> str:
+def training_chart(progress: dict[str, Floats]) -> str:
     """Draw loss and speed against images seen; return an SVG `data:` address, or "" without data."""
     if not progress or len(progress["images"]) < 2:
         return ""
@@ -94,7 +94,7 @@ def training_chart(progress: dict[str, npt.NDArray[np.float64]]) -> str:
         if len(positive) == len(progress["loss"]) and positive.max() > 4 * np.median(positive):
             _log_scale(left)
         _curve(right, seen, progress["images_per_second"], SYNTHETIC)
-        right.set_title("Speed (images a second)")
+        right.set_title("Speed (images per second)")
         right.set_ylim(bottom=0)
         for axes in (left, right):
             axes.set_xlabel(f"images seen{unit}")
@@ -107,8 +107,8 @@ def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> s
 
     Args:
         arms: the arms as measured.
-        chosen: key (`arm_key`) of the synthetic arm that the verdict speaks about.
-        compared: key of the arm without synthetic images that it is held against.
+        chosen: key (`arm_key`) of the synthetic arm of the verdict.
+        compared: key of the arm without synthetic images that it is compared with.
     """
     shown = [arm for arm in ordered_arms(arms) if "auc" in arm.val or "auc" in arm.test]
     if not shown:
@@ -140,10 +140,10 @@ def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> s
 
 
 def recall_chart(report: PrivacyReport) -> str:
-    """Draw the recall of planted copies against their strength, a panel a family, with 95 % intervals.
+    """Draw the recall of planted copies against their strength, one panel per family, with 95 % intervals.
 
     Returns:
-        An SVG `data:` address, or "" where nothing was planted in several strengths.
+        An SVG `data:` address, or "" if nothing was planted at several strengths.
     """
     families = {
         name: [(strength, report.planted[kind]) for kind, strength in kinds.items() if kind in report.planted]
@@ -181,18 +181,18 @@ def ordered_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
 
 
 def arm_key(arm: ArmResult) -> str:
-    """Return the name by which a verdict calls an arm: its kind, with the ratio if it has one."""
+    """Return the name of an arm in a verdict: its kind, with the ratio if it has one."""
     return arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}"
 
 
 def arm_words(arm: ArmResult) -> str:
-    """Return an arm in words."""
+    """Return the display name of an arm."""
     ratio = "" if arm.ratio is None else f"{arm.ratio:g}"
     words = {
         "real": "Real scans only",
         "real_augmented": "Real, augmented and balanced",
-        "real_duplicated": f"Real, repeated (+{ratio} a scan)" if ratio else "Real, repeated",
-        "real_synthetic": f"Real + {ratio} synthetic a scan" if ratio else "Real + synthetic",
+        "real_duplicated": f"Real, repeated (+{ratio} per scan)" if ratio else "Real, repeated",
+        "real_synthetic": f"Real + {ratio} synthetic per scan" if ratio else "Real + synthetic",
         "synthetic": "Synthetic only",
     }
     return words.get(arm.arm, arm.arm if arm.ratio is None else f"{arm.arm} ({ratio})")
@@ -252,11 +252,11 @@ def _seed_ticks(axes: Axes, height: float, values: Sequence[float], colour: str)
         axes.scatter(finite, [height] * len(finite), marker="|", s=40, color=colour, alpha=0.45, linewidths=1)
 
 
-def _curve(axes: Axes, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], colour: str) -> None:
+def _curve(axes: Axes, x: Floats, y: Floats, colour: str) -> None:
     step = -(-len(x) // MAX_POINTS)
     axes.plot(x[::step], y[::step], color=colour, alpha=0.25, linewidth=0.8)
     window = max(1, len(y) // 30)
-    # A trailing mean over whole windows only, so that neither end is bent by missing neighbours.
+    # A trailing mean over whole windows only: missing neighbours would distort both ends.
     smooth = np.convolve(y, np.ones(window) / window, mode="valid")
     axes.plot(x[window - 1 :][::step], smooth[::step], color=colour, linewidth=1.8)
 
@@ -266,12 +266,12 @@ def _log_scale(axes: Axes) -> None:
 
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    # Plain numbers: the usual powers of ten are formulas, which are switched off for hostile names.
+    # Plain numbers: the default powers of ten are formulas, which are disabled because names are untrusted.
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _thousands(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], str]:
+def _thousands(values: Floats) -> tuple[Floats, str]:
     return (values / 1000, " (thousands)") if values[-1] >= 10_000 else (values, "")
 
 
@@ -293,6 +293,6 @@ def _svg(figure: Figure) -> str:
         stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
     )
     text = stream.getvalue()
-    # The document type names an outside address, which nothing needs.
+    # The document type names an external address, which is not needed.
     start = text.index("<svg")
     return "data:image/svg+xml;base64," + base64.b64encode(text[start:].encode()).decode("ascii")

@@ -1,4 +1,4 @@
-"""What a run folder holds: each output that is finished and fits the others, or why it is not shown."""
+"""Contents of a run folder: each output that is finished and consistent, or why it is not shown."""
 
 from __future__ import annotations
 
@@ -57,10 +57,15 @@ class RunFolder:
         references: stage -> reference, for each stage that is shown.
         absent: stage -> why it is not shown (`not made`, or a reason in words).
         inputs: stage -> its `inputs.json` (settings, seed, digests of what it read); empty if there is none.
-        cohort, checkpoint, candidates, audit, evaluation: the opened outputs, None where absent.
-        audit_table: one row a candidate with `accepted`, `reason`, nearest scan (private), None where absent.
-        recipe_text: the resolved recipe, empty where there is none; recipe: the same as a mapping.
-        seconds: stage -> wall time of its last run, where the run recorded it.
+        cohort: the opened cohort, None if absent.
+        checkpoint: description of the checkpoint, None if absent.
+        candidates: the opened candidates, None if absent.
+        audit: report of the audit, None if absent.
+        audit_table: one row per candidate with `accepted`, `reason`, nearest scan (private); None if absent.
+        evaluation: report of the evaluation, None if absent.
+        recipe_text: the resolved recipe, empty if there is none.
+        recipe: the same as a mapping.
+        seconds: stage -> wall time of its last run, if the run recorded it.
     """
 
     path: Path
@@ -95,9 +100,10 @@ class RunFolder:
 
 
 def open_run(path: Path) -> RunFolder:
-    """Open whatever a run folder holds; nothing missing or unreadable stops it.
+    """Open the outputs of a run folder; missing or unreadable outputs are skipped.
 
-    An output of other inputs than the ones beside it (left over from an earlier run) is not shown.
+    An output that was made from other inputs than those in the folder (left over from an earlier run) is not
+    shown.
 
     Raises:
         DataError: the folder does not exist.
@@ -120,7 +126,7 @@ def open_run(path: Path) -> RunFolder:
 
 
 def _evaluation(folder: Path) -> EvaluationReport:
-    """Read an evaluation, with the readings of the test split that were logged since."""
+    """Read an evaluation, with the reads of the test split that were logged since."""
     report = read_evaluation_report(folder)
     reads = count_reads(log_beside(folder, READS_NAME), report.cohort_digest)
     return report if reads["test_reads"] <= report.test_reads else report.model_copy(update=reads)
@@ -130,27 +136,27 @@ def _tried(run: RunFolder, stage: str, opener: Callable[[Path], T]) -> T | None:
     folder = run.path / stage
     if not (folder / REFERENCE_NAME).is_file():
         unfinished = folder.is_dir() and any(folder.iterdir())
-        run.absent[stage] = "begun, not finished" if unfinished else NOT_MADE
+        run.absent[stage] = "started, not finished" if unfinished else NOT_MADE
         return None
     try:
         reference = load_reference(_KINDS[stage], folder)
         opened = opener(folder)
         run.inputs[stage] = _inputs(folder, stage)
     except PhosphorError as error:
-        # The problem alone: the full message may name folders of this machine.
+        # Only the problem: the full message may name folders of this machine.
         run.absent[stage] = f"cannot be read: {error.problem}"
         return None
     except (OSError, ValueError):
-        run.absent[stage] = "cannot be read: a file of it is damaged"
+        run.absent[stage] = "cannot be read: a file is damaged"
         return None
     run.references[stage] = reference
     return opened
 
 
 def _inputs(folder: Path, stage: str) -> dict[str, Any]:
-    """Return what an output was made from and with, in the form of `inputs.json`.
+    """Return the inputs and settings of an output, in the form of `inputs.json`.
 
-    A release may leave the house, so it has no `inputs.json`; its `provenance.json` says the same.
+    A release may be shared, so it has no `inputs.json`; its `provenance.json` holds the same.
     """
     released = stage == "release"
     path = folder / ("provenance.json" if released else INPUTS_NAME)
@@ -161,7 +167,7 @@ def _inputs(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def _audit_table(folder: Path, candidates: Candidates | None) -> pd.DataFrame | None:
-    """Return the audit's table if it fits the candidates row by row, else None."""
+    """Return the audit's table if it matches the candidates row by row, else None."""
     import pandas as pd
 
     try:
@@ -176,7 +182,7 @@ def _audit_table(folder: Path, candidates: Candidates | None) -> pd.DataFrame | 
 
 
 def _drop_leftovers(run: RunFolder, released: PrivacyReport | None) -> None:
-    """Take out every output that was made from something else than what now lies beside it."""
+    """Remove every output that was made from other inputs than those now in the folder."""
     audit, evaluation = run.audit, run.evaluation
     made_from: dict[str, list[tuple[str, object]]] = {
         "checkpoint": [("cohort", run.checkpoint.cohort_digest)] if run.checkpoint else [],

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.pixels import StoredPixels
 from pipeline.rendering.formats import percent, plural
 from pipeline.rendering.pictures import contact_sheet, data_uri, png_bytes
@@ -29,7 +29,7 @@ CLOSENESS = {
 }
 """Columns of the audit's table that hold a log ratio of distances -> what the distance is divided by.
 
-Both belong to the correlation view, which names the nearest scan."""
+Both are of the correlation view, which names the nearest scan."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -45,15 +45,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class ClassPictures:
-    """What the report shows of one class.
+    """Pictures of one class.
 
     Attributes:
         name: the class.
-        real, synthetic: contact sheets as `data:` addresses, empty where there are no images.
-        num_real, num_synthetic: images on each sheet.
-        synthetic_words: what the synthetic ones are (`released`, `candidates, not released`, ...).
+        real: contact sheet of real scans as a `data:` address, empty if there are none.
+        synthetic: the same of synthetic images.
+        num_real: images on the real sheet.
+        num_synthetic: images on the synthetic sheet.
+        synthetic_words: status of the synthetic images (`released`, `candidates, not audited`, ...).
         pairs: the synthetic images of the sheet, each with its nearest real scan.
-        closest: the accepted images that are most like a training scan, nearest first.
+        closest: the accepted images that are closest to a training scan, nearest first.
     """
 
     name: str
@@ -68,7 +70,7 @@ class ClassPictures:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sample grid that training drew, with the step it was drawn at."""
+    """A sample grid written by training, with its step."""
 
     picture: str
     step: int
@@ -85,15 +87,15 @@ def class_pictures(run: RunFolder) -> list[ClassPictures]:
     return [_of_class(run, name) for name in names]
 
 
-def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Return at most `count` of `rows` at even spacing, first and last included: shown, not chosen."""
+def spread(rows: Ints, count: int) -> Ints:
+    """Return at most `count` of `rows` at even spacing, first and last included: not hand-picked."""
     if len(rows) <= count:
         return rows
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
 
 
 def snapshots(checkpoint: Path) -> list[Snapshot]:
-    """Return up to four of the grids that training drew, first and last included."""
+    """Return up to four of the sample grids of a training, first and last included."""
     paths = sorted((checkpoint / "grids").glob("step-*.png"), key=_step)
     kept = [path for path in paths if _step(path) >= 0]
     places = spread(np.arange(len(kept)), MAX_SNAPSHOTS)
@@ -130,8 +132,8 @@ def _of_class(run: RunFolder, name: str) -> ClassPictures:
     )
 
 
-def _synthetic_rows(run: RunFolder, name: str) -> tuple[npt.NDArray[np.int64], str]:
-    """Return the candidate rows of a class that the page shows, and what they are."""
+def _synthetic_rows(run: RunFolder, name: str) -> tuple[Ints, str]:
+    """Return the candidate rows of a class that the page shows, and their status."""
     if run.candidates is None:
         return np.empty(0, np.int64), "not made"
     of_class = (run.candidates.table["class"] == name).to_numpy()
@@ -145,8 +147,8 @@ def _synthetic_rows(run: RunFolder, name: str) -> tuple[npt.NDArray[np.int64], s
     return np.flatnonzero(of_class), "candidates, none accepted"
 
 
-def _closest_accepted(run: RunFolder, name: str) -> npt.NDArray[np.int64]:
-    """Return the accepted rows of a class that are relatively nearest to train, most copy-like first."""
+def _closest_accepted(run: RunFolder, name: str) -> Ints:
+    """Return the accepted rows of a class that are nearest to train by `closeness`, most copy-like first."""
     table = run.audit_table
     if table is None or run.candidates is None:
         return np.empty(0, np.int64)
@@ -156,11 +158,11 @@ def _closest_accepted(run: RunFolder, name: str) -> npt.NDArray[np.int64]:
     return rows[np.argsort(shares[rows], kind="stable")][:CLOSEST_PAIRS]
 
 
-def closeness(table: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return each candidate's distance to its nearest train scan, relative to a distance to someone else's.
+def closeness(table: pd.DataFrame) -> Floats:
+    """Return each candidate's distance to its nearest train scan, relative to that to a reference scan.
 
     Returns:
-        (N,), 0 for an exact copy, NaN where the audit did not measure it; `compared_with` names the someone.
+        (N,), 0 for an exact copy, NaN if the audit did not measure it; `compared_with` names the reference.
     """
     column = next((name for name in CLOSENESS if name in table.columns), None)
     if column is None:
@@ -170,13 +172,13 @@ def closeness(table: pd.DataFrame) -> npt.NDArray[np.float64]:
 
 
 def compared_with(table: pd.DataFrame | None) -> str:
-    """Return in words what the distance to the nearest train scan is divided by, empty if it is unknown."""
+    """Return what the distance to the nearest train scan is divided by, in words; empty if unknown."""
     if table is None:
         return ""
     return next((words for name, words in CLOSENESS.items() if name in table.columns), "")
 
 
-def _pairs(run: RunFolder, rows: npt.NDArray[np.int64]) -> tuple[Pair, ...]:
+def _pairs(run: RunFolder, rows: Ints) -> tuple[Pair, ...]:
     table, cohort, candidates = run.audit_table, run.cohort, run.candidates
     if table is None or cohort is None or candidates is None or not len(rows):
         return ()
@@ -197,7 +199,7 @@ def _pairs(run: RunFolder, rows: npt.NDArray[np.int64]) -> tuple[Pair, ...]:
 
 
 def _scale(image_size: tuple[int, ...]) -> int:
-    # Whole factors only: each stored pixel stays a square of its own and nothing is smoothed.
+    # Integer factors only: each stored pixel stays a square and nothing is smoothed.
     return max(1, round(TILE_PIXELS / max(image_size)))
 
 

@@ -1,4 +1,4 @@
-"""Puts the report's parts into its template; everything that comes from data is escaped."""
+"""Renders the report from its template; all values that come from data are escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEMPLATE = "report.html.j2"
 
 CONTENTS = (
     ("verdicts", "Verdicts"),
-    ("asked", "What was asked"),
+    ("asked", "What was requested"),
     ("pictures", "Real and synthetic"),
     ("neighbours", "Nearest real scans"),
     ("privacy", "Privacy card"),
@@ -29,7 +29,7 @@ CONTENTS = (
     ("cost", "Cost"),
     ("provenance", "Provenance"),
 )
-"""Sections of the page: anchor and heading, in order. Each is there in every report."""
+"""Sections of the page: anchor and heading, in order. Every report has all of them."""
 
 
 def render_run(run: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""The privacy card: the gate's tests in words, and what they say about the three risks regulators name."""
+"""The privacy card: the gate's tests in words, and the three risks that regulators name."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ VIEW_WORDS = {
     "halves": "halves of the image",
     "components": "coarse structure (principal components)",
     "blend": "pairs of scans, as the sources of a blend",
-    "redrawn": "what a model's noising and denoising left",
-    "agreement": "two of these naming the same patient",
+    "redrawn": "images that a model noised and denoised",
+    "agreement": "two views that name the same patient",
 }
 TEST_EXPLAINED = {
-    "sign_test": "Sign test: are the candidates that look most like copies nearer to training scans than to "
-    "scans of patients who were never seen? Found is the share that is nearer to training scans; by chance "
-    "is the share to expect of a model that copies nothing.",
-    "copy_count": "Copy count: do more candidates stand out than real scans do among each other? Found is "
-    "the share of them that is nearer to training scans.",
+    "sign_test": "Sign test: are the most copy-like candidates nearer to training scans than to scans of "
+    "patients who were never trained on? The observed value is the share that is nearer to training scans; "
+    "the expected value is the share for a model that copies nothing.",
+    "copy_count": "Copy count: do more candidates stand out than real scans do among each other? The "
+    "observed value is the share of them that is nearer to training scans.",
 }
 PATIENTS_HIT = "patients_hit"
-"""The estimate that counts patients, where the others count images."""
+"""The estimate that counts patients; all others count images."""
 TONES = {
     Outcome.FAILED: "bad",
     Outcome.SIGN: "warn",
@@ -53,7 +53,7 @@ TONES = {
     Outcome.NOT_RUN: "warn",
     Outcome.LOUD: "bad",
 }
-"""Outcome -> the colour in which it is shown."""
+"""Outcome -> colour class."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class PlantedRow:
 
 ATTACK_WORDS = {
     "loss": "denoising loss",
-    "sima": "noise seen in the scan (SimA)",
-    "pia": "noise of its own, predicted again (PIA)",
-    "combined": "all three, combined",
+    "sima": "noise predicted in the clean scan (SimA)",
+    "pia": "predicted noise, predicted again once added (PIA)",
+    "combined": "all of these, combined",
     "release_correlation": "closest released image, aligned pixels",
     "release_components": "closest released image, coarse structure",
-    "release_combined": "both, combined",
+    "release_combined": "all of these, combined",
     "control_untrained": "control: an untrained model",
-    "control_members": "control: members against members",
+    "control_members": "control: members compared with members",
 }
 
 
@@ -123,7 +123,7 @@ class Risk:
 
 
 def gate_rows(report: PrivacyReport) -> list[GateRow]:
-    """Return the tests that can pass or fail, failed ones first, else in the order of the report."""
+    """Return the tests that can pass or fail, failed ones first, otherwise in the order of the report."""
     order = {False: 0, None: 1, True: 2}
     tests = [test for test in report.tests if not _is_estimate(test)]
     levels = Levels.of(report.settings)
@@ -131,7 +131,7 @@ def gate_rows(report: PrivacyReport) -> list[GateRow]:
 
 
 def estimate_rows(report: PrivacyReport) -> list[GateRow]:
-    """Return what was measured beside the tests and decides nothing."""
+    """Return the estimates, which do not affect the verdict."""
     levels = Levels.of(report.settings)
     return [_gate_row(test, levels) for test in report.tests if _is_estimate(test)]
 
@@ -159,18 +159,18 @@ def _gate_row(test: TestResult, levels: Levels) -> GateRow:
 
 
 def explanations(report: PrivacyReport) -> list[str]:
-    """Return what each kind of test in the report asks, in words."""
+    """Return the question of each kind of test in the report."""
     names = dict.fromkeys(test.name for test in report.tests)
     return [TEST_EXPLAINED[name] for name in names if name in TEST_EXPLAINED]
 
 
 def view_words(view: str) -> str:
-    """Return a view (a way of comparing two images) in words."""
+    """Return the display name of a view (a way of comparing two images)."""
     return VIEW_WORDS.get(view, view.replace("_", " "))
 
 
 def planted_rows(report: PrivacyReport) -> list[PlantedRow]:
-    """Return the recall on planted copies, best caught first."""
+    """Return the recall on planted copies, highest first."""
     rows = []
     for kind, found in report.planted.items():
         interval = (found["low"], found["high"]) if {"low", "high"} <= found.keys() else None
@@ -187,7 +187,7 @@ def rejection_words(found: ClassVerdict) -> str:
 
 
 def risks(report: PrivacyReport) -> list[Risk]:
-    """Return singling out, linkability and inference, each with what this audit measured about it.
+    """Return singling out, linkability and inference, each with what this audit measured.
 
     The three are those of Article 29 Working Party Opinion 05/2014 (WP 216), section 2.2.
     """
@@ -202,30 +202,30 @@ def risks(report: PrivacyReport) -> list[Risk]:
         ),
         Risk(
             "Inference",
-            "Can one tell who was in the training data, or something about them?",
+            "Can an attacker tell who was in the training data, or something about them?",
             _inference(report),
         ),
     ]
 
 
 def _linkability(report: PrivacyReport) -> str:
-    """Return how well two halves of one scan can be tied to each other, against the control."""
+    """Return how often two halves of one scan can be linked to each other, compared with the control."""
     found = next((risk for risk in report.attack_risks if risk.name == "linkability"), None)
     if found is None:
-        return "Only as far as an image resembles a training scan. No linkage attack was tried."
+        return "Only as far as an image resembles a training scan. No linkage attack was run."
     return (
-        f"Two halves of one scan were tied to each other through the release for {percent(found.success)} of "
-        f"training scans and {percent(found.control_success)} of scans never trained on: a "
-        f"{_risk_words(found)}. No patient re-identification was tried."
+        f"Two halves of one scan were linked to each other through the release for {percent(found.success)} "
+        f"of training scans and {percent(found.control_success)} of scans never trained on: a "
+        f"{_risk_words(found)}. No patient re-identification was attempted."
     )
 
 
 def _risk_words(found: AttackRisk) -> str:
     low, high = (number(bound, 3) for bound in found.interval)
-    above = "above" if found.interval[0] > 0 else "not told apart from"
+    above = "above" if found.interval[0] > 0 else "not distinguished from"
     return (
-        f"risk of {number(found.risk, 3)} (95\u00a0% interval {low} to {high}: {above} 0, which is no better "
-        "than for scans never trained on)"
+        f"risk of {number(found.risk, 3)} (95\u00a0% interval {low} to {high}: {above} 0, the value for "
+        "scans never trained on)"
     )
 
 
@@ -251,8 +251,8 @@ def _membership_row(attack: MembershipResult, said: Outcome) -> MembershipRow:
 
 
 def _inference(report: PrivacyReport) -> str:
-    """Return what was found about who was in the training data."""
-    keep = "A checkpoint should not be shared on the strength of this audit."
+    """Return the results of membership and attribute inference."""
+    keep = "Do not share the checkpoint on the basis of this audit."
     if not report.membership:
         why = f" ({report.membership_note})" if report.membership_note else ""
         return f"Not measured here: no membership inference was run{why}. {keep}"
@@ -261,5 +261,5 @@ def _inference(report: PrivacyReport) -> str:
         parts.append(keep)
     guessed = next((risk for risk in report.attack_risks if risk.name == "attribute_inference"), None)
     if guessed is not None:
-        parts.append(f"A training scan's class is guessed from the release at a {_risk_words(guessed)}.")
+        parts.append(f"The class of a training scan is guessed from the release: a {_risk_words(guessed)}.")
     return " ".join(part for part in parts if part)

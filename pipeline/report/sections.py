@@ -1,4 +1,4 @@
-"""Tables of the report: the cohort, training cost, what was asked, where everything came from."""
+"""Tables of the report: the request, the cohort, training, cost, provenance."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Floats
 from pipeline.artifacts.checkpoint import CheckpointInfo
 from pipeline.records import SPLITS
 from pipeline.rendering.formats import count, duration, plural
@@ -27,9 +27,9 @@ MADE_BY = {
 WHAT_IT_IS = {
     "cohort": "de-identified scans, split by patient",
     "checkpoint": "the trained denoiser",
-    "candidates": "drawn images, before any decision",
+    "candidates": "generated images, before any decision",
     "audit": "the privacy gate's measurements",
-    "release": "accepted images; the only part that may leave",
+    "release": "accepted images; the only output that may be shared",
     "evaluation": "fidelity, utility and labels",
 }
 
@@ -44,15 +44,18 @@ class Fact:
 
 @dataclass(frozen=True)
 class StageRow:
-    """An output of the run as the data flow shows it.
+    """An output of the run in the data flow.
 
     Attributes:
-        name, stage, what: the output, the command that makes it, and what it is in words.
-        digest, inputs_digest: sha256 in full, empty where the output is absent.
+        name: the output.
+        stage: the command that makes it.
+        what: what it is, in words.
+        digest: full sha256 of its content, empty if the output is absent.
+        inputs_digest: full sha256 of its inputs, empty if the output is absent.
         counts: its counts in words.
-        seconds: time its stage took, None where not recorded.
+        seconds: time its stage took, None if not recorded.
         absent: why it is not shown, empty if it is.
-        settings: (name, value) of each setting it was made with.
+        settings: (name, value) of each of its settings.
     """
 
     name: str
@@ -67,7 +70,7 @@ class StageRow:
 
 
 def asked(run: RunFolder) -> list[Fact]:
-    """Return what the run was asked for."""
+    """Return what was requested of the run."""
     facts = []
     if run.cohort is not None:
         info = run.cohort.info
@@ -80,9 +83,9 @@ def asked(run: RunFolder) -> list[Fact]:
     per_class = run.settings("candidates").get("per_class")
     if run.audit is not None:
         wanted = ", ".join(f"{found.asked:,} {name}" for name, found in run.audit.classes.items())
-        facts.append(Fact("Synthetic images asked for", wanted))
+        facts.append(Fact("Synthetic images requested", wanted))
     elif isinstance(per_class, int):
-        facts.append(Fact("Synthetic images asked for", f"{per_class:,} of each class"))
+        facts.append(Fact("Synthetic images requested", f"{per_class:,} of each class"))
     policy = policy_of(run)
     if policy is not None:
         allowed = "PASS only" if policy.value == "strict" else "PASS, and INCONCLUSIVE with a notice"
@@ -108,7 +111,7 @@ def _seed(run: RunFolder) -> object:
 
 
 def split_rows(run: RunFolder) -> list[tuple[str, list[str], str, str]]:
-    """Return (split, scans by class, scans, patients) in words, one row a split."""
+    """Return (split, scans by class, scans, patients) in words, one row per split."""
     if run.cohort is None:
         return []
     info = run.cohort.info
@@ -137,8 +140,8 @@ def refusals(run: RunFolder) -> list[tuple[str, int]]:
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 
-def training_facts(run: RunFolder, progress: dict[str, npt.NDArray[np.float64]]) -> list[Fact]:
-    """Return how training went: size, steps, arithmetic, speed."""
+def training_facts(run: RunFolder, progress: dict[str, Floats]) -> list[Fact]:
+    """Return facts about the training: size, steps, arithmetic, speed."""
     info = run.checkpoint
     if info is None:
         return []
@@ -152,7 +155,7 @@ def training_facts(run: RunFolder, progress: dict[str, npt.NDArray[np.float64]])
     if progress:
         rate = float(np.median(progress["images_per_second"]))
         seconds = float(progress["seconds"][-1])
-        facts.append(Fact("Speed", f"{rate:,.0f} images a second (median)"))
+        facts.append(Fact("Speed", f"{rate:,.0f} images per second (median)"))
         facts.append(Fact("Time", duration(seconds)))
         if info.device != "cpu":
             facts.append(Fact("GPU hours", f"{seconds / 3600:.2f}"))
@@ -160,23 +163,21 @@ def training_facts(run: RunFolder, progress: dict[str, npt.NDArray[np.float64]])
 
 
 def _steps(settings: dict[str, Any], info: CheckpointInfo) -> str:
-    """Return the optimiser steps in words, and where time ended them before the number that was asked for."""
+    """Return the optimiser steps in words, and whether the time limit ended them early."""
     asked, minutes, done = settings.get("num_steps"), settings.get("max_minutes"), info.num_steps
     seen = f"{info.images_seen:,} images seen"
-    # A training that stops since it memorises keeps weights from before its last step.
+    # A training that stops because it memorises keeps weights from before its last step.
     memorised = bool(settings.get("stop_when_memorising")) and info.ema_step not in (None, done)
     if not isinstance(asked, int) or minutes is None or done >= asked or memorised:
         return f"{done:,} ({seen})"
     return (
         f"{done:,} of {asked:,} ({seen}): train.max_minutes={minutes:g} ended the training; with more time "
-        "images may come nearer to the real ones"
+        "the images may become closer to the real ones"
     )
 
 
-def cost_rows(
-    run: RunFolder, progress: dict[str, npt.NDArray[np.float64]]
-) -> list[tuple[str, float, float, str]]:
-    """Return (stage, seconds, share of the whole, speed in words), one row a timed stage."""
+def cost_rows(run: RunFolder, progress: dict[str, Floats]) -> list[tuple[str, float, float, str]]:
+    """Return (stage, seconds, share of the total, speed in words), one row per timed stage."""
     named = {MADE_BY[output]: output for output in STAGES}
     timed = []
     for key, seconds in run.seconds.items():
@@ -189,21 +190,21 @@ def cost_rows(
     for output, seconds in timed:
         rate = _rate(run, output, seconds)
         if output == "checkpoint" and progress:
-            rate = f"{np.median(progress['images_per_second']):,.0f} images a second while training"
+            rate = f"{np.median(progress['images_per_second']):,.0f} images per second while training"
         rows.append((MADE_BY[output], seconds, seconds / total if total else 0.0, rate))
     return rows
 
 
 def _rate(run: RunFolder, output: str, seconds: float) -> str:
     if output == "cohort" and run.cohort is not None and seconds > 0:
-        return f"{run.cohort.info.num_scans / seconds:,.0f} scans a second"
+        return f"{run.cohort.info.num_scans / seconds:,.0f} scans per second"
     if output == "candidates" and run.candidates is not None and seconds > 0:
-        return f"{len(run.candidates) / seconds:,.1f} images a second"
+        return f"{len(run.candidates) / seconds:,.1f} images per second"
     return ""
 
 
 def flow(run: RunFolder) -> list[StageRow]:
-    """Return the data flow of the run: one row an output, in order, the absent ones included."""
+    """Return the data flow of the run: one row per output, in order, absent ones included."""
     return [_stage_row(run, name) for name in STAGES]
 
 

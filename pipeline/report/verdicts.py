@@ -18,7 +18,7 @@ Tone = Literal["good", "warn", "bad", "none"]
 _PRIVACY_WORDS = {
     Verdict.PASS: (
         "good",
-        "No test failed, and together the tests are strong enough at this size to notice planted copies.",
+        "No test failed, and together the tests are strong enough at this size to detect planted copies.",
     ),
     Verdict.INCONCLUSIVE: (
         "warn",
@@ -40,7 +40,7 @@ _UTILITY_TONES: dict[str, Tone] = {
 
 @dataclass(frozen=True)
 class Headline:
-    """One verdict: a title, its status in a word or two, the colour it is shown in, and sentences."""
+    """One verdict: a title, its status in a word or two, its colour, and sentences."""
 
     title: str
     status: str
@@ -54,7 +54,7 @@ def headlines(run: RunFolder) -> list[Headline]:
 
 
 def inconclusive(run: RunFolder) -> str:
-    """Return what the page must open with where the privacy verdict is INCONCLUSIVE, "" where it is not."""
+    """Return the notice at the top of the page if the privacy verdict is INCONCLUSIVE, else ""."""
     if run.audit is None or run.audit.verdict is not Verdict.INCONCLUSIVE:
         return ""
     return undecided_words(run.audit)
@@ -69,7 +69,7 @@ def refused(run: RunFolder) -> bool:
 
 
 def policy_of(run: RunFolder) -> Policy | None:
-    """Return the gate policy of the run's recipe or of its release, None where neither is recorded."""
+    """Return the gate policy of the run's recipe or of its release, None if neither is recorded."""
     named = run.section("release").get("policy") or run.settings("release").get("policy")
     try:
         return Policy(str(named))
@@ -88,7 +88,7 @@ def _privacy(run: RunFolder) -> Headline:
         return _missing(run, "audit", "Measured privacy risk")
     tone, words = _PRIVACY_WORDS[run.audit.verdict]
     near = signs_of(run.audit)
-    # A pass needs no further reason beside its sentence; the privacy card lists them all.
+    # A pass needs no further reason; the privacy card lists all of them.
     because = [reason for reason in run.audit.reasons if reason not in near][:3]
     reasons = [*near, *(untold_words(run.audit) if run.audit.verdict is Verdict.PASS else because)]
     sentences = (words, *(sentence(reason) for reason in reasons))
@@ -102,7 +102,7 @@ def _release(run: RunFolder) -> Headline:
         return _missing(run, "release", "Release")
     verdict, policy = run.audit.verdict, policy_of(run)
     lies_there = run.absent.get("release", NOT_MADE)
-    leftover = () if lies_there == NOT_MADE else (f"What lies in the folder release: {lies_there}.",)
+    leftover = () if lies_there == NOT_MADE else (f"Content of the folder release: {lies_there}.",)
     if verdict is Verdict.FAIL:
         words = "The gate refused: a FAIL verdict is never released, under any policy."
         return Headline("Release", "Refused", "bad", (words, *leftover))
@@ -112,7 +112,7 @@ def _release(run: RunFolder) -> Headline:
     if verdict is Verdict.INCONCLUSIVE and policy is None:
         words = "There is no release. INCONCLUSIVE may be released under the research policy only."
     else:
-        words = "The verdict allows a release; none was made yet."
+        words = "The verdict allows a release; none has been made yet."
     return Headline("Release", "Not made", "none", (words, *leftover))
 
 
@@ -120,7 +120,7 @@ def _released(run: RunFolder, release: ReleaseRef) -> Headline:
     accepted = _accepted(run.audit)
     images = plural(accepted, "synthetic image") if accepted is not None else "The accepted images"
     verb = "was" if accepted == 1 else "were"
-    words = f"{images} {verb} released; no real image, record id or distance to a patient is in it."
+    words = f"{images} {verb} released; the release holds no real image, record id or distance to a patient."
     if release.verdict is not Verdict.INCONCLUSIVE:
         return Headline("Release", "Released", "good", (words,))
     notice = (
@@ -155,19 +155,19 @@ def _labels(run: RunFolder) -> Headline:
         return _without_evaluation(run, title)
     agreement = run.evaluation.label_agreement
     if not agreement:
-        return Headline(title, "Not measured", "none", ("No classifier read the released images.",))
+        return Headline(title, "Not measured", "none", ("No classifier was run on the released images.",))
     worst = min(agreement, key=lambda name: agreement[name].value)
     lowest = agreement[worst].value
     among = share_interval(agreement[worst])
     interval = f" (95\u00a0% interval {among})" if among else ""
     sentences = [
-        "A classifier that was trained on real scans alone, and never saw a synthetic one, reads "
+        "A classifier that was trained on real scans alone, and never saw a synthetic one, classifies "
         f"{percent(lowest)} of the {plural(agreement[worst].n, 'image')} of {worst} as intended"
         f"{interval}, and no smaller share of any other class."
     ]
     control = overall(run.evaluation.label_agreement_shuffled)
     if control is not None:
-        sentences.append(f"With the labels shuffled, as a control: {percent(control)}.")
+        sentences.append(f"With shuffled labels (the control): {percent(control)}.")
     by_chance = chance_words(run.evaluation)
     if by_chance:
         sentences += [by_chance, misread_words(run.evaluation)[1]]

@@ -1,7 +1,7 @@
-"""Texts that are no evidence: terms of the DICOM standard, placeholders, and what a manifest says.
+"""Texts that are not evidence: terms of the DICOM standard, placeholders, and texts of a manifest.
 
-No name of a person is harmless for being a word that occurs somewhere; what of our own texts stands in an
-output is told apart where it is found (`own_texts`).
+A person's name is not harmless because it is also a word. Texts of this program in an output are recognised
+where they are found (`own_texts`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PLACEHOLDERS = frozenset(
      "unspecified", "undefined", "patient", "subject", "scan", "test", "image", "images", "dicom", "phantom",
      "yes", "no", "true", "false", "male", "female", "train", "training", "validation", "holdout")
 )  # fmt: skip
-"""Words that stand in the place of a name or an id; none of them is a surname of note."""
+"""Words used in place of a name or an id; none of them is a common surname."""
 
 _TERMS = (
     "abdomen ankle arm breast cervical spine chest clavicle elbow extremity femur finger foot forearm hand",
@@ -31,15 +31,15 @@ _TERMS = (
     "pa ap x ray yes no true false correct coerce",
     "label labels metadata records readme license manifest index list table report phantom",
 )  # fmt: skip
-"""Defined terms of body part, laterality, image type and the like (PS3.3, PS3.16), and words for files."""
+"""Defined terms for body parts, laterality, image types and the like (PS3.3, PS3.16), and words for files."""
 
 
 class Harmless:
-    """Tells whether a text says nothing about a person.
+    """Recognises texts that do not identify a person.
 
     Args:
-        texts: what a manifest says of the data set as a whole; a header's text may say the same.
-        labels: names of the data set and of its classes; a folder may be called so.
+        texts: texts of a manifest that describe the whole data set; headers may contain the same texts.
+        labels: names of the data set and of its classes, which folders may have.
     """
 
     def __init__(self, texts: Iterable[str] = (), labels: Iterable[str] = ()) -> None:
@@ -47,14 +47,14 @@ class Harmless:
         self._texts = frozenset(map(_phrase, texts)) | self._labels
 
     def holds(self, text: str) -> bool:
-        """Tell whether a header's text is made of the standard's terms, or is one of the manifest's texts."""
+        """Return whether a header text consists of terms of the standard, or is a text of the manifest."""
         phrase = _phrase(text)
         if not _has_letters(phrase):
             return False
         return self.holds_name(text) or phrase in self._texts or phrase in _standard_names()
 
     def holds_name(self, text: str) -> bool:
-        """Tell whether the name of a file or folder is made of the standard's terms, or names a class."""
+        """Return whether the name of a file or folder consists of standard terms, or names a class."""
         phrase = _phrase(text)
         if not _has_letters(phrase):
             return False
@@ -62,13 +62,13 @@ class Harmless:
 
 
 def stands_for_a_name(text: str) -> bool:
-    """Tell whether a person's name is made of nothing but placeholders (`ANONYMOUS^PATIENT`)."""
+    """Return whether a person's name consists only of placeholders (`ANONYMOUS^PATIENT`)."""
     words = _phrase(text).split()
     return bool(words) and all(word in _PLACEHOLDERS for word in words)
 
 
 def _has_letters(phrase: str) -> bool:
-    """An id or a date is never harmless."""
+    """Return whether a phrase has letters: without them it may be an id or a date, never harmless."""
     return any(letter.isalpha() for letter in phrase)
 
 

@@ -1,8 +1,9 @@
-"""Tells a value that stands somewhere from the same bytes there by chance: digests, decimals, words, noise.
+"""Distinguishes occurrences of a value from the same bytes by chance, in digests, decimals, words and noise.
 
-A run holds millions of digits that mean nothing: sha256 digests, decimal fractions, random UIDs. An eight
-digit date of birth occurs among them sooner or later, a four letter name occurs in any compressed image and
-within ordinary words. A hit on a short value therefore has to stand by itself; a long one always counts.
+A run contains millions of meaningless digits: sha256 digests, decimal fractions, random UIDs. An eight-digit
+date of birth occurs among them sooner or later; a four-letter name occurs in any compressed image and within
+ordinary words. A hit on a short value therefore counts only if it is delimited; a hit on a long value always
+counts.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from itertools import pairwise
 from pipeline.residual.search.counters import is_counter
 
 MIN_BYTES_WHEN_DECODED = 8
-"""Bytes that a pattern needs to count where escapes were undone that any noise may seem to hold: base64 and
-hexadecimal digits always, the others outside of text."""
+"""Smallest pattern, in bytes, that counts where escapes were decoded that also occur in noise: base64 and
+hexadecimal digits everywhere, other escapes outside of text."""
 
 MIN_BYTES_WHEN_COMPRESSED = 9
-"""Bytes that a pattern needs to count in the raw bytes of a compressed file that is taken apart as well."""
+"""Smallest pattern, in bytes, that counts in the raw bytes of a compressed file that is also unpacked."""
 
 _MAX_NUMBER = 14
 _MAX_SHORT = 7
@@ -42,17 +43,18 @@ _TEXT = frozenset([0, 9, 10, 13, *range(32, 127)])
 
 
 def counts_as_hit(data: bytes, start: int, end: int) -> bool:
-    """Tell whether `data[start:end]`, which equals a wanted pattern, is more than a coincidence.
+    """Return whether `data[start:end]`, which equals a searched pattern, is more than a coincidence.
 
-    - a run of one character, and one of neighbours (`012345`, as palettes have it), must not go on beyond it;
-    - a number of at most 14 digits must not be part of a longer number, of a decimal fraction, of a run of
-      at least 12 hexadecimal digits, of what is mostly such digits or of a UUID, nor count the entries of a
-      list or the rows of a table; a date may open a date-time of 12 or 14 digits;
-    - a decimal number (`0.75`) counts in quotes alone, and as a cell of a column of texts;
-    - a UID must not be part of a longer number (a longer UID that begins with it counts);
-    - a pattern under 8 bytes must be a word of its own, in the midst of text, and no part of a digest.
+    - A run of one character, or of successive characters (`012345`, as in palettes), must not continue beyond
+      the pattern.
+    - A number of at most 14 digits must not be part of a longer number, of a decimal fraction, of a run of at
+      least 12 hexadecimal digits, of mostly hexadecimal digits or of a UUID, and must not number the entries
+      of a list or the rows of a table. A date may be the start of a date-time of 12 or 14 digits.
+    - A decimal number (`0.75`) counts only in quotes and as a cell of a column of texts.
+    - A UID must not be part of a longer number (a longer UID that starts with it counts).
+    - A pattern of less than 8 bytes must be a separate word within text, and not part of a digest.
 
-    ASCII in UTF-16 and UTF-32 is judged by the text that it stands in; other patterns with zero bytes count.
+    ASCII in UTF-16 and UTF-32 is judged by the text around it; other patterns with zero bytes count.
     """
     pattern = data[start:end]
     if 0 in pattern:
@@ -67,12 +69,12 @@ def counts_as_hit(data: bytes, start: int, end: int) -> bool:
 
 
 def counts_by_place(text: str) -> bool:
-    """Tell whether a value counts in some places alone: a decimal number, a run of one character."""
+    """Return whether a value counts only in some contexts: a decimal number, or a run of one character."""
     return len(set(text)) == 1 or _DECIMAL.fullmatch(text.encode("utf-8", "surrogatepass")) is not None
 
 
 def _narrowed(data: bytes, start: int, end: int) -> tuple[bytes, int, int] | None:
-    """Return ASCII in UTF-16 or UTF-32, with what stands around it in the same width, as single bytes."""
+    """Return ASCII in UTF-16 or UTF-32, with its context in the same width, as single bytes."""
     pattern = data[start:end]
     for width in _WIDTHS:
         for place in (0, width - 1):
@@ -95,7 +97,7 @@ def _is_wide(data: bytes, at: int, width: int, place: int) -> bool:
 
 
 def _runs_on(data: bytes, start: int, end: int) -> bool:
-    """Tell whether bytes of one step (0, 1 or -1) from one to the next go on with it on either side."""
+    """Return whether bytes with a constant step (0, 1 or -1) continue with this step on either side."""
     step = data[start + 1] - data[start]
     if abs(step) > 1 or any(b - a != step for a, b in pairwise(data[start:end])):
         return False
@@ -128,7 +130,7 @@ def _in_uuid(data: bytes, start: int, end: int) -> bool:
 
 
 def _in_digest(data: bytes, start: int, end: int) -> bool:
-    """Tell whether hexadecimal digits belong to a longer run of them, or to one that a compressor has cut."""
+    """Return whether hexadecimal digits are part of a longer run, or of one that a compressor has cut."""
     first, last = start, end
     while first > max(start - _REACH, 0) and data[first - 1] in _HEX:
         first -= 1
@@ -152,7 +154,7 @@ def _within_text(data: bytes, start: int, end: int) -> bool:
     readable = sum(byte in _TEXT for side in around for byte in side)
     if readable >= _TEXT_SHARE * sum(map(len, around)):
         return True
-    # UTF-8 beyond ASCII, of which each side may be cut within a character.
+    # Non-ASCII UTF-8, which may be cut within a character on either side.
     lost = sum(len(side) - len(side.decode("utf-8", "ignore").encode()) for side in around)
     return lost <= _MAX_LOST
 

@@ -1,4 +1,4 @@
-"""The positive control: values of the source itself, written in every form, must all be found."""
+"""The positive control: values of the source, written in every form, must all be found."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ CONTROL_SEED = 0
 _LONGEST_NAME = 240
 _CANDIDATES = 8
 _GAP = "." * 32
-"""Stands between values: what a value is next to must not decide whether it counts."""
+"""Separator between values, so that neighbouring values do not affect whether a value counts."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """What the positive control did.
+    """Result of the positive control.
 
     Attributes:
-        values: values of the source that were written.
-        forms: the forms, each value once in each of them.
-        written: values written, over all forms; a value too long for a file name is not in a path.
-        found: how many of those the scanner found; all, or the verification fails.
+        values: number of values of the source that were written.
+        forms: the forms in which each value was written.
+        written: number of values written, over all forms; values too long for a file name are not in paths.
+        found: number of written values that the scanner found; the verification fails unless it is all.
     """
 
     values: int
@@ -45,17 +45,17 @@ class Control:
 def run_control(
     source: SourceValues, *, num_values: int = CONTROL_VALUES, seed: int = CONTROL_SEED
 ) -> Control:
-    """Write some values into a temporary private folder in every form and look for them there.
+    """Write some values to a temporary private folder in every form, and search for them.
 
-    The folder has mode 0700 and is gone afterwards. In a path, characters beyond ASCII are percent-encoded.
+    The folder has mode 0700 and is removed afterwards. In a path, non-ASCII characters are percent-encoded.
 
     Args:
         source: the values of the source.
-        num_values: how many are drawn.
-        seed: of the draw.
+        num_values: number of values to draw.
+        seed: seed of the draw.
 
     Raises:
-        PhosphorError: a value was not found, so the scanner is broken and its silence means nothing.
+        PhosphorError: a value was not found: the scanner is broken, and finding nothing would mean nothing.
     """
     values = _draw(source, num_values, seed)
     scan = ValueScan({value.number: value.texts for value in values})
@@ -74,13 +74,13 @@ def run_control(
             f"the scanner is broken: it missed {written - found} of {written} planted values"
             f" ({', '.join(missed)})",
             field="positive control",
-            remedy="Nothing was verified; report this as a bug of phosphor.",
+            remedy="Nothing was verified. Report this as a bug of phosphor.",
         )
     return Control(len(values), tuple(_FORMS), written, found)
 
 
 def _draw(source: SourceValues, num_values: int, seed: int) -> list[Value]:
-    """Draw values that are looked for in every form: at least 8 characters, no decimals."""
+    """Draw values that are searched for in every form: at least 8 characters, no decimals."""
     total = len(source)
     numbers = random.Random(seed).sample(range(1, total + 1), min(_CANDIDATES * num_values, total))
     long = [value for value in source.pick(numbers) if len(value.text) >= MIN_BYTES_WHEN_DECODED]
@@ -126,7 +126,7 @@ def _path(folder: Path, values: list[Value]) -> list[Value]:
 
 
 def _bytes(value: Value) -> bytes:
-    """Return a value in UTF-8, bytes of a file name that are none as they are."""
+    """Return a value in UTF-8; bytes of a file name that are not UTF-8 are unchanged."""
     try:
         return value.text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

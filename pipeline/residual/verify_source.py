@@ -1,4 +1,4 @@
-"""Holds an output against its source: no identifying value of the source stands in any byte of it."""
+"""Verifies an output against its source: no identifying value of the source is in any byte of the output."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _MAX_KINDS = 100_000
 
 @dataclass
 class Leak:
-    """One kind of finding: values of one attribute, written in one way. It holds no value.
+    """One kind of finding: values of one attribute in one encoding. It contains no value.
 
     Attributes:
-        attribute: where the values stood in the source, for example `PatientName`.
-        encoding: how they are encoded, for example `utf-16`.
-        inside: what was unpacked on the way, for example `gzip > base64`; `path` in a file's name.
-        values: how many different values.
-        files: files of the output that hold one, sorted; a name that itself holds a value is withheld.
+        attribute: attribute of the values in the source, for example `PatientName`.
+        encoding: encoding of the values, for example `utf-16`.
+        inside: unpacked containers, for example `gzip > base64`; `path` for a file name.
+        values: number of different values.
+        files: files of the output that contain one, sorted; names that themselves contain a value are
+            withheld.
     """
 
     attribute: str
@@ -37,7 +38,7 @@ class Leak:
     files: tuple[str, ...]
 
     def sentence(self) -> str:
-        """Return what was found, in words that name no value."""
+        """Return the finding in words, without any value."""
         where = f", inside {self.inside}" if self.inside else ""
         more = len(self.files) - _MAX_NAMED_FILES
         named = ", ".join(self.files[:_MAX_NAMED_FILES]) + (f" and {more} more files" if more > 0 else "")
@@ -47,16 +48,16 @@ class Leak:
 
 @dataclass(frozen=True)
 class AgainstReport:
-    """What holding an output against its source gave. It holds no identifying value.
+    """Result of verifying an output against its source. It contains no identifying value.
 
     Attributes:
-        searched: values searched, by kind.
-        left_out: texts of the source that are no evidence, by reason.
-        leaks: what was found, one entry a kind of finding.
-        not_searched: (file, reason) of what could not be searched.
-        files: files of the output.
-        source: what was read of the source.
-        control: what the positive control did.
+        searched: number of values searched, by kind.
+        left_out: number of texts of the source that are not evidence, by reason.
+        leaks: findings, one entry per kind of finding.
+        not_searched: (file, reason) of everything that could not be searched.
+        files: number of files of the output.
+        source: facts about the source.
+        control: result of the positive control.
     """
 
     searched: dict[str, int]
@@ -69,11 +70,11 @@ class AgainstReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was found, everything was searched, and the source was read whole."""
+        """Whether nothing was found, everything was searched, and the source was read completely."""
         return not self.leaks and not self.not_searched and not self.source.unread
 
     def body(self) -> dict[str, object]:
-        """Return the counts as JSON."""
+        """Return the counts as JSON-serialisable values."""
         return {
             "clean": self.clean,
             "values": sum(self.searched.values()),
@@ -99,7 +100,7 @@ class AgainstReport:
 
 @dataclass
 class _Tally:
-    """Findings of all batches, added up."""
+    """Findings of all batches."""
 
     values: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
     files: dict[tuple[str, str, str], set[int]] = field(default_factory=dict)
@@ -111,7 +112,7 @@ class _Tally:
             where = f" (inside {finding.inside})" if finding.inside else ""
             self.unsearched.add((place, finding.detail + where))
             return
-        # Text of ASCII in either byte order reads as the other one, a byte further on.
+        # ASCII in one byte order is also found in the other one, shifted by a byte.
         encoding = finding.detail.removesuffix("-le").removesuffix("-be")
         key = (values[finding.value_number].attribute, encoding, finding.inside)
         if key not in self.values and len(self.values) >= _MAX_KINDS:
@@ -123,14 +124,14 @@ class _Tally:
 
 
 def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BATCH_VALUES) -> AgainstReport:
-    """Search every byte, name and packed corner of an output for the values of its source.
+    """Search every byte, file name and archive of an output for the values of its source.
 
-    First a positive control shows that the scanner finds values of this very source in every form.
+    First a positive control shows that the scanner finds values of this source in every form.
 
     Args:
-        folder: a release, a cohort, any other output, or a whole run.
-        source: what `collect_values` returned; it stays open.
-        batch_values: values searched in one pass over the output: about 2 KB of memory each.
+        folder: a release, a cohort, another output, or a whole run.
+        source: result of `collect_values`; it stays open.
+        batch_values: values searched in one pass over the output, with about 2 KB of memory each.
 
     Raises:
         DataError: the folder is missing or holds no file.
@@ -139,7 +140,7 @@ def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BA
     names = list(walk(folder)) if folder.is_dir() else []
     if not names:
         raise DataError(
-            "not a folder with files", field="RELEASE", value=str(folder), remedy="Name an output directory."
+            "not a folder with files", field="RELEASE", value=str(folder), remedy="Pass an output directory."
         )
     control = run_control(source)
     tally = _Tally()
@@ -167,7 +168,7 @@ def verify_against(folder: Path, source: SourceValues, *, batch_values: int = BA
 
 
 def _note_unfollowed(folder: Path, names: list[str], tally: _Tally) -> None:
-    """Note what the walk does not enter: links out of the output, and folders that cannot be read."""
+    """Record what the walk does not enter: links out of the output, and unreadable folders."""
     inside = folder.resolve()
     for place, name in enumerate(names):
         path = folder / name
@@ -188,7 +189,7 @@ def _leaks(tally: _Tally, names: list[str]) -> Iterable[Leak]:
 
 
 def _shown(place: int, names: list[str], withheld: set[int]) -> str:
-    """Return a file's name, or its place in the sorted listing where the name holds a value."""
+    """Return a file's name, or its position in the sorted listing if the name contains a value."""
     if place in withheld:
         return f"file {place + 1} of {len(names)} in order of names (withheld: the name holds a value)"
     return names[place]

@@ -1,4 +1,4 @@
-"""Checkpoint to candidates: draws images of every class, one seed an image."""
+"""The sample stage: generates candidates of every class from a checkpoint, with one seed per image."""
 
 from pipeline.sample.settings import SampleSettings
 from pipeline.sample.stage import run_sample

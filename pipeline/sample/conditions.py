@@ -1,4 +1,4 @@
-"""What each candidate is asked to show beside its class: as given, and else as frequent as in training."""
+"""Conditions of the candidates besides the class: as given, otherwise with their frequencies in training."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _FIELD = "sample.given"
 
 
 class AskedConditions:
-    """Turns `sample.given` and `sample.others` into condition codes.
+    """Converts `sample.given` and `sample.others` to condition codes.
 
     Args:
-        info: the checkpoint, with its condition fields and how often they occur together.
+        info: description of the checkpoint, with its condition fields and their joint frequencies.
         settings: sample settings.
 
     Raises:
-        UsageError: a name or value is given that the checkpoint was not trained on.
+        UsageError: the checkpoint was not trained on a given name or value.
     """
 
     def __init__(self, info: CheckpointInfo, settings: SampleSettings) -> None:
@@ -45,11 +45,12 @@ class AskedConditions:
         )
 
     def choose_labels(self, labels: list[int], *, named: bool) -> list[int]:
-        """Return the classes that what is given does not contradict, such as `mass` where it is absent.
+        """Return the classes that the given conditions do not contradict (`mass: absent` contradicts `mass`).
 
         Args:
             labels: class indices.
-            named: whether the user named them: then a contradiction is an error, not left out.
+            named: whether the user named these classes. Then a contradiction is an error; otherwise the class
+                is skipped.
 
         Raises:
             UsageError: a named class is contradicted, or every class is.
@@ -60,23 +61,21 @@ class AskedConditions:
             raise UsageError(
                 f"contradicts the class {self._classes[wrong[0]]}",
                 field=_FIELD,
-                remedy=f"Draw one of the classes that agree with it: {agreeing}."
-                if agreeing
-                else "Change it.",
+                remedy=f"Sample a class that agrees with it: {agreeing}." if agreeing else "Change it.",
             )
         if wrong:
             told = ", ".join(self._classes[label] for label in wrong)
-            logger.info("not drawn, as sample.given contradicts these classes: %s", told)
+            logger.info("skipping classes that sample.given contradicts: %s", told)
         return [label for label in labels if label not in wrong]
 
     def fill(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates with their condition codes, each decided by its own seed."""
+        """Return the candidates with their condition codes, which depend on each candidate's own seed."""
         if not self._fields:
             return list(candidates)
         return [replace(candidate, codes=self._codes(candidate)) for candidate in candidates]
 
     def text(self, candidate: Candidate) -> str:
-        """Return what a candidate is asked to show, as the `condition` column of the table holds it."""
+        """Return the conditions of a candidate, in the format of the table's `condition` column."""
         told: dict[str, str | None] = {}
         findings: dict[str, int | None] = {}
         for field, code in zip(self._fields, candidate.codes, strict=True):
@@ -91,10 +90,10 @@ class AskedConditions:
         codes = list(self._nulls)
         rows, ends = self._tables.get(candidate.label, ([], []))
         if rows:
-            # Torch comes with it, which refusing what is wrong does not need.
+            # This imports torch, which is not needed to refuse wrong settings.
             from models.noise import stream_seed
 
-            # Whole numbers: the same choice on every machine.
+            # Integer arithmetic: the same choice on every machine.
             pick = stream_seed(candidate.seed, "condition") % ends[-1]
             codes = list(rows[bisect_right(ends, pick)])
         for place, code in self._given.items():
@@ -102,10 +101,10 @@ class AskedConditions:
         return tuple(codes)
 
     def _table(self, info: CheckpointInfo, label: int) -> tuple[list[tuple[int, ...]], list[int]]:
-        """Return the combinations of a class to draw from, and their cumulative counts.
+        """Return the combinations of a class to sample from, and their cumulative counts.
 
-        Where no combination holds all that is given, what is given is put in place of what occurred: a
-        combination that no train scan has may be asked for.
+        If no combination has all given conditions, all combinations of the class are used, and the given
+        conditions replace theirs. Combinations that do not occur in training can thus be requested.
         """
         of_class = [row for row in info.combinations if row.label == label]
         chosen = [
@@ -113,14 +112,14 @@ class AskedConditions:
         ]
         if of_class and not chosen:
             logger.info(
-                "%s: not seen in training with what is given; its other conditions are as in the class",
+                "%s: the given conditions do not occur together in training; the others are as in the class",
                 info.classes[label],
             )
         chosen = chosen or of_class
         return [row.codes for row in chosen], list(accumulate(row.scans for row in chosen))
 
     def _contradicts(self, label: int) -> bool:
-        """Whether a finding that makes the class is absent, or one is present in the class of none."""
+        """Return whether the class's own finding is absent, or a finding is present in the class of none."""
         states = {
             self._fields[place].name: self._fields[place].values[code]
             for place, code in self._given.items()
@@ -135,7 +134,7 @@ class AskedConditions:
 def _given_codes(
     fields: Sequence[ConditionField], given: Mapping[str, str | tuple[str, ...]]
 ) -> dict[int, int]:
-    """Return place of the field -> its code, for what is given."""
+    """Return index of the field -> code of the given conditions."""
     known = {field.name: place for place, field in enumerate(fields)}
     findings = [field.name for field in fields if field.is_finding]
     if given and not fields:
@@ -143,7 +142,7 @@ def _given_codes(
             "the checkpoint was trained on classes alone",
             field=_FIELD,
             value=sorted(given),
-            remedy="Leave it out, or train with train.conditions.",
+            remedy="Remove it, or train with train.conditions.",
         )
     codes: dict[int, int] = {}
     if FINDINGS in given and findings:
@@ -152,7 +151,7 @@ def _given_codes(
         unknown = [name for name in wanted if name not in findings]
         if unknown:
             raise _unknown("finding", f"{_FIELD}.{FINDINGS}", unknown[0], findings)
-        # All of them are given: a scan that shows these findings and no other.
+        # This sets all findings: the listed ones are present and all others absent.
         codes |= {known[name]: int(name in wanted) for name in findings}
     for name, value in given.items():
         if name == FINDINGS and findings:

@@ -1,4 +1,4 @@
-"""Drawing candidates: the image depends on its class, its seed and the settings, not on its neighbours."""
+"""Generates candidates: an image depends on its class, seed and settings, not on the rest of its batch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pipeline.sample.settings import SampleSettings
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate to be drawn.
+    """One candidate to generate.
 
     Attributes:
-        label: class index in the checkpoint's classes.
-        index: place within its class, from 0.
-        seed: its own seed.
-        codes: code of each condition beside the class; empty if nothing beside it is given.
+        label: index of the class in the checkpoint's classes.
+        index: index within the class, from 0.
+        seed: seed of this candidate.
+        codes: codes of the conditions besides the class; empty if there are none.
     """
 
     label: int
@@ -45,7 +45,7 @@ def list_candidates(labels: Sequence[int], per_class: int, run_seed: int) -> lis
 
 
 def resolved_steps(settings: SampleSettings) -> int:
-    """Return the number of sampler steps: as set, or as recommended for the sampler."""
+    """Return the number of sampler steps: the setting, or the sampler's recommendation."""
     return settings.num_steps or SAMPLERS[settings.sampler].recommended_steps
 
 
@@ -58,22 +58,22 @@ def draw_candidates(
     guidance: Guidance | None = None,
     autoencoder: Autoencoder | None = None,
 ) -> StoredPixels:
-    """Draw at most one batch of candidates.
+    """Generate at most one batch of candidates.
 
-    The network always sees a full batch: kernels are chosen by batch size and round differently, so a short
-    batch is filled up with repeats of its first candidate, which are then dropped. That makes a candidate
-    drawn alone equal to the same one drawn among others.
+    The network always gets a full batch, because kernels are selected by batch size and round differently. A
+    short batch is padded with copies of its first candidate, which are then dropped. A candidate is therefore
+    the same alone and in a batch with others.
 
     Args:
         denoiser: the denoiser, on its device.
         candidates: 1 to `settings.batch_size` candidates.
         settings: sample settings.
-        bit_depth: 8 or 16, depth of the stored pixels.
-        autoencoder: turns what the denoiser makes into images; None if it makes images.
-        guidance: from `make_guidance`; None is classifier-free guidance of the settings' scale.
+        bit_depth: bit depth of the stored pixels, 8 or 16.
+        guidance: from `make_guidance`; None is classifier-free guidance with the scale of the settings.
+        autoencoder: decodes latents to images; None if the denoiser generates images.
 
     Returns:
-        Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] mapped to the full range, what lies outside clipped.
+        Pixels (N, 1, H, W), uint8 or uint16: [-1, 1] is mapped to the full range, values outside are clipped.
 
     Raises:
         ValueError: no candidate, or more than a batch of them.
@@ -100,6 +100,6 @@ def draw_candidates(
 
 
 def _condition_codes(denoiser: Denoiser, candidates: Sequence[Candidate]) -> torch.Tensor:
-    """Return the codes (N, F) int64 of what is asked for, the class first."""
+    """Return the condition codes (N, F) int64, the class first."""
     open_codes = denoiser.spec.conditions
     return torch.tensor([(candidate.label, *(candidate.codes or open_codes)) for candidate in candidates])

@@ -1,4 +1,4 @@
-"""How candidates are guided: from settings and checkpoint to the guidance of `models.diffusion`."""
+"""Creates the guidance of `models.diffusion` from settings and checkpoint."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_guidance(info: CheckpointInfo, settings: SampleSettings) -> None:
-    """Check, by the checkpoint's description alone, that it can give what the settings ask for.
+    """Check, from the checkpoint's description alone, that the guidance of the settings is possible.
 
     Raises:
-        UsageError: the checkpoint knows no class of the name given.
+        UsageError: the checkpoint has no class of this name.
         DataError: the checkpoint has no snapshots.
     """
     name = settings.guidance_away_from
@@ -34,22 +34,22 @@ def check_guidance(info: CheckpointInfo, settings: SampleSettings) -> None:
         weaker_step(info, settings.autoguide)
     if settings.ema_length not in {None, info.ema_length} and not info.snapshots:
         raise DataError(
-            "the checkpoint has no snapshots to make another average from",
+            "the checkpoint has no snapshots to compute another average from",
             field="sample.ema_length",
             value=settings.ema_length,
-            remedy="Leave it out, or train again with train.ema_snapshots above 0.",
+            remedy="Remove it, or train again with train.ema_snapshots above 0.",
         )
 
 
 def make_guidance(
     checkpoint: Path, info: CheckpointInfo, denoiser: Denoiser, settings: SampleSettings
 ) -> Guidance:
-    """Return the guidance that the settings ask for, which `check_guidance` has found possible.
+    """Return the guidance of the settings, which must have passed `check_guidance`.
 
     Args:
         checkpoint: the checkpoint directory.
-        info: its description, of files that are verified.
-        denoiser: its denoiser.
+        info: description of the verified checkpoint.
+        denoiser: denoiser of the checkpoint.
         settings: sample settings.
 
     Raises:
@@ -88,6 +88,6 @@ def weaker_step(info: CheckpointInfo, share: float) -> int:
             "the checkpoint has no snapshots, so there is no weaker model to guide with",
             field="sample.autoguide",
             value=share,
-            remedy="Leave it out, or train again with train.ema_snapshots above 1.",
+            remedy="Remove it, or train again with train.ema_snapshots above 1.",
         )
     return min(earlier, key=lambda step: abs(step - share * last))

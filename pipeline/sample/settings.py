@@ -4,78 +4,84 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from models.samplers.table import SAMPLERS
 from pipeline.config import Settings
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
-DDPM_MIN_STEPS = 400
-"""Fewer steps of ancestral sampling narrow a Gaussian of variance 0.02 by over 2 % (200: 3.1 %, 50: 11 %)."""
 _Text = Annotated[str, Field(max_length=200)]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
+_WORDS = [entry.words for entry in SAMPLERS.values()]
 
 
 class SampleSettings(Settings):
-    """What decides the candidates besides the checkpoint and the seed."""
+    """Settings that determine the candidates, together with the checkpoint and the seed."""
 
-    per_class: int = Field(640, ge=1, le=10_000_000, description="images of each class wanted in the release")
+    per_class: int = Field(640, ge=1, le=10_000_000, description="requested images per class in the release")
     overdraw: float = Field(
         1.25,
         ge=1,
         le=100,
-        description="candidates drawn for each image wanted; the privacy gate rejects some",
+        description="candidates generated per requested image; the privacy gate rejects some of them",
     )
-    sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "heun", "ddim", "plms", "ddpm", "flow_euler"] = Field(
-        "dpmpp_2m",
-        description="DPM-Solver++(2M) and its stochastic form, Heun's rule, DDIM, PLMS (PNDM), ancestral DDPM"
-        " (at least 400 steps), or Euler's rule on a rectified flow",
+    sampler: SamplerName = Field(
+        "dpmpp_2m", description=f"sampler: {', '.join(_WORDS[:-1])}, or {_WORDS[-1]}"
     )
     num_steps: int | None = Field(
-        None, ge=1, le=10_000, description="sampler steps; none takes the number recommended for the sampler"
+        None, ge=1, le=10_000, description="number of sampler steps; none uses the sampler's recommendation"
     )
     guidance_scale: float = Field(
         1.0,
         ge=0,
         le=50,
-        description="1 is the plain class-conditional model; more costs variety and twice the time",
+        description="scale of the guidance; 1 is the plain class-conditional model, more reduces diversity "
+        "and takes twice the time",
     )
     guidance_low: float = Field(
-        0.0, ge=0, le=10_000, description="guidance acts only at noise levels above this one"
+        0.0, ge=0, le=10_000, description="guidance is applied only at noise levels above this one"
     )
     guidance_high: float | None = Field(
-        None, gt=0, le=10_000, description="and up to this one; none sets no upper limit"
+        None, gt=0, le=10_000, description="guidance is applied only up to this noise level; none is no limit"
     )
     guidance_away_from: str | None = Field(
-        None, min_length=1, description="class to guide away from, instead of from no class at all"
+        None,
+        min_length=1,
+        description="class to guide away from; none guides away from the unconditional model",
     )
     autoguide: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="guide away from a weaker model, taken from the snapshot at this share of the training: "
-        "sharper images without loss of variety",
+        description="guide away from a weaker model, the snapshot at this share of the training: sharper "
+        "images without loss of diversity",
     )
     ema_length: float | None = Field(
         None,
         ge=0.005,
         le=0.28,
-        description="length of the weight average, made from the checkpoint's snapshots; none takes the "
-        "length that it was trained to be sampled with",
+        description="length of the weight average, computed from the checkpoint's snapshots; none uses the "
+        "length that the checkpoint was trained for",
     )
     given: dict[_Text, _Text | Annotated[tuple[_Text, ...], Field(max_length=256)]] = Field(
         default_factory=dict,
         max_length=256,
-        description="what every image is asked to show: sex, age_band, view; a finding: present or absent; "
-        "findings: the list of those present, all others absent",
+        description=f"conditions of every image: {', '.join(SCAN_ATTRIBUTES)}; a finding: present or absent; "
+        "findings: list of the findings that are present, all others are absent",
     )
     others: Literal["as_trained", "unspecified"] = Field(
         "as_trained",
-        description="conditions that are not given: drawn as often as they occur together in training, or "
+        description="conditions that are not given: sampled with their joint frequencies in training, or "
         "left open",
     )
-    batch_size: int = Field(64, ge=1, le=65_536, description="candidates made at a time")
+    batch_size: int = Field(64, ge=1, le=65_536, description="candidates per batch")
     shard_size: int = Field(
-        1024, ge=1, le=1_000_000, description="candidates a file; finished files survive a kill"
+        1024, ge=1, le=1_000_000, description="candidates per file; an interrupted run keeps finished files"
     )
     sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
     sigma_max: float = Field(80.0, gt=1, le=10_000, description="first noise level")
@@ -83,22 +89,24 @@ class SampleSettings(Settings):
         10.0,
         ge=1,
         le=100,
-        description="how strongly the steps crowd at low noise; flow_euler spaces its own evenly in time",
+        description="how strongly the steps are concentrated at low noise; flow_euler uses even steps in "
+        "time",
     )
 
     @model_validator(mode="after")
-    def _ancestral_at_length(self) -> SampleSettings:
-        if self.sampler == "ddpm" and self.num_steps is not None and self.num_steps < DDPM_MIN_STEPS:
+    def _long_enough(self) -> SampleSettings:
+        least = SAMPLERS[self.sampler].least_steps
+        if self.num_steps is not None and self.num_steps < least:
             raise ValueError(
-                f"num_steps={self.num_steps} must be at least {DDPM_MIN_STEPS} with sampler=ddpm, "
-                "which loses variety below; dpmpp_2m_sde takes fewer"
+                f"num_steps={self.num_steps} must be at least {least} with sampler={self.sampler}, which "
+                "loses diversity with fewer; dpmpp_2m_sde needs fewer"
             )
         return self
 
     @field_validator("given")
     @classmethod
     def _given_in_order(cls, given: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
-        """Bring what asks for the same into the same form, which decides whether candidates are reused."""
+        """Normalise equivalent requests to one form, which decides whether candidates are reused."""
         return {
             name: value if isinstance(value, str) else tuple(sorted(set(value)))
             for name, value in sorted(given.items())
@@ -126,17 +134,17 @@ class SampleSettings(Settings):
         for name in ("guidance_away_from", "autoguide"):
             if getattr(self, name) is not None and self.guidance_scale == 1.0:
                 raise ValueError(
-                    f"{name} does nothing at guidance_scale=1: set another scale, for instance 2"
+                    f"{name} has no effect with guidance_scale=1: set another scale, for example 2"
                 )
         return self
 
     @property
     def candidates_per_class(self) -> int:
-        """Candidates drawn of each class: `per_class` times `overdraw`, rounded up."""
-        # As decimal numbers: 100 x 1.1 is 110, not the 111 that binary rounding would make of it.
+        """Number of candidates per class: `per_class` times `overdraw`, rounded up."""
+        # Computed as decimals: 100 x 1.1 is 110, not the 111 of binary rounding.
         return math.ceil(self.per_class * Fraction(str(self.overdraw)))
 
     @property
     def rows_per_shard(self) -> int:
-        """Candidates a file: `shard_size` cut to whole batches."""
+        """Number of candidates per file: `shard_size` rounded down to whole batches."""
         return self.shard_size // self.batch_size * self.batch_size

@@ -1,4 +1,4 @@
-"""The sample stage: draws shard after shard, keeps finished ones, writes the candidate table last."""
+"""The sample stage: generates shard by shard, keeps finished shards, writes the candidate table last."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pipeline.artifacts.candidate_shards import (
 )
 from pipeline.artifacts.checkpoint import read_checkpoint_info
 from pipeline.distributed.broadcast import (
-    hear,
-    hear_reference,
+    receive,
+    receive_reference,
     require_same_command,
-    tell_reference,
-    tell_to_work,
+    send_reference,
+    send_work,
 )
 from pipeline.distributed.process_group import Ranks, join_ranks
 from pipeline.errors import UsageError
 from pipeline.records import CandidatesRef, CheckpointRef
 from pipeline.sample.conditions import AskedConditions
 from pipeline.sample.guiding import check_guidance, make_guidance
+from pipeline.sample.plan import plan_sample
 from pipeline.sample.settings import SampleSettings
-from pipeline.stage import open_stage
+from pipeline.stage import reference_of
 
 if TYPE_CHECKING:
     from models.diffusion.denoiser import Denoiser
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def run_sample(
-    checkpoint: CheckpointRef,
+    checkpoint: Path | CheckpointRef,
     out: Path,
     settings: SampleSettings,
     *,
@@ -48,24 +49,25 @@ def run_sample(
     cohort_digest: str | None = None,
     force: bool = False,
 ) -> CandidatesRef:
-    """Draw candidates from a checkpoint.
+    """Generate candidates from a checkpoint.
 
-    A finished output of the same inputs is returned as it is; of an unfinished one, whole shards are kept.
-    The bytes do not depend on how often the stage was killed, or where, or on the number of processes: under
-    `torchrun` each draws a part of the shards into the same directory, which all must reach.
+    A finished output of the same inputs is returned unchanged. Of an unfinished output, complete shards are
+    kept. The bytes do not depend on interruptions or on the number of processes. Under `torchrun`, each
+    process generates a part of the shards in the same directory, which all processes must be able to access.
 
     Args:
-        checkpoint: the checkpoint to draw from.
+        checkpoint: the checkpoint to sample from.
         out: the candidates directory (private).
         settings: sample settings.
-        seed: run seed; with class and index it decides each candidate's own seed.
-        classes: names of the classes to draw; None draws all. A class gets the same candidates either way.
-        cohort_digest: digest of the cohort the checkpoint must come from; None accepts any.
+        seed: run seed; with class and index it determines the seed of each candidate.
+        classes: names of the classes to generate; None is all. The candidates of a class do not depend on
+            this.
+        cohort_digest: required digest of the checkpoint's cohort; None accepts any.
         force: replace an output of other inputs.
 
     Returns:
-        The candidates' reference, with counts `candidates`, `classes` and `per_class` (the number asked for,
-        which the audit trims to).
+        The candidates' reference, with counts `candidates`, `classes` and `per_class` (the requested number,
+        to which the audit trims).
 
     Raises:
         UsageError: a class is unknown or named twice, a condition is unknown or contradicts the classes, or
@@ -74,14 +76,13 @@ def run_sample(
             the settings need.
         StorageError: the disk is full or cannot be written.
     """
-    # Before the directory is opened: what is wrong leaves nothing behind that would need --force.
+    checkpoint = reference_of(CheckpointRef, checkpoint)
+    # Checked before the directory is opened: an error must not leave anything that would need --force.
     described = read_checkpoint_info(checkpoint.path)
     check_guidance(described, settings)
     if settings.given:
         AskedConditions(described, settings)
-    inputs = {"checkpoint": checkpoint.digest}
-    if classes is not None:
-        inputs["classes"] = ",".join(classes)
+    wanted = plan_sample(checkpoint, settings, seed=seed, classes=classes).wanted
     with join_ranks() as ranks:
         named = list(classes) if classes is not None else None
         require_same_command(
@@ -91,15 +92,13 @@ def run_sample(
             return _follow(
                 ranks, checkpoint, settings, seed=seed, classes=classes, cohort_digest=cohort_digest
             )
-        with open_stage(
-            CandidatesRef, out, inputs=inputs, settings=settings, seed=seed, force=force
-        ) as folder:
+        with wanted.open(out, force=force) as folder:
             if folder.finished is not None:
-                tell_reference(ranks, folder.finished)
+                send_reference(ranks, folder.finished)
                 return folder.finished
             drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
             missing = drawing.shards.missing(folder.path)
-            tell_to_work(ranks, {"folder": str(folder.path), "missing": missing})
+            send_work(ranks, {"folder": str(folder.path), "missing": missing})
             files = drawing.draw(folder.path, missing, ranks)
             files.append(_write_table(folder.path, drawing, checkpoint.digest))
             counts = {
@@ -108,7 +107,7 @@ def run_sample(
                 "per_class": settings.per_class,
             }
             reference = folder.finish(files, counts)
-            tell_reference(ranks, reference)
+            send_reference(ranks, reference)
             return reference
 
 
@@ -121,18 +120,18 @@ def _follow(
     classes: Sequence[str] | None,
     cohort_digest: str | None,
 ) -> CandidatesRef:
-    """Draw this process's shards into the directory that process 0 has opened."""
-    finished, told = hear(ranks, CandidatesRef)
+    """Generate this process's shards in the directory that process 0 has opened."""
+    finished, told = receive(ranks, CandidatesRef)
     if finished is not None:
         return finished
     drawing = _prepare(checkpoint, settings, seed, classes, cohort_digest)
     drawing.draw(Path(told["folder"]), told["missing"], ranks)
-    return hear_reference(ranks, CandidatesRef)
+    return receive_reference(ranks, CandidatesRef)
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """What is drawn: the denoiser, its autoencoder if it has one, and all candidates in table order."""
+    """The work to do: the denoiser, its autoencoder if it has one, and all candidates in table order."""
 
     denoiser: Denoiser
     autoencoder: Autoencoder | None
@@ -156,7 +155,7 @@ class _Drawing:
         )
 
     def draw(self, folder: Path, missing: Sequence[int], ranks: Ranks) -> list[str]:
-        """Draw this process's part of the missing files and return the names of all."""
+        """Generate this process's part of the missing files and return the names of all files."""
         from pipeline.sample.draw import draw_candidates
 
         return draw_shards(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
 from pipeline.manifest.web_access import WebAccess
+from pipeline.scan_attributes import nothing_told
+
+OptionsT = TypeVar("OptionsT")
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30."""
@@ -42,34 +46,70 @@ class DicomOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class NiftiOptions:
+    """How the NIfTI files of a source are read.
+
+    Attributes:
+        projection: what to take of a volume: `none`, `middle`, `mean` or `max`.
+        axis: along which axis of a volume in RAS+ orientation.
+        window: values that become black and white, or None: robust percentiles.
+    """
+
+    projection: str = "none"
+    axis: int = 1
+    window: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How the PNG, JPEG or TIFF files of a source are read.
+
+    Attributes:
+        colour: a truly colourful image is refused (`refuse`) or shown by its luma (`grey`).
+    """
+
+    colour: str = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of the sources of a manifest beside what it says itself.
+
+    Attributes:
+        phantom_patients: number of patients of a phantom, or None: the manifest's.
+        image_size: side of the cohort's images in pixels, or None: as small as there are.
+    """
+
+    phantom_patients: int | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadRule:
     """What all scans of one source share when they are read.
 
     Attributes:
-        kind: `dicom`, `nifti`, `images` or `medmnist`.
+        kind: the kind of source (`pipeline.manifest.kinds.table`) as which a scan is read.
         root: absolute path, or address of a server. Identifying: never written or logged.
         patient_tag: DICOM keyword of the patient id, empty if the patient is known otherwise.
-        projection: what to take of a NIfTI volume.
-        axis: along which axis of a volume in RAS+ orientation.
         prefix: tells equal file names of several sources apart; empty for the first source.
         store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
-        dicom: how DICOM files are read.
         web: how a `dicomweb` store is asked; names of variables, no secrets.
-        window: values of a NIfTI image that become black and white, or None: robust percentiles.
-        colour: a truly colourful PNG, JPEG or TIFF is refused (`refuse`) or shown by its luma (`grey`).
+        options: what else the kind's reader needs, such as `DicomOptions`: frozen, picklable, and of a `repr`
+            that tells it whole; None stands for the reader's defaults.
     """
 
     kind: str
     root: str
     patient_tag: str = ""
-    projection: str = "none"
-    axis: int = 1
     prefix: str = ""
     store: str = "folder"
-    dicom: DicomOptions = DicomOptions()
     web: WebAccess | None = None
-    window: tuple[float, float] | None = None
-    colour: str = "refuse"
+    options: object = None
+
+    def read_with(self, kind: type[OptionsT]) -> OptionsT:
+        """Return the options of a reader, its defaults where the rule holds none of this class."""
+        return self.options if isinstance(self.options, kind) else kind()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +123,11 @@ class ScanTask:
         patient: patient id, a stand-in that starts with `OWN_PATIENT`, or None: read the DICOM tag.
         published: part of each published split of the source, in the manifest's order.
         pixel_aspect: width over height of a stored pixel.
-        sex: `F`, `M`, `O` or empty, from a table.
-        age_years: from a table, or None.
         refusal: why the scan cannot be used, known before it is read; empty if nothing is known.
         claimed: patient that a table names but the pixels do not confirm: counted in reports on published
             splits, never used for splitting.
         stamp: text that changes when the file's content does; empty if nothing is known.
-        view: view position from a table, empty if unknown.
+        attributes: what a table tells, in the order of `SCAN_ATTRIBUTES`; empty texts where it does not.
         findings: 0 absent, 1 present or 2 uncertain, one byte for each finding of a multi-label manifest.
     """
 
@@ -99,12 +137,10 @@ class ScanTask:
     patient: str | None = None
     published: tuple[str, ...] = ()
     pixel_aspect: float = 1.0
-    sex: str = ""
-    age_years: float | None = None
     refusal: str = ""
     claimed: str = ""
     stamp: str = ""
-    view: str = ""
+    attributes: tuple[str, ...] = field(default_factory=nothing_told)
     findings: bytes = b""
 
     @property
@@ -124,9 +160,7 @@ class Scan:
         source_format: short name such as `dicom CR` or `png`.
         spacing_mm: distance of pixel centres in mm down the image (rows), or None if unknown.
         pixel_aspect: width over height of a stored pixel.
-        view: view position such as `PA`, empty if unknown.
-        sex: `F`, `M`, `O` or empty.
-        age_years: age in years, or None.
+        attributes: values in the order of `SCAN_ATTRIBUTES`, empty texts where they are not known.
         patient: the patient id read from the file, or None if the task already knows it.
         frame: number of the frame, counted from 1, where each frame of a file is a scan.
         flags: quality flags that only the file itself tells.
@@ -138,9 +172,7 @@ class Scan:
     source_format: str
     spacing_mm: float | None = None
     pixel_aspect: float = 1.0
-    view: str = ""
-    sex: str = ""
-    age_years: float | None = None
+    attributes: tuple[str, ...] = field(default_factory=nothing_told)
     patient: str | None = None
     frame: int | None = None
     flags: tuple[str, ...] = ()
@@ -149,20 +181,6 @@ class Scan:
 def source_prefix(number: int) -> str:
     """Return the prefix of names of the source at a position of the manifest."""
     return f"{number}:" if number else ""
-
-
-def age_band(years: float | None) -> str:
-    """Return the ten-year band of an age, such as `40-49`; from 90 on `90+`; empty if unknown or absurd."""
-    if years is None or not 0 <= years <= 130:
-        return ""
-    decade = int(years // 10) * 10
-    return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
-
-
-def sex_code(text: object) -> str:
-    """Return `F`, `M` or `O` for a table cell or a DICOM value, empty for anything else."""
-    first = str(text or "").strip().upper()
-    return {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}.get(first, "")
 
 
 def check_size(height: int, width: int) -> None:

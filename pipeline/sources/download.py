@@ -25,6 +25,16 @@ MAX_BYTES = 64 * 2**30
 _BLOCK = 2**18
 
 
+def downloaded_path(md5: str, name: str) -> Path:
+    """Return where a published file lies in the cache once it was fetched.
+
+    Args:
+        md5: published md5 of the whole file.
+        name: file name in the cache.
+    """
+    return cache_directory() / "downloads" / md5[:12] / name
+
+
 def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
     """Return the path of a published file in the cache, fetching what is missing of it.
 
@@ -41,8 +51,8 @@ def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
         DataError: the server cannot be reached, or the file has another md5.
         StorageError: not enough space.
     """
-    folder = make_private_directory(cache_directory() / "downloads" / md5[:12])
-    target, part = folder / name, folder / f"{name}.part"
+    target = downloaded_path(md5, name)
+    folder, part = make_private_directory(target.parent), target.with_name(f"{name}.part")
     if target.is_file() and _md5(target) == md5:
         return target
     for attempt in range(TRIES):

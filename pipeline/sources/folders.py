@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.manifest.model import FolderRule, Manifest, ScanRules
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.scan_rules import FolderRule, ScanRules
+from pipeline.scan_attributes import number_of
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
 from pipeline.sources.included import matcher, truly_unread
 from pipeline.sources.read_rules import read_rule
 from pipeline.sources.stores import Entry, open_store
-from pipeline.sources.tables.attributes import Attributes, number_of
+from pipeline.sources.tables.attributes import Attributes
 from pipeline.sources.tables.labels import Labeller
 from pipeline.sources.tables.patient_ids import STAND_IN, crowded, may_name_nobody, names_nobody
 from pipeline.sources.tables.published import PublishedParts
@@ -58,21 +60,21 @@ class Listing:
     unread: dict[str, str] = field(default_factory=dict)
 
 
-def list_folder(manifest: Manifest, source: FolderRule, kind: str, number: int) -> Listing:
-    """List the files of a DICOM, NIfTI or image source as tasks, in sorted order of their names.
+def list_folder(manifest: Manifest, source: FolderRule, number: int, options: object = None) -> Listing:
+    """List the files of a folder, or an archive, as tasks, in sorted order of their names.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the source's rules.
-        kind: `dicom`, `nifti` or `images`.
         number: position of the source in the manifest.
+        options: what the reader of its kind needs.
 
     Raises:
         ManifestError: a variable is not set, a column is missing.
         DataError: the folder, archive, a table or a list cannot be read.
     """
     at = f"sources.{number}"
-    rule = read_rule(manifest, source, kind, number)
+    rule = read_rule(manifest, source, number, options)
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
         lost = "; ".join(unread_notes(listing.unread, None))
@@ -194,7 +196,6 @@ class _TaskMaker:
         published, unsplit = self._published(row)
         patient, unknown = self._patient(row, published)
         aspect, squeezed = self._aspect(row)
-        sex, age, view = self._attributes(row)
         return ScanTask(
             rule=self._rule,
             name=name,
@@ -202,11 +203,9 @@ class _TaskMaker:
             patient=patient,
             published=published,
             pixel_aspect=aspect,
-            sex=sex,
-            age_years=age,
             refusal=next(filter(None, [*refusals, why, unsplit, unknown, squeezed]), ""),
             stamp=f"{entry.size}:{entry.stamp}" if entry else "",
-            view=view,
+            attributes=self._attributes(row),
             findings=findings,
         )
 

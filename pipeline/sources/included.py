@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.manifest.model import FolderRule, Manifest
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.scan_rules import FolderRule
 from pipeline.sources.unread import UNMATCHED
 
 _FILE_KEYS = {"path", "table"}

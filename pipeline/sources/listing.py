@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from pathlib import Path
 
-from pipeline.errors import DataError, ManifestError
-from pipeline.manifest.medmnist_rules import MedmnistSource
-from pipeline.manifest.model import (
-    DicomSource,
-    DicomWebSource,
-    FolderRule,
-    ImageSource,
-    Manifest,
-    NiftiSource,
-    PhantomSource,
-)
-from pipeline.manifest.rules import PatientRule
-from pipeline.sources import medmnist
-from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask, source_prefix
-from pipeline.sources.folders import NO_PATIENT, Listing, list_folder, merge
-from pipeline.sources.tables.labels import ABSENT, NOT_LISTED, PRESENT, ClassChooser, Verdict
-from pipeline.storage import digest_of, sha256_file
-
-_KINDS = {DicomSource: "dicom", NiftiSource: "nifti", ImageSource: "images"}
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.table import KINDS, named
+from pipeline.sources.base import Asked
+from pipeline.sources.folders import Listing, merge
 
 
 def list_scans(
@@ -42,151 +25,22 @@ def list_scans(
         ManifestError: a path has a variable that is not set, or a table lacks a column.
         DataError: a folder, table or archive is missing or unreadable.
     """
+    return merge(
+        list_source(manifest, number, phantom_patients=phantom_patients, image_size=image_size)
+        for number in range(len(manifest.sources))
+    )
+
+
+def list_source(
+    manifest: Manifest, number: int, *, phantom_patients: int | None = None, image_size: int | None = None
+) -> Listing:
+    """List the scans of the source at a position of the manifest; see `list_scans`."""
     if image_size is not None and manifest.geometry.native_size is not None:
         image_size = min(image_size, manifest.geometry.native_size)
-    parts: list[Listing] = []
-    for number, source in enumerate(manifest.sources):
-        if isinstance(source, PhantomSource):
-            from pipeline.sources.phantom import list_phantom
-
-            parts.append(list_phantom(manifest, source, number, phantom_patients))
-        elif isinstance(source, MedmnistSource):
-            parts.append(_list_medmnist(manifest, source, number, image_size))
-        elif isinstance(source, DicomWebSource):
-            from pipeline.sources.dicomweb.source import list_server
-
-            parts.append(list_server(manifest, source, number))
-        elif isinstance(source, FolderRule):
-            parts.append(list_folder(manifest, source, _KINDS[type(source)], number))
-    return merge(parts)
-
-
-def archive_path(manifest: Manifest, source: MedmnistSource, at: str, image_size: int | None = None) -> Path:
-    """Return the archive's local path: the one named if present, else the downloaded one.
-
-    Args:
-        manifest: the manifest, for its paths.
-        source: the archive's rules.
-        at: manifest key of the source, for messages.
-        image_size: side of the cohort's images, which chooses among several sizes.
-
-    Raises:
-        DataError: it is not there and no download is declared, or the download fails.
-    """
-    text, download = source.chosen(image_size)
-    if text is not None:
-        found = manifest.present(text)
-        if found is not None:
-            return found
-        if download is None:
-            missing = manifest.resolve(text, f"{at}.path")
-            raise DataError(
-                "no such file",
-                field=f"{at}.path",
-                value=str(missing),
-                remedy="Correct the path in the manifest.",
-            )
-    if download is None:
-        raise ManifestError("neither path nor download is given", field=at, remedy="Give one of them.")
-    from pipeline.sources.download import fetch
-
-    return fetch(download.url, download.md5, f"{manifest.name}.npz")
-
-
-def _list_medmnist(
-    manifest: Manifest, source: MedmnistSource, number: int, image_size: int | None
-) -> Listing:
-    at = f"sources.{number}"
-    path = archive_path(manifest, source, at, image_size)
-    patients, claims, note = _archive_patients(manifest, source, path, at)
-    rule = ReadRule("medmnist", str(path), prefix=source_prefix(number), store="npz")
-    listing = Listing(
-        published=(source.published_split,),
-        findings=source.findings,
-        has_patient_ids=patients is not None,
-    )
-    verdict = _verdicts(source, manifest)
-    content = sha256_file(path)
-    keeps = manifest.split.keep_test == source.published_split
-    unmatched = source.patient.unmatched if source.patient else "own"
-    unknown = 0
-    published = {part: (part,) for part in medmnist.parts_of(path)}
-    for part, row, found in medmnist.rows(path, num_findings=len(source.findings)):
-        name = f"{part}/{row}"
-        label, findings, refusal = verdict(found)
-        patient: str | None = OWN_PATIENT + rule.prefix + name
-        if patients is not None:
-            patient = patients.get(name)
-            if patient is None:
-                unknown += 1
-                own = unmatched == "own" or (
-                    unmatched == "own_in_test" and keeps and part == manifest.split.test_part
-                )
-                refused = refusal or NO_PATIENT
-                patient, refusal = (OWN_PATIENT + rule.prefix + name, refusal) if own else (None, refused)
-        listing.tasks.append(
-            ScanTask(
-                rule=rule,
-                name=name,
-                label=label,
-                patient=patient,
-                published=published[part],
-                refusal=refusal,
-                claimed=claims.get(name, ""),
-                findings=findings,
-                stamp=content,
-            )
-        )
-    if note:
-        listing.notes.append(note)
-    if unknown:
-        listing.notes.append(
-            f"{unknown} of {len(listing.tasks)} images have no patient: the table names none or a stand-in, "
-            "or its images differ"
-        )
-    listing.fingerprint = digest_of(
-        [content, digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
-    )
-    return listing
-
-
-def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tuple[int, ...]], Verdict]:
-    """Return what gives a row's class, findings and reason of refusal for its label."""
-    names = source.columns
-    chooser = ClassChooser(source.findings, source.none, manifest.ranked, several=source.several)
-
-    def verdict(found: str | tuple[int, ...]) -> Verdict:
-        if isinstance(found, str):
-            label = source.labels.get(found, "")
-            return label, b"", "" if label else NOT_LISTED
-        if not set(found) <= {ABSENT, PRESENT}:
-            return "", b"", NOT_LISTED
-        return chooser.choose(dict(zip(names, found, strict=True)), says_none=not any(found))
-
-    return verdict
-
-
-def _archive_patients(
-    manifest: Manifest, source: MedmnistSource, path: Path, at: str
-) -> tuple[dict[str, str] | None, dict[str, str], str]:
-    """Return (`part/row` -> patient, or None without a table; the same, merely claimed; a note)."""
-    rule: PatientRule | None = source.patient
-    if rule is None or rule.table is None:
-        return None, {}, ""
-    from pipeline.sources.tables.patients import patient_of_rows
-
-    table = manifest.present(rule.table)
-    check = manifest.present(rule.verify_images.path) if rule.verify_images else None
-    if table is None or (rule.verify_images is not None and check is None):
-        if rule.optional:
-            return None, {}, "the optional patient table is not there"
-        manifest.resolve(rule.table, f"{at}.patient.table")
-        raise DataError(
-            "the patient table, or the images that verify it, is missing",
-            field=f"{at}.patient.table",
-            remedy="Put it there, or set `optional: true` to go on without patients.",
-        )
-    return *patient_of_rows(rule, table, path, check), ""
+    source = manifest.sources[number]
+    asked = Asked(phantom_patients=phantom_patients, image_size=image_size)
+    found: Listing = named(KINDS[source.kind].lists)(manifest, source, number, asked)
+    return found
 
 
 def inputs_digest(manifest: Manifest, listing: Listing) -> dict[str, str]:

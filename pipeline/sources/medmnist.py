@@ -204,13 +204,13 @@ def rows(path: Path, *, num_findings: int = 0) -> Iterator[tuple[str, int, str |
             yield part, row, tuple(label) if num_findings else str(label)
 
 
-def read(task: ScanTask) -> Scan:
-    """Return one row of an archive; its digest is taken over the row's bytes."""
+def read(task: ScanTask, data: bytes = b"") -> Iterator[Scan]:
+    """Yield one row of an archive, which is opened here; its digest is taken over the row's bytes."""
     part, _, row = task.name.partition("/")
     status = Path(task.rule.root).stat()
     stream = _stream(task.rule.root, part, (status.st_size, status.st_mtime_ns))
     pixels = np.ascontiguousarray(stream.row(int(row)))
-    return Scan(
+    yield Scan(
         pixels=pixels,
         value_range=(0.0, float(np.iinfo(pixels.dtype).max)),
         sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import Scan, ScanTask, check_size
+from pipeline.sources.base import NiftiOptions, Scan, ScanTask, check_size
 from pipeline.sources.stores import MAX_FILE_BYTES
 
 MAX_VOXELS = 2**28
@@ -57,13 +57,14 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
 
     # Its own log quotes the bytes of odd headers.
     nibabel.imageglobals.logger.disabled = True
+    options = task.rule.read_with(NiftiOptions)
     digest = hashlib.sha256(data).hexdigest()
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             unpacked, header = _unpacked(data)
             volume = _stored(unpacked, header)
             slope, inter = header.get_slope_inter()
-            scale = Scale(slope, inter, task.rule.window)
+            scale = Scale(slope, inter, options.window)
             oriented = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume, header.get_best_affine()))
             volume = np.asarray(oriented.dataobj)
             zooms = [float(size) for size in oriented.header.get_zooms()[:3]]
@@ -76,21 +77,19 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         raise ScanRefusedError("not a NIfTI file") from error
     # What overflows is refused below.
     with np.errstate(over="ignore", invalid="ignore"):
-        plane, spacing, aspect = _plane(volume, scale, zooms, task)
+        plane, spacing, aspect = _plane(volume, scale, zooms, options)
     # What follows would hold the whole volume for as long as the scan is worked on.
     del unpacked, volume, oriented, data
     if not np.isfinite(plane).all():
         raise ScanRefusedError("pixel values are not finite")
     yield Scan(
         pixels=plane,
-        value_range=task.rule.window,
+        value_range=options.window,
         sha256=digest,
         source_format="nifti",
         spacing_mm=spacing,
         pixel_aspect=aspect * task.pixel_aspect,
-        sex=task.sex,
-        age_years=task.age_years,
-        view=task.view,
+        attributes=task.attributes,
     )
 
 
@@ -186,13 +185,13 @@ def _flattened(volume: npt.NDArray[Any], scale: Scale, axis: int, projection: st
 
 
 def _plane(
-    volume: npt.NDArray[Any], scale: Scale, zooms: list[float], task: ScanTask
+    volume: npt.NDArray[Any], scale: Scale, zooms: list[float], options: NiftiOptions
 ) -> tuple[npt.NDArray[np.float32], float | None, float]:
     """Return the upright (H, W) image, its row spacing in mm, and the pixel aspect (width over height)."""
     thin = [axis for axis in range(3) if volume.shape[axis] == 1]
-    axis = thin[0] if thin else task.rule.axis
+    axis = thin[0] if thin else options.axis
     check_size(*(size for number, size in enumerate(volume.shape) if number != axis))
-    projection = "middle" if thin else task.rule.projection
+    projection = "middle" if thin else options.projection
     if projection == "none":
         raise ScanRefusedError("a volume; the manifest names no projection")
     if projection == "middle":

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.dicom import DicomSource
+from pipeline.manifest.kinds.nifti import NiftiSource
+from pipeline.manifest.kinds.phantom import PhantomSource
 from pipeline.manifest.label_rules import LabelRule
-from pipeline.manifest.model import DicomSource, Manifest, NiftiSource, PhantomSource
 from pipeline.manifest.rules import AttributeRule, PatientRule
 from pipeline.manifest.table_rules import TableRule
 from pipeline.phantom.settings import PhantomSettings, plan_patient
-from pipeline.sources.folders import Listing, list_folder, merge
+from pipeline.sources.base import Asked
+from pipeline.sources.file_listing import list_dicom, list_nifti
+from pipeline.sources.folders import Listing, merge
 from pipeline.storage import cache_directory, make_private_directory
 
 
@@ -25,19 +30,19 @@ def phantom_folder(settings: PhantomSettings) -> Path:
     return cache_directory() / "phantom" / settings.digest()[:24]
 
 
-def list_phantom(manifest: Manifest, source: PhantomSource, number: int, num_patients: int | None) -> Listing:
+def list_phantom(manifest: Manifest, source: PhantomSource, number: int, asked: Asked) -> Listing:
     """Make the phantom cohort unless it is there, and list its files.
 
     Args:
         manifest: the manifest that names the source.
         source: the phantom's rules.
         number: position of the source in the manifest.
-        num_patients: number of patients, instead of the manifest's.
+        asked: of how many patients, instead of the manifest's.
     """
     from pipeline.phantom.writer import MARKER, write_phantom_cohort
     from pipeline.progress import track
 
-    settings = phantom_settings(source, num_patients)
+    settings = phantom_settings(source, asked.phantom_patients)
     folder = phantom_folder(settings)
     make_private_directory(folder)
     if (folder / MARKER).exists():
@@ -50,23 +55,15 @@ def list_phantom(manifest: Manifest, source: PhantomSource, number: int, num_pat
         "path": str(folder),
         "table": TableRule(path=str(folder / "labels.csv")),
         "label": LabelRule(column="label"),
-        "attributes": AttributeRule(sex="sex", age="age"),
+        "attributes": AttributeRule.model_validate({"sex": "sex", "age": "age"}),
     }
-    parts = [
-        list_folder(
-            manifest,
-            DicomSource(
-                kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common
-            ),
-            "dicom",
-            number,
-        )
-    ]
+    dicom = DicomSource(kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common)
+    parts = [list_dicom(manifest, dicom, number, asked)]
     if (folder / "nifti").is_dir() and any((folder / "nifti").rglob("*.nii*")):
         nifti = NiftiSource(
             kind="nifti", include=("nifti/**/*",), patient=PatientRule(column="patient_id"), **common
         )
-        parts.append(list_folder(manifest, nifti, "nifti", number))
+        parts.append(list_nifti(manifest, nifti, number, asked))
     listing = merge(parts)
     # The settings determine every file, so the times of the cached copies do not matter.
     listing.fingerprint = settings.digest()

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pipeline.errors import ManifestError
-from pipeline.manifest.model import DicomReading, FolderRule, ImageSource, Manifest, NiftiSource, ScanRules
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.dicom import DicomReading
+from pipeline.manifest.kinds.scan_rules import FolderRule, ScanRules
 from pipeline.sources.base import DicomOptions, ReadRule, source_prefix
 from pipeline.sources.stores import kind_of
 
 
-def read_rule(manifest: Manifest, source: FolderRule, kind: str, number: int) -> ReadRule:
+def read_rule(manifest: Manifest, source: FolderRule, number: int, options: object = None) -> ReadRule:
     """Return how all scans of a source are read.
 
     Args:
         manifest: the manifest, for its paths.
         source: the source's rules.
-        kind: `dicom`, `nifti` or `images`.
         number: position of the source in the manifest.
+        options: what else its reader needs.
 
     Raises:
         ManifestError: a variable is not set, or the patient tag is no DICOM keyword.
@@ -23,21 +25,13 @@ def read_rule(manifest: Manifest, source: FolderRule, kind: str, number: int) ->
     """
     at = f"sources.{number}"
     root = manifest.resolve(source.path, f"{at}.path")
-    options: dict[str, object] = {}
-    if isinstance(source, DicomReading):
-        options["dicom"] = dicom_options(source)
-    elif isinstance(source, NiftiSource):
-        options.update(projection=source.projection, axis=source.axis, window=source.window)
-    elif isinstance(source, ImageSource):
-        options["colour"] = source.colour
-    store = kind_of(root, field=f"{at}.path")
     return ReadRule(
-        kind,
+        source.kind,
         str(root),
         patient_tag=patient_tag(source, at),
         prefix=source_prefix(number),
-        store=store,
-        **options,  # type: ignore[arg-type]
+        store=kind_of(root, field=f"{at}.path"),
+        options=options,
     )
 
 

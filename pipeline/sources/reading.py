@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipeline.errors import ScanRefusedError
+from pipeline.manifest.kinds.table import KINDS, named
 from pipeline.sources.base import Scan, ScanTask
 from pipeline.sources.stores import open_store
 
@@ -22,26 +23,12 @@ def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> It
     """
     if task.refusal:
         raise ScanRefusedError(task.refusal)
-    kind = task.rule.kind
-    if kind == "medmnist":
-        from pipeline.sources import medmnist
-
-        yield medmnist.read(task)
-        return
-    data = open_store(task.rule).read(task.name)
-    fetched()
-    if kind == "images":
-        from pipeline.sources.images import source as images
-
-        yield from images.read(task, data)
-    elif kind == "nifti":
-        from pipeline.sources import nifti
-
-        yield from nifti.read(task, data)
-    else:
-        from pipeline.sources.dicom import source as dicom
-
-        yield from dicom.read(task, data)
+    kind = KINDS[task.rule.kind]
+    data = b""
+    if kind.has_files:
+        data = open_store(task.rule).read(task.name)
+        fetched()
+    yield from named(kind.reads)(task, data)
 
 
 def is_remote(task: ScanTask) -> bool:
@@ -55,13 +42,13 @@ def read_scan(task: ScanTask) -> Scan:
 
 
 def read_patient(task: ScanTask) -> str | None:
-    """Return the patient id that stands in the file itself, or None: only DICOM files have one.
+    """Return the patient id that stands in the file itself, or None: few kinds of file have one.
 
     Raises:
         ScanRefusedError: the file cannot be read.
     """
-    if task.rule.kind != "dicom" or not task.rule.patient_tag:
+    kind = KINDS[task.rule.kind]
+    if not kind.patient or not task.rule.patient_tag:
         return None
-    from pipeline.sources.dicom import source as dicom
-
-    return dicom.read_patient(task, open_store(task.rule).read(task.name))
+    found: str | None = named(kind.patient)(task, open_store(task.rule).read(task.name))
+    return found

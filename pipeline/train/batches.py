@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from models.noise import stream_seed
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError
 
@@ -17,19 +16,6 @@ PRESENT = 1
 
 LIMIT = 1.0 + 1e-3
 """Largest magnitude of a pixel in model range, and room for rounding."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The scans of one step.
-
-    Attributes:
-        rows: cohort rows (N,).
-        flipped: which of them are mirrored left to right (N,), bool.
-    """
-
-    rows: npt.NDArray[np.int64]
-    flipped: npt.NDArray[np.bool_]
 
 
 class BatchPlan:
@@ -44,7 +30,6 @@ class BatchPlan:
         cohort: the cohort; rows of its train split are drawn.
         batch_size: scans a step.
         class_balance: share of the places drawn evenly over the groups, in [0, 1].
-        horizontal_flip: whether half of the scans are mirrored.
         seed: run seed.
         balance_by: what the groups are, `class` or `findings`.
 
@@ -58,13 +43,11 @@ class BatchPlan:
         *,
         batch_size: int,
         class_balance: float,
-        horizontal_flip: bool,
         seed: int,
         balance_by: str = "class",
     ) -> None:
         self._batch_size = batch_size
         self._class_balance = class_balance
-        self._horizontal_flip = horizontal_flip
         self._seed = seed
         self._rows = cohort.rows("train")
         groups = _rows_by_class(cohort)
@@ -76,23 +59,20 @@ class BatchPlan:
         self._pass_number = -1
         self._permutation = self._rows
 
-    def batch(self, step: int) -> Batch:
-        """Return the scans of `step` (counted from 0)."""
-        generator = _generator(self._seed, "batch", step)
+    def rows(self, step: int) -> Ints:
+        """Return the cohort rows of `step` (counted from 0)."""
         rows = self._in_passes(step * self._batch_size)
-        if self._class_balance > 0.0:
-            balanced = generator.random(self._batch_size) < self._class_balance
-            group = generator.integers(len(self._sizes), size=self._batch_size)
-            scan = generator.integers(self._sizes[group])
-            rows = np.where(balanced, self._grouped[self._starts[group] + scan], rows)
-        flipped = np.zeros(self._batch_size, dtype=np.bool_)
-        if self._horizontal_flip:
-            flipped = generator.random(self._batch_size) < 0.5
-        return Batch(rows, flipped)
+        if self._class_balance == 0.0:
+            return rows
+        generator = _generator(self._seed, "batch", step)
+        balanced = generator.random(self._batch_size) < self._class_balance
+        group = generator.integers(len(self._sizes), size=self._batch_size)
+        scan = generator.integers(self._sizes[group])
+        return np.where(balanced, self._grouped[self._starts[group] + scan], rows)
 
-    def _in_passes(self, first: int) -> npt.NDArray[np.int64]:
+    def _in_passes(self, first: int) -> Ints:
         """Return the rows at one batch of positions in the sequence of all passes, from position `first`."""
-        parts: list[npt.NDArray[np.int64]] = []
+        parts: list[Ints] = []
         position, end = first, first + self._batch_size
         while position < end:
             pass_number, place = divmod(position, len(self._rows))
@@ -104,20 +84,7 @@ class BatchPlan:
         return np.concatenate(parts)
 
 
-def as_they_are(rows: npt.NDArray[np.int64]) -> Batch:
-    """Return a batch of cohort rows, none of them mirrored."""
-    return Batch(rows, np.zeros(len(rows), dtype=np.bool_))
-
-
-def load_images(cohort: Cohort, batch: Batch) -> npt.NDArray[np.float32]:
-    """Return the images of a batch: (N, 1, H, W) float32 in [-1, 1]."""
-    images = cohort.images(batch.rows)
-    if batch.flipped.any():
-        images[batch.flipped] = images[batch.flipped][..., ::-1]
-    return images
-
-
-def _rows_by_class(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
+def _rows_by_class(cohort: Cohort) -> list[Ints]:
     by_class = [cohort.rows("train", label) for label in range(len(cohort.info.classes))]
     for name, rows in zip(cohort.info.classes, by_class, strict=True):
         if not len(rows):
@@ -130,7 +97,7 @@ def _rows_by_class(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
     return by_class
 
 
-def _rows_by_finding(cohort: Cohort, train: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+def _rows_by_finding(cohort: Cohort, train: Ints) -> list[Ints]:
     if not cohort.info.findings:
         raise DataError(
             "the scans have no findings, only classes",

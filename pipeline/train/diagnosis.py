@@ -8,14 +8,15 @@ from models.optim.memory import largest_that_fits
 from models.optim.precision import Precision, trial_batch
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import TrainingError
-from pipeline.train.settings import TrainSettings
-from pipeline.train.step import REMEMBERED_STEPS, Step
+from pipeline.train.parts import ScheduleSettings
+from pipeline.train.state import kept_words
+from pipeline.train.step import REMEMBERED_STEPS, TrainingStep
 
 
 def not_finite(
-    step: Step,
+    step: TrainingStep,
     done: int,
-    settings: TrainSettings,
+    schedule: ScheduleSettings,
     precision: Precision,
     ranks: Ranks,
     *,
@@ -27,7 +28,7 @@ def not_finite(
     Args:
         step: the step object, which remembers its last losses.
         done: steps done.
-        settings: training settings.
+        schedule: of the training.
         precision: the arithmetic in use.
         ranks: the processes of the job.
         learning_rate: of the last step.
@@ -44,15 +45,14 @@ def not_finite(
     if bad.any():
         sigmas = step.sigmas[row][bad]
         what = (
-            f"the loss of step {number} is not finite for {int(bad.sum())} of {settings.batch_size} scans, "
+            f"the loss of step {number} is not finite for {int(bad.sum())} of {schedule.batch_size} scans, "
             f"at noise levels {float(sigmas.min()):.3g} to {float(sigmas.max()):.3g}"
         )
     else:
         what = f"the gradient of step {number} is not finite, though all its losses are"
-    kept = f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
     problem = (
         f"{what}; the scans themselves are finite; learning rate {learning_rate:.2g}, {precision.name}; "
-        f"{kept}"
+        f"{kept_words(saved_step)}"
     )
     if precision.dtype != "fp32":
         return TrainingError(
@@ -61,13 +61,13 @@ def not_finite(
             value=precision.dtype,
             remedy="Set train.precision=fp32; if that is not it, lower train.learning_rate.",
         )
-    lower = f"Set train.learning_rate={settings.learning_rate / 3:.2g}"
-    longer = max(2 * settings.warmup_steps, 100)
+    lower = f"Set train.learning_rate={schedule.learning_rate / 3:.2g}"
+    longer = max(2 * schedule.warmup_steps, 100)
     early = number <= longer
     return TrainingError(
         problem,
         field="train.learning_rate",
-        value=settings.learning_rate,
+        value=schedule.learning_rate,
         remedy=f"{lower}, or train.warmup_steps={longer}." if early else f"{lower}.",
     )
 
@@ -82,12 +82,12 @@ def _first_bad(losses: torch.Tensor, norms: torch.Tensor, done: int) -> tuple[in
     return done, torch.zeros_like(losses[0], dtype=torch.bool)
 
 
-def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> TrainingError:
+def too_large(step: TrainingStep, *, recomputes: bool, saved_step: int) -> TrainingError:
     """Try halves of the micro-batch and say which one fits.
 
     Args:
         step: the step that ran out of memory; no tensor of its computation may be held any more.
-        settings: training settings.
+        recomputes: whether activations are computed again already, to save memory.
         saved_step: steps of the newest saved state; 0 if there is none.
     """
     working = step.working
@@ -100,8 +100,7 @@ def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> Traini
 
     working.drop_gradients()
     fits = largest_that_fits(attempt, step.micro_batch)
-    kept = f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
-    recompute = "" if settings.checkpoint_activations else " Or set train.checkpoint_activations=true."
+    recompute = "" if recomputes else " Or set train.checkpoint_activations=true."
     if fits:
         remedy = (
             f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, "
@@ -112,7 +111,7 @@ def too_large(step: Step, settings: TrainSettings, *, saved_step: int) -> Traini
             f"Not even one scan fits: take smaller train.channels, or a device with more memory.{recompute}"
         )
     return TrainingError(
-        f"there is not enough memory for {step.micro_batch} scans at a time; {kept}",
+        f"there is not enough memory for {step.micro_batch} scans at a time; {kept_words(saved_step)}",
         field="train.micro_batch",
         value=step.micro_batch,
         remedy=remedy,

@@ -15,7 +15,7 @@ from models.diffusion.denoiser import Denoiser
 from models.optim.precision import Precision, apply_precision
 from pipeline.storage import write_text
 from pipeline.train.memorisation_gap import MIN_PAIRS, Gap, PairedScans
-from pipeline.train.settings import TrainSettings
+from pipeline.train.parts import AverageSettings
 from pipeline.train.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class MemorisationWatch:
     Args:
         scans: the scans to measure on.
         folder: the checkpoint directory.
-        settings: training settings.
+        settings: which averages there are, and whether to stop.
         snapshots: the snapshots of the run.
     """
 
@@ -68,7 +68,7 @@ class MemorisationWatch:
         self,
         scans: PairedScans,
         folder: Path,
-        settings: TrainSettings,
+        settings: AverageSettings,
         snapshots: Snapshots,
     ) -> None:
         self._path = folder / FILE_NAME

@@ -14,6 +14,7 @@ from pipeline.artifacts.checkpoint import (
 from pipeline.errors import DataError, UsageError
 from pipeline.records import CheckpointRef
 from pipeline.stage import load_reference
+from pipeline.train.parts import LAYER_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +29,6 @@ Field = tuple[str, Sequence[str]]
 
 _ROWS = "network.class_embedding.rows.weight"
 _FEATURES = "network.class_embedding.features.weight"
-# What must agree if the settings name it. All else may differ from cohort to cohort: the U-Net is
-# convolutional, and the rest are rows of the embedding.
-_LAYERS = ("channels", "num_res_blocks", "attention", "num_head_channels", "num_norm_groups", "patch_size")
 
 
 def start_digest(settings: TrainSettings) -> str | None:
@@ -45,16 +43,6 @@ def start_digest(settings: TrainSettings) -> str | None:
         return load_reference(CheckpointRef, settings.init_from).digest
     except DataError as error:
         raise _named(error, settings.init_from) from error
-
-
-def train_inputs(cohort_digest: str, settings: TrainSettings) -> tuple[dict[str, str], TrainSettings]:
-    """Return what tells whether an existing checkpoint is of the same inputs: digests, and settings.
-
-    The checkpoint to start from stands there with its digest and not with its path: moved, it is the same.
-    """
-    digest = start_digest(settings)
-    inputs = {"cohort": cohort_digest, **({"init_from": digest} if digest is not None else {})}
-    return inputs, settings.content_settings()
 
 
 def check_start(settings: TrainSettings, out: Path) -> None:
@@ -158,7 +146,11 @@ def _matched_rows(rows: Tensor, old: Sequence[Field], new: Sequence[Field]) -> T
 
 
 def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
-    """Raise DataError, naming both values, where checkpoint and settings disagree on what must be equal."""
+    """Raise DataError, naming both values, where checkpoint and settings disagree on what must be equal.
+
+    Layers must agree if the settings name them. All else may differ from cohort to cohort: the U-Net is
+    convolutional, and the rest are rows of the embedding.
+    """
     if info.autoencoder is not None:
         raise DataError(
             "the checkpoint to start from denoises latents, which are of its own autoencoder alone",
@@ -167,9 +159,11 @@ def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
             remedy="Start from a checkpoint that was trained on pixels.",
         )
     there = {**_layers(info), "parametrisation": info.parametrisation, "sigma_data": info.sigma_data}
-    given = {name: getattr(settings, name) for name in _LAYERS}
-    here: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    here |= {"parametrisation": settings.parametrisation, "sigma_data": settings.sigma_data}
+    here = {
+        **settings.given_layers,
+        "parametrisation": settings.parametrisation,
+        "sigma_data": settings.sigma_data,
+    }
     for name, value in here.items():
         if there[name] != value:
             raise DataError(
@@ -194,7 +188,7 @@ def _layers(info: CheckpointInfo) -> dict[str, Any]:
         raise DataError(
             str(error), field="train.init_from", remedy="Start from another checkpoint."
         ) from error
-    return {name: getattr(spec, name) for name in _LAYERS}
+    return {name: getattr(spec, name) for name in LAYER_NAMES}
 
 
 def _named(error: DataError, path: Path) -> DataError:

@@ -34,14 +34,11 @@ from pipeline.train.private.budget import PrivacyBudget, make_budget
 from pipeline.train.private.poisson_sampler import draw_of
 from pipeline.train.private.step import PrivateStep
 from pipeline.train.report import Report, draw_grid, open_report
-from pipeline.train.schedule import learning_rate, num_steps_at, num_steps_of
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
 from pipeline.train.state import TrainingState
-from pipeline.train.step import Step
+from pipeline.train.step import TrainingStep
 from pipeline.train.timing import NoTiming, Timing
-
-__all__ = ["Trainer", "learning_rate", "train"]
 
 REPORT_EVERY_STEPS = 10
 
@@ -87,14 +84,14 @@ def train(
             value=ranks.size,
             remedy=f"Start at most {settings.batch_size} processes, or raise train.batch_size.",
         )
-    if settings.dp.epsilon is not None and ranks.size > 1:
+    if settings.is_private and ranks.size > 1:
         raise UsageError(
             "a private training keeps its secret in one process",
             field="WORLD_SIZE",
             value=ranks.size,
             remedy="Start one process, or train without train.dp.epsilon.",
         )
-    budget = make_budget(cohort, folder, settings) if folder is not None else None
+    budget = make_budget(cohort, folder, settings.dp, settings.schedule) if folder is not None else None
     conditions = CohortConditions(cohort, settings.conditions)
     data = settings.data_fields(cohort.info.image_size)
     spec = NetworkSpec.from_dict(
@@ -103,7 +100,7 @@ def train(
             "num_classes": len(cohort.info.classes),
             "conditions": conditions.num_values,
             **settings.network_fields(data["image_size"]),
-            **ranks.same(layers_to_start_from(settings) if ranks.is_main else None),
+            **ranks.broadcast(layers_to_start_from(settings) if ranks.is_main else None),
         }
     )
     denoiser = Denoiser(
@@ -116,10 +113,20 @@ def train(
         fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]
         start_from(denoiser, settings.init_from, fields, digest=init_digest)
     with held_memory(), computing(default_device()):
-        plan = make_plan(folder, denoiser, settings, ranks)
+        plan = make_plan(
+            folder, denoiser, settings.runtime, settings.schedule, ranks, private=settings.is_private
+        )
         with threads(plan.num_threads):
             source = open_source(
-                cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+                cohort,
+                folder,
+                settings.latent,
+                plan,
+                ranks,
+                runtime=settings.runtime,
+                sigma_data=settings.sigma_data,
+                seed=seed,
+                inputs_digest=inputs_digest,
             )
             trainer = Trainer(
                 cohort,
@@ -188,12 +195,13 @@ class Trainer:
         budget: PrivacyBudget | None = None,
     ) -> None:
         conditions = conditions or CohortConditions(cohort, settings.conditions)
-        self.folder, self.settings, self.plan, self.seed = folder, settings, plan, seed
+        self.folder, self.plan, self.seed = folder, plan, seed
+        self.schedule, self.runtime, self.averages = settings.schedule, settings.runtime, settings.averages
         self.ranks, self.timing = ranks or Ranks(), timing or NoTiming()
         self.device, self.source = plan.device, source
-        self.one_step: Step
+        self.one_step: TrainingStep
         if budget is None:
-            self.one_step = Step(
+            self.one_step = TrainingStep(
                 denoiser, settings, plan, self.ranks, seed=seed, timing=self.timing, source=source
             )
         else:
@@ -209,7 +217,7 @@ class Trainer:
             )
         self.denoiser, self.ema = self.one_step.denoiser, self.one_step.ema
         self.optimizer, self.parameters = self.one_step.optimizer, self.one_step.parameters
-        batches = draw_of(cohort, settings, seed, budget)
+        batches = draw_of(cohort, settings.scans, settings.batch_size, seed, budget)
         self.feed = Feed(scans_of(batches, source, conditions, self.one_step.share), plan.device)
         self.state = TrainingState(
             folder,
@@ -217,14 +225,13 @@ class Trainer:
             ema=self.ema,
             optimizer=self.optimizer,
             inputs_digest=inputs_digest,
-            weighting=self.one_step.weighting,
             aside=plan.device.type != "cpu",
         )
-        self.snapshots = Snapshots(folder, settings)
+        self.snapshots = Snapshots(folder, self.averages)
         self.watch: MemorisationWatch | None = None
         if folder is not None:
-            scans = PairedScans(cohort, source, conditions, settings, seed)
-            self.watch = MemorisationWatch(scans, folder, settings, self.snapshots)
+            scans = PairedScans(cohort, source, conditions, settings.objective, seed)
+            self.watch = MemorisationWatch(scans, folder, self.averages, self.snapshots)
         self.stopped = False
         self.budget: TimeBudget | None = None
         if settings.max_minutes is not None:
@@ -233,11 +240,11 @@ class Trainer:
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole training, as decided so far; it may stop before."""
-        return num_steps_of(self.settings, self.plan.decisions)
+        return self.schedule.num_steps_of(self.plan.decisions)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step `step` (counted from 0)."""
-        return learning_rate(step, self.settings, self.plan.decisions)
+        return self.schedule.learning_rate_at(step, self.plan.decisions)
 
     def run(self) -> int:
         """Train from the last saved state to the last step; saves at intervals and at the end.
@@ -248,7 +255,7 @@ class Trainer:
         step = self.state.load_shared(self.ranks)
         self.one_step.working.take_weights()
         self._resume_snapshots(step)
-        images = step * self.settings.batch_size
+        images = step * self.schedule.batch_size
         with (
             contextlib.closing(self.feed),
             contextlib.closing(self.state),
@@ -257,7 +264,7 @@ class Trainer:
         ):
             report.set_total(self.num_steps)
             saved_at = time.monotonic()
-            cores = shared_cores(self.plan, self.settings)
+            cores = shared_cores(self.plan, self.runtime)
             while step < self.num_steps and not self.stopped:
                 report.count(self._guarded(step))
                 step += 1
@@ -271,16 +278,16 @@ class Trainer:
                     with self.timing.part("report"):
                         report.write(
                             step=step,
-                            images=step * self.settings.batch_size,
+                            images=step * self.schedule.batch_size,
                             learning_rate=self.learning_rate(step - 1),
                         )
                 if self._save(step, last=last, saved_at=saved_at, finite=finite, report=report):
                     saved_at = time.monotonic()
-                if self.folder is not None and _is_multiple(step, self.settings.grid_every_steps):
+                if self.folder is not None and self.runtime.grid_is_due(step):
                     with self.timing.part("grid"):
                         draw_grid(
                             self.folder,
-                            self.ema.nearest(self.settings.ema_length),
+                            self.ema.nearest(self.averages.ema_length),
                             self.plan.precision,
                             step=step,
                             seed=self.seed,
@@ -308,11 +315,11 @@ class Trainer:
         self.snapshots.resume(step)
         if self.watch is not None:
             self.watch.resume(step, self.denoiser, self.plan.precision)
-        self.stopped = bool(self.ranks.same(self.watch is not None and self.watch.kept_step is not None))
+        self.stopped = bool(self.ranks.broadcast(self.watch is not None and self.watch.kept_step is not None))
 
     def _snapshot(self, step: int, report: Report) -> None:
         """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
-        if not self.snapshots.due(step, num_steps_at(step, self.settings, self.plan.decisions)):
+        if not self.snapshots.due(step, self.schedule.num_steps_at(step, self.plan.decisions)):
             return
         self._require_finite(step, report, at_report=True)
         stop = False
@@ -320,7 +327,7 @@ class Trainer:
             with self.timing.part("snapshot"):
                 self.snapshots.take(step, self.ema)
                 stop = self.watch.look(step, self.denoiser, self.plan.precision)
-        self.stopped = bool(self.ranks.same(stop))
+        self.stopped = bool(self.ranks.broadcast(stop))
 
     def _guarded(self, step: int) -> torch.Tensor:
         try:
@@ -330,7 +337,11 @@ class Trainer:
                 raise
         # Outside of the handler: the error holds the frames, and they all the tensors of the step.
         gc.collect()
-        raise too_large(self.one_step, self.settings, saved_step=self.state.saved_step)
+        raise too_large(
+            self.one_step,
+            recomputes=self.runtime.checkpoint_activations,
+            saved_step=self.state.saved_step,
+        )
 
     def _review(self, step: int, report: Report) -> None:
         """Under a time budget, let process 0 decide how many steps fit, and record it before going on."""
@@ -338,7 +349,7 @@ class Trainer:
             return
         synchronise(self.device)
         decided = self.budget.review(step, report.seconds) if self.ranks.is_main else None
-        decided = self.ranks.same(decided)
+        decided = self.ranks.broadcast(decided)
         if decided is None:
             return
         self.plan = self.plan.with_decision((int(decided[0]), int(decided[1])))
@@ -357,21 +368,17 @@ class Trainer:
             raise not_finite(
                 self.one_step,
                 step,
-                self.settings,
+                self.schedule,
                 self.plan.precision,
                 self.ranks,
                 learning_rate=self.learning_rate(step - 1),
-                saved_step=self.ranks.same(self.state.saved_step),
+                saved_step=self.ranks.broadcast(self.state.saved_step),
             )
         return True
 
     def _save(self, step: int, *, last: bool, saved_at: float, finite: bool, report: Report) -> bool:
         """Save if it is time to; never weights that are not finite."""
-        due = (
-            last
-            or time.monotonic() - saved_at >= self.settings.checkpoint_every_seconds
-            or _is_multiple(step, self.settings.checkpoint_every_steps)
-        )
+        due = last or self.runtime.save_is_due(step, time.monotonic() - saved_at)
         if self.folder is None or not due or not (finite or math.isfinite(report.loss_sum)):
             return False
         with self.timing.part("save"):
@@ -379,7 +386,3 @@ class Trainer:
             if last:
                 self.state.finish()
         return True
-
-
-def _is_multiple(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0

@@ -18,7 +18,7 @@ from pipeline.distributed.cpu_threads import SharedCores, threads, threads_here
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import DataError, UsageError
 from pipeline.storage import read_json, write_json
-from pipeline.train.settings import TrainSettings
+from pipeline.train.parts import RuntimeSettings, ScheduleSettings
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,13 @@ class MachinePlan:
 
 
 def make_plan(
-    folder: Path | None, denoiser: Denoiser, settings: TrainSettings, ranks: Ranks | None = None
+    folder: Path | None,
+    denoiser: Denoiser,
+    runtime: RuntimeSettings,
+    schedule: ScheduleSettings,
+    ranks: Ranks | None = None,
+    *,
+    private: bool = False,
 ) -> MachinePlan:
     """Return the recorded plan of this run, or choose one and record it before the first step.
 
@@ -107,8 +113,10 @@ def make_plan(
     Args:
         folder: the checkpoint directory; None on every process but the first.
         denoiser: the denoiser to be trained.
-        settings: training settings.
+        runtime: what is asked of the machine.
+        schedule: how much there is to compute.
         ranks: the processes of the job.
+        private: whether gradients of single scans are taken, which only fp32 does.
 
     Raises:
         DataError: the record is unreadable, or was made on a kind of device that this machine has not.
@@ -118,12 +126,16 @@ def make_plan(
     body = None
     if folder is not None:
         recorded = (folder / FILE_NAME).is_file()
-        plan = _recorded(folder / FILE_NAME) if recorded else _chosen(denoiser, settings, ranks)
-        now = _for_these_processes(plan, settings, ranks)
+        plan = (
+            _recorded(folder / FILE_NAME)
+            if recorded
+            else _chosen(denoiser, runtime, schedule, ranks, private=private)
+        )
+        now = _for_these_processes(plan, runtime, ranks)
         if now != plan or not recorded:
             now.write(folder)
         body = now.to_dict()
-    plan = MachinePlan.from_dict(ranks.same(body))
+    plan = MachinePlan.from_dict(ranks.broadcast(body))
     if plan.device.type != default_device().type:
         raise UsageError(
             f"process {ranks.rank} has another kind of device than process 0",
@@ -134,45 +146,47 @@ def make_plan(
     return replace(plan, device=default_device())
 
 
-def shared_cores(plan: MachinePlan, settings: TrainSettings) -> SharedCores:
+def shared_cores(plan: MachinePlan, runtime: RuntimeSettings) -> SharedCores:
     """Return what fits a training's threads to the cores that other programs leave; a fixed number stays."""
-    fixed = settings.num_threads is not None or plan.device.type != "cpu"
+    fixed = runtime.num_threads is not None or plan.device.type != "cpu"
     return SharedCores(1 if fixed else plan.num_threads)
 
 
-def _chosen(denoiser: Denoiser, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
+def _chosen(
+    denoiser: Denoiser, runtime: RuntimeSettings, schedule: ScheduleSettings, ranks: Ranks, *, private: bool
+) -> MachinePlan:
     device = default_device()
     own = choices(device)
-    num_threads = _threads_here(settings, ranks)
-    share = ranks.share(settings.batch_size)
-    at_once = min(share.stop - share.start, settings.micro_batch or settings.batch_size)
+    num_threads = _threads_here(runtime, ranks)
+    share = ranks.share(schedule.batch_size)
+    at_once = min(share.stop - share.start, runtime.micro_batch or schedule.batch_size)
     with threads(num_threads):
         trial = denoiser.to(device)
-        if settings.dp.epsilon is not None:
+        if private:
             precision = Precision("fp32", channels_last=False)
-        elif settings.precision == "auto":
+        elif runtime.precision == "auto":
             precision = probe_precision(trial, batch_size=min(at_once, own.probe_batch or at_once))
             logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
         else:
             # Not measured, so that two runs never differ by it: the layout is what the device prefers.
-            precision = Precision(settings.precision, channels_last=own.arithmetic[0][1])
-        tried = settings.compile == "on" or (settings.compile == "auto" and own.compiles)
-        if tried and not settings.checkpoint_activations and settings.dp.epsilon is None:
+            precision = Precision(runtime.precision, channels_last=own.arithmetic[0][1])
+        tried = runtime.compile == "on" or (runtime.compile == "auto" and own.compiles)
+        if tried and not runtime.checkpoint_activations and not private:
             precision = probe_compiled(
                 trial,
                 precision,
                 batch_size=at_once,
-                images_left=settings.num_steps * settings.batch_size // ranks.size,
-                seconds_left=60.0 * settings.max_minutes if settings.max_minutes else None,
-                must=settings.compile == "on",
+                images_left=schedule.num_steps * schedule.batch_size // ranks.size,
+                seconds_left=60.0 * schedule.max_minutes if schedule.max_minutes else None,
+                must=runtime.compile == "on",
             )
-    return MachinePlan(device, num_threads, precision, ranks.size, settings.micro_batch)
+    return MachinePlan(device, num_threads, precision, ranks.size, runtime.micro_batch)
 
 
-def _for_these_processes(plan: MachinePlan, settings: TrainSettings, ranks: Ranks) -> MachinePlan:
+def _for_these_processes(plan: MachinePlan, runtime: RuntimeSettings, ranks: Ranks) -> MachinePlan:
     """Return the plan for as many processes as there are now; the arithmetic and the decisions stay."""
     if plan.world_size != ranks.size:
-        num_threads = _threads_here(settings, ranks)
+        num_threads = _threads_here(runtime, ranks)
         logger.info(
             "this training ran as %d processes of %d threads and goes on as %d of %d: equal up to rounding",
             plan.world_size,
@@ -181,18 +195,18 @@ def _for_these_processes(plan: MachinePlan, settings: TrainSettings, ranks: Rank
             num_threads,
         )
         plan = replace(plan, world_size=ranks.size, num_threads=num_threads)
-    if plan.micro_batch != settings.micro_batch:
+    if plan.micro_batch != runtime.micro_batch:
         logger.info(
             "train.micro_batch was %s and is now %s: equal up to rounding",
             plan.micro_batch,
-            settings.micro_batch,
+            runtime.micro_batch,
         )
-        plan = replace(plan, micro_batch=settings.micro_batch)
+        plan = replace(plan, micro_batch=runtime.micro_batch)
     return plan
 
 
-def _threads_here(settings: TrainSettings, ranks: Ranks) -> int:
-    return threads_here(ranks.place) if settings.num_threads is None else settings.num_threads
+def _threads_here(runtime: RuntimeSettings, ranks: Ranks) -> int:
+    return threads_here(ranks.place) if runtime.num_threads is None else runtime.num_threads
 
 
 def _recorded(path: Path) -> MachinePlan:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from models.devices import choices, to_device
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.objective import denoising_loss
 from models.noise import initial_noise, stream_seed
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.train.latent.sources import LatentSource, PixelSource
-from pipeline.train.settings import TrainSettings
+from pipeline.train.parts import ObjectiveSettings
 
 MIN_PAIRS = 12
 """Fewest pairs of scans from which a gap's standard error can be told."""
@@ -50,7 +50,7 @@ class PairedScans:
         cohort: the cohort.
         source: what the denoiser learns from.
         conditions: what it tells of each scan.
-        settings: training settings; noise levels lie at even shares of the distribution trained on.
+        objective: of the training; noise levels lie at even shares of the distribution trained on.
         seed: run seed.
     """
 
@@ -59,13 +59,13 @@ class PairedScans:
         cohort: Cohort,
         source: PixelSource | LatentSource,
         conditions: CohortConditions,
-        settings: TrainSettings,
+        objective: ObjectiveSettings,
         seed: int,
     ) -> None:
-        self._source, self._conditions, self._settings, self._seed = source, conditions, settings, seed
+        self._source, self._conditions, self._objective, self._seed = source, conditions, objective, seed
         self.train, self.val = _pairs(cohort, seed)
         share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
-        self._levels = (torch.special.ndtri(share) * settings.sigma_std + settings.sigma_mean).exp()
+        self._levels = (torch.special.ndtri(share) * objective.sigma_std + objective.sigma_mean).exp()
 
     def __len__(self) -> int:
         return len(self.train)
@@ -78,7 +78,7 @@ class PairedScans:
         error = float(gap.std(ddof=1)) / len(gap) ** 0.5
         return Gap(float(train.mean()), float(val.mean()), float(gap.mean()), error)
 
-    def _losses(self, denoiser: Denoiser, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    def _losses(self, denoiser: Denoiser, rows: Ints) -> Floats:
         """Return the loss of each scan (N,), the mean over the noise levels."""
         device = next(denoiser.parameters()).device
         losses = [
@@ -87,9 +87,7 @@ class PairedScans:
         ]
         return np.concatenate(losses)
 
-    def _loss(
-        self, denoiser: Denoiser, rows: npt.NDArray[np.int64], first: int, device: torch.device
-    ) -> npt.NDArray[np.float64]:
+    def _loss(self, denoiser: Denoiser, rows: Ints, first: int, device: torch.device) -> Floats:
         clean = to_device(self._source.expected(rows), device)
         codes = to_device(torch.from_numpy(self._conditions.codes(rows)), device)
         wide = choices(device).wide
@@ -103,14 +101,14 @@ class PairedScans:
                 codes,
                 sigma=torch.full((len(rows),), sigma, device=device),
                 noise=to_device(initial_noise(seeds, tuple(clean.shape[1:])), device),
-                sigma_data=self._settings.sigma_data,
-                parametrisation=self._settings.parametrisation,
+                sigma_data=self._objective.sigma_data,
+                parametrisation=self._objective.parametrisation,
             ).to(wide)
-        mean: npt.NDArray[np.float64] = (total / NUM_LEVELS).cpu().double().numpy()
+        mean: Floats = (total / NUM_LEVELS).cpu().double().numpy()
         return mean
 
 
-def _pairs(cohort: Cohort, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pairs(cohort: Cohort, seed: int) -> tuple[Ints, Ints]:
     """Return rows of train scans and of val scans (N,), class by class, at most `MAX_PAIRS`."""
     generator = np.random.Generator(np.random.PCG64(stream_seed(seed, "gap pairs")))
     train: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models.devices import choices
+from pipeline.arrays import Ints
 from pipeline.artifacts.conditions import CohortConditions
-from pipeline.train.batches import Batch
 
 Gather = Callable[[int], tuple[npt.NDArray[Any], ...]]
 """Reads the arrays that a step needs; called in a thread of its own."""
@@ -22,15 +21,15 @@ Gather = Callable[[int], tuple[npt.NDArray[Any], ...]]
 class Draws(Protocol):
     """Tells which scans a step sees, over all processes."""
 
-    def batch(self, step: int, /) -> Batch:
-        """Return the scans of a step."""
+    def rows(self, step: int, /) -> Ints:
+        """Return the cohort rows of a step."""
 
 
 class Source(Protocol):
     """Reads what a denoiser learns from."""
 
-    def read(self, batch: Batch, /) -> npt.NDArray[Any]:
-        """Return the images, or the moments of their latents: (N, C, H, W)."""
+    def read(self, rows: Ints, /) -> npt.NDArray[Any]:
+        """Return the images of cohort rows, or the moments of their latents: (N, C, H, W)."""
 
 
 class Feed:
@@ -91,14 +90,7 @@ def scans_of(
     """
 
     def gather(step: int) -> tuple[npt.NDArray[Any], ...]:
-        batch = part_of(batches.batch(step), share)
-        return source.read(batch), conditions.codes(batch.rows)
+        rows = batches.rows(step)[share]
+        return source.read(rows), conditions.codes(rows)
 
     return gather
-
-
-def part_of(batch: Batch, share: slice) -> Batch:
-    """Return the part of a batch that stands at the places `share`."""
-    return dataclasses.replace(
-        batch, **{field.name: getattr(batch, field.name)[share] for field in dataclasses.fields(batch)}
-    )

@@ -18,7 +18,7 @@ from models.optim.snapshots import (
 )
 from pipeline.errors import DataError
 from pipeline.storage import make_private_directory, storage_errors
-from pipeline.train.settings import TrainSettings
+from pipeline.train.parts import AverageSettings
 
 
 class Snapshots:
@@ -29,10 +29,10 @@ class Snapshots:
 
     Args:
         folder: the checkpoint directory; None on a process that writes nothing.
-        settings: training settings.
+        settings: which averages there are, and how many snapshots.
     """
 
-    def __init__(self, folder: Path | None, settings: TrainSettings) -> None:
+    def __init__(self, folder: Path | None, settings: AverageSettings) -> None:
         self._folder, self._settings = folder, settings
         self.steps: tuple[int, ...] = ()
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.cohort import open_cohort
 from pipeline.distributed.broadcast import (
-    hear,
-    hear_reference,
+    receive,
+    receive_reference,
     require_same_command,
-    tell_reference,
-    tell_to_work,
+    send_reference,
+    send_work,
 )
 from pipeline.distributed.process_group import Ranks, join_ranks
-from pipeline.errors import DataError
 from pipeline.records import CheckpointRef, CohortRef
-from pipeline.stage import open_stage
-from pipeline.train.fine_tuning import check_start, train_inputs
+from pipeline.stage import reference_of
+from pipeline.train.fine_tuning import check_start
+from pipeline.train.plan import plan_train
 from pipeline.train.settings import TrainSettings
 
 
 def run_train(
-    cohort: CohortRef, out: Path, settings: TrainSettings, *, seed: int, force: bool = False
+    cohort: Path | CohortRef, out: Path, settings: TrainSettings, *, seed: int, force: bool = False
 ) -> CheckpointRef:
     """Train a denoiser on the train split of a cohort.
 
@@ -51,18 +51,19 @@ def run_train(
         RankFailedError: another process of the job failed.
         StorageError: the disk is full or cannot be written.
     """
+    cohort = reference_of(CohortRef, cohort)
     with join_ranks() as ranks:
         require_same_command(ranks, [CheckpointRef.stage, cohort.digest, settings.digest(), seed])
         if not ranks.is_main:
             return _follow(cohort, settings, seed, ranks)
-        inputs, stable = train_inputs(cohort.digest, settings)
+        wanted = plan_train(cohort, settings, seed=seed).wanted
         check_start(settings, out)
-        with open_stage(CheckpointRef, out, inputs=inputs, settings=stable, seed=seed, force=force) as folder:
+        with wanted.open(out, force=force) as folder:
             if folder.finished is not None:
-                tell_reference(ranks, folder.finished)
+                send_reference(ranks, folder.finished)
                 return folder.finished
-            opened = _opened(cohort)
-            tell_to_work(ranks, folder.inputs_digest)
+            opened = open_cohort(cohort)
+            send_work(ranks, folder.inputs_digest)
             # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
             from pipeline.train.loop import train
 
@@ -72,32 +73,20 @@ def run_train(
                 settings,
                 seed=seed,
                 inputs_digest=folder.inputs_digest,
-                init_digest=inputs.get("init_from"),
+                init_digest=wanted.inputs.get("init_from"),
                 ranks=ranks,
             )
             reference = folder.finish(files, counts)
-            tell_reference(ranks, reference)
+            send_reference(ranks, reference)
             return reference
 
 
 def _follow(cohort: CohortRef, settings: TrainSettings, seed: int, ranks: Ranks) -> CheckpointRef:
     """Train beside process 0, which alone opens the output directory, and return its reference."""
-    finished, inputs_digest = hear(ranks, CheckpointRef)
+    finished, inputs_digest = receive(ranks, CheckpointRef)
     if finished is not None:
         return finished
     from pipeline.train.loop import train
 
-    train(_opened(cohort), None, settings, seed=seed, inputs_digest=inputs_digest, ranks=ranks)
-    return hear_reference(ranks, CheckpointRef)
-
-
-def _opened(cohort: CohortRef) -> Cohort:
-    opened = Cohort(cohort.path)
-    if opened.digest != cohort.digest:
-        raise DataError(
-            "the cohort directory holds another cohort than the one asked for",
-            field="cohort",
-            value=str(cohort.path),
-            remedy="Ingest again, or name the right directory.",
-        )
-    return opened
+    train(open_cohort(cohort), None, settings, seed=seed, inputs_digest=inputs_digest, ranks=ranks)
+    return receive_reference(ranks, CheckpointRef)

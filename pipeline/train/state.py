@@ -35,7 +35,6 @@ class TrainingState:
         model: the denoiser being trained.
         ema: its averages.
         optimizer: its optimiser.
-        weighting: the learned loss weighting, if there is one, which the optimiser changes too.
         inputs_digest: digest of the run's inputs; a state of another run is never loaded.
         aside: write files in a thread of its own while training goes on, from a copy in the host's memory. A
             state has 16 bytes a weight, seconds of writing, in which a GPU would stand still; a CPU needs the
@@ -50,13 +49,11 @@ class TrainingState:
         ema: PowerFunctionAverages,
         optimizer: Optimiser,
         inputs_digest: str,
-        weighting: nn.Module | None = None,
         aside: bool = False,
     ) -> None:
         self._folder = make_private_directory(folder / FOLDER_NAME) if folder is not None else None
         self._model, self._ema, self._optimizer = model, ema, optimizer
         self._inputs_digest = inputs_digest
-        self._weighting = weighting
         self._saved_step = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="save") if aside else None
         self._writing: tuple[int, Future[None]] | None = None
@@ -128,11 +125,10 @@ class TrainingState:
 
     def load_shared(self, ranks: Ranks) -> int:
         """Load the newest readable state on process 0 and give it to all; return its step on each."""
-        step = self._saved_step = int(ranks.same(self.load_newest()))
+        step = self._saved_step = int(ranks.broadcast(self.load_newest()))
         if ranks.size > 1:
-            moments = self._optimizer.moments().values() if step else ()
-            weighting = self._weighting.state_dict().values() if self._weighting is not None else ()
-            ranks.same_tensors([*self._model.state_dict().values(), *weighting, *moments])
+            others = self._optimizer.tensors().values() if step else ()
+            ranks.broadcast_tensors([*self._model.state_dict().values(), *others])
             self._optimizer.set_step(step)
         return step
 
@@ -145,20 +141,16 @@ class TrainingState:
             raise ValueError("its header holds no step")
         load_into(self._model, _part(found.tensors, "model."))
         self._ema.load(_part(found.tensors, "ema."))
-        if self._weighting is not None:
-            load_into(self._weighting, _part(found.tensors, "weighting."))
         with torch.no_grad():
-            for name, moment in self._optimizer.moments().items():
-                moment.copy_(found.tensors[name])
+            for name, tensor in self._optimizer.tensors().items():
+                tensor.copy_(found.tensors[name])
         self._optimizer.set_step(step)
         return step
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self._ema.tensors().items()}
-        if self._weighting is not None:
-            tensors |= {f"weighting.{name}": part for name, part in self._weighting.state_dict().items()}
-        return tensors | self._optimizer.moments()
+        return tensors | self._optimizer.tensors()
 
     def _saved(self) -> list[Path]:
         """Return the saved states, newest first."""
@@ -167,6 +159,11 @@ class TrainingState:
                 return []
             return sorted((path for path in self._folder.iterdir() if _NAME.match(path.name)), reverse=True)
         return []
+
+
+def kept_words(saved_step: int) -> str:
+    """Say which state a training that fails leaves; 0 if there is none."""
+    return f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from models.diffusion.augment import augment, draw_augmentation
 from models.diffusion.denoiser import Denoiser
-from models.diffusion.loss_weighting import Uncertainty
 from models.diffusion.objective import SigmaDistribution, denoising_loss, drop_labels
 from models.noise import stream_seed
 from models.optim.compiling import Compute
@@ -23,13 +22,13 @@ from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
-"""What `Step` draws for its scans: clean data, codes, noise levels, noise, augmentation features."""
+"""What `TrainingStep` draws for its scans: clean data, codes, noise levels, noise, augmentation features."""
 
 REMEMBERED_STEPS = 10
 """Losses and noise levels of so many steps are kept to explain a loss that is not finite."""
 
 
-class Step:
+class TrainingStep:
     """The weights being learnt, their average and their optimiser, and how one step changes them.
 
     All that is random comes from streams derived from seed and step, drawn for the whole batch on every
@@ -51,6 +50,9 @@ class Step:
         norms: (REMEMBERED_STEPS,), norms of the whole gradient before clipping.
     """
 
+    stratified = True
+    """Whether the noise levels of a batch are spread evenly, so that none of them is drawn on its own."""
+
     def __init__(
         self,
         denoiser: Denoiser,
@@ -63,27 +65,24 @@ class Step:
         source: PixelSource | LatentSource,
     ) -> None:
         self._source = source
-        self._settings, self._ranks, self._seed, self._timing = settings, ranks, seed, timing
+        self._schedule, self._objective = settings.schedule, settings.objective
+        self._ranks, self._seed, self._timing = ranks, seed, timing
         self.device = plan.device
         self.denoiser = denoiser.to(plan.device).train()
         # The averages are copies: made before the layers of what computes may be changed.
         self.ema: PowerFunctionAverages[Denoiser] = PowerFunctionAverages(self.denoiser, settings.ema_lengths)
-        self.weighting = Uncertainty().to(plan.device) if settings.loss_weighting == "learned" else None
         self.working = WorkingCopy(self.denoiser, plan.precision, recompute=settings.checkpoint_activations)
         self.parameters = list(self.denoiser.parameters())
-        learnt = list(self.denoiser.named_parameters())
-        if self.weighting is not None:
-            learnt += self.weighting.named_parameters(prefix="weighting")
         self.optimizer = Optimiser(
-            learnt,
+            self.denoiser.named_parameters(),
             name=settings.optimizer,
             weight_decay=settings.weight_decay,
             dtype=DTYPES[plan.precision.dtype],
         )
         self._noise_levels = SigmaDistribution(
-            settings.sigma_mean, settings.sigma_std, stratified=settings.dp.epsilon is None
+            settings.sigma_mean, settings.sigma_std, stratified=self.stratified
         )
-        self._gradient_sum = GradientSum([parameter for _, parameter in learnt]) if ranks.exchanges else None
+        self._gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None
         self.share = ranks.share(settings.batch_size)
         self.micro_batch = min(plan.micro_batch or settings.batch_size, self.share.stop - self.share.start)
         shape = (REMEMBERED_STEPS, settings.batch_size)
@@ -109,11 +108,9 @@ class Step:
             with self._timing.part("exchange"), self._ranks.exchange():
                 loss = self._gradient_sum.add_up(loss)
         with self._timing.part("optimizer"):
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._schedule.gradient_clip)
             self.optimizer.step(learning_rate)
             self.working.clear_gradients()
-            if self.weighting is not None:
-                self.weighting.zero_grad(set_to_none=True)
             self.working.take_weights()
         with self._timing.part("average"):
             self.norms[step % REMEMBERED_STEPS].copy_(norm)
@@ -125,20 +122,16 @@ class Step:
         """Leave this process's part of the gradient in the master and return its part of the loss."""
         with self._timing.part("draw"):
             drawn = self._draw(step, images, codes)
-            clean, _, sigma, _, _ = drawn
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(clean), self.micro_batch):
-            part = slice(first, min(first + self.micro_batch, len(clean)))
+        count = len(drawn[0])
+        for first in range(0, count, self.micro_batch):
+            part = slice(first, min(first + self.micro_batch, count))
             with self._timing.part("forward"):
                 losses = self._losses(self.working.compute, drawn, part)
-                # The sum of all parts of all processes is the mean over the whole batch. The loss that is
-                # told stays the denoising loss, whatever it is weighed by.
-                loss = losses.sum() / self._settings.batch_size
-                weighed = loss
-                if self.weighting is not None:
-                    weighed = self.weighting.weigh(losses, sigma[part]).sum() / self._settings.batch_size
+                # The sum of all parts of all processes is the mean over the whole batch.
+                loss = losses.sum() / self._schedule.batch_size
             with self._timing.part("backward"):
-                weighed.backward()
+                loss.backward()
                 self.working.return_gradients(add=first > 0)
             total += loss.detach()
             self._remember(step, self.share.start + part.start, losses)
@@ -153,8 +146,8 @@ class Step:
             codes[part],
             sigma=sigma[part],
             noise=noise[part],
-            sigma_data=self._settings.sigma_data,
-            parametrisation=self._settings.parametrisation,
+            sigma_data=self._objective.sigma_data,
+            parametrisation=self._objective.parametrisation,
             augment=features[part] if features is not None else None,
         )
 
@@ -169,23 +162,21 @@ class Step:
         generator = torch.Generator(self.device).manual_seed(stream_seed(self._seed, "step", step))
         everyone = self.denoiser.null_codes(count, self.device).clone()
         everyone[share] = codes
-        everyone = drop_labels(everyone, self._settings.label_dropout, spec.num_values, generator)
+        everyone = drop_labels(everyone, self._objective.label_dropout, spec.num_values, generator)
         sigma = self._noise_levels.sample(count, generator)
         self._remember_sigmas(step, sigma)
         noise = torch.randn((count, *self.denoiser.sample_shape), generator=generator, device=self.device)
         clean = self._source.clean(images, generator, count=count, share=share)
         features = None
-        if self._settings.augment > 0.0:
+        if self._objective.augment > 0.0:
             # Drawn last: without augmentation, all else is drawn as it always was.
-            features = draw_augmentation(
-                count, self._settings.augment, generator, mirror=self._settings.augment_mirror
-            )[share]
+            features = draw_augmentation(count, self._objective.augment, generator)[share]
             clean = augment(clean, features)
         return clean, everyone[share], sigma[share], noise[share], features
 
     def _places(self, count: int) -> tuple[int, slice]:
         """Return the scans of the whole batch, and this process's places in it, where it read `count`."""
-        return self._settings.batch_size, self.share
+        return self._schedule.batch_size, self.share
 
     def _remember_sigmas(self, step: int, sigma: Tensor) -> None:
         row = self.sigmas[step % REMEMBERED_STEPS]

@@ -1,1 +1,1 @@
-"""What measured figures are said to mean: sentences that are true at the power of the test."""
+"""Sentences that interpret measured figures; each is true at the power of its test."""

@@ -1,4 +1,4 @@
-"""What a test of a given size could have noticed, and how large it would have to be."""
+"""What a test of a given sample size can detect, and the sample size needed to detect an effect."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable
 
 POWER = 0.8
-"""Chance of noticing an effect that counts as being able to notice it (Cohen 1988)."""
+"""Probability of detecting an effect from which on a test counts as able to detect it (Cohen 1988)."""
+LEVEL = 0.95
+"""Probability that an interval holds the true value."""
 MOST = 2**24
-"""Sizes beyond which a test is said to need more than anybody has."""
+"""Largest sample size searched; beyond it, no sample size counts as sufficient."""
 
 
 def smallest(enough: Callable[[int], bool], *, most: int = MOST) -> int | None:
-    """Return the smallest whole number from 1 on that is enough, None if `most` is not.
+    """Return the smallest positive integer that is enough, or None if `most` is not.
 
     Args:
-        enough: whether a number is; once it is, all larger ones are.
-        most: where the search ends.
+        enough: returns whether a number is enough; monotone: if a number is, all larger ones are.
+        most: largest number searched.
     """
     high = 1
     while not enough(high):
@@ -30,17 +32,32 @@ def smallest(enough: Callable[[int], bool], *, most: int = MOST) -> int | None:
     return high
 
 
-def noticeable_auc(members: int, non_members: int, *, significance: float, power: float = POWER) -> float:
-    """Return the AUC from which on a rank sum test of so many patients shows it with a chance of `power`.
+def clopper_pearson(hits: float, total: int, tail: float = (1.0 - LEVEL) / 2) -> tuple[float, float]:
+    """Return the exact two-sided interval of a share (Clopper and Pearson 1934).
 
-    The normal approximation of Mann and Whitney (1947), with the variance of the null hypothesis:
-    0.5 + (z of significance + z of power) * sqrt((n + m + 1) / (12 n m)). At most 1.
+    Args:
+        hits: 0 to `total`.
+        total: trials, at least 1.
+        tail: probability that the interval leaves out on either side.
+    """
+    from scipy.stats import beta
+
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, total - hits + 1))
+    high = 1.0 if hits == total else float(beta.ppf(1.0 - tail, hits + 1, total - hits))
+    return low, high
+
+
+def noticeable_auc(members: int, non_members: int, *, significance: float, power: float = POWER) -> float:
+    """Return the smallest AUC that a rank-sum test of this many patients detects with probability `power`.
+
+    Normal approximation of Mann and Whitney (1947), with the variance under the null hypothesis:
+    0.5 + (z of significance + z of power) * sqrt((n + m + 1) / (12 n m)), at most 1.
 
     Args:
         members: n.
         non_members: m.
-        significance: one-sided level of the test, after its correction for the number of tests.
-        power: chance of noticing.
+        significance: one-sided level of the test, corrected for the number of tests.
+        power: probability of detection.
     """
     from scipy.stats import norm
 
@@ -51,7 +68,7 @@ def noticeable_auc(members: int, non_members: int, *, significance: float, power
 
 
 def patients_for_auc(value: float, *, significance: float, power: float = POWER) -> int | None:
-    """Return how many patients on either side notice an AUC of `value`; the inverse of `noticeable_auc`."""
+    """Return how many patients on each side detect an AUC of `value`; the inverse of `noticeable_auc`."""
 
     def enough(count: int) -> bool:
         return noticeable_auc(count, count, significance=significance, power=power) <= value
@@ -65,27 +82,27 @@ def least_p(members: int, non_members: int) -> float:
 
 
 def trials_below(share: float, bound: float) -> int | None:
-    """Return how many trials show, at a measured share, that the true one lies below a bound.
+    """Return how many trials would show, at a measured share, that the true share is below a bound.
 
-    The smallest number whose exact 95 % interval (Clopper and Pearson 1934) ends at or below the bound.
+    This is the smallest number whose exact 95 % interval (Clopper and Pearson 1934) ends at or below `bound`.
 
     Args:
         share: measured share of successes.
-        bound: above it; None is returned where it is not.
+        bound: upper bound of the true share; the result is None unless it is above `share`.
     """
-    from scipy.stats import beta
 
     def enough(trials: int) -> bool:
-        return float(beta.ppf(0.975, share * trials + 1, (1 - share) * trials)) <= bound
+        return clopper_pearson(share * trials, trials)[1] <= bound
 
     return None if share >= bound else smallest(enough)
 
 
 def noticeable_excess(half_width: float, power: float = POWER) -> float:
-    """Return the true difference that a 95 % interval of this half width leaves zero out with `power`.
+    """Return the true difference for which a 95 % interval of this half width excludes zero.
 
-    The interval leaves out zero if the estimate is more than a half width away from it; a normal estimate is,
-    with that chance, if the true value is (z of .975 + z of power) / z of .975 half widths away.
+    The interval excludes zero if the estimate is more than one half width away from it. For a normal
+    estimate, this has probability `power` if the true value is (z of .975 + z of power) / z of .975 half
+    widths away.
     """
     from scipy.stats import norm
 
@@ -94,7 +111,7 @@ def noticeable_excess(half_width: float, power: float = POWER) -> float:
 
 
 def round_up(number: float) -> int:
-    """Return a number that is enough as people say it: rounded up to two digits."""
+    """Return a sufficient number rounded up to two significant digits."""
     whole = math.ceil(number)
     unit = 10 ** max(0, len(str(whole)) - 2)
     return math.ceil(whole / unit) * unit

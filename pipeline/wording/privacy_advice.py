@@ -1,29 +1,29 @@
-"""What can be done about what an audit found, in words: for the run's report and for the audit's own page."""
+"""Remedies for what an audit found, as sentences for the run's report and the audit's own page."""
 
 from __future__ import annotations
 
 from pipeline.artifacts.privacy_report import COPY_COUNT, PrivacyReport
 from pipeline.records import Policy, Verdict
+from pipeline.rendering.formats import plain_percent
 from pipeline.wording.privacy import (
     Levels,
     Outcome,
     attack_outcome,
     needed_words,
     on_release,
-    percent,
     visible_auc,
 )
 
 
 def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[str]:
-    """Return what can be done about verdicts that are not PASS, of images and checkpoint; first things first.
+    """Return remedies for verdicts on images and checkpoint that are not PASS, most important first.
 
     Args:
-        audit: its settings are named where this pipeline drew the images, and not for another generator's.
-        policy: which verdicts the run releases, where that is known.
+        audit: the report; settings are named only if this pipeline generated the images.
+        policy: which verdicts the run releases, if known.
     """
     ours = bool(audit.checkpoint_digest)
-    # Where the generator repeats its scans, more of its images are no remedy for too few that pass.
+    # If the generator repeats its scans, sampling more images does not help against too few that pass.
     steps = _copies(audit, ours) or _short(audit, ours)
     if not audit.has_patient_ids and audit.verdict is not Verdict.PASS:
         steps.append(
@@ -40,15 +40,15 @@ def what_to_change(audit: PrivacyReport, policy: Policy | None = None) -> list[s
             )
     if audit.checkpoint_verdict is Verdict.FAIL:
         steps.append(
-            "The checkpoint itself tells who was trained on: keep it where the cohort lies. One that may be "
-            "shared needs fewer steps (train.num_steps), augmentation (train.augment) or a guarantee "
-            "(train.dp.epsilon)."
+            "The checkpoint itself reveals who was in the training data: keep it where the cohort is stored. "
+            "A checkpoint that may be shared needs fewer steps (train.num_steps), augmentation "
+            "(train.augment) or a guarantee (train.dp.epsilon)."
         )
     return steps
 
 
 def _copies(audit: PrivacyReport, ours: bool) -> list[str]:
-    """Return one step for all that shows that the generator has learnt its training scans by heart."""
+    """Return one remedy for all findings that show that the generator has memorised its training scans."""
     found = []
     failed = [test for test in audit.tests if test.passed is False]
     near = {test.scope for test in failed if test.name != COPY_COUNT}
@@ -60,19 +60,19 @@ def _copies(audit: PrivacyReport, ours: bool) -> list[str]:
     elif failed:
         found.append("more images of the set stand out as copies than real scans account for")
     if any(attack.passed is False for attack in audit.membership if attack.attack.startswith("release_")):
-        found.append("the accepted images tell who was trained on")
+        found.append("the accepted images reveal who was in the training data")
     if not found:
         return []
     said = ", and ".join(found)
     if ours:
         change = (
             "Train on more patients, for fewer steps (train.num_steps) or with augmentation (train.augment), "
-            "or let the training stop itself (train.stop_when_memorising); then sample and audit again."
+            "or let the training stop by itself (train.stop_when_memorising); then sample and audit again."
         )
     else:
         change = (
-            "Train the generator on more patients, for fewer steps or with augmentation; then draw and audit "
-            "again."
+            "Train the generator on more patients, for fewer steps or with augmentation; then sample and "
+            "audit again."
         )
     return [f"{said[0].upper()}{said[1:]}. {change}"]
 
@@ -100,10 +100,10 @@ def _stronger_tests(audit: PrivacyReport, ours: bool) -> list[str]:
         against = next((test.power_against for test in audit.tests if test.power_against), "planted copies")
         enough = needed_words(audit.needed)
         return [
-            f"All tests together would notice {against} with a chance of {percent(min(powers))} in the class "
-            f"where they are weakest; a pass needs {percent(needed)}. A larger holdout "
-            f"(ingest.holdout_share), more patients, or {more} make them stronger"
-            f"{f': {enough}' if enough else ''}."
+            f"All tests together would detect {against} with a probability of "
+            f"{plain_percent(min(powers), 0)} in the class where they are weakest; PASS needs "
+            f"{plain_percent(needed, 0)}. A larger holdout (ingest.holdout_share), more patients, or {more} "
+            f"make them stronger{f': {enough}' if enough else ''}."
         ]
     if audit.has_patient_ids:
         return ["More patients in the holdout (ingest.holdout_share) make the tests stronger."]
@@ -111,12 +111,13 @@ def _stronger_tests(audit: PrivacyReport, ours: bool) -> list[str]:
 
 
 def _more_audit_patients(audit: PrivacyReport) -> list[str]:
-    """Return what to do where the attacks on who was trained on could not tell."""
+    """Return a remedy if the membership attacks on the release could not tell."""
     levels = Levels.of(audit.settings)
     attacks = on_release(audit.membership)
     if not attacks or not any(attack_outcome(attack, levels) is Outcome.BLIND for attack in attacks):
         return []
     return [
-        f"Too few patients were put into train or the holdout by a coin flip. {visible_auc(attacks, levels)} "
-        "More scans, or a larger share of them (ingest.audit_share), make this attack stronger."
+        "Too few patients were assigned to train or the holdout by a coin flip. "
+        f"{visible_auc(attacks, levels)} More scans, or a larger share of them (ingest.audit_share), make "
+        "this attack stronger."
     ]

@@ -15,8 +15,8 @@ from tests.pipeline.wording.test_privacy_advice import audit
 def test_the_verdict_names_signs_and_counts_the_tests_that_could_not_tell() -> None:
     report = audit(Verdict.INCONCLUSIVE, tests=(made(0.0), made(0.0)), membership=(PHANTOM,))
     shown = verdict_markdown(report, "research", Path("report.html"))
-    assert "- Of 2 tests on the images, none failed; 2 were not able to tell" in shown
-    assert "- The released images show a sign of telling who was in the training data" in shown
+    assert "- Of 2 tests on the images, none failed; 2 could not tell (each by itself" in shown
+    assert "- The released images show a sign of revealing who was in the training data" in shown
     assert "passed" not in shown and "found nothing" not in shown
 
 
@@ -49,4 +49,4 @@ def test_the_metrics_hold_the_intervals_and_what_they_tell() -> None:
     change = rows["change in test AUC"]
     assert (change["scope"], change["low"], change["high"]) == ("synthetic against real", -0.243, 0.0007)
     assert (rows["KID floor (real to real)"]["low"], rows["KID floor (real to real)"]["high"]) == (-0.5, 1.2)
-    assert rows["KID against its floor"]["value"].startswith("farther from real scans than these are")
+    assert rows["KID against its floor"]["value"].startswith("farther from real scans than real scans are")

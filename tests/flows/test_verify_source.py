@@ -45,7 +45,7 @@ def test_a_source_with_a_folder_behind_a_link_is_not_verified(
     body = done.last_line["against"]
     assert (done.code, body["clean"], body["source_whole"]) == (3, False, False)
     assert body["source_files_not_read"] == {LINKED: 1}
-    assert "NOT VERIFIED: the source was not read whole" in done.err
+    assert "NOT VERIFIED: the source was not read completely" in done.err
     assert f"not read: 1 entry of the source ({LINKED}; no ending 1), such as s-" in done.err
     assert Pseudonyms(load_key()).scan("mass") in done.err
     assert "put the folder itself there" in done.err

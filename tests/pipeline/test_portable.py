@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("models", "pipeline", "flows")
 GUARDED = {
     "models/__init__.py uses os.getuid",
-    "pipeline/cost/speed.py imports resource",
+    "pipeline/cost/memory.py imports resource",
 }
 """What is tried first where it is there, and has something else in its place where it is not."""
 

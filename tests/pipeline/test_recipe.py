@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import RecipeError
 from pipeline.recipe import (
     RECIPE_FOLDER,
+    REMOVED,
     Recipe,
     keep_recipe,
     known_keys,
@@ -86,6 +87,18 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(override: str, nea
 def test_a_key_like_no_other_is_refused_with_the_list_of_keys() -> None:
     with pytest.raises(RecipeError, match=r"release\.zzzzzzzzzz: unknown key.*release\.policy"):
         load_recipe("smoke", ["release.zzzzzzzzzz=1"])
+
+
+def test_keys_of_an_earlier_version_are_refused_together_and_said_to_be_removed(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: {num_steps: 5, loss_weighting: edm, horizontal_flip: false, wrong: 1}\n")
+    with pytest.raises(RecipeError, match="this key was removed") as caught:
+        load_recipe(path)
+    assert {"train.loss_weighting", "train.horizontal_flip"} == set(
+        caught.value.remedy.removeprefix("Take ").removesuffix(" out of the recipe.").split(", ")
+    )
+    assert caught.value.field in REMOVED and caught.value.exit_code == 2
+    assert not REMOVED.keys() & set(known_keys())
 
 
 @pytest.mark.parametrize("override", ["train.num_steps", "=3", "train..num_steps=3", ".=1"])

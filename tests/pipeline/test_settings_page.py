@@ -40,7 +40,7 @@ def test_a_default_is_what_the_class_holds_and_can_be_set_as_it_is_printed() -> 
         ("release.policy", "`strict` or `research`"),
         ("ingest.bit_depth", "`8` or `16`"),
         ("ingest.percentiles", "list of 2; each: number"),
-        ("train.horizontal_flip", "`true` or `false`"),
+        ("train.stop_when_memorising", "`true` or `false`"),
         ("train.init_from", "path; or `null`"),
         ("train.ema_lengths", "list; each: number, 0.005 to 0.28"),
         ("edit.mask", "list of 4; each: number; or text; or `null`"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +22,15 @@ from pipeline.config import Settings, read_model
 from pipeline.errors import DataError, OutputExistsError, StorageError, TamperedError
 from pipeline.locking import exclusive_lock
 from pipeline.records import CheckpointRef, CohortRef, Reference
-from pipeline.stage import load_reference, open_stage, verify_reference
+from pipeline.stage import (
+    StageInputs,
+    State,
+    aside_path,
+    load_reference,
+    open_stage,
+    reference_of,
+    verify_reference,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -269,3 +278,108 @@ def test_a_model_file_is_read_or_refused_by_field(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="is missing"):
         read_model(_Point, path, role="point", remedy="Draw it.")
+
+
+def nothing(out: Path) -> None:
+    pass
+
+
+def empty(out: Path) -> None:
+    out.mkdir()
+
+
+def cut_off_at_the_first_file(out: Path) -> None:
+    out.mkdir()
+    (out / ".inputs-abc.partial.json").write_text("{")
+
+
+def same(out: Path) -> None:
+    make(out)
+
+
+def same_unfinished(out: Path) -> None:
+    make(out, finish=False)
+
+
+def another(out: Path) -> None:
+    make(out, size=4)
+
+
+def another_unfinished(out: Path) -> None:
+    make(out, size=4, finish=False)
+
+
+def another_begun_over_the_same(out: Path) -> None:
+    make(out)
+    make(out, size=4, force=True, finish=False)
+    assert (aside_path(out) / "reference.json").is_file()
+
+
+def killed_after_the_same_was_set_aside(out: Path) -> None:
+    make(out)
+    out.rename(aside_path(out))
+
+
+def of_someone_else(out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.docx").write_text("three years of work")
+
+
+def a_file(out: Path) -> None:
+    out.write_text("")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "situation",
+    [
+        nothing,
+        empty,
+        cut_off_at_the_first_file,
+        same,
+        same_unfinished,
+        another,
+        another_unfinished,
+        another_begun_over_the_same,
+        killed_after_the_same_was_set_aside,
+        of_someone_else,
+        a_file,
+    ],
+)
+def test_the_state_of_a_directory_foretells_what_opening_it_does(
+    tmp_path: Path, situation: Callable[[Path], None], force: bool
+) -> None:
+    out = tmp_path / "out"
+    situation(out)
+    wanted = StageInputs(CohortRef, {"source": "a"}, Chosen())
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    foretold = wanted.state(out, force=force)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    others = (out / "inputs.json").is_file() and "4" in (out / "content.txt").read_text()
+    try:
+        with wanted.open(out, force=force) as stage:
+            opened = State.REPLACE if others else State.NEW
+            if stage.resumed:
+                opened = State.REUSE if stage.finished is not None else State.RESUME
+    except OutputExistsError:
+        opened = State.REFUSE
+    assert foretold is opened
+
+
+def test_inputs_that_are_not_there_yet_fit_no_output(tmp_path: Path) -> None:
+    made = make(tmp_path / "out")
+    assert made is not None
+    unknown = StageInputs(CohortRef, {"source": None}, Chosen())
+    assert unknown.state(tmp_path / "out") is State.REFUSE
+    assert unknown.state(tmp_path / "elsewhere") is State.NEW
+    assert unknown.reading(source="a").digest == made.inputs_digest
+
+
+def test_an_output_is_given_by_its_path_or_its_reference(tmp_path: Path) -> None:
+    made = make(tmp_path / "out")
+    assert made is not None
+    assert reference_of(CohortRef, made.path) == made == reference_of(CohortRef, made)
+    assert verify_reference(CohortRef, made.path) == made == verify_reference(CohortRef, made)
+    stale = made.model_copy(update={"digest": "0" * 64})
+    with pytest.raises(DataError, match="another cohort than the one asked for"):
+        verify_reference(CohortRef, stale)

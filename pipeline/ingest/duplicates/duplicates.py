@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ingest.splitting.stratify import Bools, Codes
+from pipeline.arrays import Bools, Codes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Codes, Ints
 from pipeline.ingest.duplicates.duplicates import Duplicates, find_duplicates, pattern_counts, spread
 from pipeline.ingest.duplicates.near_duplicates import NearDuplicates, find_near_duplicates
 from pipeline.ingest.duplicates.outliers import inverted, unlike_the_rest
@@ -19,7 +20,6 @@ from pipeline.ingest.reading.flags import INVERTED, LABEL_CONFLICT, NEAR_DUPLICA
 from pipeline.ingest.reading.parts import images_at
 from pipeline.ingest.reading.signatures import THUMBNAIL_SIDE, thumbnail
 from pipeline.ingest.settings import IngestSettings
-from pipeline.ingest.splitting.stratify import Codes
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Looks:
     patients: Codes = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     near_parts: dict[str, int] = field(default_factory=dict)
 
-    def near_groups(self, use: npt.NDArray[np.bool_] | None = None) -> Duplicates:
+    def near_groups(self, use: Bools | None = None) -> Duplicates:
         """Return the groups that hold a near-duplicate, among the rows (N,) to use.
 
         Args:
@@ -56,7 +56,7 @@ class Looks:
         return Duplicates(self.alike.group, size, len(np.unique(held)), 0)
 
     @property
-    def across(self) -> npt.NDArray[np.bool_]:
+    def across(self) -> Bools:
         """(M,) True for near-duplicate pairs of different patients."""
         if self.near is None:
             return np.zeros(0, dtype=bool)
@@ -122,7 +122,7 @@ def compare_images(
 def _flag(looks: Looks, signatures: npt.NDArray[np.int8], labels: Codes, classes: int) -> None:
     flags: dict[int, list[str]] = {}
 
-    def add(rows: npt.NDArray[np.int64], flag: str) -> None:
+    def add(rows: Ints, flag: str) -> None:
         for row in rows.tolist():
             flags.setdefault(row, []).append(flag)
 
@@ -165,7 +165,7 @@ class _Thumbnails:
     ) -> None:
         self._file.close()
 
-    def fetch(self, rows: npt.NDArray[np.int64]) -> None:
+    def fetch(self, rows: Ints) -> None:
         """Copy the thumbnails of rows from the parts, one image in memory at a time."""
         self._place[rows] = np.arange(len(rows))
         places, starts = self._rows[rows], self._facts.starts
@@ -178,7 +178,7 @@ class _Thumbnails:
                 self._file.write(thumbnail(image).tobytes())
         self._file.flush()
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def take(self, rows: Ints) -> npt.NDArray[np.uint8]:
         """Return thumbnails (n, T, T) of rows that were fetched."""
         length = self._side**2
         out = np.empty((len(rows), self._side, self._side), dtype=np.uint8)

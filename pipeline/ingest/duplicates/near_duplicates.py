@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Codes, Floats, Ints
 from pipeline.ingest.duplicates.duplicates import Duplicates, find_duplicates
-from pipeline.ingest.duplicates.registration import agreement, prepare
+from pipeline.ingest.duplicates.registration import aligned_correlation, prepare
 from pipeline.ingest.duplicates.similar_pairs import Pairs, candidate_pairs, similarities
-from pipeline.ingest.splitting.stratify import Codes
 
-MIN_AGREEMENT = 0.88
+MIN_CORRELATION = 0.88
 """Smallest correlation of aligned fine detail of a near-duplicate. Among 5,856 chest radiographs at 28 and 32
 pixels, the most alike pair of different patients that is no copy reaches 0.83; copies that were cropped by
 3 %, shifted by 2 of 224 pixels, or compressed at quality 60 reach 0.88 or more in 99.5 % and above."""
@@ -36,10 +36,10 @@ _ALMOST_FULLY = 0.97
 class Thumbnails(Protocol):
     """Where thumbnails come from."""
 
-    def fetch(self, rows: npt.NDArray[np.int64]) -> None:
+    def fetch(self, rows: Ints) -> None:
         """Make the thumbnails of some rows ready; called once, before any is taken."""
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def take(self, rows: Ints) -> npt.NDArray[np.uint8]:
         """Return the thumbnails (n, T, T) of rows that were fetched."""
 
 
@@ -49,13 +49,13 @@ class NearDuplicates:
 
     Attributes:
         pairs: (M, 2) scan numbers, first < second; of several exact copies only the first one stands here.
-        agreement: (M,) correlation of their aligned fine detail.
+        correlation: (M,) correlation of their aligned fine detail.
         threshold: the smallest correlation that counted.
         groups: exact and near duplicates together, each near one in a group with one that it is a copy of.
     """
 
     pairs: Pairs
-    agreement: npt.NDArray[np.float64]
+    correlation: Floats
     threshold: float
     groups: Duplicates
 
@@ -80,31 +80,33 @@ def find_near_duplicates(
     pairs = rows[candidate_pairs(signatures[rows])]
     if not len(pairs):
         nothing = np.zeros(0)
-        return NearDuplicates(pairs, nothing, MIN_AGREEMENT, find_duplicates(_as_bytes(exact), labels))
+        return NearDuplicates(pairs, nothing, MIN_CORRELATION, find_duplicates(_as_bytes(exact), labels))
     unrelated = _unrelated(rows, patients)
     thumbnails.fetch(np.unique(np.concatenate([pairs, unrelated])))
-    threshold = max(MIN_AGREEMENT, _chance_agreement(unrelated, len(rows), thumbnails))
+    threshold = max(MIN_CORRELATION, _chance_correlation(unrelated, len(rows), thumbnails))
     if threshold >= ALIKE_THRESHOLD:
         pairs = pairs[similarities(signatures, pairs) >= ALIKE_SIMILARITY]
-    found = _agreements(pairs, thumbnails)
+    found = _correlations(pairs, thumbnails)
     close = found >= threshold
     pairs, found = pairs[close], found[close]
     groups = _joined(exact, rows, _stars(pairs, threshold, thumbnails))
     return NearDuplicates(pairs, found, threshold, find_duplicates(_as_bytes(groups), labels))
 
 
-def _agreements(pairs: Pairs, thumbnails: Thumbnails) -> npt.NDArray[np.float64]:
+def _correlations(pairs: Pairs, thumbnails: Thumbnails) -> Floats:
     found = np.empty(len(pairs))
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
         rows, places = np.unique(batch, return_inverse=True)
         places = places.reshape(batch.shape)
         ready = prepare(thumbnails.take(rows))
-        found[start : start + _BATCH] = agreement(ready.take(places[:, 0]), ready.take(places[:, 1]))
+        found[start : start + _BATCH] = aligned_correlation(
+            ready.take(places[:, 0]), ready.take(places[:, 1])
+        )
     return found
 
 
-def _unrelated(rows: npt.NDArray[np.int64], patients: Codes) -> Pairs:
+def _unrelated(rows: Ints, patients: Codes) -> Pairs:
     """Return evenly spread pairs of different patients; no random numbers, so the result stays the same."""
     step = np.arange(min(_SAMPLE, 4 * len(rows)))
     first = rows[(step * len(rows)) // len(step)]
@@ -112,7 +114,7 @@ def _unrelated(rows: npt.NDArray[np.int64], patients: Codes) -> Pairs:
     return np.stack([first, second], axis=1)[patients[first] != patients[second]]
 
 
-def _chance_agreement(unrelated: Pairs, count: int, thumbnails: Thumbnails) -> float:
+def _chance_correlation(unrelated: Pairs, count: int, thumbnails: Thumbnails) -> float:
     """Return the correlation that `CHANCE_PAIRS` of all pairs of unrelated scans should exceed.
 
     Fisher's z = artanh(r) of unrelated pairs is close to normal; its upper spread is measured between the
@@ -120,8 +122,8 @@ def _chance_agreement(unrelated: Pairs, count: int, thumbnails: Thumbnails) -> f
     only where a quarter of all pairs does, and so must be unrelated.
     """
     if not len(unrelated):
-        return MIN_AGREEMENT
-    z = np.arctanh(np.clip(_agreements(unrelated, thumbnails), -0.9999, 0.9999))
+        return MIN_CORRELATION
+    z = np.arctanh(np.clip(_correlations(unrelated, thumbnails), -0.9999, 0.9999))
     apart = z < np.arctanh(_ALMOST_FULLY)
     median, high = np.percentile(z[apart] if apart.mean() > 0.75 else z, [50, 98])
     normal = statistics.NormalDist()
@@ -136,12 +138,14 @@ def _stars(pairs: Pairs, threshold: float, thumbnails: Thumbnails) -> list[list[
     Chains do not count: were a scan like a second and that like a third, unrelated scans at the ends of a
     long chain would be joined. What fits no group after some rounds stays alone.
     """
+    if not len(pairs):
+        return []
     partners: dict[int, set[int]] = {}
     for first, second in pairs.tolist():
         partners.setdefault(first, set()).add(second)
         partners.setdefault(second, set()).add(first)
     stars = []
-    for component in _components(partners):
+    for component in _components(pairs):
         left = set(component)
         for _ in range(_ROUNDS):
             leader = max(sorted(left), key=lambda row: len(partners[row] & left), default=-1)
@@ -149,7 +153,7 @@ def _stars(pairs: Pairs, threshold: float, thumbnails: Thumbnails) -> list[list[
                 break
             others = sorted(left - {leader} - partners[leader])
             asked = np.array([sorted((leader, other)) for other in others], dtype=np.int64).reshape(-1, 2)
-            close = _agreements(asked, thumbnails) >= threshold
+            close = _correlations(asked, thumbnails) >= threshold
             star = {leader} | (partners[leader] & left)
             star |= {other for other, fits in zip(others, close, strict=True) if fits}
             stars.append(sorted(star))
@@ -157,23 +161,20 @@ def _stars(pairs: Pairs, threshold: float, thumbnails: Thumbnails) -> list[list[
     return stars
 
 
-def _components(partners: dict[int, set[int]]) -> list[list[int]]:
-    seen: set[int] = set()
-    found = []
-    for start in sorted(partners):
-        if start in seen:
-            continue
-        component, front = {start}, [start]
-        while front:
-            fresh = partners[front.pop()] - component
-            component |= fresh
-            front += fresh
-        seen |= component
-        found.append(sorted(component))
-    return found
+def _components(pairs: Pairs) -> list[list[int]]:
+    """Return the groups of scans that pairs connect, each sorted."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, places = np.unique(pairs, return_inverse=True)
+    first, second = places.reshape(pairs.shape).T
+    links = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(rows), len(rows)))
+    _, group = connected_components(links, directed=False)
+    ends = np.cumsum(np.bincount(group))[:-1]
+    return [part.tolist() for part in np.split(rows[np.argsort(group, kind="stable")], ends)]
 
 
-def _joined(exact: Codes, rows: npt.NDArray[np.int64], stars: list[list[int]]) -> Codes:
+def _joined(exact: Codes, rows: Ints, stars: list[list[int]]) -> Codes:
     """Return group numbers in which the exact groups of each star's members are one."""
     target = np.arange(int(exact.max()) + 1)
     for star in stars:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Floats, Ints
+
 INVERTED_CORRELATION = -0.3
 """Correlation with the mean signature below which a scan counts as a negative. Lowest of 5,856 paediatric
 chest radiographs: 0.09; of 2,000 chests and 2,000 hands of another set: -0.12 and -0.23. Of their negatives,
@@ -22,7 +24,7 @@ _ROUNDS = 4
 _BLOCK = 1024
 
 
-def inverted(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+def inverted(signatures: npt.NDArray[np.int8]) -> Bools:
     """Return (N,) True for the signatures of one class that look like negatives of their mean.
 
     A signature is linear in the picture but for its length, so a negative has the opposite signature.
@@ -44,7 +46,7 @@ def inverted(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def unlike_the_rest(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+def unlike_the_rest(signatures: npt.NDArray[np.int8]) -> Bools:
     """Return (N,) True for the signatures of one class that lie far from the others.
 
     The distance is Mahalanobis's, with mean and covariance of the nine tenths that lie closest, found in
@@ -77,9 +79,7 @@ def unlike_the_rest(signatures: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def _moments(
-    signatures: npt.NDArray[np.int8], rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _moments(signatures: npt.NDArray[np.int8], rows: Ints) -> tuple[Floats, Floats]:
     """Mean and covariance by blocks; the sums are whole numbers, so their order does not matter."""
     length = signatures.shape[1]
     total, products = np.zeros(length), np.zeros((length, length))
@@ -93,10 +93,10 @@ def _moments(
 
 def _distances(
     signatures: npt.NDArray[np.int8],
-    rows: npt.NDArray[np.int64],
-    middle: npt.NDArray[np.float64],
-    precise: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
+    rows: Ints,
+    middle: Floats,
+    precise: Floats,
+) -> Floats:
     found = np.empty(len(rows))
     for start in range(0, len(rows), _BLOCK):
         values = signatures[rows[start : start + _BLOCK]] - middle

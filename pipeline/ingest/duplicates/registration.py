@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Floats, Ints
+
 Images = npt.NDArray[np.float32]
 
 STEPS = 3
@@ -32,7 +34,7 @@ class Prepared:
     coarse: Images
     fine: Images
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Prepared:
+    def take(self, rows: Ints) -> Prepared:
         """Return some of them, in the order asked."""
         return Prepared(self.coarse[rows], self.fine[rows])
 
@@ -44,7 +46,7 @@ def prepare(thumbnails: npt.NDArray[np.uint8]) -> Prepared:
     return Prepared(_band(pixels, side, _ALIGN_BAND), _band(pixels, side, _SCORE_BAND))
 
 
-def agreement(first: Prepared, second: Prepared) -> npt.NDArray[np.float64]:
+def aligned_correlation(first: Prepared, second: Prepared) -> Floats:
     """Return the zero-mean normalised correlation of fine detail of pairs, aligned or as they are.
 
     The second image is moved onto the first by shifts and stretches along both axes that Gauss-Newton steps
@@ -99,7 +101,7 @@ def _moved(images: Images, moves: npt.NDArray[np.float32]) -> Images:
     return np.asarray(np.matmul(np.matmul(taps[0], images), taps[1].transpose(0, 2, 1)), dtype=np.float32)
 
 
-def _correlation(first: Images, second: Images) -> npt.NDArray[np.float64]:
+def _correlation(first: Images, second: Images) -> Floats:
     a, b = (_inner(image).astype(np.float64) for image in (first, second))
     a -= a.mean(axis=(1, 2), keepdims=True)
     b -= b.mean(axis=(1, 2), keepdims=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Floats, Ints
+
 SIMILARITY = 0.92
 """Cosine of two signatures from which a pair is looked at. Of 600 radiographs that were cropped by 3 %,
 brightened, and compressed again, 99 % reach it; of 17 million pairs of different patients, 0.03 %."""
@@ -23,7 +25,7 @@ PROBES = 8
 _BLOCK = 512
 _HELD = 16_384
 
-Pairs = npt.NDArray[np.int64]
+Pairs = Ints
 
 
 def candidate_pairs(
@@ -56,7 +58,7 @@ def candidate_pairs(
     return best.pairs()
 
 
-def similarities(signatures: npt.NDArray[np.int8], pairs: Pairs) -> npt.NDArray[np.float64]:
+def similarities(signatures: npt.NDArray[np.int8], pairs: Pairs) -> Floats:
     """Return the cosine (M,) of the signatures of pairs (M, 2)."""
     cosine = np.empty(len(pairs))
     for start in range(0, len(pairs), _BLOCK):
@@ -70,8 +72,8 @@ def similarities(signatures: npt.NDArray[np.int8], pairs: Pairs) -> npt.NDArray[
 
 def _compare(
     signatures: npt.NDArray[np.int8],
-    rows: npt.NDArray[np.int64],
-    others: npt.NDArray[np.int64],
+    rows: Ints,
+    others: Ints,
     similarity: float,
     best: _Best,
 ) -> None:
@@ -91,15 +93,13 @@ def _compare(
 
 
 def _unpacked(
-    signatures: npt.NDArray[np.int8], rows: npt.NDArray[np.int64]
+    signatures: npt.NDArray[np.int8], rows: Ints
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     values = signatures[rows].astype(np.float32)
     return values, np.sqrt(np.square(values).sum(axis=1))
 
 
-def _cells(
-    signatures: npt.NDArray[np.int8], usable: npt.NDArray[np.int64]
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+def _cells(signatures: npt.NDArray[np.int8], usable: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Yield (members, visitors) of each cell: rows nearest to its centre, and rows that look into it."""
     count = int(np.ceil(np.sqrt(len(usable))))
     centres, _ = _unpacked(signatures, usable[np.linspace(0, len(usable) - 1, count).astype(np.int64)])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Codes
 from pipeline.ingest.reading.parts import read_rows
 from pipeline.ingest.reading.signatures import signature_length
 from pipeline.ingest.splitting.seals import DrawSeal
-from pipeline.ingest.splitting.stratify import Bools, Codes
 from pipeline.sources.tables.patient_ids import alike_numbers
 
 Known = Mapping[str, tuple[int, int]]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.scan_attributes import nothing_told
 from pipeline.storage import atomic_path, make_private_directory
 
 FOLDER = "parts"
@@ -29,7 +30,7 @@ class PartRow:
     several frames gives several rows. `signature` tells the image's coarse structure, in hex
     (`pipeline.ingest.reading.signatures`). `looks` holds the pseudonyms of what the patient id looks like,
     with a space between two; `doubtful` says that a header's id may name nobody
-    (`pipeline.sources.tables.patient_ids`).
+    (`pipeline.sources.tables.patient_ids`). `attributes` stand in the order of `SCAN_ATTRIBUTES`.
     """
 
     sample_id: str
@@ -44,12 +45,15 @@ class PartRow:
     height: int = 0
     width: int = 0
     spacing_mm: float | None = None
-    view: str = ""
-    sex: str = ""
-    age_band: str = ""
+    attributes: tuple[str, ...] = field(default_factory=nothing_told)
     pixel_hash: str = ""
     signature: str = ""
     flags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """Return a row as it was written in JSON, which knows no tuples."""
+        return cls(**{**body, **{name: tuple(body[name]) for name in ("attributes", "flags")}})
 
 
 _NAMES = tuple(column.name for column in fields(PartRow))
@@ -158,4 +162,4 @@ def finished_parts(folder: Path, sizes: list[int]) -> set[int]:
 
 
 def _rows(archive: zipfile.ZipFile) -> list[PartRow]:
-    return [PartRow(**{**row, "flags": tuple(row["flags"])}) for row in json.loads(archive.read(_ROWS))]
+    return [PartRow.of(row) for row in json.loads(archive.read(_ROWS))]

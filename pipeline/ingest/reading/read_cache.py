@@ -52,7 +52,7 @@ class ReadTags:
         if rule is None:
             rule = f"{self._settings}\0{_without_place(task.rule)}"
             self._rules[task.rule] = rule
-        told = (task.stamp, task.patient, task.pixel_aspect, task.sex, task.age_years, task.view)
+        told = (task.stamp, task.patient, task.pixel_aspect, task.attributes)
         return self._number(rule, repr(told))
 
     def _number(self, kind: str, text: str) -> int:
@@ -181,7 +181,6 @@ class EarlierReads:
             self._groups[group] = self._file.read_row_group(group, columns=["row"]).column(0).to_pylist()
             if len(self._groups) > _GROUPS_HELD:
                 self._groups.popitem(last=False)
-        body = json.loads(self._groups[group][within])
-        body["flags"] = tuple(body["flags"])
+        row = PartRow.of(json.loads(self._groups[group][within]))
         pixels = int(self._pixels[place])
-        return PartRow(**body), self._shards.take([pixels])[0, 0] if pixels >= 0 else None
+        return row, self._shards.take([pixels])[0, 0] if pixels >= 0 else None

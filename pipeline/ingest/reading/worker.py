@@ -25,7 +25,8 @@ from pipeline.ingest.reading.signatures import signatures, thumbnail
 from pipeline.ingest.reading.text_boxes import paint_over
 from pipeline.ingest.splitting.seals import DrawSeal
 from pipeline.records import CohortRef
-from pipeline.sources.base import Scan, ScanTask, age_band
+from pipeline.scan_attributes import SCAN_ATTRIBUTES, told
+from pipeline.sources.base import Scan, ScanTask
 from pipeline.sources.reading import is_remote, read_scans
 from pipeline.sources.tables.patient_ids import STAND_IN, looks_of, may_name_nobody, names_nobody
 
@@ -72,8 +73,9 @@ class WorkOrder:
     def tags(self) -> ReadTags:
         """Return what names a file as it is read under this order."""
         shaping = replace(self, folder=Path(), key=b"", earlier=None)
-        # Reads of before had their draws sealed otherwise: those files are read again.
-        return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}\0sealed by split")
+        # Reads of before had their draws sealed otherwise, or told other attributes: read again.
+        rows = f"sealed by split\0{','.join(SCAN_ATTRIBUTES)}"
+        return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}\0{rows}")
 
     def seal(self) -> DrawSeal:
         """Return what seals the draws of the split."""
@@ -229,7 +231,7 @@ class _Reader:
         row.source_sha256 = scan.sha256
         row.height, row.width = (int(size) for size in scan.pixels.shape)
         row.spacing_mm = scan.spacing_mm
-        row.view, row.sex, row.age_band = scan.view, scan.sex, age_band(scan.age_years)
+        row.attributes = scan.attributes
         patient = task.patient if task.patient is not None else scan.patient
         if not patient:
             raise ScanRefusedError(NO_ID)
@@ -239,7 +241,8 @@ class _Reader:
                 raise ScanRefusedError(STAND_IN)
             row.doubtful = may_name_nobody(patient)
         self._set_patient(row, patient)
-        row.flags = unexpected(scan.source_format, scan.view, self._order.modalities, self._order.views)
+        view = told(scan.attributes, "view")
+        row.flags = unexpected(scan.source_format, view, self._order.modalities, self._order.views)
         if row.flags and self._order.refuse_unexpected:
             raise ScanRefusedError(row.flags[0].replace("_", " "))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.sources.base import ScanTask
 
 ABSENT, PRESENT, UNCERTAIN = range(3)
@@ -32,9 +33,7 @@ class Findings:
         return ",".join(shown)
 
 
-def findings_of(
-    names: tuple[str, ...], tasks: list[ScanTask], task_of_row: npt.NDArray[np.int64]
-) -> Findings:
+def findings_of(names: tuple[str, ...], tasks: list[ScanTask], task_of_row: Ints) -> Findings:
     """Return the findings by row.
 
     Args:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pipeline.arrays import Bools, Codes
 from pipeline.artifacts.cohort import PatientIds
 from pipeline.errors import DataError
-from pipeline.ingest.splitting.stratify import Bools, Codes
 from pipeline.sources.base import OWN_PATIENT, ScanTask
 from pipeline.sources.tables.patient_ids import alike_numbers, crowded, looks_of
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays import Codes
 from pipeline.errors import DataError
 from pipeline.ingest.duplicates.duplicates import Duplicates, pair_counts
-from pipeline.ingest.splitting.stratify import Codes
 
 Pairs = Mapping[tuple[str, str], int]
 

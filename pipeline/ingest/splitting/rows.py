@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bools, Codes, Ints
 from pipeline.errors import DataError
 from pipeline.identity import Pseudonyms
 from pipeline.ingest.reading.parts import read_rows
 from pipeline.ingest.reading.read_cache import FileNumbers, ReadTags, number_files
 from pipeline.ingest.splitting.findings import Findings, findings_of
-from pipeline.ingest.splitting.stratify import Bools, Codes
 from pipeline.manifest import Manifest
 from pipeline.manifest.rules import NAME_PATTERN
 from pipeline.manifest.table_names import name_problem
@@ -93,7 +92,7 @@ def task_of_rows(folder: Path, num_parts: int, length: int, limit: float) -> Cod
     Raises:
         DataError: more rows than that, or all, were refused.
     """
-    pieces: list[npt.NDArray[np.int64]] = []
+    pieces: list[Ints] = []
     reasons: dict[str, int] = {}
     for number in range(num_parts):
         rows = read_rows(folder, number)

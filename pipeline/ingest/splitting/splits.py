@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.arrays import Bools, Codes
 from pipeline.errors import DataError
 from pipeline.ingest.settings import IngestSettings
-from pipeline.ingest.splitting.stratify import MAX_STRATA, Bools, Codes, Limits, settle
+from pipeline.ingest.splitting.stratify import MAX_STRATA, Limits, settle
 from pipeline.records import AUDIT_ROLES, SPLITS
 
 TRAIN, VAL, TEST, HOLDOUT = range(4)

@@ -6,10 +6,8 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-Codes = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from pipeline.arrays import Bools, Codes, Floats
 
 ANY = 2**40
 """A bound that no count reaches."""
@@ -38,14 +36,14 @@ class Limits:
         floor, ceiling: bounds that come before every tolerance.
     """
 
-    target: npt.NDArray[np.float64]
+    target: Floats
     low: Codes
     high: Codes
     floor: Codes
     ceiling: Codes
 
     @staticmethod
-    def around(target: npt.NDArray[np.float64], tolerance: float) -> Limits:
+    def around(target: Floats, tolerance: float) -> Limits:
         """Return the limits max(1, tolerance * target) around a target; a tolerance of 1 sets none."""
         least, most = np.zeros(target.shape, dtype=np.int64), np.full(target.shape, ANY, dtype=np.int64)
         free = Limits(target, low=least, high=most, floor=least, ceiling=most)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays import Bools, Codes
 from pipeline.artifacts.cohort import PatientIds
 from pipeline.ingest.duplicates.duplicates import (
     Duplicates,
@@ -23,7 +24,6 @@ from pipeline.ingest.splitting.patients import crowded_rows, id_notes, refuse_lo
 from pipeline.ingest.splitting.published import PublishedSplit, check_published, refuse_leaks
 from pipeline.ingest.splitting.rows import check_refusals
 from pipeline.ingest.splitting.splits import AUDIT_NONE, TEST, Split, split_scans
-from pipeline.ingest.splitting.stratify import Bools, Codes
 from pipeline.records import SPLITS
 from pipeline.sources.tables.patient_ids import STAND_IN
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts.cohort import ATTRIBUTES_NAME, FINDINGS_NAME, PATIENTS_NAME
+from pipeline.artifacts.cohort import ATTRIBUTES, ATTRIBUTES_NAME, FINDINGS_NAME, PATIENTS_NAME
 from pipeline.artifacts.pixels import stored_dtype
 from pipeline.ingest.duplicates.image_checks import Looks
 from pipeline.ingest.reading.flags import DUPLICATE
@@ -112,7 +112,7 @@ def write_cohort(
             flags.update(row.flags)
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
-            attributes.add(sex=row.sex, age_band=row.age_band, view=row.view)
+            attributes.add(row.attributes)
             role = AUDIT_ROLES[int(overview.split.audit[at])]
             records.add(
                 **_record(row, classes[int(overview.labels[at])], SPLITS[side], role),
@@ -172,7 +172,5 @@ def _record(row: PartRow, label: str, split: str, audit: str) -> dict[str, Any]:
         "original_width": row.width,
         "spacing_mm": row.spacing_mm,
         "qc_flags": ",".join(row.flags),
-        "sex": row.sex,
-        "age_band": row.age_band,
-        "view": row.view,
+        **dict(zip(ATTRIBUTES, row.attributes, strict=True)),
     }

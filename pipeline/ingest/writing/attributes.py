@@ -1,31 +1,48 @@
-"""Sex, age band and view of every record as codes, which training reads without a table library."""
+"""The attributes of every record as codes, which training reads without a table library."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.cohort import ATTRIBUTES, UNKNOWN
+from pipeline.errors import DataError
 
 
 class AttributeCodes:
     """Collects the attributes record by record, in one byte each.
 
-    Each attribute has few values (`sex_code`, `age_band`, the known views), far below the 255 of a byte.
+    Each attribute has few values (`pipeline.scan_attributes`): 255 at most, and one code for unknown.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, dict[str, int]] = {name: {} for name in ATTRIBUTES}
         self._codes = bytearray()
 
-    def add(self, **values: str) -> None:
-        """Append one record: a value for each of `ATTRIBUTES`, empty if unknown."""
-        for name in ATTRIBUTES:
-            value, found = values[name], self._found[name]
-            self._codes.append(found.setdefault(value, len(found)) if value else UNKNOWN)
+    def add(self, values: Sequence[str]) -> None:
+        """Append one record: a value for each of `ATTRIBUTES`, empty if unknown.
+
+        Raises:
+            DataError: an attribute has too many values.
+        """
+        self._codes += bytes([self._code(*pair) for pair in zip(ATTRIBUTES, values, strict=True)])
+
+    def _code(self, name: str, value: str) -> int:
+        found = self._found[name]
+        if not value:
+            return UNKNOWN
+        if value not in found and len(found) == UNKNOWN:
+            raise DataError(
+                f"has more than {UNKNOWN} values",
+                field=f"attributes.{name}",
+                remedy="Map them to fewer with `values`, or leave the attribute out.",
+            )
+        return found.setdefault(value, len(found))
 
     def finish(self) -> tuple[dict[str, tuple[str, ...]], npt.NDArray[np.uint8]]:
-        """Return the values of each attribute, sorted, and the codes (N, 3) uint8.
+        """Return the values of each attribute, sorted, and the codes (N, attributes) uint8.
 
         The values are empty if no record has any attribute.
         """

@@ -51,7 +51,7 @@ def write_private_map(path: Path, tasks: list[ScanTask], unread: Mapping[str, st
     """
     import pyarrow as pa
 
-    pseudonyms, known_ids = Pseudonyms(load_key()), _ids(cohort)
+    pseudonyms, known_ids = Pseudonyms(load_key()), ids_of_cohort(cohort)
     kinds = {"name_bytes": pa.binary()}
     with BlockTable(
         path, pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS]), 4096
@@ -64,7 +64,7 @@ def write_private_map(path: Path, tasks: list[ScanTask], unread: Mapping[str, st
                 except ScanRefusedError:
                     patient = None
             known = patient is not None and not patient.startswith(OWN_PATIENT)
-            for frame in _frames(task, pseudonyms, known_ids):
+            for frame in frames_of(task, pseudonyms, known_ids):
                 table.add(
                     sample_id=pseudonyms.scan(task.scan_name + frame),
                     patient_id=pseudonyms.patient(patient) if patient else "",
@@ -78,14 +78,14 @@ def write_private_map(path: Path, tasks: list[ScanTask], unread: Mapping[str, st
             )
 
 
-def _ids(cohort: Path) -> set[int]:
+def ids_of_cohort(cohort: Path) -> set[int]:
     """Return the ids of all scans that became records or were refused, as numbers."""
     import pyarrow.parquet as pq
 
     found: set[int] = set()
     for name in ("records.parquet", "rejected.parquet"):
         for batch in pq.ParquetFile(cohort / name).iter_batches(columns=["sample_id"]):
-            found.update(_number(sample_id) for sample_id in batch.column(0).to_pylist())
+            found.update(number_of(sample_id) for sample_id in batch.column(0).to_pylist())
     return found
 
 
@@ -97,11 +97,11 @@ def _bytes(name: str) -> bytes:
         return name.encode("utf-8", "surrogatepass")
 
 
-def _frames(task: ScanTask, pseudonyms: Pseudonyms, known_ids: set[int]) -> Iterator[str]:
+def frames_of(task: ScanTask, pseudonyms: Pseudonyms, known_ids: set[int]) -> Iterator[str]:
     """Yield what each id of a file adds to its name: nothing, and its frames' numbers from the first on."""
 
     def is_known(added: str) -> bool:
-        return _number(pseudonyms.scan(task.scan_name + added)) in known_ids
+        return number_of(pseudonyms.scan(task.scan_name + added)) in known_ids
 
     frames = itertools.takewhile(is_known, (f"#{frame}" for frame in itertools.count(1)))
     first = next(frames, None)
@@ -113,5 +113,6 @@ def _frames(task: ScanTask, pseudonyms: Pseudonyms, known_ids: set[int]) -> Iter
     yield from frames
 
 
-def _number(sample_id: str) -> int:
+def number_of(sample_id: str) -> int:
+    """Return the pseudonym of a scan as a number, which takes less memory than its text."""
     return int(sample_id.removeprefix("s-"), 16)

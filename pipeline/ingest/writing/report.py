@@ -132,7 +132,7 @@ class _Gallery:
         kept, patients = self._overview.kept, looks.patients
         exact = _first_two(self._overview.duplicates.group, self._overview.duplicates.size, kept)
         near = looks.near.pairs if looks.near is not None else np.zeros((0, 2), dtype=np.int64)
-        strength = looks.near.agreement if looks.near is not None else np.zeros(0)
+        strength = looks.near.correlation if looks.near is not None else np.zeros(0)
         here = kept[near].all(axis=1)
         near, strength = near[here], strength[here]
         conflicts = np.array(

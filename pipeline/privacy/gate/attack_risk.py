@@ -1,8 +1,8 @@
 """Linkability and attribute inference: how much better an attack does on train patients than on others.
 
-An attack that only uses what the population shares does as well on patients who were never trained on; what
-it does better is the release's own doing. The risk is (p_attack - p_control) / (1 - p_control), as Anonymeter
-defines it (Giomi et al. 2023, arXiv 2211.10459).
+An attack that only uses what the population has in common does equally well on patients who were never
+trained on. Any excess is due to the release. The risk is (p_attack - p_control) / (1 - p_control), as in
+Anonymeter (Giomi et al. 2023, arXiv 2211.10459).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from models.devices import default_device, to_device
 from models.privacy.partial_copies import half_similarity
 from models.privacy.pca import Components
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.privacy_report import AttackRisk
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Bools, Ints, References
+from pipeline.privacy.search.references import References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 
 LINKED_NEIGHBOURS = 5
-"""Released images nearest to a half that count as its neighbours."""
+"""Number of released images that count as the neighbours of a half."""
 LINKABILITY, ATTRIBUTE = "linkability", "attribute_inference"
 
 
@@ -32,8 +32,9 @@ class Targets:
 
     Attributes:
         images: (n, 1, h, w) in [-1, 1] at the search size.
-        labels: (n,) class codes; patients: (n,) patient codes.
-        in_train: (n,) whether trained on; the others are the control.
+        labels: (n,) class codes.
+        patients: (n,) patient codes.
+        in_train: (n,) whether the scan was trained on; the others are the control.
     """
 
     images: torch.Tensor
@@ -44,7 +45,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Released:
-    """What the attacker holds: images (m, 1, h, w) in [-1, 1] at the search size, and class codes (m,)."""
+    """The attacker's data: images (m, 1, h, w) in [-1, 1] at the search size, and class codes (m,)."""
 
     images: torch.Tensor
     labels: Ints
@@ -62,9 +63,9 @@ def attack_risks(
     Args:
         targets: scans of train and of the control.
         released: the accepted images.
-        components: of train and holdout alike, so that no side looks farther away than it is.
-        settings: of the audit.
-        rng: source of the bootstrap over patients.
+        components: components of train and holdout together, which favour neither side.
+        settings: settings of the audit.
+        rng: random generator of the bootstrap over patients.
     """
     draws = settings.membership.resamples
     attacks = {LINKABILITY: linked(targets, released, settings)}
@@ -74,7 +75,7 @@ def attack_risks(
 
 
 def drawn_targets(references: References, rng: np.random.Generator) -> Targets:
-    """Return all holdout scans, and as many of train drawn at random."""
+    """Return all holdout scans and an equal number of randomly drawn train scans."""
     held = np.flatnonzero(~references.in_train)
     trained = np.flatnonzero(references.in_train)
     chosen = np.sort(np.concatenate([held, rng.permutation(trained)[: len(held)]]))
@@ -88,9 +89,10 @@ def drawn_targets(references: References, rng: np.random.Generator) -> Targets:
 
 @torch.inference_mode()
 def linked(targets: Targets, released: Released, settings: AuditSettings) -> Bools:
-    """Return whether the left and the right half of each target (n,) can be tied to each other.
+    """Return whether the left and the right half of each target (n,) can be linked to each other.
 
-    The attacker holds both halves apart and ties them where one released image is among the nearest of each.
+    The attacker has both halves separately and links them if one released image is among the nearest
+    neighbours of both.
     """
     count = min(LINKED_NEIGHBOURS, len(released.images))
     found = []
@@ -107,7 +109,7 @@ def linked(targets: Targets, released: Released, settings: AuditSettings) -> Boo
 
 @torch.inference_mode()
 def class_guessed(targets: Targets, released: Released, components: Components) -> Bools:
-    """Return whether the class of the released image nearest to each target (n,) is the target's."""
+    """Return whether the released image nearest to each target (n,) has the target's class."""
     device = default_device()
     described = components.to(device)
     known, ours = (described(to_device(images, device)) for images in (released.images, targets.images))
@@ -119,8 +121,9 @@ def class_guessed(targets: Targets, released: Released, components: Components) 
 def risk(name: str, success: Bools, targets: Targets, *, draws: int, rng: np.random.Generator) -> AttackRisk:
     """Return the risk of one attack with its 95 % interval (bootstrap over patients).
 
-    Rates of the control are weighted to the classes of the train targets, so that a harder class of which one
-    side has more is not taken for a risk. The value may be negative: then the control was attacked better.
+    The rates of the control are weighted to the class distribution of the train targets, so that a class that
+    is harder and more frequent on one side does not count as a risk. The value is negative if the attack does
+    better on the control.
     """
     inside = targets.in_train
     usable = np.intersect1d(targets.labels[inside], targets.labels[~inside])

@@ -1,4 +1,4 @@
-"""The gate itself, on arrays: search, reject, test and judge; no files."""
+"""The gate on arrays: search, reject and test; no files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from models.privacy.copy_embedding import CopyEmbedding
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.privacy_report import Needed
-from pipeline.privacy.gate.filter import Calibration, calibrate, clopper_pearson
+from pipeline.privacy.gate.filter import Calibration, calibrate
 from pipeline.privacy.gate.needed import needed
 from pipeline.privacy.gate.planted_copies import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.gate.set_tests import (
@@ -22,29 +23,32 @@ from pipeline.privacy.gate.set_tests import (
 )
 from pipeline.privacy.partial_results import Halfway
 from pipeline.privacy.search.hashes import duplicates, hash_matches
-from pipeline.privacy.search.neighbours import Floats, Neighbours, join
-from pipeline.privacy.search.references import Bools, Ints, References
+from pipeline.privacy.search.neighbours import Neighbours, join
+from pipeline.privacy.search.references import References
 from pipeline.privacy.search.views import VIEWS, Found, Views
 from pipeline.privacy.settings import AuditSettings
+from pipeline.wording.power import clopper_pearson
 
 EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured about n candidates.
+    """Measurements of n candidates.
 
     Attributes:
-        found: what was found about them.
-        reasons: (n,) why a candidate is rejected, empty if it passes.
+        found: search results of the candidates.
+        reasons: n reasons for rejection, empty if a candidate passes.
         calibration: the rules with their common threshold.
-        fresh_rejected, fresh_total: holdout images of fresh patients rejected by all rules, and in all.
-        fresh_by_rule: (view, rule) -> fresh holdout images rejected by that rule.
-        tests: sign tests; adjusted: their Holm-adjusted p-values.
+        fresh_rejected: number of holdout images of fresh patients that all rules together reject.
+        fresh_total: number of holdout images of fresh patients.
+        fresh_by_rule: (view, rule) -> number of fresh holdout images that the rule rejects.
+        tests: tests of the whole set and of its classes.
+        adjusted: their Holm-adjusted p-values.
         detected: (test, view, scope) -> (draws,) whether the simulation detected the planted share.
-        needed: what it would take to notice that share.
-        planted: kind -> (rejected, planted), hash rules off.
-        plan: depths and null of the tests.
+        needed: numbers of candidates or real scans that would be enough to detect that share.
+        planted: kind -> (rejected, planted), with the hash rules off.
+        plan: depths and null distribution of the tests.
     """
 
     found: Found
@@ -61,26 +65,27 @@ class Measured:
     plan: Plan
 
     def power(self, scope: str) -> float:
-        """Return the chance that any test that can fail `scope` (its own or a pooled one) detects."""
+        """Return the probability that any test of `scope`, or any pooled test, detects the planted copies."""
         own = [hits for key, hits in self.detected.items() if key[2] in (scope, POOLED)]
         return float(np.max(own, axis=0).mean()) if own else 0.0
 
     def plain_recall(self) -> float:
-        """Return the recall over all plain planted copies."""
+        """Return the recall on all plain planted copies."""
         hits, total = np.sum([self.planted[kind] for kind in PLAIN_KINDS], axis=0)
         return float(hits / total)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The filter as tuned on one cohort.
+    """The filter, tuned on one cohort.
 
     Attributes:
-        pseudo: what was found about every holdout image, its own patient left out.
-        control: view -> what was found about them and some train images: how far real images stand out.
+        pseudo: search results of every holdout image, its own patient excluded.
+        control: view -> neighbours of the holdout images and some train images: how far real images stand
+            out.
         calibration: the rules with their common threshold, tuned on tuning patients.
         fresh_by_rule: (n, number of rules) whether a rule rejects a holdout image of fresh patients.
-        fresh_rejected: (n,) whether any does, or a hash rule.
+        fresh_rejected: (n,) whether any of these rules or a hash rule rejects it.
     """
 
     pseudo: Found
@@ -91,7 +96,7 @@ class Tuned:
 
 
 def tune(views: Views, halfway: Halfway | None = None) -> Tuned:
-    """Tune the filter on the tuning half of the holdout, and try it on the fresh half."""
+    """Tune the filter on the tuning half of the holdout, and evaluate it on the fresh half."""
     halfway = halfway or Halfway()
     references, settings = views.references, views.settings
     held = np.flatnonzero(~references.in_train)
@@ -112,7 +117,7 @@ def tune(views: Views, halfway: Halfway | None = None) -> Tuned:
 
 
 def _spread(rows: Ints, count: int) -> Ints:
-    """Return at most `count` of the rows, evenly over them."""
+    """Return at most `count` of the rows, evenly spaced."""
     places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
     chosen: Ints = rows[np.unique(places)]
     return chosen
@@ -134,14 +139,16 @@ def measure(
     """Search and test candidates.
 
     Args:
-        images: (n, 1, h, w) candidates in [-1, 1] at the search size; labels: (n,) their class codes.
+        images: (n, 1, h, w) candidates in [-1, 1] at the search size.
+        labels: (n,) class codes of the candidates.
         classes: name -> code of the classes present.
-        digests: (n,) of the candidates' stored pixels; train_digests: of the train images'.
-        references: train and holdout.
+        digests: n digests of the candidates' stored pixels.
+        references: real images of train and holdout.
+        train_digests: digests of the train images' stored pixels.
         network: the cohort's copy embedding.
-        settings: of the audit.
-        rng: source of planted copies and simulated audits.
-        halfway: keeps what was searched for; None keeps nothing.
+        settings: settings of the audit.
+        rng: random generator of planted copies and simulated audits.
+        halfway: saves the search results; None saves nothing.
     """
     halfway = halfway or Halfway()
     views = Views(references, network, settings)
@@ -209,11 +216,11 @@ def measure(
 def excess_copies(
     found: Neighbours, cut: float, holdout_share: float
 ) -> tuple[float, tuple[float, float], int]:
-    """Estimate how many candidates past `cut` are copies, by their decoys: those whose nearest is holdout.
+    """Estimate how many candidates past `cut` are copies; those nearest to a holdout patient are the decoys.
 
     Returns:
-        Excess as a share of all candidates, its 95 % interval (Clopper-Pearson on the sides, given how many
-        lie past the cut), and how many lie past the cut.
+        Excess as a share of all candidates, its 95 % interval (Clopper-Pearson on the sides, given the number
+        past the cut), and the number of candidates past the cut.
     """
     past = found.gap < cut
     total, held = int(past.sum()), int((past & ~found.side).sum())
@@ -222,7 +229,7 @@ def excess_copies(
     count = len(found.gap)
 
     def excess(share: float) -> float:
-        # Of all past the cut, share / holdout_share would be there without copies.
+        # Without copies, share / holdout_share of the candidates past the cut would be there.
         return max(0.0, total * (1.0 - share / holdout_share)) / count
 
     low, high = clopper_pearson(held, total)
@@ -230,7 +237,7 @@ def excess_copies(
 
 
 def patients_hit(found: Neighbours, cut: float) -> tuple[int, int]:
-    """Return how many distinct patients of train, and of the holdout, some candidate past `cut` points at."""
+    """Return how many patients of train, and of the holdout, are nearest to a candidate past `cut`."""
     past = found.gap < cut
     train, holdout = (np.unique(found.patient[past & side]) for side in (found.side, ~found.side))
     return len(train), len(holdout)
@@ -259,7 +266,7 @@ def _reasons(
     calibration: Calibration,
     views: Views,
 ) -> list[str]:
-    """Return each candidate's reason; certain ones first, a duplicate only where the image itself passes."""
+    """Return each candidate's reason; certain reasons take precedence, and duplicates come last."""
     references, settings = views.references, views.settings
     rejected, strongest = calibration.rejects(found)
     hashed = _hashed(images, references, settings)

@@ -1,9 +1,10 @@
-"""How many candidates, or real scans, would make the copy count notice the planted share."""
+"""How many candidates, or real scans, the copy count would need to detect the planted share."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.privacy_report import Needed
 from pipeline.privacy.gate.set_tests import (
     AGREED_SIDE_LEVEL,
@@ -13,12 +14,11 @@ from pipeline.privacy.gate.set_tests import (
     outstanding,
 )
 from pipeline.privacy.search.agreement import Agreed, agreed, units_of
-from pipeline.privacy.search.neighbours import Floats, Neighbours
-from pipeline.privacy.search.references import Ints
+from pipeline.privacy.search.neighbours import Neighbours
 from pipeline.wording.power import smallest
 
 MOST_COPIES, MOST_SCANS = 2_000, 1_000_000
-"""Where the search for a number that is enough ends."""
+"""Largest numbers searched."""
 
 
 def needed(
@@ -32,23 +32,25 @@ def needed(
     significance: float,
     chance: float,
 ) -> Needed:
-    """Return how many candidates, or real scans, are enough for the copy count to notice a share of copies.
+    """Return how many candidates, or real scans, are enough for the copy count to detect a share of copies.
 
-    From the design of `count_test`: c copies that stand out and lie in train, among n candidates and m real
-    scans, come first with the p-value of the precedence test (Nelson 1963), times the marks that are tried,
-    times the tests of the audit (Holm's first step). Each of the planted copies stands out with the measured
-    chance, so that c is binomial. Copies are taken to be of different patients, no other candidate to stand
-    out, and the marks to stay where they are.
+    This follows the design of `count_test`. If c copies stand out and lie in train, among n candidates and m
+    real scans, the p-value is that of the precedence test (Nelson 1963), times the number of marks, times the
+    number of tests of the audit (Holm's first step). Each planted copy stands out with the measured
+    probability, so c is binomial.
+
+    It is assumed that copies are of different patients, that no other candidate stands out, and that the
+    marks do not move.
 
     Args:
-        planted: neighbours of the copies by which power is measured, in every view.
-        control: neighbours of real images of both sides, as the audit compares with.
-        candidates: of this audit.
-        holdout_share: chance of a holdout neighbour if neither side is favoured.
-        share: of copies that is to be noticed.
-        num_tests: in the family that is corrected for.
+        planted: neighbours, in every view, of the copies that power is measured with.
+        control: neighbours of the real images of both sides that the audit compares with.
+        candidates: number of candidates in this audit.
+        holdout_share: probability of a holdout neighbour if neither side is favoured.
+        share: share of copies to detect.
+        num_tests: number of tests in the corrected family.
         significance: family-wise error.
-        chance: of noticing that is wanted.
+        chance: required probability of detection.
     """
     from scipy.stats import binom
 
@@ -93,9 +95,9 @@ def needed(
 
 
 def _come_first(counts: Ints, rank: int, candidates: int, scans: int) -> Floats:
-    """Return the chance that so many candidates (n,) come before the `rank`-th of the real scans.
+    """Return the probability that `counts` (n,) candidates precede the `rank`-th real scan.
 
-    Fewer than `rank` real scans are among the first counts + rank - 1 then: hypergeometric.
+    This happens if fewer than `rank` real scans are among the first counts + rank - 1 (hypergeometric).
     """
     from scipy.special import gammaln
 

@@ -1,4 +1,4 @@
-"""Copies of train images in known disguises: what the gate's recall and power are measured on."""
+"""Copies of train images with known alterations, on which the gate's recall and power are measured."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import torch
 import torch.nn.functional as F
 
 from models.privacy.matching import warp
-from pipeline.privacy.search.references import Ints, References
+from pipeline.arrays import Ints
+from pipeline.privacy.search.references import References
 
 Make = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Disguise:
-    """One way to alter a copy.
+    """One alteration of a copy.
 
     Attributes:
-        family: disguises that differ in strength alone share it.
-        strength: how strong, rising, in the unit of the name.
-        make: (n, 1, h, w) images in [-1, 1] and a source of randomness -> altered ones.
+        family: name shared by disguises that differ only in strength.
+        strength: strength of the alteration, in the unit of its name.
+        make: (n, 1, h, w) images in [-1, 1] and a random generator -> altered images.
     """
 
     family: str
@@ -37,7 +38,7 @@ def _gamma(images: torch.Tensor, _: torch.Generator, *, gamma: float) -> torch.T
 
 
 def _window(images: torch.Tensor, _: torch.Generator, *, share: float) -> torch.Tensor:
-    """Narrow the window by `share` of the range and move it down by a quarter of that, as a viewer would."""
+    """Narrow the display window by `share` of the range and move it down by a quarter of that."""
     return (images + share / 2) / (1 - share)
 
 
@@ -46,12 +47,12 @@ def _rotated(images: torch.Tensor, _: torch.Generator, *, degrees: float) -> tor
 
 
 def _cropped(images: torch.Tensor, _: torch.Generator, *, share: float) -> torch.Tensor:
-    """Cut out the middle `share` of each side and enlarge it to the whole."""
+    """Crop the middle `share` of each side and enlarge it to the full size."""
     return warp(images, flip=False, scale=1.0 / share, rotation=0.0)
 
 
 def _shifted(images: torch.Tensor, _: torch.Generator, *, share: float) -> torch.Tensor:
-    """Move images down and to the left by a share of their longer side, edges repeated."""
+    """Shift images down and to the left by a share of their longer side; edges are replicated."""
     height, width = images.shape[-2:]
     pixels = max(1, round(share * max(height, width)))
     padded = F.pad(images, (pixels,) * 4, mode="replicate")
@@ -59,7 +60,7 @@ def _shifted(images: torch.Tensor, _: torch.Generator, *, share: float) -> torch
 
 
 def _noisy(images: torch.Tensor, generator: torch.Generator, *, share: float) -> torch.Tensor:
-    """Add Gaussian noise; `share` is its standard deviation over the range of 2."""
+    """Add Gaussian noise; `share` is its standard deviation divided by the range of 2."""
     return images + 2 * share * torch.randn(images.shape, generator=generator)
 
 
@@ -83,13 +84,13 @@ def _jpeg(images: torch.Tensor, _: torch.Generator, *, quality: int) -> torch.Te
 
 
 def _composite(images: torch.Tensor, _: torch.Generator) -> torch.Tensor:
-    """Put the left half of another image beside the right half of each."""
+    """Join the left half of another image with the right half of each image."""
     middle = images.shape[-1] // 2
     return torch.cat([images.roll(1, dims=0)[..., :middle], images[..., middle:]], dim=-1)
 
 
 def _blend(images: torch.Tensor, _: torch.Generator, *, share: float) -> torch.Tensor:
-    """Mix `share` of another image into each."""
+    """Mix `share` of another image into each image."""
     return (1 - share) * images + share * images.roll(1, dims=0)
 
 
@@ -122,7 +123,7 @@ KINDS = tuple(DISGUISES)
 
 
 def strengths() -> dict[str, dict[str, float]]:
-    """Return family -> kind -> strength, rising, of the families of several strengths."""
+    """Return family -> kind -> strength, ascending, for the families with several strengths."""
     families: dict[str, dict[str, float]] = {}
     for kind, own in DISGUISES.items():
         families.setdefault(own.family, {})[kind] = own.strength
@@ -134,18 +135,18 @@ def strengths() -> dict[str, dict[str, float]]:
 
 
 PLAIN_KINDS = ("exact", "mirrored", "gamma_0.7", "shifted_6pct", "crop_95pct")
-"""Disguises that the gate must see through; recall over them is held against `min_planted_recall`."""
+"""Disguises that the gate must detect; the recall on them is compared with `min_planted_recall`."""
 POWER_KINDS = (*PLAIN_KINDS, "noise_5pct", "blurred", "rotated_5deg")
-"""Disguises of the copies whose detection in the whole set is the power of the dataset test."""
+"""Disguises of the copies with which the power of the dataset tests is measured."""
 
 
 def plant(
     references: References, per_kind: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, list[str], Ints]:
-    """Disguise copies of train images, other sources for each kind as far as train suffices.
+    """Disguise copies of train images, with different sources for each kind if train is large enough.
 
     Returns:
-        images (n, 1, h, w) in [-1, 1] rounded to 8 bits, the kind of each, and the row of its source.
+        Images (n, 1, h, w) in [-1, 1] rounded to 8 bits, the kind of each, and the row of its source.
     """
     train = np.flatnonzero(references.in_train)
     per_kind = min(per_kind, len(train))
@@ -163,7 +164,7 @@ def plant(
 
 
 def disguise(images: torch.Tensor, kind: str, generator: torch.Generator) -> torch.Tensor:
-    """Return disguised copies of (n, 1, h, w) images in [-1, 1], rounded to 8 bits as a stored copy would be.
+    """Return disguised copies of (n, 1, h, w) images in [-1, 1], rounded to 8 bits like a stored copy.
 
     Raises:
         ValueError: `kind` is not one of KINDS.

@@ -1,4 +1,4 @@
-"""The gate over the whole set: do the most copy-like candidates lie nearer to train than chance has it?"""
+"""Tests of the whole set: are the most copy-like candidates nearer to train than expected by chance?"""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.privacy_report import COPY_COUNT
 from pipeline.privacy.search.agreement import AGREEMENT, Agreed, agreed, units_of
-from pipeline.privacy.search.neighbours import Floats, Neighbours
-from pipeline.privacy.search.references import Bools, Ints
+from pipeline.privacy.search.neighbours import Neighbours
 from pipeline.privacy.search.views import VIEWS
 
 POOLED = "pooled"
 SIGN_TEST = "sign_test"
 AFTER_FILTER = "sign_test_after_filter"
 CONTROL_RANKS = (1, 3, 8)
-"""Which of the real images' own most copy-like ones set the mark; several: one may be close by chance."""
+"""Ranks, among the real images, of the copy-like images that set the mark. There are several because one real
+image may be close by chance."""
 STANDS_OUT = 1.5
-"""A mark is so many times the log gap of that image: a generator whose images stand out half again as much as
-real ones, as sharper ones would, copies nothing for it. Copies stand out three times as much and more."""
+"""Factor from the log gap of that real image to the mark. Images of a generator that copies nothing may stand
+out half again as much as real ones, for example because they are sharper. Copies stand out three times as
+much and more."""
 SIDE_LEVEL = 0.1
-"""Candidates past the mark must lean to train at this level too, or the generator stands out even more."""
+"""Level of the side test past the mark: candidates must also lean to train, or the generator merely stands
+out even more."""
 AGREED_SIDE_LEVEL = 0.5
-"""The same where two views agree on the patient, which no noise or sharpness brings about: that they lean to
-train at all. The other level needs 14 candidates where 84 % of the patients are in train."""
+"""The same level where two views agree on the patient, which noise or sharpness does not cause: candidates
+must lean to train at all. The stricter level needs 14 candidates if 84 % of the patients are in train."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the dataset is tested.
+    """Design of the tests of the whole set.
 
     Attributes:
         depths: numbers of most copy-like candidates at which the sides are counted.
-        draws: random draws behind the null of the smallest p-value over depths.
-        holdout_share: chance of a holdout neighbour if neither side is favoured.
+        draws: random draws of the null distribution of the smallest p-value over depths.
+        holdout_share: probability of a holdout neighbour if neither side is favoured.
     """
 
     depths: tuple[int, ...]
@@ -58,18 +61,18 @@ class SideTest:
 def most_copy_like(found: Neighbours, limit: int) -> Bools:
     """Return the sides of the most copy-like candidates, one per nearest patient, most copy-like first.
 
-    Copy-likeness is the gap between the nearest and the second nearest patient: it is symmetric in train and
-    holdout, so whatever the generator's blur, the side is a coin with the holdout's share if nothing was
-    memorised. One a patient: a patient whom many images resemble is one draw of that coin, not many.
+    Copy-likeness is the gap between the nearest and the second nearest patient. It is symmetric in train and
+    holdout: if nothing was memorised, the side is a coin flip with the holdout's share, however blurred the
+    generator's images are. A patient whom many images resemble counts as one coin flip, not as many.
     """
     return outstanding(found)[1][:limit]
 
 
 def side_test(sides: Bools, plan: Plan) -> tuple[int, int, float]:
-    """Return (depth, train neighbours at that depth, p) for too many train neighbours among the first sides.
+    """Return (depth, train neighbours at that depth, p) of a test for too many train neighbours.
 
-    The smallest binomial p over the depths, held against its own distribution under the null, drawn at
-    random: small depths see sparse copies, large ones a general pull towards train.
+    The statistic is the smallest binomial p-value over the depths. It is compared with its null distribution,
+    which is simulated. Small depths detect sparse copies, large depths a general shift towards train.
     """
     depths = _usable(plan.depths, len(sides))
     counts = np.cumsum(sides)[np.array(depths) - 1]
@@ -84,18 +87,20 @@ def side_test(sides: Bools, plan: Plan) -> tuple[int, int, float]:
 def count_test(
     found: Neighbours | Agreed, control: Neighbours | Agreed, plan: Plan, side_level: float = SIDE_LEVEL
 ) -> tuple[int, int, float]:
-    """Return (past the mark, of them in train, p) for more copy-like candidates than real images account for.
+    """Return (candidates past the mark, of them in train, p) of a test for too many copy-like candidates.
 
-    A precedence test (Nelson 1963), exact and free of distributions: of candidates and real images taken
-    together, how many candidates come before the k-th most copy-like real one? It needs no coin of unequal
-    sides, so it sees fewer copies than the sign test; but it compares generated with real images, so the mark
-    lies further out than that image (`STANDS_OUT`), and the sides past it must lean to train as well.
+    This is a precedence test (Nelson 1963), which is exact and distribution-free: if candidates and real
+    images are ranked together, how many candidates precede the k-th most copy-like real image?
+
+    The test does not depend on coin flips with unequal sides, so it needs fewer copies to fail than the sign
+    test. But it compares generated with real images. Therefore the mark is set farther out than that real
+    image (`STANDS_OUT`), and the candidates past it must also lean to train.
 
     Args:
         found: neighbours of the candidates.
-        control: neighbours of real images of both sides, their own patients left out.
-        plan: holds the share of holdout.
-        side_level: at which those past the mark must lean to train.
+        control: neighbours of real images of both sides, their own patients excluded.
+        plan: design of the tests; only `holdout_share` is used.
+        side_level: level of the test that the candidates past the mark lean to train.
     """
     from scipy.stats import binom, hypergeom
 
@@ -109,7 +114,7 @@ def count_test(
         past, train = int(beyond.sum()), int(sides[beyond].sum())
         p_value = 1.0
         if past and binom.sf(train - 1, past, 1 - plan.holdout_share) < side_level:
-            # That many come first if among the first past + rank - 1 at most rank - 1 are of the control.
+            # `past` candidates come first if at most rank - 1 of the first past + rank - 1 are control.
             total = len(found.gap) + len(control.gap)
             first = float(hypergeom.cdf(rank - 1, total, len(control.gap), past + rank - 1))
             p_value = min(1.0, first * len(CONTROL_RANKS))
@@ -135,18 +140,18 @@ def run_tests(
     control: dict[str, Neighbours],
     cut: dict[str, float] | None,
 ) -> list[SideTest]:
-    """Run per view the sign test (pooled, per class, pooled after filtering) and the copy count.
+    """Run the sign test (pooled, per class, pooled after filtering) and the copy count in every view.
 
-    The count is also made of candidates in which two views agree: the finest test where copies are few.
+    The copy count also runs on the agreement of two views, which is the most sensitive test for few copies.
 
     Args:
         found: neighbours of the candidates before filtering (filtering would blind the test).
         labels: (n,) class codes.
         classes: name -> code of the classes to test.
-        plan: depths and null.
-        control: neighbours of real images of both sides, their own patients left out.
-        cut: view -> log gap; for the test after filtering, candidates of either side below it are left out.
-            None leaves that test out.
+        plan: design of the tests.
+        control: neighbours of real images of both sides, their own patients excluded.
+        cut: view -> log gap below which candidates of either side are excluded from the test after filtering.
+            None skips that test.
     """
     tests: list[SideTest] = []
     for view in VIEWS:
@@ -191,10 +196,11 @@ def detection_power(
 ) -> dict[tuple[str, str, str], Floats]:
     """Simulate audits of these candidates with a share of them replaced by copies of train.
 
+    The test after filtering is not simulated, because filtering removes the planted copies. It still counts
+    in the correction, so that the family is as large as in the audit.
+
     Returns:
-        (test name, view, scope) -> (draws,) 1.0 where that test's adjusted p fell below `significance`. The
-        test after filtering takes its place in the correction (the family is as large as in the audit),
-        though it is not repeated: what is planted here is gone by then.
+        (test name, view, scope) -> (draws,) 1.0 where that test's adjusted p-value was below `significance`.
     """
     detected: dict[tuple[str, str, str], list[float]] = {}
     for _ in range(draws):
@@ -240,7 +246,7 @@ def _usable(depths: tuple[int, ...], available: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _tails(depths: tuple[int, ...], holdout_share: float) -> tuple[Floats, ...]:
-    """Return for each depth the chance of at least 0, 1, ..., depth train neighbours."""
+    """Return for each depth the probability of at least 0, 1, ..., depth train neighbours."""
     from scipy.stats import binom
 
     return tuple(binom.sf(np.arange(depth + 1) - 1, depth, 1 - holdout_share) for depth in depths)
@@ -248,7 +254,7 @@ def _tails(depths: tuple[int, ...], holdout_share: float) -> tuple[Floats, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _null_minima(depths: tuple[int, ...], holdout_share: float, draws: int) -> Floats:
-    """Return the sorted smallest p over depths in `draws` random sequences of sides (fixed seed: a table)."""
+    """Return the sorted smallest p-values over depths of `draws` random sequences of sides (fixed seed)."""
     rng = np.random.default_rng(20_240_229)
     counts = np.cumsum(rng.random((draws, max(depths))) >= holdout_share, axis=1)
     tails = _tails(depths, holdout_share)

@@ -1,4 +1,4 @@
-"""The three-valued verdict: by class, the worst decides, every reason in words."""
+"""The three-valued verdict: the worst class decides; every reason is given in words."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """What happened to the candidates of one class.
+    """Counts of the candidates of one class.
 
     Attributes:
-        asked: images wanted, None where nobody said; candidates: drawn; passing: past the gate (before
-            trimming to `asked`).
-        rejected: reason -> candidates.
+        asked: requested number of images, None if no number was requested.
+        candidates: number of candidates.
+        passing: number that pass the gate (before trimming to `asked`).
+        rejected: reason -> number of candidates.
     """
 
     asked: int | None
@@ -37,22 +38,25 @@ class ClassFacts:
 
     @property
     def wanted(self) -> int:
-        """Images that the class must have: as many as pass where nobody said, but one at least."""
+        """Number of images the class must have; if none was requested, as many as pass, but at least one."""
         return max(1, self.passing) if self.asked is None else self.asked
 
 
 @dataclass(frozen=True)
 class Strength:
-    """Whether the gate could have told.
+    """Strength of the gate: whether it could have detected copies.
 
     Attributes:
         has_patient_ids: whether patients are known.
-        holdout_patients, min_holdout_patients: what the policy needs.
-        power, min_power: chance to detect the planted share; by class for `power`.
-        planted_share: the share that the power refers to.
-        recall, min_recall: of the plain planted copies.
-        num_unread: files beside the candidates that nobody looked at.
-        would_do: in words, what would be enough to notice the planted share.
+        holdout_patients: number of holdout patients.
+        min_holdout_patients: least number for PASS.
+        power: class -> probability of detecting the planted share.
+        min_power: least power for PASS.
+        planted_share: share of copies that the power refers to.
+        recall: recall on the plain planted copies.
+        min_recall: least recall for PASS.
+        num_unread: files in the folder of the candidates that were not looked at.
+        would_do: in words, what would be enough to detect the planted share.
     """
 
     has_patient_ids: bool
@@ -67,7 +71,7 @@ class Strength:
     would_do: str = ""
 
     def weaknesses(self, name: str) -> list[str]:
-        """Return in words why nothing found would not mean nothing there, for one class."""
+        """Return in words why finding nothing would not be conclusive for one class."""
         found = []
         if self.num_unread:
             found.append(
@@ -75,7 +79,7 @@ class Strength:
                 "not looked at"
             )
         if not self.has_patient_ids:
-            found.append("the cohort has no patient ids, so images of one patient may stand on both sides")
+            found.append("the cohort has no patient ids, so images of one patient may be on both sides")
         if self.holdout_patients < self.min_holdout_patients:
             found.append(
                 f"{self.holdout_patients} holdout patients are too few to tell "
@@ -83,8 +87,8 @@ class Strength:
             )
         if self.power[name] < self.min_power:
             weak = (
-                f"{self.planted_share:.1%} planted copies would have been noticed with a chance of only "
-                f"{self.power[name]:.2f} (needed: {self.min_power:.2f})"
+                f"{self.planted_share:.1%} planted copies would have been detected with a probability of "
+                f"only {self.power[name]:.2f} (needed: {self.min_power:.2f})"
             )
             found.append(f"{weak}; {self.would_do}" if self.would_do else weak)
         if self.recall < self.min_recall:
@@ -104,10 +108,19 @@ def judge_class(
     *,
     num_earlier: int = 0,
 ) -> ClassVerdict:
-    """Conclude for one class; `num_earlier` releases were attacked together with the accepted images.
+    """Return the verdict of one class.
 
-    FAIL if a test of the class or of the whole set fails, the release tells who was trained on, or the class
-    runs short; INCONCLUSIVE if nothing fails but the gate was too weak to tell; PASS otherwise.
+    FAIL if a test of the class or of the whole set fails, if the release reveals who was in the training
+    data, or if the class has too few images; INCONCLUSIVE if nothing fails but the gate was too weak to tell;
+    PASS otherwise.
+
+    Args:
+        name: name of the class.
+        facts: counts of its candidates.
+        tests: all tests of the audit.
+        strength: strength of the gate.
+        release_attacks: membership attacks with the released images.
+        num_earlier: number of earlier releases that were attacked together with the accepted images.
     """
     accepted = min(facts.wanted, facts.passing)
     reasons = _failed([test for test in tests if test.passed is False and test.scope in (POOLED, name)])
@@ -116,10 +129,10 @@ def judge_class(
         who += f", with {num_earlier} earlier release{'s' if num_earlier > 1 else ''},"
     told = [attack for attack in release_attacks if attack.passed is False]
     if told:
-        reasons.append(f"{who} tell who was trained on: {named(told)}")
+        reasons.append(f"{who} reveal who was in the training data: {named(told)}")
     if accepted < facts.wanted:
         number = f"{facts.wanted} images were" if facts.wanted != 1 else "1 image was"
-        reasons.append(f"{number} asked for, {accepted} of {facts.candidates} candidates passed the gate")
+        reasons.append(f"{number} requested, but {accepted} of {facts.candidates} candidates passed the gate")
     verdict = Verdict.FAIL
     if not reasons:
         reasons = strength.weaknesses(name)
@@ -137,7 +150,7 @@ def judge_class(
 
 
 def overall(classes: dict[str, ClassVerdict]) -> tuple[Verdict, tuple[str, ...]]:
-    """Return the worst class's verdict and all reasons, worst first, each said once."""
+    """Return the worst class's verdict and all reasons without repetition, worst first."""
     worst = min((part.verdict for part in classes.values()), key=WORST_FIRST.index)
     said: dict[str, list[str]] = {}
     for verdict in WORST_FIRST:
@@ -146,7 +159,7 @@ def overall(classes: dict[str, ClassVerdict]) -> tuple[Verdict, tuple[str, ...]]
                 for reason in part.reasons:
                     said.setdefault(reason, []).append(name)
     if not said:
-        return worst, ("no test fails, and planted copies would have been noticed",)
+        return worst, ("no test failed, and planted copies would have been detected",)
     return worst, tuple(f"{', '.join(names)}: {reason}" for reason, names in said.items())
 
 
@@ -159,20 +172,21 @@ def judge_checkpoint(
     significance: float,
     guarantee: DifferentialPrivacy | None = None,
 ) -> tuple[Verdict, tuple[str, ...]]:
-    """Conclude whether membership inference speaks against sharing the checkpoint itself.
+    """Return whether membership inference speaks against sharing the checkpoint itself, with reasons.
 
-    An attack that shows a larger epsilon than the training guarantees proves the guarantee wrong.
+    An attack whose lower bound on epsilon exceeds the guaranteed epsilon refutes the guarantee.
     """
     loud = loud_controls(controls, significance)
     if loud:
         return Verdict.INCONCLUSIVE, (
-            f"a control finds what is not there, so the attacks mean nothing: {named(loud)}",
+            "a control, which must find nothing, found something, so the attacks mean nothing: "
+            f"{named(loud)}",
         )
     telling = [attack for attack in attacks if attack.passed is False]
-    told = [f"the model tells who was trained on: {named(telling)}"] if telling else []
+    told = [f"the model reveals who was in the training data: {named(telling)}"] if telling else []
     if guarantee is not None:
         told += [
-            f"the {attack.attack} attack shows an epsilon of {attack.epsilon_lower_bound:.2f} at least, and "
+            f"the {attack.attack} attack shows an epsilon of at least {attack.epsilon_lower_bound:.2f}, but "
             f"the training guarantees {guarantee.epsilon:.2f}: the guarantee does not hold"
             for attack in attacks
             if attack.epsilon_lower_bound > guarantee.epsilon
@@ -182,13 +196,15 @@ def judge_checkpoint(
     levels = Levels(significance=significance, min_patients=min_patients)
     near = [attack for attack in attacks if attack_outcome(attack, levels) is Outcome.SIGN]
     signs = (
-        [f"a sign that the model tells who was trained on, short of failing: {named(near)}"] if near else []
+        [f"a sign that the model reveals who was in the training data, short of failing: {named(near)}"]
+        if near
+        else []
     )
     seen = visible_auc(attacks, levels).rstrip(".")
     seen = seen[0].lower() + seen[1:]
     weak = []
     if not has_patient_ids:
-        weak.append("the cohort has no patient ids, so images of one patient may stand on both sides")
+        weak.append("the cohort has no patient ids, so images of one patient may be on both sides")
     fewest = min(min(attack.members, attack.non_members) for attack in attacks)
     if fewest < min_patients:
         weak.append(
@@ -196,15 +212,15 @@ def judge_checkpoint(
         )
     if weak:
         return Verdict.INCONCLUSIVE, (*weak, *signs)
-    return Verdict.PASS, (f"no attack fails; {seen}", *signs)
+    return Verdict.PASS, (f"no attack reached significance; {seen}", *signs)
 
 
 def _failed(tests: list[TestResult]) -> list[str]:
-    """Say each thing that failed tests show once, and by which of them it is shown."""
+    """Return each finding of the failed tests once, with the tests that show it."""
     shown: dict[str, list[TestResult]] = {}
     for test in tests:
         whose = "of the whole set" if test.scope == POOLED else "of this class"
-        found = f"the most copy-like candidates {whose} lie nearer to train than chance allows"
+        found = f"the most copy-like candidates {whose} lie nearer to train than chance explains"
         if test.name == COPY_COUNT:
             found = f"more candidates {whose} stand out as copies than real scans account for"
         shown.setdefault(found, []).append(test)
@@ -215,20 +231,20 @@ def _failed(tests: list[TestResult]) -> list[str]:
             views.setdefault(test.name, []).append(test.view)
         by = "; ".join(f"{name} by {', '.join(seen)}" for name, seen in views.items())
         least = min(test.adjusted_p_value for test in own if test.adjusted_p_value is not None)
-        said.append(f"{found} ({by}; {'least ' if len(own) > 1 else ''}adjusted p = {least:.2g})")
+        said.append(f"{found} ({by}; {'smallest ' if len(own) > 1 else ''}adjusted p = {least:.2g})")
     return said
 
 
 def policy_note(verdict: Verdict) -> str:
-    """Say what the verdict allows."""
+    """Return what the verdict allows, as a note."""
     return {
         Verdict.PASS: (
-            "Measured privacy risk: no test failed, and planted copies would have been noticed. "
+            "Measured privacy risk: no test failed, and planted copies would have been detected. "
             "May be released under every policy."
         ),
         Verdict.INCONCLUSIVE: (
-            "Measured privacy risk: no test failed, but the tests are too weak to say. "
-            "May be released under the research policy only, and then says so."
+            "Measured privacy risk: no test failed, but the tests are too weak to tell. "
+            "May be released under the research policy only; the release then says so."
         ),
         Verdict.FAIL: "Measured privacy risk: failed. May not be released under any policy.",
     }[verdict]

@@ -1,4 +1,4 @@
-"""The attack on a checkpoint: score the audit patients' scans, and tell whose coin fell which way."""
+"""The attack on a checkpoint: scores the audit patients' scans to infer the result of each coin flip."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 
 from models.diffusion.denoiser import Denoiser
 from models.privacy.membership import ATTACKS, attack_scores
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.membership.calibration import Describer, QuantileCalibration
 from pipeline.privacy.membership.settings import MembershipSettings
 from pipeline.privacy.partial_results import Halfway
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Bools, Ints
 from pipeline.progress import track
 
 Read = Callable[[Ints], tuple[torch.Tensor, torch.Tensor]]
-"""rows -> what the denoiser was trained on (n, C, H, W), and condition codes (n, F), on its device."""
+"""rows -> training inputs of the denoiser (n, C, H, W), and condition codes (n, F), on its device."""
 
 COMBINED = "combined"
 KNOWN_FOR_EACH, LEAST_CAP = 4, 100
-"""Known scans of either side for each audited scan, and the number below which they are not cut."""
+"""Known scans of each side per audited scan, and the number below which they are not reduced."""
 PRIOR = 0.5
 """Strength of the prior on the weights of the combined score."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows of the cohort by what is known of them.
+    """Rows of the cohort by their role in the attack.
 
     Attributes:
-        inside, outside: scans of audit patients whom the coin put into train, or into the holdout.
-        known_inside, known_outside: scans of other patients of train and of the holdout, with which the
-            attacker learns what members look like; as many of each as there are, up to a cap.
+        inside: scans of audit patients whom the coin assigned to train.
+        outside: scans of audit patients whom the coin assigned to the holdout.
+        known_inside: scans of other patients of train, from which the attacker learns, up to a cap.
+        known_outside: scans of other patients of the holdout, from which the attacker learns, up to a cap.
     """
 
     inside: Ints
@@ -45,7 +45,7 @@ class Groups:
 
     @property
     def every(self) -> Ints:
-        """All rows, rising."""
+        """All rows, in ascending order."""
         parts = [self.inside, self.outside, self.known_inside, self.known_outside]
         return np.unique(np.concatenate(parts))
 
@@ -55,7 +55,7 @@ class Groups:
         return np.concatenate([self.inside, self.outside])
 
     def learning_from(self, known: int) -> Groups:
-        """Return the same groups with at most so many known scans on either side, evenly spread."""
+        """Return the same groups with at most `known` known scans on each side, evenly spaced."""
 
         def some(rows: Ints) -> Ints:
             places = np.linspace(0, len(rows) - 1, min(known, len(rows))).round().astype(np.int64)
@@ -65,10 +65,10 @@ class Groups:
 
 
 def audit_groups(cohort: Cohort, cap: int, rng: np.random.Generator) -> Groups:
-    """Return whom the attack is tried on and learnt from.
+    """Return the scans that are attacked and the scans that the attack learns from.
 
-    Each known scan costs as much as an audited one. Where few are audited, chance decides what is found
-    among them, and what more known scans would teach does not: `KNOWN_FOR_EACH` of them are enough.
+    A known scan costs as much as an audited one. With few audited scans, chance dominates the result, and
+    more known scans do not improve it: `KNOWN_FOR_EACH` known scans per audited scan are enough.
     """
     roles = cohort.records()["audit"].to_numpy()
     train, holdout = cohort.rows("train"), cohort.rows("holdout")
@@ -90,11 +90,12 @@ def audit_groups(cohort: Cohort, cap: int, rng: np.random.Generator) -> Groups:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of cohort rows by one way to attack.
+    """Scores of cohort rows by one kind of access.
 
     Attributes:
-        rows: (n,) cohort rows, rising; values: (n, columns) scores, higher for likelier members.
-        attacks: name -> the columns that belong to it (one a noise level, say).
+        rows: (n,) cohort rows, in ascending order.
+        values: (n, columns) scores, higher for likelier members.
+        attacks: name of the attack -> its columns (for example one per noise level).
     """
 
     rows: Ints
@@ -141,17 +142,17 @@ def _file_name(title: str) -> str:
 
 
 class Attacker:
-    """Learns from known members and non-members what a score says, and applies it to others.
+    """Learns from known members and non-members how to use the scores, and applies this to other scans.
 
-    Each score is calibrated on one half of the known non-members. The combined score weighs all calibrated
-    scores (on the scale of arcsinh, where no single one runs away); the weights are learnt from known members
-    against the other half.
+    Each score is calibrated on one half of the known non-members. The combined score is a weighted sum of all
+    calibrated scores (on an arcsinh scale, on which no single score dominates). The weights are learned from
+    the known members and the other half of the non-members.
 
     Args:
         cohort: the cohort.
-        groups: whose known rows are learnt from.
-        scores: of all rows of the groups.
-        rng: halves the known non-members.
+        groups: groups whose known rows are used to learn.
+        scores: scores of all rows of the groups.
+        rng: random generator that halves the known non-members.
     """
 
     def __init__(self, cohort: Cohort, groups: Groups, scores: Scores, rng: np.random.Generator) -> None:
@@ -172,7 +173,7 @@ class Attacker:
         return np.stack(columns, axis=1)
 
     def by_attack(self, rows: Ints) -> dict[str, Floats]:
-        """Return one score (n,) for each attack, the mean over its columns, and the combined one."""
+        """Return one score (n,) per attack, the mean over its columns, and the combined score."""
         calibrated = self.calibrated(rows)
         means = {name: calibrated[:, list(own)].mean(axis=1) for name, own in self._all.attacks.items()}
         return means | {COMBINED: np.arcsinh(calibrated) @ self._weights}
@@ -182,10 +183,10 @@ class Attacker:
 
 
 def member_weights(calibrated: Floats, members: Bools) -> Floats:
-    """Return weights (columns,) of calibrated scores (n, columns) that tell known members from others.
+    """Return weights (columns,) of calibrated scores (n, columns) that separate known members from others.
 
-    Logistic regression with weights that are not negative, as each score is higher for likelier members, and
-    a Gaussian prior around equal ones: where known members teach nothing, what is left is the mean.
+    Logistic regression with non-negative weights, because each score is higher for likelier members, and a
+    Gaussian prior around equal weights. If the known members are uninformative, the result is the mean.
     """
     from scipy.optimize import minimize
 
@@ -193,7 +194,7 @@ def member_weights(calibrated: Floats, members: Bools) -> Floats:
     columns = scores.shape[1]
     equal = np.full(columns, 1.0 / columns)
     sides = np.where(members, 1.0, -1.0)
-    # Both sides count alike, whatever their numbers.
+    # Both sides have the same total weight.
     share = np.where(members, 0.5 / members.sum(), 0.5 / (~members).sum())
 
     def loss(point: Floats) -> tuple[float, Floats]:

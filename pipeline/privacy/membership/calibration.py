@@ -1,4 +1,4 @@
-"""What a score would be for an image that was not trained on: quantile regression on non-members."""
+"""Calibration of scores: the expected score of a non-member, by quantile regression on non-members."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Ints
+from pipeline.arrays import Floats, Ints
 
 SIDE = 8
 NUM_COMPONENTS = 6
@@ -16,15 +15,15 @@ HIGH_QUANTILE = 0.9
 LEAST_SCALE = 1e-6
 SCANS_A_COMPONENT = 20
 PENALTY = 0.1
-"""L1 penalty of the quantile regression, over the root of the number of scans it is fitted to."""
+"""L1 penalty of the quantile regression, divided by the square root of the number of scans."""
 
 
 class Describer:
-    """Describes images by what makes some harder than others to denoise, members or not.
+    """Describes images by properties that make them harder to denoise, for members and non-members.
 
     Args:
-        images: (n, 1, H, W) in [-1, 1], non-members, on whose principal components the description is based.
-        num_classes: classes.
+        images: (n, 1, H, W) non-members in [-1, 1], whose principal components are used.
+        num_classes: number of classes.
     """
 
     def __init__(self, images: npt.NDArray[np.float32], num_classes: int) -> None:
@@ -37,7 +36,7 @@ class Describer:
         self._centre, self._scale = plain.mean(axis=0), np.maximum(plain.std(axis=0), LEAST_SCALE)
 
     def __call__(self, images: npt.NDArray[np.float32], labels: Ints) -> Floats:
-        """Return (n, features): standardised properties of the image, and its class but for the first."""
+        """Return (n, features): standardised image properties, and indicators of all but the first class."""
         plain = (self._plain(images) - self._centre) / self._scale
         classes = np.eye(self.num_classes)[labels][:, 1:]
         return np.concatenate([plain, classes], axis=1)
@@ -54,13 +53,14 @@ class Describer:
 
 
 class QuantileCalibration:
-    """Turns scores into how far above a non-member's they lie (Bertran et al. 2023, arXiv 2307.03694).
+    """Calibrates scores relative to those of non-members (Bertran et al. 2023, arXiv 2307.03694).
 
     The median and a high quantile of the score, given the description of the image, are fitted to
-    non-members; the calibrated score is (score - median) / (high - median).
+    non-members. The calibrated score is (score - median) / (high - median).
 
     Args:
-        described: (n, features) of non-members; scores: (n,) theirs.
+        described: (n, features) descriptions of non-members.
+        scores: (n,) scores of non-members.
     """
 
     def __init__(self, described: Floats, scores: Floats) -> None:
@@ -84,13 +84,13 @@ class QuantileCalibration:
         """Return calibrated scores (n,)."""
         median, high = (model.predict(described) for model in self._models)
         standard = (scores - self._centre) / self._scale
-        # Where the fitted quantiles come close or cross, an image must not stand out for that alone.
+        # An image must not stand out only because the fitted quantiles are close or cross.
         found: Floats = (standard - median) / np.maximum(high - median, self._least)
         return found
 
 
 def _small(images: npt.NDArray[np.float32]) -> Floats:
-    """Return (n, SIDE^2) means over a grid of about equal cells."""
+    """Return (n, SIDE^2) means over a grid of cells of about equal size."""
     height, width = images.shape[-2:]
     rows = np.linspace(0, height, SIDE + 1).astype(int)[:-1]
     columns = np.linspace(0, width, SIDE + 1).astype(int)[:-1]

@@ -1,4 +1,4 @@
-"""How well a score tells members from non-members: AUC, hits at low error, a p-value, a bound on epsilon."""
+"""Measures of how well a score separates members: AUC, TPR at low FPR, p-value, lower bound on epsilon."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.privacy.gate.filter import clopper_pearson
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Bools, Ints
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.wording.power import clopper_pearson
 
 LOW_ERROR = 0.01
 GUESSED_SHARES = (0.1, 0.3, 1.0)
-"""Shares of the audit patients that the bound on epsilon guesses about, each a test of its own."""
+"""Shares of the audit patients that the bound on epsilon guesses; each is a separate test."""
 
 
 @dataclass(frozen=True)
 class Hits:
-    """Share of members found where at most `LOW_ERROR` of non-members are taken for them, with interval."""
+    """Share of members found if at most `LOW_ERROR` of non-members are taken for members, with interval."""
 
     value: float
     low: float
@@ -30,9 +29,10 @@ class EpsilonBound:
     """One-run lower bound on epsilon.
 
     Attributes:
-        epsilon: with the chosen confidence, no (epsilon', delta)-private training with a smaller epsilon' is
-            told apart as well; 0 where nothing is told apart.
-        guesses: patients that were guessed about; correct: how many of the guesses were right.
+        epsilon: with the chosen confidence, no (epsilon', delta)-private training with a smaller epsilon'
+            would let an attack separate the patients this well; 0 if nothing is separated.
+        guesses: number of patients that were guessed.
+        correct: number of correct guesses.
     """
 
     epsilon: float
@@ -46,7 +46,9 @@ def patient_scores(scores: Floats, patients: Ints, members: Bools) -> tuple[Floa
     A coin was flipped for each patient, not for each image.
 
     Args:
-        scores: (n,) of images; patients: (n,) codes; members: (n,), the same for all images of a patient.
+        scores: (n,) scores of images.
+        patients: (n,) patient codes.
+        members: (n,) whether the patient is a member, equal for all images of a patient.
     """
     _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
     mean = np.bincount(inverse, weights=scores) / np.bincount(inverse)
@@ -54,15 +56,16 @@ def patient_scores(scores: Floats, patients: Ints, members: Bools) -> tuple[Floa
 
 
 def auc(scores: Floats, members: Bools) -> float:
-    """Return the chance that a random member scores higher than a random non-member (ties count half)."""
+    """Return the probability that a random member scores higher than a random non-member (ties: half)."""
     return float(_auc_of(_ranks(scores), members[None, :])[0])
 
 
 def permutation_p(scores: Floats, members: Bools, *, draws: int, rng: np.random.Generator) -> float:
-    """Return the chance of so large an AUC if the coins had fallen otherwise.
+    """Return the probability of an AUC at least this large for other coin flips.
 
-    Exact whatever the scores are, as the coins are independent of them unless the model tells of its members.
-    Coins are drawn anew with the same number of members, given which every arrangement is equally likely.
+    The test is exact for any scores, because the coin flips are independent of them unless the model reveals
+    its members. Coin flips are redrawn with the same number of members, given which all arrangements are
+    equally likely.
     """
     ranks = _ranks(scores)
     observed = _auc_of(ranks, members[None, :])[0]
@@ -79,10 +82,10 @@ def hits_at_low_error(
 ) -> Hits:
     """Return the hit rate at a low error with a 95 % interval.
 
-    The interval is the wider of the bootstrap over patients of either side, which knows that the mark is
-    uncertain, and the exact one given the mark, which knows that none of a few hits does not mean never.
-    The mark is the smallest score that at most that share of non-members exceeds. With fewer than 1 / error
-    non-members it lies at their highest score.
+    The interval is the wider of two: the bootstrap over patients of each side, which includes the uncertainty
+    of the threshold, and the exact interval for this threshold, which is not zero if there are no hits among
+    few patients. The threshold is the smallest score that at most a share `error` of non-members exceeds.
+    With fewer than 1 / error non-members it is their highest score.
     """
     inside, outside = scores[members], scores[~members]
 
@@ -110,15 +113,16 @@ def epsilon_lower_bound(
 ) -> EpsilonBound:
     """Return the one-run lower bound on epsilon (Steinke, Nasr and Jagielski 2023, theorem 5.2).
 
-    The highest scores are guessed to be members, as many of the lowest to be non-members, the rest is left
-    open. If training were (epsilon, delta)-private for a patient, the right guesses would hardly be more than
-    those of randomised response. The best of several shares is taken, at a confidence that allows for it.
+    The highest scores are guessed to be members, an equal number of the lowest to be non-members; the rest is
+    not guessed. If training were (epsilon, delta)-private for a patient, the number of correct guesses would
+    hardly exceed that of randomised response. The best of several shares is used, at a corrected confidence.
 
     Args:
-        scores: (P,) of audit patients, each a member by an independent fair coin; members: (P,).
-        delta: of the guarantee that is put to the test.
-        confidence: of the bound.
-        shares: shares of the patients that are guessed about.
+        scores: (P,) scores of audit patients, each a member by an independent fair coin.
+        members: (P,) whether each patient is a member.
+        delta: delta of the tested guarantee.
+        confidence: confidence of the bound.
+        shares: shares of the patients that are guessed.
     """
     total = len(scores)
     order = np.argsort(scores, kind="stable")
@@ -136,18 +140,21 @@ def epsilon_lower_bound(
 
 
 def refutation_p(total: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
-    """Return the chance of so many right guesses under (epsilon, delta)-privacy, at most.
+    """Return an upper bound of the probability of this many correct guesses under (epsilon, delta)-privacy.
 
     Args:
-        total: patients whose coins were flipped; guesses: of them guessed about; correct: right guesses.
-        epsilon, delta: the guarantee that is put to the test.
+        total: number of patients whose coins were flipped.
+        guesses: number of patients that were guessed.
+        correct: number of correct guesses.
+        epsilon: epsilon of the tested guarantee.
+        delta: delta of the tested guarantee.
     """
     from scipy.stats import binom
 
     accuracy = 1.0 / (1.0 + np.exp(-epsilon))
     p_value = float(binom.sf(correct - 1, guesses, accuracy))
     if delta > 0 and correct:
-        # With probability up to delta a patient may be given away: i of them are i right guesses for nothing.
+        # With probability up to delta a patient may be revealed: i revealed patients are i correct guesses.
         given = np.arange(1, correct + 1)
         between = binom.cdf(correct - 1, guesses, accuracy) - binom.cdf(
             correct - given - 1, guesses, accuracy

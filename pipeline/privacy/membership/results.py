@@ -1,4 +1,4 @@
-"""One attack's outcome on the audit patients, in the shape of the report."""
+"""The result of one attack on the audit patients, in the form of the report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.privacy_report import MembershipResult
 from pipeline.privacy.membership.measures import (
     auc,
@@ -15,20 +16,18 @@ from pipeline.privacy.membership.measures import (
     permutation_p,
 )
 from pipeline.privacy.membership.settings import MembershipSettings
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Bools, Ints
 from pipeline.wording.power import noticeable_auc
 
 
 @dataclass(frozen=True)
 class Audited:
-    """The audit patients' scans: patient codes (n,), and whether their coin put them into train (n,)."""
+    """The audit patients' scans: patient codes (n,), and whether the coin assigned them to train (n,)."""
 
     patients: Ints
     members: Bools
 
     def members_halved(self, rng: np.random.Generator) -> Audited:
-        """Return the members' scans alone, every other patient called a non-member by another coin."""
+        """Return the members' scans alone, with a random half of their patients as non-members."""
         patients = self.patients[self.members]
         known = rng.permutation(np.unique(patients))
         return Audited(patients, np.isin(patients, known[: len(known) // 2]))
@@ -43,10 +42,10 @@ def attack_result(
     *,
     level: float,
 ) -> MembershipResult:
-    """Measure how well scores (n,) of scans tell members from others; a patient's is the mean of them.
+    """Measure how well scores (n,) of scans separate members from others, by the mean score per patient.
 
-    `level` is the p-value below which it counts as told, corrected for the attacks that are tried together:
-    what could have been noticed follows from it.
+    `level` is the significance level, corrected for the number of simultaneous attacks, at which the
+    detectable AUC is computed.
     """
     by_patient, inside = patient_scores(scores, audited.patients, audited.members)
     hits = hits_at_low_error(by_patient, inside, draws=settings.resamples, rng=rng)

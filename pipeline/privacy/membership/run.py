@@ -1,4 +1,4 @@
-"""Membership inference of one audit: against the release, and against the checkpoint where one is named."""
+"""Membership inference of one audit: against the release, and against the checkpoint if one is given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from models.diffusion.denoiser import Denoiser
 from models.noise import stream_seed
 from models.privacy.membership import attack_scores
 from models.privacy.pca import Components
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.checkpoint import (
     CheckpointInfo,
     load_autoencoder,
@@ -36,8 +37,7 @@ from pipeline.privacy.membership.attack import (
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.membership.results import Audited, attack_result
 from pipeline.privacy.partial_results import Halfway
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Ints, References
+from pipeline.privacy.search.references import References
 from pipeline.privacy.settings import AuditSettings
 
 LEAST_KNOWN = 20
@@ -46,14 +46,14 @@ UNTRAINED, MEMBERS = "control_untrained", "control_members"
 
 @dataclass(frozen=True)
 class Membership:
-    """What membership inference found.
+    """Results of membership inference.
 
     Attributes:
-        release: attacks with nothing but the released images.
-        checkpoint: attacks with access to the model, empty where none was named.
+        release: attacks with the released images alone.
+        checkpoint: attacks with access to the model, empty if no checkpoint was given.
         controls: attacks that must find nothing; if one does, the attacks on the checkpoint mean nothing.
-        not_run: why nothing was measured; empty otherwise.
-        shortened: in words, what the attacks on the checkpoint learnt from, where time for no more was given.
+        not_run: why nothing was measured, empty otherwise.
+        shortened: in words, the reduced number of known scans if the time limit allowed no more.
     """
 
     release: tuple[MembershipResult, ...] = ()
@@ -74,15 +74,16 @@ def measure_membership(
     checkpoint: Path | None,
     halfway: Halfway | None = None,
 ) -> Membership:
-    """Attack with what a recipient of the release has, and with the model itself.
+    """Attack with the data of a recipient of the release, and with the model itself.
 
     Args:
-        cohort: whose audit patients are told apart; references: its train and holdout.
+        cohort: cohort of the audit patients.
+        references: its train and holdout images.
         released: (m, 1, h, w) accepted candidates in [-1, 1] at the search size.
-        components: of train and holdout alike.
-        settings: of the audit.
+        components: components of train and holdout together.
+        settings: settings of the audit.
         seed: run seed.
-        checkpoint: a verified checkpoint of this cohort.
+        checkpoint: a verified checkpoint of this cohort, None to attack the release alone.
         halfway: keeps the scores of the checkpoint; None keeps nothing.
     """
     halfway = halfway or Halfway()
@@ -116,7 +117,7 @@ def measure_membership(
     nothing = checkpoint_scores(fresh, rows, read, own, title="control: untrained", halfway=halfway)
     learnt = Attacker(cohort, groups, nothing, np.random.default_rng([seed, 4]))
     untrained = learnt.by_attack(groups.audited)[COMBINED]
-    # Members against members: a coin that decided nothing.
+    # Members compared with members: a coin flip without any effect.
     inside = attacker.by_attack(groups.inside)[COMBINED]
     halves = audited.members_halved(np.random.default_rng([seed, 6]))
     level = settings.significance / 2
@@ -130,7 +131,7 @@ def measure_membership(
 def _affordable(
     groups: Groups, denoiser: Denoiser, read: Read, settings: AuditSettings, halfway: Halfway
 ) -> int:
-    """Return how many known scans of either side the attacks on the checkpoint have time to learn from."""
+    """Return how many known scans of each side the attacks on the checkpoint have time to learn from."""
     own = settings.membership
     if settings.half_seconds is None:
         return own.known_scans
@@ -150,17 +151,17 @@ def _shortened(asked: Groups, taken: Groups, settings: AuditSettings) -> str:
     if len(taken.every) == len(asked.every):
         return ""
     return (
-        f"the attacks on the checkpoint learnt what members look like from {len(taken.known_inside)} of "
+        f"the attacks on the checkpoint learned from {len(taken.known_inside)} of "
         f"{len(asked.known_inside)} known train scans and {len(taken.known_outside)} of "
-        f"{len(asked.known_outside)} of the holdout, for which audit.max_minutes={settings.max_minutes:g} "
-        "gave time: they find less than with all of them"
+        f"{len(asked.known_outside)} of the holdout because of audit.max_minutes={settings.max_minutes:g}: "
+        "they find less than with all of them"
     )
 
 
 def _obstacle(groups: Groups, released: int, settings: AuditSettings) -> str:
-    """Return in words why nothing can be measured, or nothing."""
+    """Return in words why nothing can be measured, or ""."""
     if not settings.membership.enabled:
-        return "membership inference was switched off"
+        return "membership inference was disabled"
     if not released:
         return "no candidate was accepted"
     if not len(groups.inside) or not len(groups.outside):
@@ -173,7 +174,7 @@ def _obstacle(groups: Groups, released: int, settings: AuditSettings) -> str:
 def _tested(
     scores: dict[str, Floats], audited: Audited, settings: AuditSettings, seed: int
 ) -> tuple[MembershipResult, ...]:
-    """Measure every attack; p-values are Holm-corrected over them."""
+    """Measure every attack, with Holm-adjusted p-values."""
     results = [
         attack_result(
             name,
@@ -193,7 +194,7 @@ def _tested(
 
 
 def _reader(cohort: Cohort, checkpoint: Path, info: CheckpointInfo) -> Read:
-    """Return how rows are read as this checkpoint's denoiser was trained on them."""
+    """Return a function that reads rows in the form that this checkpoint's denoiser was trained on."""
     conditions = CohortConditions(cohort, asked_conditions(info.conditions))
     autoencoder, device = load_autoencoder(checkpoint, verified=info), default_device()
 
@@ -207,7 +208,7 @@ def _reader(cohort: Cohort, checkpoint: Path, info: CheckpointInfo) -> Read:
 
 
 def _untrained(denoiser: Denoiser, info: CheckpointInfo, seed: int) -> Denoiser:
-    """Return a denoiser of the same shape and arithmetic that has seen nothing; no layer of it is zero."""
+    """Return an untrained denoiser of the same shape and precision; none of its layers is zero."""
     fresh = Denoiser(
         denoiser.spec,
         sigma_data=denoiser.sigma_data,

@@ -8,20 +8,20 @@ from pipeline.config import Settings
 
 
 class MembershipSettings(Settings):
-    """How hard it is tried to tell who was trained on, and when that counts as told."""
+    """Settings of the membership inference attacks, and when their results are conclusive."""
 
-    enabled: bool = Field(True, description="Attack the release, and the checkpoint where one is named.")
+    enabled: bool = Field(True, description="Attack the release, and the checkpoint if one is given.")
     sigmas: tuple[float, ...] = Field(
-        (0.1, 0.3, 0.8), min_length=1, description="Noise levels at which the checkpoint is asked."
+        (0.1, 0.3, 0.8), min_length=1, description="Noise levels at which the checkpoint is attacked."
     )
     known_scans: int = Field(
-        500, ge=20, description="Known members, and known non-members, that the attack may learn from."
+        500, ge=20, description="Largest number of known members, and of known non-members, to learn from."
     )
-    batch_size: int = Field(64, ge=1, description="Scans at a time.")
-    permutations: int = Field(20_000, ge=1_000, description="Coin flips drawn behind each p-value.")
-    resamples: int = Field(1_000, ge=100, description="Bootstrap draws behind each interval.")
+    batch_size: int = Field(64, ge=1, description="Scans per batch.")
+    permutations: int = Field(20_000, ge=1_000, description="Permutations of the coin flips per p-value.")
+    resamples: int = Field(1_000, ge=100, description="Bootstrap draws per interval.")
     min_patients: int = Field(
-        40, ge=2, description="Audit patients on either side below which nothing is concluded."
+        40, ge=2, description="Least number of audit patients on each side for a conclusion."
     )
 
     @field_validator("sigmas")

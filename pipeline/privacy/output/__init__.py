@@ -1,1 +1,1 @@
-"""What the audit writes: report, table and page."""
+"""Outputs of the audit: report, table and page."""

@@ -1,4 +1,4 @@
-"""The audit's own private page: the verdict in words, the tables, the closest accepted pairs side by side."""
+"""The audit's private page: the verdict in words, the tables, the closest accepted pairs side by side."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.arrays import Bools
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.privacy_report import PrivacyReport
 from pipeline.privacy.audited_set import AuditedSet
 from pipeline.privacy.gate.gate import Measured
-from pipeline.privacy.search.references import Bools, References
+from pipeline.privacy.search.references import References
 from pipeline.rendering.pictures import data_uri, png_bytes
 from pipeline.rendering.templating import render
 from pipeline.storage import write_text
@@ -41,7 +42,7 @@ def write_page(
     measured: Measured,
     accepted: Bools,
 ) -> None:
-    """Write `report.html` (mode 0600: it shows real patients), self-contained."""
+    """Write the self-contained `report.html` (mode 0600: it shows real patients)."""
     found = measured.found.views["correlation"]
     kept = np.flatnonzero(accepted)
     closest = kept[np.argsort(found.train[kept], kind="stable")[:SHOWN_PAIRS]]

@@ -1,4 +1,4 @@
-"""From measurements to `privacy_report.json`: aggregates only, no row, no record."""
+"""Builds `privacy_report.json` from the measurements: aggregates only, no rows, no records."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arrays import Bools
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.guarantee import DifferentialPrivacy
 from pipeline.artifacts.privacy_report import (
@@ -17,7 +18,7 @@ from pipeline.artifacts.privacy_report import (
     Threshold,
 )
 from pipeline.privacy.audited_set import AuditedSet
-from pipeline.privacy.gate.filter import RULES, clopper_pearson
+from pipeline.privacy.gate.filter import RULES
 from pipeline.privacy.gate.gate import Measured, excess_copies, isolation_cut, patients_hit
 from pipeline.privacy.gate.planted_copies import strengths
 from pipeline.privacy.gate.set_tests import AFTER_FILTER, POOLED, STANDS_OUT, SideTest
@@ -31,26 +32,28 @@ from pipeline.privacy.gate.verdict import (
 )
 from pipeline.privacy.membership.run import Membership
 from pipeline.privacy.search.agreement import AGREEMENT
-from pipeline.privacy.search.references import Bools, References
+from pipeline.privacy.search.references import References
 from pipeline.privacy.search.views import VIEWS
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import Verdict
+from pipeline.wording.power import clopper_pearson
 from pipeline.wording.privacy import Levels, needed_words, signs
 
 RULE_WORDS = {
     "ratio": "log distance to train - log distance to holdout, below the value",
-    "isolation": "log distance to the nearest train image (blend: pair of them) - log distance to any other "
-    "patient, below",
+    "isolation": "log distance to the nearest train image (blend: pair of train images) - log distance to "
+    "the nearest image of any other patient, below the value",
     "absolute": "log distance to train, below the value",
-    "joint": "how the nearest train patient stands out in coarse structure and, once noising and denoising "
-    "are undone, against other patients and a new image: sum of scores, below the value",
+    "joint": "sum of scores, below the value: how far the nearest train patient stands out in coarse "
+    "structure and, after noising and denoising are undone, relative to other patients and to a new image",
 }
 NOT_COVERED = (
-    "copies of less than half an image, and blends of more than two, beyond what the planted recall shows",
-    "attributes of patients other than the class that can be inferred from the set as a whole",
+    "copies of less than half an image, and blends of more than two images, beyond what the planted recall "
+    "shows",
+    "attributes of patients, other than the class, that can be inferred from the set as a whole",
 )
 OTHER_RELEASES = "other releases made from the same cohort: together they reveal more than each alone"
-OTHERS_THAN_EARLIER = "releases made from the same patients other than the earlier ones that were counted in"
+OTHERS_THAN_EARLIER = "releases made from the same patients other than the earlier releases in this audit"
 MODEL_NOT_COVERED = (
     "membership inference with access to the model (this audit does not allow publishing the checkpoint)"
 )
@@ -58,10 +61,13 @@ SURPLUS = "not needed"
 
 
 def final_reasons(audited: AuditedSet, measured: Measured) -> tuple[Bools, list[str]]:
-    """Return which candidates are accepted, and each other one's reason, trimmed to what was asked.
+    """Return which candidates are accepted, trimmed to the requested number, and the reasons of the others.
 
-    Of those past the gate the lowest indices of a class are kept; the rest are surplus, not rejected. Where
-    nobody said how many are wanted, all are kept.
+    Of the candidates of a class that pass the gate, those with the lowest indices are kept. The rest are
+    surplus, not rejected. If no number was requested, all are kept.
+
+    Returns:
+        (n,) whether each candidate is accepted, and the n reasons, empty if accepted.
     """
     accepted = np.array([not reason for reason in measured.reasons])
     reasons = list(measured.reasons)
@@ -89,7 +95,7 @@ def build_report(
     guarantee: DifferentialPrivacy | None = None,
     earlier: tuple[EarlierRelease, ...] = (),
 ) -> PrivacyReport:
-    """Put the verdict, the tests, the thresholds and the gate's own check into one report."""
+    """Return the report with the verdict, the tests, the thresholds and the recall on planted copies."""
     counts = references.counts()
     names = audited.table["class"].to_numpy()
     tests = _tests(measured, settings, len(names), counts)
@@ -179,14 +185,15 @@ def _tests(
         share = measured.plan.holdout_share
         excess, (low, high), past = excess_copies(measured.found.views[view], cut, share)
         note = (
-            f"estimated share of copies among all candidates, from {past} that stand out at the gate's "
-            f"threshold and their decoys (nearest to holdout); 95 % interval {low:.4f} to {high:.4f}"
+            f"estimated share of copies among all candidates, from the {past} candidates that stand out at "
+            f"the gate's threshold and their decoys (nearest to holdout); 95 % interval {low:.4f} to "
+            f"{high:.4f}"
         )
         if not past:
-            # Sides of none say nothing; that none of so many stands out does.
+            # There are no sides to count, but that none of `count` candidates stands out bounds the share.
             note = (
-                "no candidate stands out at the gate's threshold: 95 % interval of the share that would "
-                f"0.0000 to {clopper_pearson(0, count)[1]:.4f}"
+                "no candidate stands out at the gate's threshold; 95 % interval of the share of candidates "
+                f"that stand out: 0.0000 to {clopper_pearson(0, count)[1]:.4f}"
             )
         results.append(
             TestResult(
@@ -210,7 +217,7 @@ def _tests(
 
 
 def _hit(measured: Measured, view: str, cut: float, counts: dict[str, int]) -> TestResult:
-    """Hold the share of train patients that candidates point at against the same of the holdout."""
+    """Compare the share of train patients nearest to a standing-out candidate with that of the holdout."""
     train, holdout = patients_hit(measured.found.views[view], cut)
     trained, held = counts["train_patients"], counts["holdout_patients"]
     low, high = clopper_pearson(train, trained)
@@ -226,21 +233,21 @@ def _hit(measured: Measured, view: str, cut: float, counts: dict[str, int]) -> T
         power=None,
         passed=None,
         note=(
-            f"{train} of {trained} train patients (95 % interval {low:.4f} to {high:.4f}) are nearest to a "
-            f"candidate that stands out at the gate's threshold, and {holdout} of {held} holdout patients"
+            f"{train} of {trained} train patients (95 % interval {low:.4f} to {high:.4f}) and {holdout} of "
+            f"{held} holdout patients are nearest to a candidate that stands out at the gate's threshold"
         ),
     )
 
 
 def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSettings) -> TestResult:
     hits = measured.detected.get((test.name, test.view, test.scope))
-    note = f"the {test.depth} most copy-like candidates, one a nearest patient"
+    note = f"the {test.depth} most copy-like candidates, one per nearest patient"
     if test.name == COPY_COUNT:
         note = f"{test.depth} candidates stand out {STANDS_OUT:g} times as far as the farthest real images"
         if test.view == AGREEMENT:
             note += " in two views that name the same patient"
     if test.name == AFTER_FILTER:
-        note += "; those past the threshold are left out on both sides"
+        note += "; candidates past the threshold are excluded on both sides"
     return TestResult(
         name=test.name,
         view=test.view,
@@ -258,7 +265,7 @@ def _sign(test: SideTest, adjusted: float, measured: Measured, settings: AuditSe
 
 
 def _decoy(measured: Measured, view: str, count: int) -> TestResult:
-    """Hold the ratio rule's rejections against the mirrored right tail of matched folds."""
+    """Compare the ratio rule's rejections with the mirrored right tail of matched folds."""
     rule = next(r for r in measured.calibration.rules if (r.view, r.name) == (view, "ratio"))
     cut = rule.threshold(measured.calibration.score)
     found = measured.found.views[view]
@@ -277,8 +284,8 @@ def _decoy(measured: Measured, view: str, count: int) -> TestResult:
         power=None,
         passed=None,
         note=(
-            "share of candidates past the ratio threshold, and at most how many of a generator that copies "
-            "nothing would be: right tail of the ratio over train folds of the holdout's size, times folds"
+            "share of candidates past the ratio threshold, and an upper bound of that share for a generator "
+            "that copies nothing: right tail of the ratio over train folds of the holdout's size, times folds"
         ),
     )
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.arrays import Bools
 from pipeline.artifacts.candidates import TABLE_NAME, written_columns
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.audited_set import FILE_COLUMN, AuditedSet
 from pipeline.privacy.gate.filter import rule_statistics
 from pipeline.privacy.gate.gate import Measured
-from pipeline.privacy.search.references import Bools, References
+from pipeline.privacy.search.references import References
 from pipeline.privacy.search.views import VIEWS
 from pipeline.storage import write_parquet
 
@@ -26,11 +27,15 @@ def write_audit_table(
     accepted: Bools,
     reasons: list[str],
 ) -> str:
-    """Write `candidates.parquet` (private: names the nearest record of each candidate); return its name.
+    """Write `candidates.parquet` (private: it names the nearest record of each candidate); return its name.
 
-    Columns: those of the candidate table, accepted, reason, nearest_row, nearest_sample_id (by correlation),
-    per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log ratios),
-    and `blend_isolation`. A foreign generator's images also have `file`.
+    Columns:
+        those of the candidate table;
+        `accepted`, `reason`, `nearest_row`, `nearest_sample_id` (the nearest train scan by correlation);
+        per view `<view>_train`, `<view>_holdout` (distances), `<view>_ratio`, `<view>_isolation` (log
+        ratios);
+        `blend_isolation`;
+        `file`, for images of another generator only.
     """
     named = [FILE_COLUMN] if FILE_COLUMN in audited.table else []
     table = audited.table.loc[:, [*written_columns(audited.table), *named]].copy()

@@ -1,1 +1,1 @@
-"""The views in which candidates are compared with real scans, and the search for the nearest."""
+"""The views in which candidates are compared with real scans, and the nearest-neighbour search."""

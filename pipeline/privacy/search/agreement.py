@@ -1,4 +1,4 @@
-"""Whom two views alike take for the source: what a copy shows, and noise or sharpness alone does not."""
+"""Agreement of two views on the source patient, which copies show and noise or sharpness alone does not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.privacy.search.neighbours import Floats, Neighbours
-from pipeline.privacy.search.references import Bools, Ints
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.privacy.search.neighbours import Neighbours
 
 AGREEMENT = "agreement"
-"""Not a view of neighbours: it is made of all of them."""
+"""Name of the agreement, which is not a view of its own but is derived from all views."""
 LEAST_UNIT = 1e-3
 
 
@@ -20,9 +20,10 @@ class Agreed:
     """How far n queries stand out in two views that name the same nearest patient.
 
     Attributes:
-        gap: (n,) the lesser of the log gaps of both views, each in units of its view, for the two views in
-            which it is largest; 0 where no two views name one patient, very negative for a copy.
-        side: (n,) whether that patient is in train; patient: (n,) its code.
+        gap: (n,) the weaker of the log gaps of both views, each in units of its view, for the two views that
+            stand out most; 0 if no two views name the same patient, very negative for a copy.
+        side: (n,) whether that patient is in train.
+        patient: (n,) code of that patient.
     """
 
     gap: Floats
@@ -31,19 +32,19 @@ class Agreed:
 
 
 def units_of(control: dict[str, Neighbours]) -> dict[str, float]:
-    """Return per view the log gap that half of the real images exceed: what makes views comparable."""
+    """Return the median log gap of the real images in every view, the unit that makes views comparable."""
     return {view: max(LEAST_UNIT, -float(np.median(own.gap))) for view, own in control.items()}
 
 
 def agreed(found: dict[str, Neighbours], units: dict[str, float]) -> Agreed:
     """Return how far queries stand out in two views at once.
 
-    An image that is noisy or sharp can lie much nearer to one patient than to all others in one view, by what
-    that view takes into account. That another view then names the same patient of thousands is chance.
+    A noisy or sharp image can be much nearer to one patient than to all others in one view, because of what
+    that view measures. That another view then names the same patient among thousands is a coincidence.
 
     Args:
         found: view -> neighbours of the queries.
-        units: of the views, as of `units_of`.
+        units: view -> unit, as returned by `units_of`.
     """
     first = next(iter(found.values()))
     gap, side, patient = np.zeros(len(first.gap)), first.side.copy(), first.patient.copy()

@@ -1,4 +1,4 @@
-"""The cohort's copy-detection embedding: trained once on train images, kept beside the cohort."""
+"""The cohort's copy-detection embedding: trained once on train images and cached with the cohort."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _STEPS = "num_steps"
 
 
 class TrainedEmbedding(NamedTuple):
-    """The embedding, in evaluation mode, and the optimiser steps that it was trained for."""
+    """The embedding, in evaluation mode, and the number of optimiser steps of its training."""
 
     network: CopyEmbedding
     num_steps: int
 
 
 def cohort_embedding(cohort: Cohort, references: References, settings: AuditSettings) -> TrainedEmbedding:
-    """Load the embedding for these settings, or train and keep it.
+    """Load the embedding for these settings, or train and cache it.
 
     Args:
-        cohort: whose `derived` folder (private, outside the digest) holds the weights.
-        references: only the train images are used.
-        settings: `embedding_*`, search size and flat-fielding; with the cohort they determine the weights,
-            unless `max_minutes` ends the training before its last step.
+        cohort: cohort whose `derived` folder (private, outside the digest) holds the weights.
+        references: real images; only the train images are used.
+        settings: `embedding_*`, search size and flat-fielding. Together with the cohort they determine the
+            weights, unless `max_minutes` ends the training early.
     """
     from safetensors.torch import save_file
 
@@ -48,8 +48,8 @@ def cohort_embedding(cohort: Cohort, references: References, settings: AuditSett
     if path.is_file():
         try:
             return _load(str(path))
-        except Exception as error:  # whatever a damaged cache raises, training again mends it
-            logger.warning("the kept copy embedding is damaged (%s): training it again", type(error).__name__)
+        except Exception as error:  # a damaged cache can raise anything; training again repairs it
+            logger.warning("the saved copy embedding is damaged (%s): training again", type(error).__name__)
     images = references.images[torch.from_numpy(references.in_train)]
     with track("copy embedding", settings.embedding_steps, unit="steps") as progress:
 
@@ -68,14 +68,15 @@ def train_embedding(
     settings: AuditSettings,
     on_step: Callable[[int, float, int], None] | None = None,
 ) -> TrainedEmbedding:
-    """Train the embedding that the settings determine on train images (n, 1, h, w) in [-1, 1].
+    """Train the embedding on train images.
 
-    It is trained on the accelerator if there is one, from the same draws as on the CPU, and lies on the CPU.
+    It is trained on the accelerator if there is one, with the same random draws as on the CPU. The result is
+    on the CPU.
 
     Args:
-        images: train images.
-        settings: of the audit.
-        on_step: called with (step, loss, steps of the whole as planned by now).
+        images: (n, 1, h, w) train images in [-1, 1].
+        settings: settings of the audit.
+        on_step: called with (step, loss, currently planned number of steps).
     """
     generator, device = torch.Generator().manual_seed(settings.embedding_seed), default_device()
     budget: TimeBudget | None = None

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from models.privacy.matching import unit_rows
+from pipeline.arrays import Bools
 from pipeline.artifacts.pixels import StoredPixels
-from pipeline.privacy.search.references import Bools
 
 HASH_ROWS, HASH_COLUMNS = 16, 16
 HASH_BITS = HASH_ROWS * (HASH_COLUMNS - 1)
@@ -24,13 +24,14 @@ def pixel_digests(pixels: StoredPixels) -> list[bytes]:
 
 
 def difference_hash(images: torch.Tensor) -> torch.Tensor:
-    """Return the difference hash: the sign of each horizontal step at 16 x 16.
+    """Return the difference hash: the sign of each horizontal difference at 16 x 16 pixels.
 
     Args:
         images: (n, 1, h, w).
 
     Returns:
-        (n, HASH_BITS) float32 of -1 and +1, so that a dot product counts agreeing bits.
+        (n, HASH_BITS) float32 of -1 and +1. The dot product of two hashes is the number of agreeing bits
+        minus that of differing bits.
     """
     small = F.interpolate(images, size=(HASH_ROWS, HASH_COLUMNS), mode="area")
     return torch.where(small[..., 1:] > small[..., :-1], 1.0, -1.0).flatten(1)
@@ -39,12 +40,13 @@ def difference_hash(images: torch.Tensor) -> torch.Tensor:
 def hash_matches(
     images: torch.Tensor, references: torch.Tensor, distance: int, *, block: int = 1024
 ) -> Bools:
-    """Return which images, or their mirror images, differ from some reference in at most `distance` bits.
+    """Return which images, or their mirror images, differ from a reference in at most `distance` bits.
 
     Args:
-        images: (n, 1, h, w); references: (M, 1, h, w).
-        distance: of HASH_BITS bits.
-        block: images at a time.
+        images: (n, 1, h, w).
+        references: (M, 1, h, w).
+        distance: number of differing bits, of HASH_BITS.
+        block: images per block.
     """
     target = difference_hash(references).T.contiguous()
     least = HASH_BITS - 2 * distance
@@ -58,13 +60,13 @@ def hash_matches(
 
 
 def duplicates(images: torch.Tensor, similarity: float, sigma: float, *, block: int = 1024) -> Bools:
-    """Return which images repeat an earlier one: correlation without alignment of at least `similarity`.
+    """Return which images duplicate an earlier one: correlation without alignment of at least `similarity`.
 
     Args:
-        images: (n, 1, h, w) in [-1, 1], in the order in which the first of a pair is kept.
-        similarity: zero-mean normalised correlation; a pair of constant images counts as equal.
-        sigma: blur in pixels whose low frequencies are left out of the comparison.
-        block: images at a time; memory is block x n.
+        images: (n, 1, h, w) in [-1, 1]; the first image of a pair is kept.
+        similarity: zero-mean normalised correlation. Two constant images count as equal.
+        sigma: blur in pixels whose low frequencies are excluded from the comparison.
+        block: images per block; memory is block x n.
     """
     rows = unit_rows(images, sigma)
     constant = rows.abs().amax(dim=1) == 0

@@ -1,4 +1,4 @@
-"""Nearest real images of train and of the holdout, searched alike: what every view comes down to."""
+"""Nearest real images of train and holdout, searched in the same way; every view returns them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from models.devices import choices, to_device
 from models.privacy.tiled_matmul import rows_at_once
-from pipeline.privacy.search.references import Bools, Ints
-
-Floats = npt.NDArray[np.float64]
+from pipeline.arrays import Bools, Floats, Ints
 
 NO_PATIENT = -1
 FLOOR = 1e-3
-"""Distances below this count as this: finer differences are rounding, and the logarithm stays finite."""
+"""Smallest distance: finer differences are rounding errors, and the logarithm stays finite."""
 FARTHEST = 2.0
-"""Distance of images that may not be matched (an image's own patient): 1 - (-1)."""
+"""Distance of excluded images (those of an image's own patient): 1 - (-1)."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,15 @@ class Neighbours:
     """Nearest real images of n queries in one view; distances are 1 - similarity, in [FLOOR, FARTHEST].
 
     Attributes:
-        train: (n,) distance to the nearest train image; train_row its position in the references.
+        train: (n,) distance to the nearest train image.
+        train_row: (n,) position of that image in the references.
         holdout: (n,) distance to the nearest holdout image.
-        rest: (n,) distance to the nearest image of any other patient than that of `train_row`.
-        folds: (n, J) distance to the nearest image of each train fold (each about the holdout's size).
+        rest: (n,) distance to the nearest image of any patient other than that of `train_row`.
+        folds: (n, J) distance to the nearest image of each train fold (each about the size of the holdout).
         gap: (n,) log distance of the nearest patient minus that of the second nearest, of either side; very
-            negative where one patient stands out as the source.
-        side: (n,) whether the nearest patient is in train; patient: (n,) its code.
+            negative if one patient stands out as the source.
+        side: (n,) whether the nearest patient is in train.
+        patient: (n,) code of the nearest patient.
     """
 
     train: Floats
@@ -52,11 +51,13 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Nearest:
-    """What is found about n queries in one view, on the device; distances have its widest type.
+    """Search results of n queries in one view, on the device; distances have the device's widest type.
+
+    `train`, `train_row`, `holdout`, `rest`, `folds`, `side` and `patient` are as in `Neighbours`.
 
     Attributes:
-        train, train_row, holdout, rest, folds, side, patient: as of `Neighbours`.
-        first, second: (n,) distance to the nearest patient, and to the second nearest.
+        first: (n,) distance to the nearest patient.
+        second: (n,) distance to the second nearest patient.
     """
 
     train: torch.Tensor
@@ -70,7 +71,7 @@ class Nearest:
     patient: torch.Tensor
 
     def neighbours(self) -> Neighbours:
-        """Return the same on the host, which waits for the device to be done with the search."""
+        """Return the results on the host, which waits for the device to finish the search."""
         here = {each.name: getattr(self, each.name).cpu() for each in fields(self)}
         found = {
             name: (one.double() if one.is_floating_point() else one).numpy() for name, one in here.items()
@@ -80,14 +81,14 @@ class Nearest:
 
 
 class Sides:
-    """Which reference is whose: keeps the search of train and holdout alike.
+    """Patient, side and fold of every reference; searches train and holdout in the same way.
 
     Args:
         patients: (M,) patient codes of the references.
         in_train: (M,) whether each was trained on.
-        groups: (M,) fold of each, 0..J-1 for train folds of about the holdout's size and J for the holdout.
-        shortlist: references of each fold that are looked at closely.
-        device: where similarities are computed, and what is found lies; None is the CPU.
+        groups: (M,) fold of each: 0..J-1 for train folds of about the holdout's size, J for the holdout.
+        shortlist: references of each fold that are compared closely.
+        device: device of the similarities and of the results; None is the CPU.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Sides:
         return to_device(torch.from_numpy(values), self._device)
 
     def barred(self, own: torch.Tensor) -> torch.Tensor:
-        """Return (n, M) which references are of a query's own patient (n,), NO_PATIENT for none."""
+        """Return (n, M) whether a reference is of a query's own patient (n,), NO_PATIENT for none."""
         return own[:, None] == self._patients[None, :]
 
     def shortlist(
@@ -122,12 +123,12 @@ class Sides:
         return torch.cat(picks, dim=1)
 
     def nearest(self, similarity: torch.Tensor, pairs: torch.Tensor, barred: torch.Tensor) -> Nearest:
-        """Return the neighbours among the listed references; of equally near ones, the first that is listed.
+        """Return the neighbours among the listed references; ties go to the first one in the list.
 
         Args:
-            similarity: (n, k) in [-1, 1], of each query with its listed references.
-            pairs: (n, k) their rows.
-            barred: (n, M) as of `barred`.
+            similarity: (n, k) similarity in [-1, 1] of each query with its listed references.
+            pairs: (n, k) rows of the listed references.
+            barred: (n, M) excluded references, as returned by `barred`.
         """
         wide = similarity.to(choices(self._device).wide)
         distance = (1.0 - wide).clamp(FLOOR, FARTHEST).masked_fill(barred.gather(1, pairs), FARTHEST)
@@ -162,9 +163,9 @@ class Sides:
 def nearest_features(
     queries: torch.Tensor, references: torch.Tensor, sides: Sides, own: torch.Tensor
 ) -> Nearest:
-    """Return the neighbours of unit vectors (n, d) among unit vectors (M, d), by cosine.
+    """Return the neighbours of unit vectors (n, d) among unit vectors (M, d) by cosine similarity.
 
-    Memory is a block of queries times the references, whatever their number; `own` (n,) is as of `barred`.
+    Memory is a block of queries times the references; `own` (n,) is as in `Sides.barred`.
     """
     block = search_block(references)
     parts = [
@@ -175,20 +176,20 @@ def nearest_features(
 
 
 def search_block(references: torch.Tensor) -> int:
-    """Return how many queries are held against these references (M, ...) at a time."""
+    """Return how many queries are compared with these references (M, ...) at a time."""
     on_cpu = int(np.clip(2**24 // max(1, len(references)), 8, 512))
-    # A few tables of them with all references, or copies of a query.
+    # Enough for a few tables of queries by references, or for warped copies of a query.
     each = 8 * max(len(references), references[:1].numel())
     return rows_at_once(each, references.device, on_cpu=on_cpu)
 
 
 def join_nearest(parts: Sequence[Nearest]) -> Nearest:
-    """Return what was found about all queries, those of one part after those of another."""
+    """Return the concatenated search results of all parts."""
     names = [each.name for each in fields(Nearest)]
     return Nearest(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def join(parts: list[Neighbours]) -> Neighbours:
-    """Return the neighbours of all queries, those of one part after those of another."""
+    """Return the concatenated neighbours of all parts."""
     names = Neighbours.__dataclass_fields__
     return Neighbours(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})

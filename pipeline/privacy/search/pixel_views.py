@@ -1,4 +1,4 @@
-"""Views that hold pixels against pixels: the whole image aligned, its halves, and blends of two images."""
+"""Views that compare pixels: the whole image after alignment, its halves, and blends of two images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import torch
 from models.devices import to_device
 from models.privacy.matching import Alignments, aligned_similarity, coarse_similarity, noise_gain
 from models.privacy.partial_copies import HALVES, blend_isolation, half_similarity
+from pipeline.arrays import Bools, Ints
 from pipeline.privacy.search.neighbours import FLOOR, Nearest, Neighbours, Sides, join_nearest, search_block
-from pipeline.privacy.search.references import Bools, Ints
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import Progress
 
 LOOKS = 3
-"""How often each query is looked at: what the progress counts."""
+"""Number of searches per query, which the progress bar counts."""
 
 
 @dataclass(frozen=True)
 class PixelFound:
-    """What pixels say of n queries, on the device that searches.
+    """Results of the pixel views for n queries, on the device of the search.
 
     Attributes:
-        correlation: nearest images as a whole; halves: by each of `HALVES`.
+        correlation: nearest images by whole-image correlation.
+        halves: nearest images by each of `HALVES`.
         blend: (n,) isolation as a blend.
     """
 
@@ -34,7 +35,7 @@ class PixelFound:
     blend: torch.Tensor
 
     def of_rows(self, rows: torch.Tensor) -> PixelFound:
-        """Return the same where what was searched were these rows of all references."""
+        """Return the results with `train_row` mapped from positions in `rows` to rows of all references."""
         correlation, *halves = (
             replace(own, train_row=rows[own.train_row]) for own in (self.correlation, *self.halves)
         )
@@ -43,13 +44,14 @@ class PixelFound:
 
 @dataclass(frozen=True)
 class PixelSearch:
-    """Searches some real images.
+    """Search of real images by the pixel views.
+
+    `patients`, `in_train` and `groups`, (M,) each, are as in `References`.
 
     Attributes:
-        images: (M, 1, h, w) in [-1, 1], on the device where is searched.
-        patients, in_train, groups: (M,) as of `References`.
-        settings: what is aligned and how many are looked at closely.
-        texture: fine detail that images have by themselves (`noise_variance`).
+        images: (M, 1, h, w) in [-1, 1], on the device of the search.
+        settings: alignments and sizes of the shortlists.
+        texture: `noise_variance` of the fine detail that real images have.
     """
 
     images: torch.Tensor
@@ -60,7 +62,7 @@ class PixelSearch:
     texture: float
 
     def sides(self) -> Sides:
-        """Return which of the images is whose."""
+        """Return patient, side and fold of the images."""
         return Sides(
             self.patients,
             self.in_train,
@@ -70,7 +72,7 @@ class PixelSearch:
         )
 
     def among(self, rows: Ints) -> PixelSearch:
-        """Return the search of these rows alone; some of each fold and of the holdout must be there."""
+        """Return a search of these rows alone, which must include rows of each fold and of the holdout."""
         return replace(
             self,
             images=self.images[to_device(torch.from_numpy(rows), self.images.device)],
@@ -80,7 +82,7 @@ class PixelSearch:
         )
 
     def search(self, queries: torch.Tensor, own: torch.Tensor, progress: Progress) -> PixelFound:
-        """Return what is found about (n, 1, h, w) queries, whose own patients (n,) are left out."""
+        """Return the results for (n, 1, h, w) queries, excluding images of their own patients (n,)."""
         sides, settings = self.sides(), self.settings
         coarse, fine = alignments(settings)
         block = search_block(self.images)
@@ -117,7 +119,7 @@ class PixelSearch:
     def search_near(
         self, queries: torch.Tensor, own: torch.Tensor, rows: Ints, progress: Progress
     ) -> PixelFound:
-        """Return the same as `search` among the rows (n, k) that are listed for each query."""
+        """Return the results of `search` among the rows (n, k) listed for each query."""
         parts = []
         for place, listed in enumerate(rows):
             unique = np.unique(listed)
@@ -132,7 +134,7 @@ class PixelSearch:
 
 
 def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
-    """Return what the coarse search of all pairs tries, and the fine one of a few."""
+    """Return the alignments of the coarse search of all pairs and of the fine search of the shortlist."""
     sigma, reach = settings.flat_field_sigma, settings.max_shift
     coarse = Alignments(reach, settings.coarse_scales, settings.coarse_rotations, sigma=sigma)
     return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
@@ -141,7 +143,8 @@ def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
 def most_telling(halves: Sequence[Neighbours]) -> Neighbours:
     """Return for each query the neighbours of the half in which one patient stands out most.
 
-    The gap that chooses the half knows no sides, so that the side of that half is as fair a coin.
+    The gap that selects the half does not depend on the sides, so the side of that half is still a fair coin
+    flip.
     """
     chosen = np.stack([half.gap for half in halves]).argmin(axis=0)
     here = np.arange(len(chosen))

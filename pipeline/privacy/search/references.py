@@ -1,4 +1,4 @@
-"""The real images a candidate is held against: all of train, and the holdout as the control."""
+"""The real images that candidates are compared with: all of train, and the holdout as the control."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from pipeline.arrays import Bools, Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.errors import DataError
 from pipeline.privacy.settings import AuditSettings
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 MAX_FOLDS = 16
 
@@ -32,8 +29,9 @@ class References:
         patients: (M,) patient codes, equal for images of one patient.
         in_train: (M,) whether the image was trained on.
         groups: (M,) fold of the image: 0..J-1 for train folds of about the holdout's size, J for the holdout.
-            Shortlists take equally many from each, so that train and holdout are searched alike.
-        tuning: (M,) holdout images of patients that thresholds are tuned on; the other holdout is fresh.
+            Shortlists take the same number from each, so that train and holdout are searched in the same way.
+        tuning: (M,) holdout images of the patients that thresholds are tuned on; the other holdout images are
+            fresh.
     """
 
     images: torch.Tensor
@@ -51,10 +49,10 @@ class References:
 
     @property
     def holdout_share(self) -> float:
-        """Chance that the nearest real patient is a holdout one if the generator favours neither side.
+        """Probability that the nearest real patient is of the holdout if the generator favours neither side.
 
-        The smaller of the image and the patient share: what is tested is too few holdout neighbours, so
-        the smaller share errs towards not failing a healthy generator.
+        The smaller of the share of images and the share of patients. The tests look for too few holdout
+        neighbours, so the smaller share errs towards passing a generator that copies nothing.
         """
         images = 1.0 - float(self.in_train.mean())
         held = len(np.unique(self.patients[~self.in_train]))
@@ -78,7 +76,7 @@ class References:
 
 
 def load_references(cohort: Cohort, settings: AuditSettings, rng: np.random.Generator) -> References:
-    """Read train and holdout, fold train by patient, halve the holdout by patient.
+    """Read train and holdout, split train into folds and the holdout into halves by patient.
 
     Raises:
         DataError: train has fewer than two images, or the holdout fewer than two patients.
@@ -117,7 +115,7 @@ def load_references(cohort: Cohort, settings: AuditSettings, rng: np.random.Gene
 def search_images(
     take: Callable[[Ints], StoredPixels], rows: Ints, search_size: int, *, block: int = 2048
 ) -> torch.Tensor:
-    """Read rows in blocks and area-average them so that the longest side is at most `search_size`.
+    """Read rows in blocks and area-average them to a longest side of at most `search_size`.
 
     Returns:
         (n, 1, h, w) float32 in [-1, 1].

@@ -1,4 +1,4 @@
-"""Ways to see a copy: as a whole, by what is learnt of copies, by halves, by coarse structure, as a blend."""
+"""Views that detect copies: whole image, learned embedding, halves, coarse structure, and blends."""
 
 from __future__ import annotations
 
@@ -13,37 +13,32 @@ from models.privacy.copy_embedding import CopyEmbedding, embed
 from models.privacy.denoised_copies import redraw, spacing
 from models.privacy.matching import flat_field, noise_variance
 from models.privacy.pca import principal_components
-from pipeline.privacy.search.neighbours import (
-    NO_PATIENT,
-    Floats,
-    Neighbours,
-    join,
-    nearest_features,
-    search_block,
-)
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.privacy.search.neighbours import NO_PATIENT, Neighbours, join, nearest_features, search_block
 from pipeline.privacy.search.pixel_views import LOOKS, PixelSearch, most_telling
-from pipeline.privacy.search.references import Bools, Ints, References
+from pipeline.privacy.search.references import References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 
 VIEWS = ("correlation", "embedding", "halves", "components")
 BLEND = "blend"
-"""Not a view of neighbours: what explains a blend is a pair of images, which lies on no one side."""
+"""Not a view of neighbours: a blend is explained by a pair of images, which may be of both sides."""
 REDRAWN, REDRAWN_PARTS = "redrawn", ("spacing", "likelihood")
-"""Not a view of neighbours either: the nearest train patient is held against all other patients together, and
-against what a new image would be."""
+"""Not a view of neighbours either: the nearest train patient is compared with all other patients together,
+and with the likelihood of a new image."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """All that was found about n queries.
+    """Search results of n queries.
 
     Attributes:
         views: view -> nearest real images.
         blend: (n,) how far the best pair of train images stands out in explaining the query as their blend:
-            log distance of that pair minus that of the best pair with neither; very negative for a blend.
-        redrawn: (n, 2) whether the query is what a model made of a noised train image, by `REDRAWN_PARTS`;
-            the lower, the likelier.
+            log distance of that pair minus that of the best pair that contains neither image; very negative
+            for a blend.
+        redrawn: (n, 2) statistics `REDRAWN_PARTS` of whether a model made the query from a noised train
+            image; the lower, the likelier.
     """
 
     views: dict[str, Neighbours]
@@ -54,13 +49,13 @@ class Found:
         return len(self.blend)
 
     def take(self, rows: Ints | Bools | slice) -> Found:
-        """Return what was found about some queries."""
+        """Return the results of some queries."""
         views = {view: own.take(rows) for view, own in self.views.items()}
         return Found(views, self.blend[rows], self.redrawn[rows])
 
 
 def join_found(parts: list[Found]) -> Found:
-    """Return what was found about all queries, those of one part after those of another."""
+    """Return the concatenated search results of all parts."""
     views = {view: join([part.views[view] for part in parts]) for view in parts[0].views}
     blend, redrawn = ([getattr(part, name) for part in parts] for name in ("blend", "redrawn"))
     return Found(views, np.concatenate(blend), np.concatenate(redrawn))
@@ -72,17 +67,17 @@ def embed_flat(network: CopyEmbedding, images: torch.Tensor, settings: AuditSett
 
 
 class Views:
-    """Searches train and holdout alike in every view.
+    """Searches train and holdout in the same way in every view.
 
-    Up to `exhaustive_limit` real images, every query is held against all of them. Beyond, two small feature
-    vectors are, at a thousandth of the cost, and the views of pixels look at those images alone that one of
-    the two puts first, equally many of each fold and of the holdout.
+    Up to `exhaustive_limit` real images, every query is compared with all of them. Above it, only two small
+    feature vectors are, at a thousandth of the cost. The pixel views then compare with the images that one of
+    the two vectors ranks first, the same number from each fold and from the holdout.
 
     Args:
         references: the real images.
         network: the copy-detection embedding of this cohort.
-        settings: what is aligned and how many are looked at closely.
-        device: where is searched; None is the accelerator if there is one.
+        settings: alignments and sizes of the shortlists.
+        device: device of the search; None is the accelerator if there is one.
     """
 
     def __init__(
@@ -97,7 +92,7 @@ class Views:
         images = to_device(references.images, self._device)
         self._network = copy.deepcopy(network).to(self._device, non_blocking=True)
         self._vectors = embed_flat(self._network, images, settings)
-        # Of both sides alike: components of train alone would describe train better.
+        # Fitted to both sides: components of train alone would describe train better.
         self._components = principal_components(images, settings.component_noise)
         self._structure = self._components(images)
         self._redraw = redraw(images, settings.component_noise)
@@ -119,11 +114,11 @@ class Views:
 
     @torch.inference_mode()
     def search(self, images: torch.Tensor, own_patient: Ints | None = None) -> Found:
-        """Return what is found about (n, 1, h, w) images in [-1, 1].
+        """Return the search results of images.
 
         Args:
-            images: queries at the search size.
-            own_patient: patient codes whose images are left out for a query (real queries), else none.
+            images: (n, 1, h, w) queries in [-1, 1] at the search size.
+            own_patient: (n,) code of the patient whose images are excluded for each query; None for none.
         """
         own = torch.full((len(images),), NO_PATIENT) if own_patient is None else torch.from_numpy(own_patient)
         own, images = to_device(own, self._device), to_device(images, self._device)
@@ -137,7 +132,7 @@ class Views:
         embedding = nearest_features(vectors, self._vectors, self._sides, own)
         components = nearest_features(structure, self._structure, self._sides, own)
         redrawn = self._redrawn(images, own)
-        # All is asked of the device by now: the host waits for it once.
+        # All work is queued on the device by now: the host waits for it once.
         views = {
             "correlation": pixels.correlation.neighbours(),
             "embedding": embedding.neighbours(),
@@ -147,7 +142,7 @@ class Views:
         return Found(views, *(values.cpu().double().numpy() for values in (pixels.blend, redrawn)))
 
     def _redrawn(self, images: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Return (n, 2) how the nearest train patient stands against the others, and against a new image."""
+        """Return (n, 2) how the nearest train patient compares with the others and with a new image."""
         trained, block = self._trained, search_block(self._known)
         parts = []
         for first in range(0, len(images), block):
@@ -164,7 +159,7 @@ class Views:
         return torch.cat(parts)
 
     def near_rows(self, vectors: torch.Tensor, structure: torch.Tensor, own: torch.Tensor) -> Ints:
-        """Return the rows (n, k) that embedding (n, d) and components (n, e) put first in each fold."""
+        """Return the rows (n, k) that embedding (n, d) and components (n, e) rank first in each fold."""
         wanted, block = self.settings.index_shortlist, search_block(self._vectors)
         parts = []
         for first in range(0, len(own), block):

@@ -1,4 +1,4 @@
-"""Open what lies packed in a buffer: zip, tar, gzip, zlib, bzip2, xz, zstd, PNG chunks, Parquet columns."""
+"""Unpacks the contents of a buffer: zip, tar, gzip, zlib, bzip2, xz, zstd, PNG chunks, Parquet columns."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SMALLEST_STREAM = 8
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PARQUET = b"PAR1"
 _CELL = b"\x1f"
-"""Stands between cells: with a zero byte there, digits of neighbours would read as UTF-16."""
+"""Separator of cells: with a zero byte instead, digits of neighbouring cells would look like UTF-16."""
 
 _TOO_LARGE = "expands beyond the limit"
 PIXEL_ROWS = "PNG image data"
 
 
 def archived_parts(data: bytes, budget: Budget) -> Iterator[Part]:
-    """Yield the unpacked content of `data`, if it is or holds an archive; bounded by `budget`."""
+    """Yield the unpacked content of `data`, if it is or contains an archive; limited by `budget`."""
     opener = _opener(data)
     if opener is None:
         yield from _embedded_streams(data, budget)
@@ -48,7 +48,7 @@ def is_packed(data: bytes) -> bool:
 
 
 def is_taken_apart(data: bytes) -> bool:
-    """Return whether `data` is of a packed format whose texts all come out as parts: PNG, Parquet, zip."""
+    """Return whether `data` is of a packed format whose texts are all unpacked: PNG, Parquet, zip."""
     return _opener(data) in {_png, _parquet, _zip}
 
 
@@ -133,7 +133,7 @@ def _png(data: bytes, budget: Budget) -> Iterator[Part]:
 
 
 def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
-    """Decode every column to text, so that dictionary coding and compression hide nothing."""
+    """Decode every column to text, so that dictionary encoding and compression do not hide values."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -160,7 +160,7 @@ def _parquet(data: bytes, budget: Budget) -> Iterator[Part]:
 
 
 def _column_text(column: Any, index: IndexColumn) -> bytes:
-    """Return the cells as text, numbers as in a list; integers that count the rows are left out."""
+    """Return the cells as text, numbers as in a list; integers that number the rows are skipped."""
     import pyarrow as pa
 
     cells = column.drop_null()
@@ -178,7 +178,7 @@ def _column_text(column: Any, index: IndexColumn) -> bytes:
 
 
 def _embedded_streams(data: bytes, budget: Budget) -> Iterator[Part]:
-    """Try each place that looks like the start of a gzip or zlib stream (RFC 1952, RFC 1950)."""
+    """Try each position that looks like the start of a gzip or zlib stream (RFC 1952, RFC 1950)."""
     view = memoryview(data)
     position = 0
     for start in _stream_starts(data):
@@ -195,14 +195,14 @@ def _embedded_streams(data: bytes, budget: Budget) -> Iterator[Part]:
 
 
 def _stream_starts(data: bytes) -> list[int]:
-    """Return where two bytes stand that may open a gzip or zlib stream, ascending."""
+    """Return the positions, ascending, of two bytes that may start a gzip or zlib stream."""
     codes = np.frombuffer(data, dtype=np.uint8)
     pairs = codes[:-1].astype(np.uint16) << 8 | codes[1:]
     return np.flatnonzero(_OPENS_STREAM[pairs]).tolist()
 
 
 def _inflate(how: str, packed: memoryview, budget: Budget) -> tuple[Part, int]:
-    """Inflate from the start of `packed`; a damaged stream gives what came before the damage.
+    """Inflate from the start of `packed`; a damaged stream yields the content before the damage.
 
     Returns the part, and how many packed bytes it took.
     """

@@ -1,4 +1,4 @@
-"""Numbers that count rows: 0, 1, 2, ... in a list or a column. They are positions, whatever id equals one."""
+"""Recognises numbers that count rows (0, 1, 2, ...) in a list or column: they are positions, not ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
+
+from pipeline.arrays import Bools, Ints
 
 _MAX_DIGITS = 8
 _MAX_TABLE_BYTES = 64 * 2**20
@@ -20,16 +21,16 @@ _NUMBER = re.compile(rb"[0-9]{1,8}")
 
 
 class IndexColumn:
-    """Tells which cells of a column of integers count its rows from 0 or 1, block after block.
+    """Recognises, block by block, which cells of a column of integers count its rows from 0 or 1.
 
-    A column may count anew (0, 1, 2, 0, 1, 2); a number that breaks the count is none of it.
+    A column may restart its count (0, 1, 2, 0, 1, 2); a number that breaks the count is not part of it.
     """
 
     def __init__(self) -> None:
         self._last, self._counting = -1, False
 
-    def counts(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Return for each of the next cells whether it belongs to a count."""
+    def counts(self, values: Ints) -> Bools:
+        """Return whether each of the next cells is part of a count."""
         if not len(values):
             return np.zeros(0, dtype=bool)
         previous = np.concatenate(([self._last], values[:-1]))
@@ -46,14 +47,14 @@ class IndexColumn:
 
 
 def is_counter(data: bytes, start: int, end: int) -> bool:
-    """Tell whether the number `data[start:end]` is one of a list or CSV column that counts from 0 or 1."""
+    """Return whether the number `data[start:end]` is in a list or CSV column that counts from 0 or 1."""
     if end - start > _MAX_DIGITS or data[start] == ord("0"):
         return False
     return _in_list(data, start, end) or _in_csv_column(data, start)
 
 
 def _in_list(data: bytes, start: int, end: int) -> bool:
-    """Check some of the places at which 0 (or 1), 1, 2, ... stand, if they all stand before this number."""
+    """Check some of the positions at which 0 (or 1), 1, 2, ... are if all of them precede this number."""
     value = int(data[start:end])
     before = _BETWEEN.search(data[max(start - _REACH, 0) : start])
     if before is None or int(before[1]) != value - 1:
@@ -75,7 +76,7 @@ def _in_list(data: bytes, start: int, end: int) -> bool:
 
 
 def _digits(value: int) -> int:
-    """Return the number of digits of 0, 1, ..., value - 1 together."""
+    """Return the total number of digits of 0, 1, ..., value - 1."""
     total, size = min(value, 1), 1
     while 10 ** (size - 1) < value:
         total += size * (min(value, 10**size) - 10 ** (size - 1))
@@ -95,7 +96,7 @@ def _in_csv_column(data: bytes, start: int) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _counting_lines(data: bytes, field: int, delimiter: bytes) -> frozenset[int]:
-    """Return where the lines start whose field counts them."""
+    """Return the starts of the lines whose field counts them."""
     starts: list[int] = []
     numbers: list[int] = []
     place = 0

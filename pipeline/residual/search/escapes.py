@@ -1,4 +1,4 @@
-"""Undo what text formats do to a value: base64, hexadecimal, HTML, URL and JSON escapes."""
+"""Decodes the escapes of text formats: base64, hexadecimal, HTML, URL and JSON escapes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.residual.search.limits import Part
 
 _BASE64, _HEX = "base64", "hexadecimal"
 ENCODED = frozenset({_BASE64, _HEX})
-"""Ways of packing that any text can be taken for: undoing them mostly gives noise."""
+"""Encodings as which any text can be decoded; the result is mostly noise."""
 
 _LONG_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{64,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*")
 _SHORTEST_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{10,}")
-"""Ten characters hold the inside of the eight bytes that a value needs to count when it is decoded."""
+"""Ten characters contain the inner part of the eight bytes from which a decoded value counts."""
 
 _HEX_RUN = re.compile(rb"[0-9A-Fa-f]{8,}(?:\r?\n[0-9A-Fa-f]{2,})*")
 _LONG_RUN = 256
@@ -42,7 +42,7 @@ _MAX_CONTROLS = 6
 
 
 def unescaped_parts(content: bytes) -> Iterator[Part]:
-    """Yield the text in `content` with each kind of escape undone, where there is any."""
+    """Yield the text in `content` with each kind of escape decoded that occurs in it."""
     data = textual(content)
     yield from _base64_parts(data)
     yield from _hex_parts(data)
@@ -59,11 +59,11 @@ def unescaped_parts(content: bytes) -> Iterator[Part]:
 
 
 def textual(data: bytes) -> bytes:
-    """Return what may be text in `data`, other bytes cut out and a zero byte left in their place.
+    """Return what may be text in `data`; other bytes are replaced by a single zero byte.
 
-    Kept are runs of at least 6 printable ASCII characters, and blocks of 256 bytes with hardly a control
-    character (text in other alphabets). Text comes back unchanged; noise and most pixels all but vanish, so
-    that escapes within escapes stay affordable.
+    Runs of at least 6 printable ASCII characters are kept, and blocks of 256 bytes with few control
+    characters (text in other alphabets). Text is returned unchanged. Noise and most pixels are removed almost
+    completely, which keeps the cost of nested escapes low.
     """
     codes = np.frombuffer(data, dtype=np.uint8)
     text = _PRINTABLE[codes]
@@ -86,8 +86,8 @@ def textual(data: bytes) -> bytes:
 def _near(pattern: re.Pattern[bytes], data: bytes) -> bytes | None:
     """Return the matches of `pattern` with 512 bytes on either side, or None if there is no match.
 
-    A value that is written with an escape lies around it; to take everything else along would search the same
-    bytes again on every level.
+    A value that is written with an escape is close to it. Including all other bytes would search them again
+    on every level.
     """
     spans: list[tuple[int, int]] = []
     for match in pattern.finditer(data):
@@ -99,11 +99,12 @@ def _near(pattern: re.Pattern[bytes], data: bytes) -> bytes | None:
 
 
 def _base64_parts(data: bytes) -> Iterator[Part]:
-    """Decode base64 (RFC 4648, both alphabets): long runs alone, as they may be files, and all at once.
+    """Decode base64 (RFC 4648, both alphabets): long runs separately, as they may be files, and the whole
+    buffer.
 
-    A value may start anywhere in a run, and a run anywhere in the data. So the whole buffer is decoded at all
-    four alignments, characters outside the alphabet as zero: one of the four is right for any run. Line
-    breaks are taken out first.
+    A value may start anywhere in a run, and a run anywhere in the data. The whole buffer is therefore decoded
+    at all four alignments, with characters outside the alphabet as zero; one of the four is right for any
+    run. Line breaks are removed first.
     """
     for match in _LONG_BASE64.finditer(data):
         run = match.group().replace(b"\n", b"").replace(b"\r", b"").translate(_BREAKS)
@@ -122,7 +123,7 @@ def _base64_parts(data: bytes) -> Iterator[Part]:
 
 
 def _hex_parts(data: bytes) -> Iterator[Part]:
-    """Decode runs of hexadecimal digits at both alignments: long ones alone, short ones together."""
+    """Decode runs of hexadecimal digits at both alignments: long runs separately, short runs together."""
     short: list[bytes] = []
     for match in _HEX_RUN.finditer(data):
         run = match.group().replace(b"\n", b"").replace(b"\r", b"")

@@ -1,15 +1,15 @@
-"""How far a scan unpacks archives before it says that it stopped."""
+"""Limits of unpacking archives; a scan reports where it stopped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MAX_FILE_BYTES = 512 * 2**20
-"""Larger files are searched as they are, block by block, and not opened as archives."""
+"""Larger files are searched block by block and not unpacked."""
 
 MAX_PART_BYTES = 256 * 2**20
 MAX_RATIO = 2000
-"""A deflate stream reaches 1032; what expands further is an attack or a blank image."""
+"""A deflate stream reaches 1032; larger expansion is an attack or a blank image."""
 
 MAX_DEPTH = 6
 """Archives within archives."""
@@ -19,17 +19,17 @@ MAX_TEXT_DEPTH = 3
 
 MAX_MEMBERS = 200_000
 MAX_UNPACKED_BYTES = 4 * 2**30
-"""Unpacked from one file, all levels together."""
+"""Bytes unpacked from one file, over all levels."""
 
 
 @dataclass
 class Budget:
-    """Bytes that one file may still unpack to."""
+    """Remaining number of bytes that one file may unpack to."""
 
     left: int = MAX_UNPACKED_BYTES
 
     def limit(self, packed: int) -> int:
-        """Return how many bytes `packed` bytes may expand to now."""
+        """Return how many bytes `packed` bytes may still expand to."""
         return max(min(MAX_PART_BYTES, 2**20 + MAX_RATIO * packed, self.left), 0)
 
     def spend(self, unpacked: int) -> None:
@@ -39,12 +39,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Part:
-    """Content found within other content.
+    """Content unpacked from other content.
 
     Attributes:
-        how: what was undone (`gzip`, `zip member`, `base64`, ...).
+        how: how it was unpacked (`gzip`, `zip member`, `base64`, ...).
         data: the content; may be cut at a limit.
-        problem: why content is missing, or empty.
+        problem: why content is missing, empty if none is.
     """
 
     how: str

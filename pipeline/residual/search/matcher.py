@@ -1,4 +1,4 @@
-"""Search one buffer for very many byte strings at once."""
+"""Searches a buffer for very many byte strings at once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ _TABLE_ROOM_BITS = 5
 _MULTIPLIER = {4: np.uint32(0x9E3779B1), 8: np.uint64(0x9E3779B97F4A7C15)}
 
 Accept = Callable[[bytes, int, int], bool]
-"""Whether the bytes of a buffer from a start to an end, equal to a pattern, count as a hit."""
+"""(buffer, start, end) -> whether these bytes, which equal a pattern, count as a hit."""
 
 
 class Matcher:
     """Finds which of many patterns occur in a buffer, at a cost nearly independent of their number.
 
     The last 8 bytes of a pattern (4 of a short one) are its anchor. Every window of the buffer is looked up
-    in a bit table of hashed anchors, the few that pass are compared exactly, and only then is the text
-    before them looked up, once for each length that a pattern with this anchor has: the first step of Wu
-    and Manber's multi-pattern search, vectorised.
+    in a bit table of hashed anchors, and the few that pass are compared exactly. Only then is the text before
+    them looked up, once for each length of the patterns with this anchor. This is the first step of Wu and
+    Manber's multi-pattern search, vectorised.
 
     Args:
-        patterns: byte strings of at least 4 bytes, each with the owners that are returned on a hit; kept as
-            it is, not copied.
-        accept: asked about every occurrence; without it each one counts.
+        patterns: byte strings of at least 4 bytes -> owners that are returned on a hit; not copied.
+        accept: called for every occurrence; None accepts all.
     """
 
     def __init__(self, patterns: Mapping[bytes, Collection[int]], accept: Accept | None = None) -> None:
@@ -45,7 +44,7 @@ class Matcher:
                 self._anchors.append(_Anchors(group, width))
 
     def find(self, data: bytes) -> dict[int, bytes]:
-        """Return {owner: one pattern of it that occurs in `data`}."""
+        """Return {owner: one of its patterns that occurs in `data`}."""
         found: dict[int, bytes] = {}
         overlap = self._longest - 1
         for start in range(0, max(len(data), 1), _BLOCK_BYTES):

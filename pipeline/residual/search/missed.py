@@ -1,4 +1,4 @@
-"""What of a source could not be read, so that nothing is known of the values in it; and how JSON is read."""
+"""Parts of a source that could not be read, whose values are unknown; and reading of JSON."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 from pipeline.errors import ScanRefusedError
 from pipeline.residual.search.texts import text_pieces
-from pipeline.residual.values.source_values import IDENTIFIER, Piece
+from pipeline.residual.values.source_values import IDENTIFIER, FileValues, Piece
 from pipeline.sources.stores.base import CLOSED, FOLDER_LINK, INNER_LINK, LINK, NO_FILE, Entry
 
 NO_CONTENT = frozenset({CLOSED, FOLDER_LINK, INNER_LINK, LINK, NO_FILE})
-"""What is listed and is no file: it has a name, and no bytes of its own."""
+"""Entries that are not files: they have a name, but no bytes of their own."""
 
 _UNKNOWN = {CLOSED, FOLDER_LINK}
-"""What lies behind these is listed nowhere else."""
+"""Entries whose contents are not listed elsewhere."""
 
 _NOTHING = {"empty file"}
 _CLUTTER = re.compile(r"(?:.*/)?(?:\.ds_store|thumbs\.db|desktop\.ini|\._[^/]*)", re.IGNORECASE)
-"""Files that systems leave in a folder: they hold the names of its files, which are known."""
+"""Files that operating systems leave in a folder: they contain the names of its files, which are known."""
 
 _ID_KEY = re.compile(
     r"patient|subject|person|name|file|path|birth|mrn|accession|study|\buid|\bid\b|_id\b", re.IGNORECASE
@@ -28,11 +28,11 @@ _ID_KEY = re.compile(
 
 
 class Missed:
-    """What could not be read.
+    """Files that could not be read.
 
     Attributes:
-        counts: reason -> files.
-        unread: name (identifying) -> reason, of those that may hold a value.
+        counts: reason -> number of files.
+        unread: name (identifying) -> reason, for files that may contain a value.
     """
 
     def __init__(self) -> None:
@@ -40,19 +40,19 @@ class Missed:
         self.unread: dict[str, str] = {}
 
     def add(self, name: str, reason: str) -> None:
-        """Note a file that gave no values."""
+        """Record a file that yielded no values."""
         self.counts[reason] += 1
         if reason not in _NOTHING and not _CLUTTER.fullmatch(name):
             self.unread[name] = reason
 
     def behind(self, entry: Entry, prefix: str) -> None:
-        """Note an entry behind which files lie that no listing names."""
+        """Record an entry that contains files which are not listed."""
         if entry.skipped in _UNKNOWN:
             self.add(prefix + entry.name, entry.skipped)
 
 
 def json_pieces(data: bytes) -> Iterator[Piece]:
-    """Yield the texts and numbers in JSON under keys that are called after patients, files, names or ids.
+    """Yield the texts and numbers in JSON under keys whose names refer to patients, files, names or ids.
 
     Raises:
         ScanRefusedError: not a readable JSON file.
@@ -71,3 +71,6 @@ def json_pieces(data: bytes) -> Iterator[Piece]:
             waiting += [(key, inner) for inner in body]
         elif isinstance(body, str | int) and _ID_KEY.search(key):
             yield from text_pieces("JSON text", str(body), IDENTIFIER)
+
+
+JSON = FileValues(json_pieces, lambda data, name: name.lower().endswith(".json"))

@@ -1,7 +1,7 @@
-"""The texts that Phosphor writes by itself, cut where values are filled in, and where they stand.
+"""Recognises texts of this program in an output, by their words and their context.
 
-A patient may be called Fields or Long, and reports have a key `fields` and a sentence on long runs. So no
-word is excused for being one of ours: an occurrence is, where the text around it is our text too.
+A patient may be called Fields or Long, and reports have a key `fields` and a sentence on long runs. Therefore
+no word is excluded because the program uses it. An occurrence is, if the text around it is the program's too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 _PACKAGES = ("pipeline", "flows", "models")
 _TEMPLATES = {".j2", ".html", ".css", ".yaml", ".yml", ".json"}
 _NOT_WRITTEN = {"phantom", "residual"}
-"""Folders whose texts no output holds: the phantom's invented identities, and this scanner."""
+"""Folders whose texts are in no output: the phantom's invented identities, and this scanner."""
 
 _MAX_FILE_BYTES = 2**20
 _WORD = re.compile(rb"[a-z0-9\x80-\xff]+")
@@ -41,7 +41,7 @@ _FOLDERS = frozenset(
     (b"cohort", b"checkpoint", b"candidates", b"audit", b"release", b"evaluation", b"images", b"dicom",
      b"shards", b"state", b"grids", b"labels", b"records", b"metadata", b"pixels", b"report", b"recipe")
 )  # fmt: skip
-"""Folders of an output, and files that have one of several suffixes."""
+"""Folders of an output, and names of files with several possible suffixes."""
 
 _FOLDER_OPENS, _FOLDER_CLOSES = re.compile(rb"(?:^|[/\"'])$"), re.compile(rb"^[/.]")
 _GAPS = re.compile(rb"[\x00\x1f]")
@@ -51,19 +51,22 @@ Words = tuple[bytes, ...]
 
 
 class OwnTexts:
-    """Tells whether bytes stand within a text of the program, or of the manifest, as that text.
+    """Recognises bytes that are part of a text of the program or of the manifest.
 
-    - A sentence of at least three words counts where the three words on either side of the place, as far as
-      the sentence goes, are the sentence's own.
-    - A text of two words counts where both stand together, with a quote, a tag or the like around them, or
-      between the end of a sentence and a number. A setting with one of its choices is such a text.
-    - A single word counts as a key alone: before a colon or an equals sign, as the heading of a table, in a
-      CSV header whose cells are all ours, as one of the folders of an output, or as the name of a tag.
-    - A name of several words that the manifest joins by `_` or `-`, such as its own, counts where all of it
-      stands as one word.
+    - A sentence of at least three words counts if the three words on either side of the bytes, as far as the
+      sentence extends, are those of the sentence.
+    - A text of two words counts if both occur together, between quotes, tags or the like, or between the end
+    of
+      a sentence and a number. A setting with one of its choices is such a text.
+    - A single word counts only as a key: before a colon or an equals sign, as the heading of a table, in a
+    CSV
+      header whose cells are all known, as a folder of an output, or as the name of a tag.
+    - A name of several words joined by `_` or `-` in the manifest, such as the name of the data set, counts
+    if
+      all of it occurs as one word.
 
     Args:
-        texts: sentences of the manifest (citation, licence, description), keys and values of it.
+        texts: sentences (citation, licence, description), keys and values of the manifest.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -74,22 +77,23 @@ class OwnTexts:
         self._judged = functools.lru_cache(maxsize=100_000)(self._stands)
 
     def hold(self, data: bytes, start: int, end: int, *, cut: bool = False) -> bool:
-        """Tell whether `data[start:end]` (ASCII or UTF-8) stands there as part of one of these texts.
+        """Return whether `data[start:end]` (ASCII or UTF-8) is part of one of these texts there.
 
         Args:
             data: the buffer.
-            start: where the bytes in question start.
-            end: where they end.
-            cut: the buffer is a piece out of one that is searched as well, so a text may go on beyond it.
+            start: start of the bytes.
+            end: end of the bytes.
+            cut: whether the buffer is a piece of one that is searched too, so that a text may continue beyond
+                it.
         """
         found = data[start:end]
         if 0 in found:
             return False
         left, right = data[max(start - _REACH, 0) : start], data[end : end + _REACH]
-        # A zero byte or a separator of cells ends what belongs together.
+        # A zero byte or a cell separator ends the context.
         left, right = _GAPS.split(left)[-1], _GAPS.split(right, maxsplit=1)[0]
         left, found, right = left.lower(), found.lower(), right.lower()
-        # A key stands in every row, each time among other numbers: asked first, as it costs least.
+        # A key occurs in every row with different numbers: this check comes first, as it is the cheapest.
         if (found,) in self._known() and _key((found,), left[-_NEAR:], right[:_NEAR]):
             return True
         if self._judged(left, found, right, cut) or self._in_slug(left, found, right):
@@ -155,7 +159,7 @@ class OwnTexts:
 
 
 def _agrees(own: Words, place: int, words: Words, here: tuple[int, int], *, cut: bool) -> bool:
-    """Tell whether the words around a place are those of the sentence, as far as both go."""
+    """Return whether the words around a position are those of the sentence, as far as both extend."""
     first, last = here
     size = last - first + 1
     same = 0
@@ -187,7 +191,7 @@ def _folder(own: Words, before: bytes, after: bytes) -> bool:
 
 
 _SINGLE = (_key, _heading, _folder)
-"""The places in which a single word of ours is ours."""
+"""The contexts in which a single word is recognised as a text of the program."""
 
 
 def _words(text: str) -> Words:
@@ -196,7 +200,7 @@ def _words(text: str) -> Words:
 
 @functools.cache
 def _program_texts() -> frozenset[Words]:
-    """Return the texts of Phosphor's own files as words; docstrings and comments are no texts it writes."""
+    """Return the texts of the program's files as words, without docstrings and comments."""
     codes, pages = _program_files()
     texts = [text for code in codes for text in _of_code(code)]
     texts += [f"{field} {choice}" for field, choice in _choices(codes)]
@@ -206,13 +210,13 @@ def _program_texts() -> frozenset[Words]:
 
 @functools.cache
 def _program_tags() -> frozenset[bytes]:
-    """Return the names of the tags in our pages."""
+    """Return the names of the tags in the program's pages."""
     return frozenset(name.encode() for page in _program_files()[1] for name in _TAG.findall(page))
 
 
 @functools.cache
 def _program_files() -> tuple[tuple[ast.Module, ...], tuple[str, ...]]:
-    """Return the modules, parsed, and the templates and the like without their comments."""
+    """Return the parsed modules, and the templates and similar files without their comments."""
     root = Path(__file__).resolve().parents[3]
     codes: list[ast.Module] = []
     pages: list[str] = []
@@ -237,7 +241,7 @@ def _of_template(text: str) -> Iterator[str]:
 
 
 def _of_code(tree: ast.Module) -> Iterator[str]:
-    """Yield the string constants of a module, docstrings excepted, and its names of fields and keywords."""
+    """Yield the string constants of a module, except docstrings, and its names of fields and keywords."""
     silent: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -251,7 +255,7 @@ def _of_code(tree: ast.Module) -> Iterator[str]:
 
 
 def _choices(codes: Iterable[ast.Module]) -> Iterator[tuple[str, str]]:
-    """Yield each field of a class with the texts it may have: of a `Literal`, an enumeration, a default."""
+    """Yield each field of a class with its possible texts: of a `Literal`, an enumeration or a default."""
     named: dict[str, set[str]] = {}
     fields: list[tuple[str, ast.AnnAssign]] = []
     for tree in codes:

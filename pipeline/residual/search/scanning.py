@@ -1,4 +1,4 @@
-"""The scan itself: each file's path and content, unpacked level by level, against one set of values."""
+"""The scan: searches each file's path and content, unpacked level by level, for one set of values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OVERLAP_BYTES = 64 * 2**10
 
 
 class FindingKind(StrEnum):
-    """What a finding says."""
+    """Kinds of findings."""
 
     FOUND = "found"
     TOO_SHORT = "value too short to be meaningful"
@@ -36,14 +36,14 @@ class FindingKind(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the scan has to say. It never holds the value itself, but `file` may: keep it private.
+    """A finding of the scan. It never contains the value itself, but `file` may: keep it private.
 
     Attributes:
-        kind: a value was found, a value was too short to look for, or content could not be searched.
-        value_number: position of the value among those given (-1 if the finding is about no value).
+        kind: a value was found, a value was too short to search for, or content could not be searched.
+        value_number: position of the value among those given (-1 if the finding is not about a value).
         file: path relative to the folder (empty for `TOO_SHORT`).
-        inside: what was unpacked on the way to it, for example `gzip > base64`; `path` for the path itself.
-        detail: the encoding it was found in, or why content was not searched.
+        inside: unpacked containers, for example `gzip > base64`; `path` for the path itself.
+        detail: the encoding in which the value was found, or why content was not searched.
     """
 
     kind: FindingKind
@@ -54,29 +54,29 @@ class Finding:
 
 
 def problems(findings: Iterable[Finding]) -> list[Finding]:
-    """Return the findings that matter: values found and content not searched (too short values left out)."""
+    """Return the findings except values that were too short: values found, and content not searched."""
     return [finding for finding in findings if finding.kind is not FindingKind.TOO_SHORT]
 
 
 def scan_for_values(
     folder: Path, values: Iterable[str], *, files: Iterable[str] | None = None
 ) -> list[Finding]:
-    """Search every file below `folder`, contents and path names, for identifying values.
+    """Search the contents and paths of all files below `folder` for identifying values.
 
-    Each value is looked for as UTF-8, Latin-1, UTF-16 and UTF-32 in any case, within base64 (every
-    alignment), hexadecimal, HTML, URL and JSON escapes, and inside gzip, zlib, bzip2, xz, zstd, zip, tar, PNG
+    Each value is searched for as UTF-8, Latin-1, UTF-16 and UTF-32 in any case; within base64 (every
+    alignment), hexadecimal, HTML, URL and JSON escapes; and inside gzip, zlib, bzip2, xz, zstd, zip, tar, PNG
     chunks and decoded Parquet columns, nested. Links are not followed; their targets are searched as text.
-    Short values count only where they stand by themselves, and very short ones not in base64, hexadecimal
-    and noise (`chance.py`); values under 16 characters do not count within arrays of numbers (`numbers.py`).
+    Short values count only if they are delimited, and very short ones not in base64, hexadecimal and noise
+    (`coincidence.py`). Values under 16 characters do not count within arrays of numbers (`numbers.py`).
 
     Args:
         folder: the folder to search.
-        values: names, ids, dates, UIDs, file names. Those under 4 characters are reported as `TOO_SHORT`.
+        values: names, ids, dates, UIDs, file names. Values under 4 characters are reported as `TOO_SHORT`.
         files: relative names to search instead of the whole tree.
 
     Returns:
-        One finding per value, file and way it is packed, and one for whatever could not be searched (over the
-        limits of `limits.py`, damaged, encrypted): silence means that everything was looked at.
+        One finding per value, file and packing, and one for any content that could not be searched (beyond
+        the limits of `limits.py`, damaged, encrypted). No finding means that everything was searched.
     """
     findings: list[Finding] = []
     wanted: dict[int, tuple[str, ...]] = {}
@@ -93,11 +93,11 @@ def scan_for_values(
 
 
 class ValueScan:
-    """The patterns of one scan and the bytes it may still unpack.
+    """The patterns of one scan, and the remaining bytes it may unpack.
 
     Args:
-        values: number of each value -> the texts by which it may be written, none too short.
-        own: texts that an output may hold as they are; without it every occurrence counts.
+        values: number of each value -> the texts in which it may be written, none too short.
+        own: texts that an output may contain unchanged; None counts every occurrence.
     """
 
     def __init__(self, values: Mapping[int, tuple[str, ...]], own: OwnTexts | None = None) -> None:
@@ -109,7 +109,7 @@ class ValueScan:
             for text in texts:
                 for pattern in spellings(text):
                     lower = pattern.lower()
-                    # What is found exactly is found folded, so one of the two searches is enough.
+                    # An exact occurrence is also found ignoring case, so one of the two searches is enough.
                     group, key = (folded, lower) if len(lower) >= MIN_FOLDED_LENGTH else (exact, pattern)
                     others = group.get(key)
                     group[key] = owner if others is None or others == owner else (*others, number)
@@ -134,7 +134,7 @@ class ValueScan:
         return self._own is None or not self._own.hold(data, start, end, cut=self._cut)
 
     def _counts_folded(self, _folded: bytes, start: int, end: int) -> bool:
-        """Judge what was found without regard to case by the bytes as they stand."""
+        """Judge an occurrence that was found ignoring case by its original bytes."""
         return self._counts(self._as_written, start, end)
 
     def _encoding_of(self, number: int, pattern: bytes) -> str:
@@ -188,7 +188,7 @@ class ValueScan:
         for number, pattern in sorted(hits.items()):
             if numbers and min(map(len, self._values[number])) < MIN_LENGTH_IN_NUMBERS:
                 continue
-            # A long run of one character is decoded to shorter ones, of any length.
+            # A long run of one character decodes to shorter runs of any length.
             if len(pattern) >= least and not (least and len(set(pattern) - {0}) == 1):
                 yield Finding(FindingKind.FOUND, number, name, inside, self._encoding_of(number, pattern))
         if depth >= MAX_DEPTH and is_packed(data):

@@ -1,4 +1,4 @@
-"""Cuts a header's values into the pieces by which they may stand elsewhere: names, lines, readable runs."""
+"""Splits header values into pieces that may occur elsewhere: names, lines, readable runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.residual.values.source_values import DATE, NAME, TEXT, TIME, Piece
 from pipeline.residual.values.text_parts import number_pieces
 
 MAX_PIECE = 128
-"""Characters of one piece: a longer text is searched line by line and stretch by stretch."""
+"""Characters of one piece: a longer text is split into lines and sections."""
 
 MAX_PIECES = 10_000
 """Pieces taken from one element."""
 
 MAX_BYTES = 2**20
-"""Bytes of an element of unknown meaning that are looked through for text."""
+"""Bytes of an element of unknown meaning that are searched for text."""
 
 _PARTS = re.compile(r"[\^=\s]+")
 _RAW = re.compile(rb"[\x20-\x7e\x80-\xff]{4,}")
@@ -43,7 +43,7 @@ def name_pieces(attribute: str, text: str) -> Iterator[Piece]:
 
 
 def text_pieces(attribute: str, text: str, kind: str = TEXT) -> Iterator[Piece]:
-    """Yield a text, a long one in lines and stretches of 128 characters, and what identifies in it."""
+    """Yield a text (a long one in lines and sections of 128 characters) and its identifying parts."""
     text = text.strip(" \0\r\n")
     if len(text) <= MAX_PIECE and "\n" not in text:
         yield Piece(attribute, kind, text)
@@ -57,7 +57,7 @@ def text_pieces(attribute: str, text: str, kind: str = TEXT) -> Iterator[Piece]:
 
 
 def date_pieces(attribute: str, text: str) -> Iterator[Piece]:
-    """Yield the day with which a text opens, if there is one."""
+    """Yield the day at the start of a text, if there is one."""
     if day := find_date(text):
         yield Piece(attribute, DATE, day)
 
@@ -65,7 +65,7 @@ def date_pieces(attribute: str, text: str) -> Iterator[Piece]:
 def moment_pieces(attribute: str, vr: str, text: str) -> Iterator[Piece]:
     """Yield a DICOM date, time or date-time (VR DA, TM, DT).
 
-    A time of day without a fraction of a second is one of 86,400: logs and counts hold each sooner or later.
+    A time of day without a fraction of a second is one of 86,400, which logs and counts contain by chance.
     """
     text = text.strip(" \0")
     if vr == "TM":
@@ -83,7 +83,7 @@ def moment_pieces(attribute: str, vr: str, text: str) -> Iterator[Piece]:
 
 
 def byte_pieces(attribute: str, data: bytes) -> Iterator[Piece]:
-    """Yield the readable stretches in bytes of unknown meaning, whole and cut at usual separators."""
+    """Yield the readable runs in bytes of unknown meaning, whole and split at usual separators."""
     found = 0
     for raw in _raw_runs(data[:MAX_BYTES]):
         for piece in (raw, *_BREAKS.split(raw)):
@@ -95,7 +95,7 @@ def byte_pieces(attribute: str, data: bytes) -> Iterator[Piece]:
 
 
 def folded(text: str) -> str:
-    """Return the ASCII form of a Latin text, as file names have it; empty if that is the text itself."""
+    """Return the ASCII form of a Latin text, as in file names; empty if it equals the text."""
     plain = unicodedata.normalize("NFKD", text.translate(_NORDIC)).encode("ascii", "ignore").decode()
     return plain if plain != text and len(plain) >= len(text) - 1 else ""
 

@@ -1,1 +1,1 @@
-"""The values of a source that are searched for."""
+"""The identifying values of a source that are searched for."""

@@ -1,55 +1,54 @@
-"""Collects the identifying values of a source: all files of a manifest, or all files below a folder."""
+"""Collection of the identifying values of a source: all files of a manifest, or all files in a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.table import KINDS, named
 from pipeline.progress import track
 from pipeline.residual.allowlist import Harmless
-from pipeline.residual.search.missed import NO_CONTENT, Missed, json_pieces
+from pipeline.residual.search.missed import JSON, NO_CONTENT, Missed
 from pipeline.residual.search.own_texts import OwnTexts
 from pipeline.residual.search.texts import text_pieces
-from pipeline.residual.values.dicom_values import dicom_pieces, looks_headless
-from pipeline.residual.values.file_values import image_pieces, name_of_file, nifti_pieces, table_pieces
-from pipeline.residual.values.source_values import FILE_NAME, IDENTIFIER, Piece, SourceFacts, SourceValues
+from pipeline.residual.values.file_values import TABLE, name_of_file
+from pipeline.residual.values.source_values import (
+    FILE_NAME,
+    IDENTIFIER,
+    FileValues,
+    Piece,
+    SourceFacts,
+    SourceValues,
+)
 from pipeline.sources.base import OWN_PATIENT, ReadRule, ScanTask
 from pipeline.sources.stores import drop_unpacked, kind_of, open_store
 
 _PLACES = {"path", "table", "pattern", "url", "md5", "verify_images"}
-"""Keys of a manifest whose text is a place or a rule, not something that is said of the data set."""
+"""Keys of a manifest whose text is a path or a rule and does not describe the data set."""
 
 _MAX_LABELS = 1000
 _MAX_SHORT_ROOT = 12
-_ROWS = "medmnist"
 _LISTED = {"folder", "zip", "tar", "dicomdir"}
-_READERS = {
-    "dicom": dicom_pieces,
-    "nifti": nifti_pieces,
-    "images": image_pieces,
-    "table": table_pieces,
-    "json": json_pieces,
-}
-_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+_BESIDE = (TABLE, JSON)
+"""Kinds of other files that may be next to the scans of a folder without a manifest."""
 
 
 def collect_values(source: Manifest | Path, *, phantom_patients: int | None = None) -> SourceValues:
     """Read every file of a source and return its identifying values.
 
     Args:
-        source: a loaded manifest (all its sources are read, archives and servers too), or a folder, an
-            archive or a DICOMDIR of scans.
-        phantom_patients: number of patients of a phantom source, instead of the manifest's.
+        source: loaded manifest (all its sources are read, with archives and servers), or folder, archive or
+            DICOMDIR of scans.
+        phantom_patients: number of patients of a phantom source, instead of the number in the manifest.
 
     Returns:
-        The values; the caller closes them.
+        The values, which the caller closes.
 
     Raises:
         ManifestError: a path has a variable that is not set, or a table lacks a column.
-        DataError: a folder, table or archive is missing, or holds more values than can be searched.
+        DataError: a folder, table or archive is missing, or has more values than can be searched.
     """
     if isinstance(source, Manifest):
         return _of_manifest(source, phantom_patients)
@@ -75,7 +74,7 @@ def _of_manifest(manifest: Manifest, phantom_patients: int | None) -> SourceValu
 
 
 def _add_names(values: SourceValues, rules: set[ReadRule], missed: Missed) -> None:
-    """Take the names of all that lies where the scans lie, whatever of it the manifest includes."""
+    """Add the names of all files in the places of the scans, even of files that the manifest excludes."""
     places = {
         (rule.store, rule.root): rule for rule in sorted(rules, key=lambda rule: rule.prefix, reverse=True)
     }
@@ -87,14 +86,14 @@ def _add_names(values: SourceValues, rules: set[ReadRule], missed: Missed) -> No
 
 def _add_task(values: SourceValues, task: ScanTask, missed: Missed) -> None:
     values.add(_patients(task))
-    if task.rule.kind == _ROWS:
+    kind = KINDS[task.rule.kind]
+    if not kind.has_files:
         return
     values.add(name_of_file(task.name))
-    reader = _READERS.get(task.rule.kind)
-    if reader is None or task.refusal in NO_CONTENT:
+    if task.refusal in NO_CONTENT:
         return
     try:
-        values.add(reader(open_store(task.rule).read(task.name)))
+        values.add(named(kind.values).pieces(open_store(task.rule).read(task.name)))
     except ScanRefusedError as error:
         missed.add(task.scan_name, error.problem)
 
@@ -106,12 +105,12 @@ def _patients(task: ScanTask) -> Iterator[Piece]:
 
 
 def _place(rule: ReadRule) -> Iterator[Piece]:
-    if rule.kind != _ROWS and len(rule.root) >= _MAX_SHORT_ROOT:
+    if KINDS[rule.kind].has_files and len(rule.root) >= _MAX_SHORT_ROOT:
         yield Piece("place of the source", FILE_NAME, rule.root)
 
 
 def _of_place(path: Path) -> SourceValues:
-    """Read all files below a folder, or in an archive, each by what its content says it is."""
+    """Read all files in a folder or an archive, with the reader that recognises the content of each."""
     path = path.absolute()
     rule = ReadRule("dicom", str(path), store=kind_of(path, field="--against"))
     values = SourceValues(Harmless())
@@ -122,7 +121,7 @@ def _of_place(path: Path) -> SourceValues:
 
 
 def _add_files(values: SourceValues, rule: ReadRule, missed: Missed) -> int:
-    """Read every file of a store, hidden ones too, and return their number."""
+    """Read every file of a store, including hidden files, and return their number."""
     store = open_store(rule)
     entries = list(store.entries())
     with track("collect values", len(entries), unit="files") as progress:
@@ -135,35 +134,26 @@ def _add_files(values: SourceValues, rule: ReadRule, missed: Missed) -> int:
     return len(entries)
 
 
-def _add_content(values: SourceValues, read: Any, name: str, missed: Missed) -> None:
+def _add_content(values: SourceValues, read: Callable[[str], bytes], name: str, missed: Missed) -> None:
     try:
-        data: bytes = read(name)
-        kind = _kind(data, name)
-        if kind:
-            values.add(_READERS[kind](data))
+        data = read(name)
+        reader = next((reader for reader in _readers() if reader.recognises(data, name)), None)
+        if reader is not None:
+            values.add(reader.pieces(data))
         else:
             missed.add(name, "neither DICOM, NIfTI, image nor table")
     except ScanRefusedError as error:
         missed.add(name, error.problem)
 
 
-def _kind(data: bytes, name: str) -> str:
-    if data[128:132] == b"DICM":
-        return "dicom"
-    lower = name.lower()
-    if lower.endswith((".nii", ".nii.gz")):
-        return "nifti"
-    if data.startswith(_IMAGE_MAGIC):
-        return "images"
-    if lower.endswith((".csv", ".tsv")):
-        return "table"
-    if lower.endswith(".json"):
-        return "json"
-    return "dicom" if looks_headless(data) else ""
+def _readers() -> Iterator[FileValues]:
+    """Yield the readers of all kinds of files, and of tables."""
+    yield from (named(kind.values) for kind in KINDS.values() if kind.values)
+    yield from _BESIDE
 
 
 def _said(body: object, key: str = "") -> Iterator[str]:
-    """Yield the texts by which a manifest describes the data set: names, classes, columns, licence."""
+    """Yield the texts of a manifest that describe the data set: names, classes, columns, licence."""
     if isinstance(body, dict):
         for name, inner in body.items():
             if name not in _PLACES or isinstance(inner, dict):

@@ -1,4 +1,4 @@
-"""Dates of a source and the spellings by which they may stand elsewhere."""
+"""Dates of a source, and the formats in which they may be written elsewhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _YEARS = range(1901, 2100)
 
 
 def find_date(text: str) -> str:
-    """Return the day (YYYYMMDD) that a DICOM DA or DT, an ISO or an EXIF date opens with, or nothing.
+    """Return the day (YYYYMMDD) at the start of a DICOM DA or DT, ISO or EXIF date, or "".
 
-    Placeholders are no dates: days that do not exist, and years before 1901 (19000101 stands for unknown).
+    Placeholders are not dates: days that do not exist, and years before 1901 (19000101 is used for unknown).
     """
     found = _DATE.match(text.strip())
     if found is None:
@@ -25,9 +25,9 @@ def find_date(text: str) -> str:
 
 
 def date_spellings(day: str) -> tuple[str, ...]:
-    """Return a day (YYYYMMDD) as DICOM, ISO 8601, EXIF and the German, British and American habit write it.
+    """Return a day (YYYYMMDD) in DICOM, ISO 8601, EXIF, and German, British and American formats.
 
-    Anything that is no such day comes back alone, as it is.
+    Any other text is returned alone and unchanged.
     """
     if len(day) != 8 or not day.isdigit():
         return (day,)

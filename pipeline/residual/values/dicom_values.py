@@ -1,23 +1,23 @@
 """Identifying values of a DICOM file: every element at every depth, by its value representation.
 
-What counts as identifying follows the Basic Application Level Confidentiality Profile (DICOM PS3.15, Annex E)
-and goes beyond it, since nothing of a header has any business in an output here:
+The identifying values are those of the Basic Application Level Confidentiality Profile (DICOM PS3.15,
+Annex E) and more, because an output must not contain anything from a header:
 
-- person names (PN), whole and in parts; the names of physicians and operators as much as the patient's;
+- person names (PN), whole and in parts, of patients, physicians and operators;
 - texts (LO, SH, LT, ST, UT, UC, UR) and application entities (AE): ids, accession numbers, addresses,
   telephone numbers, comments, descriptions, institutions, stations, and also manufacturers, models and serial
   numbers (the profile keeps those only under the Retain Device Identity option);
 - parts of such texts: numbers, dates, streets, words of institutions and comments (`text_parts`);
-- UIDs (UI), but those registered by the standard under 1.2.840.10008, which name classes and syntaxes;
+- UIDs (UI), except those registered by the standard under 1.2.840.10008, which name classes and syntaxes;
 - dates and date-times (DA, DT) in all usual spellings, times (TM) with a fraction of a second;
 - private elements of any kind, and elements of unknown meaning (UN, OB, OW up to 1 MiB) as far as they
-  are readable: vendors put names there;
+  are readable, because vendors write names into them;
 - the file meta information.
 
-Not identifying, and counted as left out: coded terms (CS) of standard elements, which come from enumerations;
-ages (AS) and numbers (IS, DS, binary), which many people share; the implementation UID and version of the
-writing software, which any file of the same library has; texts of the character set. Pixel data are the
-business of the privacy gate.
+The following are not identifying and are counted as left out: coded terms (CS) of standard elements, which
+come from enumerations; ages (AS) and numbers (IS, DS, binary), which many people share; the implementation
+UID and version of the writing software, which any file of the same library has; texts of the character set.
+Pixel data are checked by the privacy gate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ScanRefusedError
 from pipeline.residual.search.texts import byte_pieces, moment_pieces, name_pieces, text_pieces
-from pipeline.residual.values.source_values import IDENTIFIER, TEXT, UID, Piece
+from pipeline.residual.values.source_values import IDENTIFIER, TEXT, UID, FileValues, Piece
 from pipeline.residual.values.text_parts import word_pieces
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ _SHORT_MULTIPLICITY = 1000
 
 
 def dicom_pieces(data: bytes) -> Iterator[Piece]:
-    """Yield what a DICOM file says, element by element.
+    """Yield the values of a DICOM file, element by element.
 
     Args:
-        data: the bytes of the file, with or without preamble.
+        data: bytes of the file, with or without preamble.
 
     Raises:
-        ScanRefusedError: the file cannot be parsed, or unpacks to too much.
+        ScanRefusedError: the file cannot be parsed, or its unpacked size exceeds the limit.
     """
     import pydicom
 
@@ -94,7 +94,7 @@ def dicom_pieces(data: bytes) -> Iterator[Piece]:
 
 
 def looks_headless(data: bytes) -> bool:
-    """Tell whether bytes without preamble open with an element of group 2 or 8, in either byte order."""
+    """Return whether bytes without preamble begin with an element of group 2 or 8, in either byte order."""
     little = data[:2] in {b"\x02\x00", b"\x08\x00"} and data[3:4] == b"\0"
     big = data[:3] in {b"\x00\x02\x00", b"\x00\x08\x00"} and data[3:4] != b"\0"
     return len(data) > 16 and (little or big)
@@ -116,7 +116,7 @@ def _pieces(dataset: Dataset, depth: int, budget: list[int]) -> Iterator[Piece]:
             element = dataset[tag]
             vr, value = str(element.VR), element.value
             attribute = element.keyword or f"private {element.tag}"
-        # A value that its own type forbids is still text in the file.
+        # A value that is invalid for its type is still text in the file.
         except Exception:
             yield from byte_pieces(f"element {tag}", data)
             continue
@@ -138,7 +138,7 @@ def _element(number: int, attribute: str, vr: str, value: Any, raw: bytes) -> It
         for text in _texts(value):
             yield from _text(attribute, vr, text)
         if not raw.isascii() and b"\x1b" not in raw:
-            # As the bytes stand in the file, in case the character set is declared wrongly.
+            # The raw bytes, in case the declared character set is wrong.
             for text in raw.decode("latin-1").split("\\"):
                 yield from text_pieces(attribute, text)
     elif vr in {"CS", "AS", "IS", "DS"}:
@@ -172,7 +172,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _refuse_inflation(data: bytes) -> None:
-    """Refuse a deflated data set that would unpack beyond the largest file (PS3.5 A.5)."""
+    """Refuse a deflated data set whose unpacked size exceeds the largest file size (PS3.5 A.5)."""
     if _DEFLATED not in data[132:2048] or data[132:136] != b"\x02\x00\x00\x00":
         return
     start = 144 + int.from_bytes(data[140:144], "little")
@@ -183,3 +183,10 @@ def _refuse_inflation(data: bytes) -> None:
         raise ScanRefusedError("corrupt DICOM file") from error
     if unpacker.unconsumed_tail:
         raise ScanRefusedError("file too large")
+
+
+def _is_dicom(data: bytes, name: str) -> bool:
+    return data[128:132] == b"DICM" or looks_headless(data)
+
+
+DICOM = FileValues(dicom_pieces, _is_dicom)

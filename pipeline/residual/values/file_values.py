@@ -14,11 +14,12 @@ from typing import Any
 
 from pipeline.errors import ScanRefusedError
 from pipeline.residual.search.texts import MAX_BYTES, byte_pieces, date_pieces, text_pieces
-from pipeline.residual.values.source_values import FILE_NAME, IDENTIFIER, Piece
+from pipeline.residual.values.source_values import FILE_NAME, IDENTIFIER, FileValues, Piece
 
 _NIFTI_TEXTS = ("descrip", "db_name", "aux_file", "intent_name")
 _NIFTI_SIZES = {348: 352, 540: 544}
 _GZIP = b"\x1f\x8b"
+_IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 _MAX_TABLE_ROWS = 20_000_000
 _MAX_WORDS, _LONG_WORD = 64, 6
 _SUFFIXES = re.compile(r"(?:\.(?:dcm|dicom|nii|gz|png|jpe?g|tiff?|csv|tsv|json|zip|tar|npz|ima))+$", re.I)
@@ -88,9 +89,10 @@ def image_pieces(data: bytes) -> Iterator[Piece]:
 
 
 def table_pieces(data: bytes) -> Iterator[Piece]:
-    """Yield the cells of a CSV table in columns that are called after patients, files, names, dates or ids.
+    """Yield the cells of a CSV table in columns whose names refer to patients, files, names, dates or ids.
 
-    For a table that no manifest describes; of one that a manifest does, the named columns are taken.
+    This is for tables that no manifest describes. Of other tables, the columns named in the manifest are
+    used.
 
     Raises:
         ScanRefusedError: not a UTF-8 CSV table.
@@ -111,7 +113,7 @@ def table_pieces(data: bytes) -> Iterator[Piece]:
 
 
 def name_of_file(name: str) -> Iterator[Piece]:
-    """Yield a relative file name: whole, its last part, its stem and parts of it, its folders, its dates."""
+    """Yield a relative file name, its last part, its stem and parts of the stem, its folders, its dates."""
     spellings = {name}
     with contextlib.suppress(UnicodeEncodeError):
         spellings.add(os.fsencode(name).decode("latin-1"))
@@ -137,10 +139,15 @@ def _stem(stem: str) -> Iterator[Piece]:
 
 
 def _split(attribute: str, text: str) -> Iterator[Piece]:
-    """Yield a text whole and, where it is short, its words that are long or have a digit."""
+    """Yield a text and, if it is short, those of its words that are long or have a digit."""
     yield from text_pieces(attribute, text)
     words = text.split()
     if 1 < len(words) <= _MAX_WORDS:
         for word in words:
             if len(word) >= _LONG_WORD or any(letter.isdigit() for letter in word):
                 yield from text_pieces(attribute, word.strip(",;:()[]"))
+
+
+NIFTI = FileValues(nifti_pieces, lambda data, name: name.lower().endswith((".nii", ".nii.gz")))
+IMAGES = FileValues(image_pieces, lambda data, name: data.startswith(_IMAGE_MAGIC))
+TABLE = FileValues(table_pieces, lambda data, name: name.lower().endswith((".csv", ".tsv")))

@@ -1,4 +1,4 @@
-"""Arrays of numbers within a buffer: pixels and weights, where short texts appear by chance."""
+"""Finds arrays of numbers within a buffer: pixels and weights, where short texts occur by chance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 MIN_LENGTH_IN_NUMBERS = 16
-"""Characters that a value needs to count within an array of numbers.
+"""Length, in characters, from which a value counts within an array of numbers.
 
-Neighbouring pixels differ by little, so a dark corner of a radiograph (values 48 to 57) is a text of digits
-and a brighter one a text of letters: over a thousand million pixels any date and any name turns up. Escapes
-(base64 and the like) are not undone there; compressed streams within are searched as anywhere.
+Neighbouring pixels differ little, so a dark corner of a radiograph (values 48 to 57) is a text of digits, and
+a brighter one a text of letters. Any date and any name occurs among a thousand million pixels. Escapes
+(base64 and the like) are not decoded in arrays; compressed streams within arrays are searched as elsewhere.
 """
 
 _NPY = b"\x93NUMPY"
@@ -31,8 +31,8 @@ _MAX_HEADER = 2**20
 def split_numbers(data: bytes) -> Iterator[tuple[bytes, bool]]:
     """Yield the pieces of `data` in order, each with whether it is an array of numbers.
 
-    Known are numpy arrays of numbers, safetensors and DICOM pixel data; what follows the declared end of an
-    array is not part of it. An array that reads as text (nine in ten bytes are printable) is text.
+    The known formats are numpy arrays of numbers, safetensors and DICOM pixel data. Bytes after the declared
+    end of an array are not part of it. An array of which nine in ten bytes are printable is text.
     """
     span = _span(data)
     if span is None or reads_as_text(data[span[0] : span[1]]):
@@ -46,7 +46,7 @@ def split_numbers(data: bytes) -> Iterator[tuple[bytes, bool]]:
 
 
 def reads_as_text(data: bytes) -> bool:
-    """Tell whether at least nine in ten bytes are printable ASCII or zero, and not just zero."""
+    """Return whether at least nine in ten bytes are printable ASCII or zero, and not only zero."""
     codes = np.frombuffer(data, dtype=np.uint8)
     if not len(codes):
         return True

@@ -1,11 +1,11 @@
-"""The identifying values of a source, each once, on disk: made for millions, read back in batches."""
+"""The distinct identifying values of a source, stored on disk for millions of values, read in batches."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -17,10 +17,10 @@ from pipeline.residual.values.dates import date_spellings, find_date
 from pipeline.residual.values.spellings import is_too_short
 
 MAX_VALUES = 50_000_000
-"""Most values of one source: about 8 GB of temporary disk."""
+"""Largest number of values of one source: about 8 GB of temporary disk space."""
 
 BATCH_VALUES = 250_000
-"""Values searched in one pass over an output: about 0.5 GB of memory."""
+"""Number of values searched in one pass over an output: about 0.5 GB of memory."""
 
 _REMEMBERED = 200_000
 _WRITE_ROWS = 10_000
@@ -28,7 +28,7 @@ _CACHE_KIB = 65_536
 _MIN_NUMBER, _MIN_IDENTIFIER = 8, 6
 _DAY = 8
 _NUMBERS = re.compile(r"(?:[-+]?[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?(?:$|[\\,; ]+))+")
-"""Nothing but decimal fractions (a spacing, an orientation), which many scans share."""
+"""Only decimal fractions (a spacing, an orientation), which many scans share."""
 
 NAME, IDENTIFIER, TEXT, UID, DATE, TIME, FILE_NAME = (
     "person name", "identifier", "text", "UID", "date", "time", "file name",
@@ -37,10 +37,10 @@ NAME, IDENTIFIER, TEXT, UID, DATE, TIME, FILE_NAME = (
 
 
 class Value(NamedTuple):
-    """One value of the source. `text` is identifying: never shown.
+    """One value of the source. `text` is identifying and is never shown.
 
     Attributes:
-        number: its position among the values of the source, from 1.
+        number: position among the values of the source, from 1.
         text: the value.
         attribute: where it was first found, for example `PatientName` or `file name`.
         kind: one of the kinds of this module.
@@ -53,18 +53,18 @@ class Value(NamedTuple):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The texts by which it may be written: a date has several."""
+        """The texts in which the value may be written; a date has several."""
         return date_spellings(self.text) if self.kind == DATE else (self.text,)
 
 
 class Piece(NamedTuple):
-    """A text that a reader took from a source, before it is judged.
+    """A text read from a source, before it is judged.
 
     Attributes:
-        attribute: where it stood.
+        attribute: attribute of the text in the source.
         kind: one of the kinds of this module.
-        text: what stood there; empty if `left_out` says why it is not even looked at.
-        left_out: reason why it does not count as identifying.
+        text: the text; may be empty if `left_out` is given.
+        left_out: reason why the text does not count as identifying; empty if it may.
     """
 
     attribute: str
@@ -74,13 +74,26 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SourceFacts:
-    """What was read to collect the values.
+class FileValues:
+    """How a kind of file is searched for what identifies somebody.
 
     Attributes:
-        files: files read.
-        not_read: reason -> files that could not be read, so that their values are not known.
-        unread: name of each of them that may hold a value -> reason. Identifying: never shown.
+        pieces: yields what the bytes of a file say; raises `ScanRefusedError` where they cannot be read.
+        recognises: tells by a file's bytes and name whether it is one.
+    """
+
+    pieces: Callable[[bytes], Iterator[Piece]]
+    recognises: Callable[[bytes, str], bool]
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Facts about the source from which the values were collected.
+
+    Attributes:
+        files: number of files read.
+        not_read: reason -> number of files that could not be read, whose values are not known.
+        unread: name of each unread file that may contain a value -> reason. Identifying, never shown.
     """
 
     files: int
@@ -89,19 +102,21 @@ class SourceFacts:
 
 
 class SourceValues:
-    """The distinct values of a source, in a temporary database that has no name on the disk.
+    """The distinct values of a source, in an unnamed temporary database on disk.
 
-    SQLite unlinks a temporary database as soon as it is open, so nothing is left behind, however the
-    process ends. Close it, or use it as a context manager.
+    SQLite unlinks a temporary database as soon as it is open, so nothing is left behind however the process
+    ends. Close it, or use it as a context manager.
 
     Args:
-        harmless: texts that are no evidence.
-        own: texts of the program and of the manifest, harmless where an output holds them as they are.
+        harmless: texts that are not evidence.
+        own: texts of the program and of the manifest, which are harmless where an output contains them
+            unchanged.
 
     Attributes:
         own: as given.
-        left_out: reason -> distinct texts, nearly (a text met again after many others counts again).
-        facts: what was read.
+        left_out: reason -> approximate number of distinct texts (a text found again after many others counts
+            again).
+        facts: facts about the source.
     """
 
     def __init__(self, harmless: Harmless, own: OwnTexts | None = None) -> None:
@@ -129,11 +144,11 @@ class SourceValues:
         self.close()
 
     def close(self) -> None:
-        """Forget all values."""
+        """Delete all values."""
         self._base.close()
 
     def add(self, pieces: Iterable[Piece]) -> None:
-        """Take over the pieces that are identifying and count the others by reason."""
+        """Add the identifying pieces, and count the others by reason."""
         for piece in pieces:
             text = piece.text.strip(" \0\t\r\n")
             if not text and not piece.left_out:
@@ -198,7 +213,7 @@ class SourceValues:
             )
 
     def _reason(self, text: str, kind: str) -> str:
-        """Return why a text is no evidence, or nothing."""
+        """Return why a text is not evidence, or ""."""
         if is_too_short(text):
             return "too short"
         if kind in {DATE, UID, TIME}:

@@ -1,4 +1,4 @@
-"""The byte strings by which one identifying value may stand in a file."""
+"""The byte strings as which an identifying value may be written in a file."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import contextlib
 import unicodedata
 
 ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
-"""UTF-32 is what numpy stores for its text arrays."""
+"""Searched encodings; numpy stores text arrays as UTF-32."""
 
 MIN_LENGTH = 4
-"""Shorter values ("M", an age) stand in every file by chance, so a hit would mean nothing."""
+"""Smallest length in characters: shorter values ("M", an age) occur in every file by chance."""
 
 MIN_BYTES = 6
-"""Bytes in UTF-8 of a value that is shorter but has beyond-ASCII characters, such as a Chinese surname."""
+"""Smallest length in UTF-8 bytes of a shorter value with non-ASCII characters, such as a Chinese surname."""
 
 MIN_FOLDED_LENGTH = 6
-"""Bytes from which upper and lower case may be mixed at will; shorter ones would hit compressed data."""
+"""Smallest length at which case is ignored; shorter values would be found in compressed data by chance."""
 
 
 def is_too_short(value: str) -> bool:
-    """Tell whether a value is too short for a hit to mean anything."""
+    """Return whether a value is too short for a hit to be evidence."""
     return len(value) < MIN_LENGTH and len(value.encode("utf-8", "surrogatepass")) < MIN_BYTES
 
 
 def spellings(value: str) -> dict[bytes, str]:
     """Return {bytes: name of the encoding} for a value in its usual upper and lower case forms.
 
-    Forms with an accent are given composed and decomposed (Unicode NFC and NFD). A value of ASCII that is
-    long enough to be searched in any mixture of cases is given in lower case alone.
+    Accented forms are given composed and decomposed (Unicode NFC and NFD). An ASCII value that is long enough
+    to be searched without regard to case is given in lower case only.
     """
     if value.isascii() and len(value) >= MIN_FOLDED_LENGTH:
         forms = {value.lower()}
@@ -45,10 +45,10 @@ def spellings(value: str) -> dict[bytes, str]:
 
 
 def _encoded(text: str, encoding: str) -> set[bytes]:
-    """Return a text's bytes, none if it cannot be written so.
+    """Return the encoded forms of a text, none if it cannot be encoded.
 
-    Bytes of a file name that are no UTF-8 are surrogates in it (PEP 383). They may stand in a file as those
-    bytes, or as the surrogates.
+    Bytes of a file name that are not UTF-8 are surrogates in the text (PEP 383). A file may contain them as
+    these bytes, or as the surrogates.
     """
     found: set[bytes] = set()
     for surrogates in ("strict",) if text.isascii() else ("surrogateescape", "surrogatepass"):

@@ -1,17 +1,17 @@
-"""Parts of longer texts that identify by themselves: record and telephone numbers, dates, streets, words.
+"""Parts of longer texts that are identifying by themselves: numbers, dates, streets, words.
 
-Searched for are, of a text that is more than one of these:
+The following parts of a text are searched for separately:
 
-- numbers of at least 6 digits (`MRN-55015319` gives `55015319`), leading zeros not counted,
-  and not those of UIDs, fractions and digests;
-- telephone numbers of 7 to 15 digits, as they stand and as digits alone;
-- dates, in all usual spellings;
-- streets with a house number, by the usual words for a street in seven languages;
-- of institutions, addresses and comments also each word of at least 6 letters that has a capital; not the
-  general ones (`Hospital`).
+- numbers of at least 6 digits without leading zeros (`MRN-55015319` gives `55015319`), except those of UIDs,
+  fractions and digests;
+- telephone numbers of 7 to 15 digits, as written and as digits alone;
+- dates, in all usual formats;
+- streets with a house number, recognised by the usual words for a street in seven languages;
+- in institutions, addresses and comments: words of at least 6 letters with a capital, except general ones
+  (`Hospital`).
 
-Not searched for by themselves are other words of a comment, shorter numbers, words of other texts, and
-streets that are called unlike a street.
+Other words of a comment, shorter numbers, words of other texts, and streets without a word for a street are
+not searched for separately.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _GENERAL = frozenset(
 
 
 def number_pieces(attribute: str, text: str) -> Iterator[Piece]:
-    """Yield the numbers, telephone numbers, dates and streets within a text that is more than a number."""
+    """Yield the numbers, telephone numbers, dates and streets in a text that is not just a number."""
     text = text[:_MAX_TEXT]
     if text.isdigit() or not any(letter.isdigit() for letter in text):
         return
@@ -66,7 +66,7 @@ def number_pieces(attribute: str, text: str) -> Iterator[Piece]:
             yield Piece(attribute, DATE, day)
     digests = [match.span() for match in _DIGEST.finditer(text)]
     for match in list(_NUMBER.finditer(text))[:_MAX_PARTS]:
-        # With fewer digits behind its zeros it is a place in some list (000012), as our own files have too.
+        # With fewer digits after leading zeros it is an index (000012), as in our own file names.
         if len(match.group().lstrip("0")) < _LEAST_NUMBER:
             continue
         if not any(start <= match.start() < end for start, end in digests):
@@ -84,7 +84,7 @@ def number_pieces(attribute: str, text: str) -> Iterator[Piece]:
 
 
 def word_pieces(attribute: str, text: str) -> Iterator[Piece]:
-    """Yield the long words with a capital of a text that is more than one word."""
+    """Yield the long words with a capital in a text of more than one word."""
     words = _WORD.findall(text[:_MAX_TEXT])
     for word in words[:_MAX_PARTS] if len(words) > 1 else ():
         if len(word) >= _LONG_WORD and word != word.lower() and word.lower() not in _GENERAL:
@@ -92,7 +92,7 @@ def word_pieces(attribute: str, text: str) -> Iterator[Piece]:
 
 
 def _days(text: str) -> set[str]:
-    """Return the days that a date in digits may mean: the day or the month first."""
+    """Return the possible days of a date in digits, with the day or the month first."""
     first, second, third = re.split(r"[-./:]", text)
     if len(first) == 4:
         return {found for found in [find_date(first + second + third)] if found}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
 Values = dict[str, Any]
 """Keyword -> value: numbers as a tuple, text as one stripped string, sequences as a list of data sets."""
@@ -19,8 +20,6 @@ Values = dict[str, Any]
 WANTED: Mapping[int, tuple[str, str]] = {
     0x00080016: ("SOPClassUID", "UI"),
     0x00080060: ("Modality", "CS"),
-    0x00100040: ("PatientSex", "CS"),
-    0x00101010: ("PatientAge", "AS"),
     0x00181164: ("ImagerPixelSpacing", "DS"),
     0x00181600: ("ShutterShape", "CS"),
     0x00181602: ("ShutterLeftVerticalEdge", "IS"),
@@ -30,7 +29,6 @@ WANTED: Mapping[int, tuple[str, str]] = {
     0x00181610: ("CenterOfCircularShutter", "IS"),
     0x00181612: ("RadiusOfCircularShutter", "IS"),
     0x00181620: ("VerticesOfThePolygonalShutter", "IS"),
-    0x00185101: ("ViewPosition", "CS"),
     0x00280002: ("SamplesPerPixel", "US"),
     0x00280004: ("PhotometricInterpretation", "CS"),
     0x00280006: ("PlanarConfiguration", "US"),
@@ -70,6 +68,7 @@ WANTED: Mapping[int, tuple[str, str]] = {
     0x7FE00008: ("FloatPixelData", "OF"),
     0x7FE00009: ("DoubleFloatPixelData", "OD"),
     0x7FE00010: ("PixelData", "OB or OW"),
+    **{kept.tag: (kept.keyword, kept.vr) for kept in SCAN_ATTRIBUTES.values() if kept.keyword},
 }
 # fmt: on
 """Tag -> (keyword, value representation) of all that is ever taken from a header, beside the manifest's

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.sources.base import BEYOND_BITS, DicomOptions, Scan, ScanTask, sex_code
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
+from pipeline.sources.base import BEYOND_BITS, DicomOptions, Scan, ScanTask
 from pipeline.sources.dicom.bits import Stored
 from pipeline.sources.dicom.display import Shown, chain_of, show
 from pipeline.sources.dicom.frames import frame_values
@@ -17,7 +18,6 @@ from pipeline.sources.dicom.layout import GREY, chosen_frames, layout_of
 from pipeline.sources.dicom.parse import parse
 from pipeline.sources.dicom.pixels import decoded_frames
 from pipeline.sources.dicom.shutter import empty_pixels
-from pipeline.sources.tables.attributes import VIEWS
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
 
@@ -37,11 +37,11 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         ScanRefusedError: not DICOM, no image, colourful, several frames, too large, corrupt, or compressed in
             a way that no installed decoder reads.
     """
-    rule = task.rule
+    rule, options = task.rule, task.rule.read_with(DicomOptions)
     digest = hashlib.sha256(data).hexdigest()
-    header = parse(data, rule.patient_tag, headless=rule.dicom.headless)
+    header = parse(data, rule.patient_tag, headless=options.headless)
     about = _about(header.values, task)
-    for index, shown, is_colour in displayed(header, rule.dicom):
+    for index, shown, is_colour in displayed(header, options):
         spacing, aspect = _spacing(frame_values(header, index))
         yield Scan(
             pixels=shown.pixels,
@@ -49,7 +49,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
             sha256=digest,
             spacing_mm=spacing,
             pixel_aspect=aspect * task.pixel_aspect,
-            frame=index + 1 if rule.dicom.frames == "each" else None,
+            frame=index + 1 if options.frames == "each" else None,
             flags=(BEYOND_BITS,) if shown.beyond else (),
             **about,
         )
@@ -61,8 +61,8 @@ def read_patient(task: ScanTask, data: bytes) -> str | None:
     Raises:
         ScanRefusedError: not a readable DICOM file.
     """
-    tag = task.rule.patient_tag
-    return _patient(parse(data, tag, headless=task.rule.dicom.headless).values, tag) or None
+    tag, options = task.rule.patient_tag, task.rule.read_with(DicomOptions)
+    return _patient(parse(data, tag, headless=options.headless).values, tag) or None
 
 
 def displayed(header: Header, options: DicomOptions) -> Iterator[tuple[int, Shown, bool]]:
@@ -102,13 +102,12 @@ def _patient(values: Values, keyword: str) -> str:
 def _about(values: Values, task: ScanTask) -> dict[str, Any]:
     """Return what is the same for all frames of a file."""
     modality = str(values.get("Modality", "")).upper()
-    view = str(values.get("ViewPosition", "")).upper()
-    age = task.age_years
     found: dict[str, Any] = {
         "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
-        "view": task.view or (view if view in VIEWS else ""),
-        "sex": task.sex or sex_code(values.get("PatientSex", "")),
-        "age_years": age if age is not None else _years(str(values.get("PatientAge", ""))),
+        "attributes": tuple(
+            known or attribute.from_header(str(values.get(attribute.keyword, "")))
+            for known, attribute in zip(task.attributes, SCAN_ATTRIBUTES.values(), strict=True)
+        ),
     }
     if task.rule.patient_tag:
         found["patient"] = _patient(values, task.rule.patient_tag)
@@ -126,12 +125,3 @@ def _spacing(values: Values) -> tuple[float | None, float]:
     if len(ratio) == 2 and 0 < ratio[0] < 2**31 and 0 < ratio[1] < 2**31 and 0.1 < ratio[1] / ratio[0] < 10:
         return None, ratio[1] / ratio[0]
     return None, 1.0
-
-
-def _years(text: str) -> float | None:
-    """Return the years of a DICOM age string (PS3.5 AS: nnnD, nnnW, nnnM, nnnY)."""
-    text = text.upper()
-    per_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
-    if len(text) != 4 or not (text.isascii() and text[:3].isdigit()) or text[3] not in per_year:
-        return None
-    return int(text[:3]) / per_year[text[3]]

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from pipeline.errors import ScanRefusedError
+from pipeline.scan_attributes import SCAN_ATTRIBUTES
 from pipeline.sources.dicom.deflate import inflate
 from pipeline.sources.dicom.header import (
     BIG_ENDIAN,
@@ -29,8 +30,8 @@ MAX_UNCOUNTED_BYTES = 4 * 2**20
 """Largest deflated data set that pydicom unpacks itself: one without a plain file meta information."""
 
 _DISPENSABLE = {
-    "Modality", "PatientSex", "PatientAge", "ImagerPixelSpacing", "ViewPosition", "PixelSpacing",
-    "PixelAspectRatio", "SOPClassUID", "PlanarConfiguration",
+    "Modality", "ImagerPixelSpacing", "PixelSpacing", "PixelAspectRatio", "SOPClassUID",
+    "PlanarConfiguration", *(kept.keyword for kept in SCAN_ATTRIBUTES.values()),
 }  # fmt: skip
 """Attributes that may be unreadable without making the image so."""
 

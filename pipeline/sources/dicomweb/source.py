@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pipeline.errors import DataError
+from pipeline.manifest import Manifest
 from pipeline.manifest.addresses import expand_url
-from pipeline.manifest.model import DicomWebSource, Manifest
+from pipeline.manifest.kinds.dicomweb import DicomWebSource
 from pipeline.manifest.web_access import WebAccess
-from pipeline.sources.base import ReadRule, source_prefix
+from pipeline.sources.base import Asked, ReadRule, source_prefix
 from pipeline.sources.folders import Listing, list_entries
 from pipeline.sources.read_rules import dicom_options, patient_tag
 from pipeline.sources.stores import open_store
 
 
-def list_server(manifest: Manifest, source: DicomWebSource, number: int) -> Listing:
+def list_server(manifest: Manifest, source: DicomWebSource, number: int, asked: Asked) -> Listing:
     """Ask a server for the instances of a source, and list them in sorted order of their names.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the source's rules.
         number: position of the source in the manifest.
+        asked: nothing here depends on it.
 
     Raises:
         ManifestError: a variable is not set, a column is missing, a filter is no DICOM attribute.
@@ -39,8 +41,8 @@ def list_server(manifest: Manifest, source: DicomWebSource, number: int) -> List
         patient_tag=patient_tag(source, at),
         prefix=source_prefix(number),
         store="dicomweb",
-        dicom=dicom_options(source),
         web=access,
+        options=dicom_options(source),
     )
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:

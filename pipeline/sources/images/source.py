@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import Scan, ScanTask, check_size
+from pipeline.sources.base import ImageOptions, Scan, ScanTask, check_size
 from pipeline.sources.images.data import check_png, check_tiff
 from pipeline.sources.images.jpeg_scans import scans_of, with_foreign_bytes, without_end
 from pipeline.sources.images.modes import (
@@ -49,7 +49,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     # Its debug log quotes the values of tags, such as an image's description.
     logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
-    luma = task.rule.colour == "grey"
+    luma = task.rule.read_with(ImageOptions).colour == "grey"
     picture = (_whole_jpeg if data[:2] == _JPEG else _decoded)(data, luma=luma)
     yield Scan(
         pixels=picture.pixels,
@@ -57,9 +57,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
         sha256=hashlib.sha256(data).hexdigest(),
         source_format=picture.kind,
         pixel_aspect=1 / task.pixel_aspect if picture.on_its_side else task.pixel_aspect,
-        sex=task.sex,
-        age_years=task.age_years,
-        view=task.view,
+        attributes=task.attributes,
     )
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import DataError
+from pipeline.manifest import Manifest
 from pipeline.manifest.label_rules import PublishedRule
-from pipeline.manifest.model import Manifest
 from pipeline.manifest.rules import NAME_PATTERN
 from pipeline.sources.tables.rows import ScanRow, file_key, folder_of
 from pipeline.sources.tables.tables import CONFLICT, DISAGREE

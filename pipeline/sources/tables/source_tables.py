@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.manifest.model import Manifest, ScanRules
+from pipeline.manifest import Manifest
+from pipeline.manifest.kinds.scan_rules import ScanRules
 from pipeline.manifest.table_rules import Join, TableRule
 from pipeline.sources.tables.rows import key_finder
 from pipeline.sources.tables.tables import SEVERAL, ScanTable

@@ -21,15 +21,18 @@ from pipeline.distributed.process_group import Ranks
 from pipeline.errors import TrainingError, UsageError
 from pipeline.storage import make_private_directory
 from pipeline.train.batches import BatchPlan
+from pipeline.train.latent.settings import LatentSettings
 from pipeline.train.machine_plan import MachinePlan, shared_cores
+from pipeline.train.parts import RuntimeSettings
 from pipeline.train.prefetch import Feed, Gather
 from pipeline.train.report import Report, open_report
-from pipeline.train.settings import TrainSettings
-from pipeline.train.state import TrainingState
+from pipeline.train.state import TrainingState, kept_words
 
 FOLDER_NAME = "autoencoder"
 REPORT_EVERY_STEPS = 10
 EMA_LENGTH = 0.10
+LARGEST_GRADIENT = 1.0
+"""Norm to which a step's gradient is clipped."""
 
 
 class AutoencoderTrainer:
@@ -41,9 +44,10 @@ class AutoencoderTrainer:
         cohort: the cohort; only its train split is shown.
         folder: the checkpoint directory; states and progress go into `autoencoder/` in it (private). None on
             every process but the first.
-        settings: training settings.
+        latent: of the autoencoder.
         plan: device, threads and arithmetic, as chosen for the denoiser.
         ranks: the processes that train together.
+        runtime: when to save, and what else is asked of the machine.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
 
@@ -55,17 +59,18 @@ class AutoencoderTrainer:
         self,
         cohort: Cohort,
         folder: Path | None,
-        settings: TrainSettings,
+        latent: LatentSettings,
         plan: MachinePlan,
         ranks: Ranks,
         *,
+        runtime: RuntimeSettings,
         seed: int,
         inputs_digest: str,
     ) -> None:
-        self.cohort, self.settings, self.latent = cohort, settings, settings.latent
+        self.latent, self.schedule, self.runtime = latent, latent.schedule, runtime
         self.folder = None if folder is None else make_private_directory(folder / FOLDER_NAME)
         self.ranks, self.seed = ranks, seed
-        self.cores = shared_cores(plan, settings)
+        self.cores = shared_cores(plan, runtime)
         if self.latent.batch_size < ranks.size:
             raise UsageError(
                 f"{ranks.size} processes cannot share a step of {self.latent.batch_size} scans",
@@ -73,7 +78,7 @@ class AutoencoderTrainer:
                 value=ranks.size,
                 remedy="Start fewer processes, or raise train.latent.batch_size.",
             )
-        spec = settings.latent.autoencoder_spec(cohort.info.image_size)
+        spec = latent.autoencoder_spec(cohort.info.image_size)
         self.autoencoder = Autoencoder(spec, seed=stream_seed(seed, "autoencoder weights"))
         self.autoencoder.to(plan.device).train()
         self.working = NarrowCopy(self.autoencoder, plan.precision)
@@ -86,7 +91,6 @@ class AutoencoderTrainer:
             cohort,
             batch_size=self.latent.batch_size,
             class_balance=0.0,
-            horizontal_flip=False,
             seed=stream_seed(seed, "autoencoder batches"),
         )
         self.feed = Feed(_gather(cohort, self.batches, self.share), plan.device)
@@ -131,7 +135,9 @@ class AutoencoderTrainer:
                     self._require_finite(report, step)
                 if at_report:
                     report.write(
-                        step=step, images=step * latent.batch_size, learning_rate=self._rate(step - 1)
+                        step=step,
+                        images=step * latent.batch_size,
+                        learning_rate=self.schedule.learning_rate_at(step - 1),
                     )
                 if save:
                     self.state.save(step)
@@ -139,7 +145,7 @@ class AutoencoderTrainer:
         self.state.finish()
         # Process 0 alone keeps the average.
         averaged = self.ema.models[EMA_LENGTH]
-        self.ranks.same_tensors(list(averaged.state_dict().values()))
+        self.ranks.broadcast_tensors(list(averaged.state_dict().values()))
         return averaged
 
     def step(self, step: int) -> torch.Tensor:
@@ -169,8 +175,8 @@ class AutoencoderTrainer:
         if self.gradient_sum is not None:
             with self.ranks.exchange():
                 total = self.gradient_sum.add_up(total)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.latent.gradient_clip)
-        self.optimizer.step(self._rate(step))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+        self.optimizer.step(self.schedule.learning_rate_at(step))
         self.working.clear_gradients()
         self.working.take_weights()
         if self.ranks.is_main:
@@ -185,33 +191,22 @@ class AutoencoderTrainer:
                 raise
         raise TrainingError(
             f"there is not enough memory for {self.latent.batch_size} scans a step of the autoencoder; "
-            f"{_kept(self.state.saved_step)}",
+            f"{kept_words(self.state.saved_step)}",
             field="train.latent.batch_size",
             value=self.latent.batch_size,
             remedy="Lower it, or take smaller train.latent.channels or a larger train.latent.patch_size.",
         )
 
-    def _rate(self, step: int) -> float:
-        latent = self.latent
-        if step < latent.warmup_steps:
-            return latent.learning_rate * (step + 1) / latent.warmup_steps
-        share = (step - latent.warmup_steps) / max(latent.num_steps - latent.warmup_steps, 1)
-        return latent.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
-
     def _is_due(self, step: int, seconds: float) -> bool:
-        settings = self.settings
-        return self.folder is not None and (
-            step == self.latent.num_steps
-            or seconds >= settings.checkpoint_every_seconds
-            or (settings.checkpoint_every_steps > 0 and step % settings.checkpoint_every_steps == 0)
-        )
+        last = step == self.latent.num_steps
+        return self.folder is not None and (last or self.runtime.save_is_due(step, seconds))
 
     def _require_finite(self, report: Report, step: int) -> None:
         if math.isfinite(report.loss_sum):
             return
         raise TrainingError(
             f"the autoencoder's loss or its gradient is not finite by step {step}; "
-            f"{_kept(self.state.saved_step)}",
+            f"{kept_words(self.state.saved_step)}",
             field="train.latent.learning_rate",
             value=self.latent.learning_rate,
             remedy="Lower it, lengthen train.latent.warmup_steps, or set train.precision=fp32.",
@@ -220,8 +215,4 @@ class AutoencoderTrainer:
 
 def _gather(cohort: Cohort, batches: BatchPlan, share: slice) -> Gather:
     """Return what reads a process's scans (n, 1, H, W) of a step."""
-    return lambda step: (cohort.images(batches.batch(step).rows[share]),)
-
-
-def _kept(saved_step: int) -> str:
-    return f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
+    return lambda step: (cohort.images(batches.rows(step)[share]),)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from models.latent.autoencoder import Autoencoder
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import DataError, TrainingError
@@ -35,7 +36,7 @@ def weights_digest(autoencoder: Autoencoder) -> str:
     return digest.hexdigest()
 
 
-def encode_rows(autoencoder: Autoencoder, cohort: Cohort, rows: npt.NDArray[np.int64]) -> Moments:
+def encode_rows(autoencoder: Autoencoder, cohort: Cohort, rows: Ints) -> Moments:
     """Return the moments of cohort rows, on the autoencoder's device, as they are stored.
 
     Raises:
@@ -72,7 +73,7 @@ def encode_cohort(
         DataError: a process does not see the shards of another.
     """
     rows = cohort.rows("train")
-    home = Path(ranks.same(None if folder is None else str(_prepare(folder, autoencoder, cohort))))
+    home = Path(ranks.broadcast(None if folder is None else str(_prepare(folder, autoencoder, cohort))))
     shape = (2 * autoencoder.spec.latent_channels, *autoencoder.spec.latent_size)
     parts = [rows[first : first + SHARD_ROWS] for first in range(0, len(rows), SHARD_ROWS)]
     missing = [
@@ -81,7 +82,7 @@ def encode_cohort(
         if _open(home / shard_name(number), (len(part), *shape)) is None
     ]
     # What one process sees, all go by: another may look when a shard has just appeared.
-    missing = ranks.same(missing)
+    missing = ranks.broadcast(missing)
     mine = [number for number in missing if number % ranks.size == ranks.rank]
     with _progress(parts, missing, mine, ranks) as progress:
         for number in mine:
@@ -125,7 +126,7 @@ class MomentShards:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def take(self, places: npt.NDArray[np.int64]) -> Moments:
+    def take(self, places: Ints) -> Moments:
         """Return the moments at `places` (counted in the train split), (n, 2 C, h, w), as a new array."""
         out = np.empty((len(places), *self.shape), dtype=np.float16)
         owner = np.searchsorted(self._starts, places, side="right") - 1
@@ -173,7 +174,7 @@ def _prepare(folder: Path, autoencoder: Autoencoder, cohort: Cohort) -> Path:
 
 @contextlib.contextmanager
 def _progress(
-    parts: list[npt.NDArray[np.int64]], missing: list[int], mine: list[int], ranks: Ranks
+    parts: list[Ints], missing: list[int], mine: list[int], ranks: Ranks
 ) -> Iterator[Progress | None]:
     """Show what process 0 has to encode; the others encode as much beside it."""
     if not ranks.is_main:
@@ -185,9 +186,7 @@ def _progress(
         yield progress
 
 
-def _encode_part(
-    autoencoder: Autoencoder, cohort: Cohort, rows: npt.NDArray[np.int64], progress: Progress | None
-) -> Moments:
+def _encode_part(autoencoder: Autoencoder, cohort: Cohort, rows: Ints, progress: Progress | None) -> Moments:
     parts: list[Moments] = []
     for first in range(0, len(rows), 64):
         parts.append(encode_rows(autoencoder, cohort, rows[first : first + 64]))

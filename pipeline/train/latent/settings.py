@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config import Settings
 from pipeline.errors import DataError
+from pipeline.train.parts import ScheduleSettings
 
 if TYPE_CHECKING:
     from models.latent.autoencoder_spec import AutoencoderSpec
@@ -38,7 +39,6 @@ class LatentSettings(Settings):
     batch_size: int = Field(8, ge=1, le=65_536, description="scans a step of the autoencoder")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate; falls along a cosine")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of one step's gradient")
     gradient_weight: float = Field(
         1.0,
         ge=0,
@@ -51,6 +51,16 @@ class LatentSettings(Settings):
         le=1000,
         description="weight of the mean KL divergence of a latent value from the unit normal",
     )
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        """How many steps there are, and how large each of them is."""
+        return ScheduleSettings(
+            num_steps=self.num_steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+        )
 
     @model_validator(mode="after")
     def _autoencoder_fits(self) -> LatentSettings:

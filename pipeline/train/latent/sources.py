@@ -13,15 +13,17 @@ from torch import Tensor
 
 from models.checkpoint import load_into, read_tensors, write_tensors
 from models.latent.autoencoder import Autoencoder, freeze_autoencoder, sample_latents
+from pipeline.arrays import Ints
 from pipeline.artifacts.checkpoint import AUTOENCODER_NAME
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.process_group import Ranks
 from pipeline.storage import storage_errors
-from pipeline.train.batches import Batch, as_they_are, load_images, require_usable
+from pipeline.train.batches import require_usable
 from pipeline.train.latent.autoencoder import AutoencoderTrainer
 from pipeline.train.latent.moments import MomentShards, encode_cohort, encode_rows
+from pipeline.train.latent.settings import LatentSettings
 from pipeline.train.machine_plan import MachinePlan
-from pipeline.train.settings import TrainSettings
+from pipeline.train.parts import RuntimeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +36,13 @@ class PixelSource:
     def __init__(self, cohort: Cohort) -> None:
         self._cohort = cohort
 
-    def read(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Return the images (N, 1, H, W) of a batch, in [-1, 1].
+    def read(self, rows: Ints) -> npt.NDArray[np.float32]:
+        """Return the images (N, 1, H, W) of cohort rows, in [-1, 1].
 
         Raises:
             DataError: an image holds values that are not finite or lie outside [-1, 1].
         """
-        images = load_images(self._cohort, batch)
+        images = self._cohort.images(rows)
         require_usable(images)
         return images
 
@@ -48,9 +50,9 @@ class PixelSource:
         """Return what `read` gave, once on the device: images need nothing more."""
         return read
 
-    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def expected(self, rows: Ints) -> Tensor:
         """Return the images (N, 1, H, W) of cohort rows, on the CPU."""
-        return torch.from_numpy(self.read(as_they_are(rows)))
+        return torch.from_numpy(self.read(rows))
 
 
 class LatentSource:
@@ -71,15 +73,8 @@ class LatentSource:
         self._encoder = autoencoder
         self._rows = cohort.rows("train")
 
-    def read(self, batch: Batch) -> npt.NDArray[np.float16]:
-        """Return the moments (N, 2 C, h, w) of a batch; rows outside the train split are encoded now.
-
-        Raises:
-            ValueError: a scan is to be mirrored, which stored moments cannot be.
-        """
-        if batch.flipped.any():
-            raise ValueError("latents cannot be mirrored")
-        rows = batch.rows
+    def read(self, rows: Ints) -> npt.NDArray[np.float16]:
+        """Return the moments (N, 2 C, h, w) of cohort rows; those outside the train split are encoded now."""
         places = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
         if np.array_equal(self._rows[places], rows):
             return self._shards.take(places)
@@ -98,19 +93,21 @@ class LatentSource:
         noise = torch.randn((count, *mean.shape[1:]), generator=generator, device=mean.device)[share]
         return self._encoder.normalise(sample_latents(mean, logvar, noise))
 
-    def expected(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def expected(self, rows: Ints) -> Tensor:
         """Return the expected latents (N, C, h, w) of cohort rows, normalised, on the training device."""
-        read = torch.from_numpy(self.read(as_they_are(rows))).to(self._encoder.scale.device)
+        read = torch.from_numpy(self.read(rows)).to(self._encoder.scale.device)
         return self._encoder.normalise(read.float().chunk(2, dim=1)[0])
 
 
 def open_source(
     cohort: Cohort,
     folder: Path | None,
-    settings: TrainSettings,
+    latent: LatentSettings,
     plan: MachinePlan,
     ranks: Ranks,
     *,
+    runtime: RuntimeSettings,
+    sigma_data: float,
     seed: int,
     inputs_digest: str,
 ) -> PixelSource | LatentSource:
@@ -122,9 +119,11 @@ def open_source(
         cohort: the cohort.
         folder: the checkpoint directory, which gets `autoencoder.safetensors` in latent mode; None on every
             process but the first.
-        settings: training settings.
+        latent: of the autoencoder, and whether there is one.
         plan: device, threads and arithmetic.
         ranks: the processes that train together.
+        runtime: what is asked of the machine.
+        sigma_data: standard deviation that latents are scaled to.
         seed: run seed.
         inputs_digest: digest of the run's inputs.
 
@@ -132,25 +131,25 @@ def open_source(
         DataError: the latents of such small scans would be too small.
         TrainingError: the autoencoder's loss or latents are no longer finite.
     """
-    if not settings.latent.enabled:
+    if not latent.enabled:
         return PixelSource(cohort)
-    spec = settings.latent.autoencoder_spec(cohort.info.image_size)
+    spec = latent.autoencoder_spec(cohort.info.image_size)
     header = {"autoencoder": spec.to_dict(), "inputs_digest": inputs_digest}
     autoencoder = Autoencoder(spec)
     path = None if folder is None else folder / AUTOENCODER_NAME
-    finished = ranks.same(path is not None and _load_finished(path, autoencoder, header))
+    finished = ranks.broadcast(path is not None and _load_finished(path, autoencoder, header))
     if finished:
         autoencoder.to(plan.device)
-        ranks.same_tensors(list(autoencoder.state_dict().values()))
+        ranks.broadcast_tensors(list(autoencoder.state_dict().values()))
     else:
         trainer = AutoencoderTrainer(
-            cohort, folder, settings, plan, ranks, seed=seed, inputs_digest=inputs_digest
+            cohort, folder, latent, plan, ranks, runtime=runtime, seed=seed, inputs_digest=inputs_digest
         )
         autoencoder = trainer.run()
     shards = encode_cohort(freeze_autoencoder(autoencoder), cohort, folder, ranks)
     if not finished:
         # The same on every process: all read the same shards.
-        autoencoder.set_scaling(*shards.statistics(), target_std=settings.sigma_data)
+        autoencoder.set_scaling(*shards.statistics(), target_std=sigma_data)
         if path is not None:
             with storage_errors(path):
                 write_tensors(path, autoencoder.state_dict(), header)

@@ -15,9 +15,9 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.guarantee import DifferentialPrivacy, require_opacus
 from pipeline.errors import DataError, UsageError
 from pipeline.storage import make_private_directory, write_text
+from pipeline.train.parts import ScheduleSettings
 from pipeline.train.private.patients import train_patients
 from pipeline.train.private.settings import PrivateSettings
-from pipeline.train.settings import TrainSettings
 from pipeline.train.state import FOLDER_NAME
 
 if TYPE_CHECKING:
@@ -77,45 +77,47 @@ class PrivacyBudget:
             return float(accountant.get_epsilon(delta=self.delta))
 
 
-def make_budget(cohort: Cohort, folder: Path, settings: TrainSettings) -> PrivacyBudget | None:
+def make_budget(
+    cohort: Cohort, folder: Path, asked: PrivateSettings, schedule: ScheduleSettings
+) -> PrivacyBudget | None:
     """Return the budget of a private training, or None where none was asked for.
 
     Args:
         cohort: the cohort to learn from.
         folder: the checkpoint directory, where the secret is kept until the training is done.
-        settings: training settings.
+        asked: the guarantee that was asked for.
+        schedule: how many steps there are, of how many patients each.
 
     Raises:
         UsageError: Opacus is not installed, or the budget cannot be kept by any amount of noise.
         DataError: a step would see more patients than there are.
     """
-    asked = settings.dp
     if asked.epsilon is None:
         return None
     require_opacus(asked.epsilon)
     from opacus.accountants.utils import get_noise_multiplier
 
     count = len(train_patients(cohort))
-    if settings.batch_size > count:
+    if schedule.batch_size > count:
         raise DataError(
-            f"a step would see {settings.batch_size} patients of {count}",
+            f"a step would see {schedule.batch_size} patients of {count}",
             field="train.batch_size",
-            value=settings.batch_size,
+            value=schedule.batch_size,
             remedy=f"Set train.batch_size to {count} or less.",
         )
-    rate, delta = settings.batch_size / count, _delta(asked, count)
+    rate, delta = schedule.batch_size / count, _delta(asked, count)
     try:
         with _opacus_silent():
             noise = get_noise_multiplier(
                 target_epsilon=asked.epsilon,
                 target_delta=delta,
                 sample_rate=rate,
-                steps=settings.num_steps,
+                steps=schedule.num_steps,
                 accountant="rdp",
             )
     except ValueError as error:
         raise UsageError(
-            f"no amount of noise keeps {settings.num_steps} steps within epsilon {asked.epsilon} at delta "
+            f"no amount of noise keeps {schedule.num_steps} steps within epsilon {asked.epsilon} at delta "
             f"{delta:.1e}",
             field="train.dp.epsilon",
             value=asked.epsilon,
@@ -124,7 +126,7 @@ def make_budget(cohort: Cohort, folder: Path, settings: TrainSettings) -> Privac
     logger.info(
         "private training: noise multiplier %.2f, %.1f of %d patients a step expected",
         noise,
-        settings.batch_size,
+        schedule.batch_size,
         count,
     )
     return PrivacyBudget(

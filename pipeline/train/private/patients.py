@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import PATIENTS_NAME, Cohort
 
 
-def train_patients(cohort: Cohort) -> list[npt.NDArray[np.int64]]:
+def train_patients(cohort: Cohort) -> list[Ints]:
     """Return the train rows of each patient, in a fixed order; without patient ids each scan is its own."""
     rows = cohort.rows("train")
     if cohort.info.has_patient_ids and not (cohort.folder / PATIENTS_NAME).is_file():

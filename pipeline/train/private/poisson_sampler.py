@@ -7,32 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.noise import stream_seed
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
-from pipeline.train.batches import Batch, BatchPlan
+from pipeline.train.batches import BatchPlan
+from pipeline.train.parts import ScanSettings
 from pipeline.train.private.patients import train_patients
-from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from pipeline.train.private.budget import PrivacyBudget
 
 
 def draw_of(
-    cohort: Cohort, settings: TrainSettings, seed: int, budget: PrivacyBudget | None
+    cohort: Cohort, scans: ScanSettings, batch_size: int, seed: int, budget: PrivacyBudget | None
 ) -> BatchPlan | PatientDraw:
     """Return what draws the scans of every step: batches, or patients by their own coins under a budget."""
     if budget is not None:
-        return PatientDraw(
-            cohort,
-            sample_rate=budget.sample_rate,
-            horizontal_flip=settings.horizontal_flip,
-            secret=budget.secret,
-        )
+        return PatientDraw(cohort, sample_rate=budget.sample_rate, secret=budget.secret)
     return BatchPlan(
         cohort,
-        batch_size=settings.batch_size,
-        class_balance=settings.class_balance,
-        balance_by=settings.balance_by,
-        horizontal_flip=settings.horizontal_flip,
+        batch_size=batch_size,
+        class_balance=scans.class_balance,
+        balance_by=scans.balance_by,
         seed=seed,
     )
 
@@ -46,23 +41,19 @@ class PatientDraw:
     Args:
         cohort: the cohort; rows of its train split are drawn.
         sample_rate: chance of each patient to be part of a step.
-        horizontal_flip: whether half of the scans are mirrored.
         secret: seed of the draws.
     """
 
-    def __init__(self, cohort: Cohort, *, sample_rate: float, horizontal_flip: bool, secret: int) -> None:
+    def __init__(self, cohort: Cohort, *, sample_rate: float, secret: int) -> None:
         patients = train_patients(cohort)
         self._sizes = np.array([len(rows) for rows in patients], dtype=np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._rows = np.concatenate(patients)
-        self._sample_rate, self._horizontal_flip, self._secret = sample_rate, horizontal_flip, secret
+        self._sample_rate, self._secret = sample_rate, secret
 
-    def batch(self, step: int) -> Batch:
-        """Return the scans of `step` (counted from 0)."""
+    def rows(self, step: int) -> Ints:
+        """Return the cohort rows of `step` (counted from 0)."""
         generator = np.random.Generator(np.random.PCG64(stream_seed(self._secret, "patients", step)))
         drawn = np.flatnonzero(generator.random(len(self._sizes)) < self._sample_rate)
         scan = generator.integers(self._sizes[drawn])
-        flipped = np.zeros(len(drawn), dtype=np.bool_)
-        if self._horizontal_flip:
-            flipped = generator.random(len(drawn)) < 0.5
-        return Batch(self._rows[self._starts[drawn] + scan], flipped)
+        return self._rows[self._starts[drawn] + scan]

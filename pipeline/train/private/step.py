@@ -13,11 +13,11 @@ from pipeline.train.latent.sources import LatentSource, PixelSource
 from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.private.budget import PrivacyBudget
 from pipeline.train.settings import TrainSettings
-from pipeline.train.step import Step
+from pipeline.train.step import TrainingStep
 from pipeline.train.timing import Timing
 
 
-class PrivateStep(Step):
+class PrivateStep(TrainingStep):
     """A step whose gradient is a sum of bounded shares of patients, and noise.
 
     Args:
@@ -30,6 +30,8 @@ class PrivateStep(Step):
         source: turns what was read into what is denoised.
         budget: how much noise.
     """
+
+    stratified = False
 
     def __init__(
         self,

@@ -83,7 +83,6 @@ VARIANTS = {
     ),
     "noisier levels (mean of ln sigma -0.6)": Variant(("train.sigma_mean=-0.6",)),
     "sigma_data of .35": Variant(("train.sigma_data=0.35",)),
-    "learned loss weighting": Variant(("train.loss_weighting=learned",)),
     "augmentation told to the network": Variant(("train.augment=0.15",)),
     "augmentation (.3), as the recipe has it": Variant(("train.augment=0.3",)),
     "no learning-rate decay": Variant(("train.learning_rate_decay=none",)),

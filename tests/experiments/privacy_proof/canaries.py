@@ -15,6 +15,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from models.privacy.pca import principal_components
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions, asked_conditions
@@ -28,8 +29,7 @@ from pipeline.privacy.membership.attack import (
     checkpoint_scores,
 )
 from pipeline.privacy.membership.release_attack import release_scores
-from pipeline.privacy.search.neighbours import Floats
-from pipeline.privacy.search.references import Ints, load_references, search_images
+from pipeline.privacy.search.references import load_references, search_images
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample import run_sample
 from pipeline.train import run_train

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import from_model_range
 from pipeline.privacy.audited_set import open_audited
 from pipeline.privacy.gate.planted_copies import POWER_KINDS, disguise
-from pipeline.privacy.search.references import Ints, search_images, shrink
+from pipeline.privacy.search.references import search_images, shrink
 from pipeline.privacy.search.views import Found, join_found
 from tests.experiments.privacy_proof.command import called
 from tests.experiments.privacy_proof.recall import image_to_image

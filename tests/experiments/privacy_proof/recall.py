@@ -22,13 +22,14 @@ from models.samplers import SAMPLERS, Denoise, at_level, sigma_schedule
 from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import from_model_range
-from pipeline.privacy.gate.filter import Calibration, clopper_pearson
+from pipeline.privacy.gate.filter import Calibration
 from pipeline.privacy.gate.gate import tune
 from pipeline.privacy.gate.planted_copies import KINDS, disguise
 from pipeline.privacy.search.embedding_cache import cohort_embedding
 from pipeline.privacy.search.references import References, load_references, shrink
 from pipeline.privacy.search.views import Views
 from pipeline.privacy.settings import AuditSettings
+from pipeline.wording.power import clopper_pearson
 from tests.experiments.privacy_proof.command import called
 from tests.experiments.privacy_proof.shares import head, tell
 

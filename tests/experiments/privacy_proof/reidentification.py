@@ -19,9 +19,10 @@ import torch
 from models.diffusion.augment import augment, draw_augmentation
 from models.privacy.copy_embedding import CopyEmbedding, train_on_pairs
 from models.privacy.matching import Alignments, coarse_similarity, flat_field
+from pipeline.arrays import Bools, Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.search.embedding_cache import cohort_embedding
-from pipeline.privacy.search.references import Bools, Ints, References, load_references
+from pipeline.privacy.search.references import References, load_references
 from pipeline.privacy.search.views import embed_flat
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort, CohortInfo
 from pipeline.artifacts.pixels import to_model_range, write_shard
 from pipeline.config import Settings
@@ -15,7 +15,6 @@ from pipeline.stage import open_stage
 from pipeline.storage import digest_of, write_json, write_npy, write_parquet
 
 ROWS_A_SHARD = 4096
-Ints = npt.NDArray[np.int64]
 
 
 class _NoSettings(Settings):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.gate.gate import isolation_cut, tune
 from pipeline.privacy.gate.set_tests import Plan, holm, run_tests
 from pipeline.privacy.search.embedding_cache import cohort_embedding
-from pipeline.privacy.search.references import Ints, load_references
+from pipeline.privacy.search.references import load_references
 from pipeline.privacy.search.views import VIEWS, Found, Views
 from pipeline.privacy.settings import AuditSettings
 

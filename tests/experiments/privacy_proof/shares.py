@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.privacy.gate.filter import clopper_pearson
+from pipeline.wording.power import clopper_pearson
 
 
 def head(of: str, share: str, *more: str) -> str:

@@ -89,7 +89,7 @@ def test_a_mask_file_is_taken_and_its_name_stays_out_of_a_release(
         (("--to", "ring", "--strength", "1.2"), 2, "edit.strength"),
         (("--to", "ring", "--mask", "0.5,0.5,0.2,0.9"), 2, "edit.mask"),
         (("--to", "ring", "--mask", "0.5,0.5,0.2"), 2, "--mask: no such file"),
-        (("--to", "ring", "--split", "holdout"), 2, "the privacy gate measures by it"),
+        (("--to", "ring", "--split", "holdout"), 2, "it is the privacy gate's control"),
         (("--to", "ring", "--sampler", "euler"), 2, "edit.sampler"),
     ],
 )

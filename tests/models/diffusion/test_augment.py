@@ -15,14 +15,14 @@ def smooth(count: int, height: int = 48, width: int = 48) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(-1, 1)
 
 
-def draw(count: int, probability: float, seed: int = 0, *, mirror: bool = False) -> torch.Tensor:
-    return draw_augmentation(count, probability, torch.Generator().manual_seed(seed), mirror=mirror)
+def draw(count: int, probability: float, seed: int = 0) -> torch.Tensor:
+    return draw_augmentation(count, probability, torch.Generator().manual_seed(seed))
 
 
 def test_features_are_zero_where_nothing_was_applied_and_such_scans_keep_every_bit() -> None:
     features = draw(400, 0.1)
     untouched = (features == 0).all(dim=1)
-    assert 0.45 < float(untouched.float().mean()) < 0.75  # 0.9^4 of the kinds that are not the mirror
+    assert 0.45 < float(untouched.float().mean()) < 0.75  # 0.9^4: four kinds
     images = smooth(400, 16, 16)
     moved = augment(images, features)
     assert torch.equal(moved[untouched], images[untouched])
@@ -32,33 +32,22 @@ def test_features_are_zero_where_nothing_was_applied_and_such_scans_keep_every_b
 
 @pytest.mark.parametrize("probability", [0.0, 0.15, 1.0])
 def test_each_kind_is_applied_as_often_as_asked(probability: float) -> None:
-    features = draw(4000, probability, mirror=True)
+    features = draw(4000, probability)
     assert features.shape == (4000, NUM_FEATURES)
-    share = (features != 0).float().mean(dim=0)
+    share = (features[:, 1:] != 0).float().mean(dim=0)
     torch.testing.assert_close(share, torch.full_like(share, probability), atol=0.03, rtol=0)
-    assert set(features[:, 0].tolist()) <= {0.0, 1.0}
-
-
-def test_nothing_is_mirrored_unless_asked() -> None:
-    assert not draw(200, 1.0)[:, 0].any()
+    assert not features[:, 0].any()
 
 
 @pytest.mark.parametrize("size", [(48, 48), (40, 56)])
 def test_an_augmentation_is_undone_by_its_inverse(size: tuple[int, int]) -> None:
     images = smooth(12, *size)
-    matrices = affine_matrices(draw(12, 1.0, mirror=True), size)
+    matrices = affine_matrices(draw(12, 1.0), size)
     back = warp(warp(images, matrices), torch.linalg.inv(matrices))
     # Away from the border, which an augmentation may push out of the image.
     inner = (slice(None), slice(None), slice(16, -16), slice(16, -16))
     assert float((back - images)[inner].abs().max()) < 0.03
     assert float((warp(images, matrices) - images)[inner].abs().mean()) > 0.05
-
-
-def test_a_mirror_alone_is_a_flip() -> None:
-    images = smooth(2)
-    features = torch.zeros(2, NUM_FEATURES)
-    features[:, 0] = 1.0
-    torch.testing.assert_close(augment(images, features), images.flip(-1), atol=1e-4, rtol=0)
 
 
 def test_a_shift_of_whole_pixels_moves_them_and_repeats_the_border() -> None:

@@ -70,8 +70,8 @@ def test_a_copied_state_goes_on_as_the_original(name: str) -> None:
         first.step(1e-2)
     two.load_state_dict(one.state_dict())
     second = Optimiser(two.named_parameters(), name=name, weight_decay=0.1)  # type: ignore[arg-type]
-    for own, tensor in second.moments().items():
-        tensor.copy_(first.moments()[own])
+    for own, tensor in second.tensors().items():
+        tensor.copy_(first.tensors()[own])
     second.set_step(3)
     for optimiser, denoiser in ((first, one), (second, two)):
         gradients(denoiser, 9)

@@ -153,5 +153,5 @@ def test_no_pair_of_train_images_is_no_blend() -> None:
 
 
 def test_an_image_too_small_for_halves_is_refused() -> None:
-    with pytest.raises(ValueError, match="no halves"):
+    with pytest.raises(ValueError, match="too small for a margin"):
         list(half_similarity(images(1, 8)[..., :7, :], images(1, 9)[..., :7, :], sigma=SIGMA))

@@ -55,7 +55,7 @@ def test_a_process_alone_needs_no_environment() -> None:
     with join_ranks() as ranks:
         assert ranks.is_main
         assert ranks.size == 1
-        assert ranks.same({"a": 1}) == {"a": 1}
+        assert ranks.broadcast({"a": 1}) == {"a": 1}
         ranks.wait_for_all()
 
 
@@ -113,12 +113,12 @@ def test_what_the_first_process_says_is_heard_by_all() -> None:
             "tensors = [torch.full((3, 2), float(ranks.rank + 1)), torch.tensor(float(ranks.rank))]",
             "ones = torch.ones(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)",
             "tensors.append(ones + ranks.rank)",
-            "ranks.same_tensors(tensors)",
+            "ranks.broadcast_tensors(tensors)",
             "assert [float(t.sum()) for t in tensors] == [6.0, 0.0, 120.0]",
             "assert tensors[2].is_contiguous(memory_format=torch.channels_last)",
-            "print(json.dumps(ranks.same(value)))",
+            "print(json.dumps(ranks.broadcast(value)))",
         )
-        + "\nwith join_ranks() as ranks:\n    assert ranks.same(ranks.rank) == 0\n"
+        + "\nwith join_ranks() as ranks:\n    assert ranks.broadcast(ranks.rank) == 0\n"
     )
     assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
     assert [json.loads(process.stdout) for process in done] == [said, said]

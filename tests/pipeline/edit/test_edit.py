@@ -222,7 +222,7 @@ def test_a_cohort_of_another_size_or_depth_is_refused(
 
 def test_a_selection_that_holds_nothing_is_refused(checkpoint: CheckpointRef, tmp_path: Path) -> None:
     discs = write_cohort(tmp_path / "cohort", num_scans=40, image_size=16, num_classes=1, seed=3)
-    with pytest.raises(UsageError, match="train split holds nothing of another class than 'disc'") as caught:
+    with pytest.raises(UsageError, match="train split holds no image of another class than 'disc'") as caught:
         run_edit(checkpoint, discs.path, tmp_path / "out", settings(to_class="disc", from_class=None), seed=0)
     assert caught.value.exit_code == 2
 
@@ -256,10 +256,10 @@ def test_sources_that_were_changed_are_refused(
     [
         ({"strength": 0.0}, "strength"),
         ({"strength": 1.5}, "strength"),
-        ({"split": "holdout"}, "the privacy gate measures by it"),
+        ({"split": "holdout"}, "it is the privacy gate's control"),
         ({"split": "everything"}, "train, val or test"),
         ({"mask": (0.5, 0.1, 0.4, 0.9)}, "x0 < x1"),
-        ({"mask": None, "sampler": "repaint"}, "name a mask"),
+        ({"mask": None, "sampler": "repaint"}, "set a mask"),
         ({"guidance_low": 2.0, "guidance_high": 1.0}, "guidance_low"),
         ({"shard_size": 7}, "shard_size"),
     ],

@@ -86,10 +86,10 @@ def test_no_effect_states_what_is_excluded_and_too_wide_an_interval_what_it_woul
     assert "An effect of more than 0.02 is excluded; one between -0.0100 and +0.0200" in narrow
     wide = conclude(HALF, {REAL: between(-0.22, 0.18, n=100)}).words
     # A half width of .2 is ten times .02: a hundred times the 100 scans.
-    assert "Anything from -0.2200 to +0.1800 may be true." in wide
-    assert "at least 10,000 test scans, of which there are 100." in wide
+    assert "The effect may be anything from -0.2200 to +0.1800." in wide
+    assert "at least 10,000 test scans; there are 100." in wide
     below = conclude(HALF, {REAL: between(-0.243, 0.0007, n=100)}).words
-    assert "The simultaneous 90 % interval lies below zero, the 95 % one does not." in below
+    assert "The simultaneous 90 % interval lies below zero; the 95 % interval does not." in below
 
 
 def test_every_real_only_arm_has_to_be_beaten():

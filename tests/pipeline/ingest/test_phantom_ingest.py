@@ -103,6 +103,7 @@ def test_a_task_carries_no_header_value_but_the_patient_id(cohort: Cohort) -> No
         value
         for task in listing.tasks[:10]
         for scan in [read_scan(task)]
-        for value in (scan.source_format, scan.view, scan.sex)
+        for value in (scan.source_format, *scan.attributes)
     }
-    assert shown <= {"dicom CR", "dicom DX", "nifti", "PA", "AP", "", "F", "M"}
+    bands = {f"{decade}-{decade + 9}" for decade in range(10, 90, 10)} | {"90+"}
+    assert shown <= {"dicom CR", "dicom DX", "nifti", "PA", "AP", "", "F", "M"} | bands

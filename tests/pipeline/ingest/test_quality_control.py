@@ -118,7 +118,7 @@ def test_near_duplicates_can_be_left_alone_or_only_flagged(planted: Path) -> Non
     off = ingest(planted, "off", near_duplicates="off")
     assert not off.records()["qc_flags"].str.contains("near_duplicate").any()
     assert not any("near-duplicate" in note for note in off.info.notes)
-    assert "Not looked for" in (off.folder / "qc.html").read_text()
+    assert "Not searched" in (off.folder / "qc.html").read_text()
     flagged = ingest(planted, "flag", near_duplicates="flag")
     assert flagged.records()["qc_flags"].str.contains("near_duplicate").sum() == 14
     assert not any("kept on one side" in note for note in flagged.info.notes)

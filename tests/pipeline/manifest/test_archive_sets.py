@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.manifest import load_manifest
-from pipeline.manifest.medmnist_rules import MedmnistSource
+from pipeline.manifest.kinds.medmnist import MedmnistSource
 from pipeline.manifest.rules import ImageCheck, PatientRule
 from pipeline.sources.base import ReadRule, ScanTask
 from pipeline.sources.listing import list_scans

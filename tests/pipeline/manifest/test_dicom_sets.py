@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from pipeline.manifest import load_manifest
-from pipeline.manifest.model import DicomSource
+from pipeline.manifest.kinds.dicom import DicomSource
 from tests.pipeline.manifest.trees import MANIFESTS, Ingested, Tree, ingest_set
 
 RSNA_CLASSES = {

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.manifest.label_rules import LabelRule, PublishedRule
 from pipeline.manifest.table_rules import Join, TableRule
-from pipeline.sources.tables.attributes import number_of, years
+from pipeline.scan_attributes import number_of, years
 from pipeline.sources.tables.labels import Labeller, list_items
 from pipeline.sources.tables.rows import ScanRow
 from pipeline.sources.tables.tables import CONFLICT, SEVERAL, ScanTable

@@ -14,7 +14,7 @@ from pipeline.errors import DataError, ManifestError
 from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
-from pipeline.sources.base import ScanTask
+from pipeline.sources.base import DicomOptions, ImageOptions, NiftiOptions, ScanTask
 from pipeline.sources.folders import Listing
 from pipeline.sources.listing import list_scans
 from tests.pipeline.manifest.trees import picture
@@ -236,11 +236,10 @@ def test_how_files_are_read_reaches_the_tasks(tmp_path: Path) -> None:
     label = "    label: {value: x}\n"
     dicom = HEAD.replace("images", "dicom") + "    frames: 7\n    window: none\n    headless: true\n"
     rule = listed(tmp_path, label, dicom + "    colour: grey\n").tasks[0].rule
-    assert (rule.dicom.frames, rule.dicom.window, rule.dicom.headless) == ("7", "none", True)
-    assert rule.dicom.colour == "grey"
+    assert rule.options == DicomOptions(frames="7", window="none", headless=True, colour="grey")
     nifti = HEAD.replace("images", "nifti") + "    window: [-1000, 400]\n"
-    assert listed(tmp_path, label, nifti).tasks[0].rule.window == (-1000, 400)
-    assert listed(tmp_path, label + "    colour: grey\n").tasks[0].rule.colour == "grey"
+    assert listed(tmp_path, label, nifti).tasks[0].rule.options == NiftiOptions(window=(-1000, 400))
+    assert listed(tmp_path, label + "    colour: grey\n").tasks[0].rule.options == ImageOptions("grey")
     for head in (
         nifti.replace("400", "-2000"),
         dicom.replace("7", "0"),
@@ -287,7 +286,7 @@ def test_cells_that_look_like_formulas_are_data_and_reach_no_output(tmp_path: Pa
     tasks = by_name(list_scans(manifest))
     assert tasks["14.png"].refusal == "label not listed in the manifest"
     assert tasks["15.png"].refusal == "part of a published split is not a name"
-    assert (tasks["0.png"].label, tasks["0.png"].sex, tasks["0.png"].view) == ("normal", "", "PA")
+    assert (tasks["0.png"].label, tasks["0.png"].attributes) == ("normal", ("", "", "PA"))
     run_ingest(manifest, tmp_path / "cohort", IngestSettings(image_size=8, workers=1))
     for path in (tmp_path / "cohort").rglob("*"):
         assert not path.is_file() or b"planted" not in path.read_bytes()

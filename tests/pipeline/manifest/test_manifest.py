@@ -10,9 +10,11 @@ import pytest
 
 from pipeline.errors import ManifestError
 from pipeline.manifest import load_manifest
+from pipeline.manifest.kinds.dicom import DicomSource
+from pipeline.manifest.kinds.images import ImageSource
+from pipeline.manifest.kinds.medmnist import MedmnistSource
+from pipeline.manifest.kinds.nifti import NiftiSource
 from pipeline.manifest.label_rules import CellRule, LabelRule, PublishedRule
-from pipeline.manifest.medmnist_rules import MedmnistSource
-from pipeline.manifest.model import DicomSource, ImageSource, NiftiSource
 from pipeline.manifest.paths import expand_path
 from pipeline.manifest.rules import AttributeRule, GeometryRule, PatientRule, SplitRule
 from pipeline.manifest.schema import schema_text

@@ -77,7 +77,7 @@ def test_what_was_cut_short_is_told_and_what_was_not_is_not(
     monkeypatch.setattr("pipeline.privacy.membership.run.pace_of", lambda _call, count: Pace(0.1 * count, 1))
     hurried = audited(gate_cohort, young, tmp_path / "hurried", 1.0)
     assert [words for words in hurried.not_covered if "trained for 30 of 40 steps" in words]
-    (attack,) = [words for words in hurried.not_covered if "learnt what members look like from" in words]
+    (attack,) = [words for words in hurried.not_covered if "on the checkpoint learned from" in words]
     assert "audit.max_minutes=1" in attack
     assert {part.attack for part in hurried.membership} >= {"combined", "control_untrained"}
     monkeypatch.undo()

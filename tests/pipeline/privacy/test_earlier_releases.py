@@ -53,7 +53,7 @@ def test_what_an_earlier_release_tells_counts_against_the_next(
 ) -> None:
     alone, found = read_privacy_report(healthy / "audit"), read_privacy_report(counted)
     assert alone.verdict is not Verdict.FAIL and found.verdict is Verdict.FAIL
-    told = "the accepted images, with 1 earlier release, tell who was trained on"
+    told = "the accepted images, with 1 earlier release, reveal who was in the training data"
     assert any(told in reason for reason in found.reasons), found.reasons
     # What is asked of each candidate is asked of it alone.
     accepted = {name: part.accepted for name, part in found.classes.items()}
@@ -62,7 +62,8 @@ def test_what_an_earlier_release_tells_counts_against_the_next(
     (part,) = found.earlier_releases
     images = int((Cohort(gate_cohort).records()["audit"] == "in").sum())
     assert part.images == images and part.same_cohort and part.epsilon is None
-    assert f"1 earlier release of these patients ({images} images) counted in" in found.earlier_words
+    words = f"1 earlier release of these patients ({images} images) was included in the membership inference"
+    assert words in found.earlier_words
     assert not any(line.startswith("other releases") for line in found.not_covered)
     assert any(line.startswith("other releases") for line in alone.not_covered)
     assert found.earlier_words in (counted / "report.html").read_text()

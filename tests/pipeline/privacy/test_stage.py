@@ -149,7 +149,7 @@ def test_a_class_that_runs_short_fails_and_is_not_topped_up(gate_cohort: Path, t
     report = read_privacy_report(tmp_path / "audit")
     assert report.verdict is Verdict.FAIL
     assert all(part.verdict is Verdict.FAIL and part.short >= 1 for part in report.classes.values())
-    assert all("asked for" in " ".join(part.reasons) for part in report.classes.values())
+    assert all("requested, but" in " ".join(part.reasons) for part in report.classes.values())
 
 
 def audited(cohort: Path, tmp_path: Path, **settings: object) -> PrivacyReport:
@@ -178,7 +178,7 @@ def test_with_few_holdout_patients_the_verdict_is_inconclusive_and_says_how_many
 def test_little_power_is_said_and_much_power_passes(gate_cohort: Path, tmp_path: Path) -> None:
     weak = audited(gate_cohort, tmp_path / "weak")
     assert weak.verdict is Verdict.INCONCLUSIVE
-    assert "would have been noticed with a chance of only" in " ".join(weak.reasons)
+    assert "would have been detected with a probability of only" in " ".join(weak.reasons)
     strong = audited(gate_cohort, tmp_path / "strong", planted_share=0.5)
     assert strong.verdict is Verdict.PASS, strong.reasons
     assert max(test.power or 0 for test in strong.tests) >= 0.8
@@ -245,7 +245,7 @@ def test_a_foreign_set_fails_for_what_it_gives_away_and_not_for_one_rejected_ima
     run_audit(tmp_path / "foreign", gate_cohort, tmp_path / "copies", QUICK, seed=0)
     part = read_privacy_report(tmp_path / "copies").classes[CLASSES[1]]
     assert part.verdict is Verdict.FAIL and (part.accepted, part.short) == (0, 1)
-    assert "1 image was asked for, 0 of 20 candidates passed the gate" in part.reasons
+    assert "1 image was requested, but 0 of 20 candidates passed the gate" in part.reasons
 
 
 @pytest.mark.parametrize("fault", ["class", "small", "broken", "empty", "missing"])

@@ -155,7 +155,7 @@ TABLE_CHANGES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "another seed": lambda t: t.assign(seed=t["seed"] + 1),
     "text for numbers": lambda t: t.assign(label="zero"),
     "accepted in words": lambda t: t.assign(accepted=t["accepted"].astype(str)),
-    "accepted against its reason": lambda t: t.assign(accepted=True),
+    "acceptance contradicts its reason": lambda t: t.assign(accepted=True),
     "all accepted": lambda t: t.assign(accepted=True, reason=""),
     "one less accepted": lambda t: t.assign(
         accepted=t["accepted"] & (t["index"] != 0), reason=np.where(t["index"] == 0, "?", t["reason"])
@@ -177,7 +177,7 @@ def test_an_audit_table_that_fits_neither_candidates_nor_report_is_refused(
     [
         ({"has_patient_ids": False}, "patient ids"),
         ({"tests": (FAILED_TEST,)}, "a test failed"),
-        ({"asked": 6}, "ran short"),
+        ({"asked": 6}, "is short"),
         ({"not_covered": (f"scan {RECORD_IDS[0]}",)}, "names a record"),
         ({"reasons": ("patient p-0123456789abcdef is near",)}, "names a record"),
     ],

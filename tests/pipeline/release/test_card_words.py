@@ -26,11 +26,11 @@ def test_a_sign_and_the_tests_that_could_not_tell_stand_on_the_card(
     run_release(gated[0], audit, out, ReleaseSettings(policy=policy), seed=1)
     # Markdown's own characters are escaped.
     card = (out / "DATASET_CARD.md").read_text().replace("\\", "")
-    assert "Of 2 tests on the images, none failed; 1 found nothing and would have noticed" in card
-    assert "1 were not able to tell" in card
-    assert "The released images show a sign of telling who was in the training data" in card
-    assert ("There is a sign that the accepted images tell" in card) == (verdict is Verdict.PASS)
-    assert "95 % interval 1.0 % to 6.0 %; budget 5 %): whether the budget is kept cannot be told" in card
+    assert "Of 2 tests on the images, none failed; 1 found nothing and would have detected" in card
+    assert "1 could not tell (each by itself" in card
+    assert "The released images show a sign of revealing who was in the training data" in card
+    assert ("There is a sign that the accepted images reveal" in card) == (verdict is Verdict.PASS)
+    assert "95 % interval 1.0 % to 6.0 %; budget 5 %): could not tell whether the rate is within" in card
     assert "exact: 100.0 % of 40 (95 % interval 90.0 % to 100.0 %)" in card
     verify_release(out)
 
@@ -42,4 +42,4 @@ def test_a_release_whose_patients_were_not_attacked_says_why(
     audit = make_audit(tmp_path / "audit", gated[0], membership_note=note)
     run_release(gated[0], audit, tmp_path / "release", ReleaseSettings(), seed=1)
     card = (tmp_path / "release" / "DATASET_CARD.md").read_text()
-    assert f"tell who was in the training data was not measured: {note}." in card
+    assert f"reveal who was in the training data was not measured: {note}." in card

@@ -131,7 +131,7 @@ def test_no_finding_can_be_named_like_a_column() -> None:
         (('{"findings":{"width":1}}',), "not safe as a column"),
         (('{"findings":{"mass":2}}',), "neither 0 nor 1"),
         (('{"findings":{"mass":true}}',), "neither 0 nor 1"),
-        (('{"findings":{"mass":1}}', '{"findings":{"edema":1}}'), "from row to row"),
+        (('{"findings":{"mass":1}}', '{"findings":{"edema":1}}'), "in different rows"),
         (('{"findings":{"mass":1}}', ""), "is not JSON"),
     ],
 )

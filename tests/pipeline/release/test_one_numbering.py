@@ -130,7 +130,7 @@ def test_a_release_of_some_classes_keeps_the_cohorts_numbers_and_says_so(
     assert set(pd.read_csv(release / "metadata.csv")["label"]) == {SORTED["normal"]}
     assert set(read_release(release, cohort).labels.tolist()) == {SORTED["normal"]}
     card = (release / "DATASET_CARD.md").read_text()
-    assert "2 normal.\nThe other numbers belong to classes" in card
+    assert "2 normal.\nThe other indices belong to classes" in card
     assert "take the label from the tables" in card
 
 
@@ -138,7 +138,7 @@ def test_candidates_of_another_numbering_are_neither_audited_nor_released(
     cohort: Cohort, tmp_path: Path
 ) -> None:
     candidates = make_candidates(tmp_path / "candidates", classes=WRITTEN)
-    with pytest.raises(DataError, match=r"label 2, and 3 in the cohort.*pneumonia.*trained on this cohort"):
+    with pytest.raises(DataError, match=r"label 2, but 3 in the cohort.*pneumonia.*trained on this cohort"):
         open_audited(candidates, cohort)
     audit = make_audit(tmp_path / "audit", candidates)
     with pytest.raises(DataError, match=r"not numbered by their sorted names.*ingest and train again"):

@@ -118,7 +118,7 @@ def test_no_promise_is_made(runs: dict[str, Path], name: str) -> None:
 
 def test_a_complete_run_shows_its_verdicts_tables_and_pictures(runs: dict[str, Path]) -> None:
     found = page(runs["complete"])
-    top = found.before("What was asked")
+    top = found.before("What was requested")
     assert "PASS" in top
     assert "36 synthetic images were released" in top
     assert "No measurable effect" in top
@@ -127,24 +127,24 @@ def test_a_complete_run_shows_its_verdicts_tables_and_pictures(runs: dict[str, P
     assert "What to change" not in top
     assert "289 patients stand in both published parts." in found.text
     assert "Synthetic: 8 images, released" in found.text
-    assert "Real + 0.5 synthetic a scan" in found.text
+    assert "Real + 0.5 synthetic per scan" in found.text
     assert "best without synthetic" in found.text
-    assert "3.7 % of 330 real scans that nothing was tuned on" in found.text
-    assert "whether the budget is kept cannot be told" in found.text
+    assert "3.7 % of 330 real scans that were not used for tuning" in found.text
+    assert "could not tell whether the rate is within the budget" in found.text
     assert "shift 2 pixels" in found.text
     assert "Estimated share of copies among all candidates." in found.text
     assert "divided by the distance to the nearest scan of any other patient" in found.text
-    assert "176 images a second (median)" in found.text
+    assert "176 images per second (median)" in found.text
     assert "5 min 12 s" in found.text
-    assert "176 images a second while training" in found.text
-    assert "57 scans a second" in found.text
+    assert "176 images per second while training" in found.text
+    assert "57 scans per second" in found.text
     # Two sheets a class, eight pairs twice, four snapshots, three charts.
     assert found.tags.count("img") == 3 * (2 + 2 * 16) + 4 + 3
 
 
 def test_a_refused_run_says_why_and_what_to_change(runs: dict[str, Path]) -> None:
     found = page(runs["refused"])
-    top = found.before("What was asked")
+    top = found.before("What was requested")
     assert "Nothing was released." in top
     assert "Refused" in top
     assert "a FAIL verdict is never released" in top
@@ -156,15 +156,15 @@ def test_a_refused_run_says_why_and_what_to_change(runs: dict[str, Path]) -> Non
 
 
 def test_a_strict_refusal_of_inconclusive_names_the_policy(runs: dict[str, Path]) -> None:
-    top = page(runs["strict"]).before("What was asked")
+    top = page(runs["strict"]).before("What was requested")
     assert "the strict policy does not release INCONCLUSIVE" in top
     assert "Nothing was released." in top
     assert "release.policy=research" in top
-    assert "with a chance of 41 % in the class where they are weakest; a pass needs 80 %" in top
+    assert "with a probability of 41 % in the class where they are weakest; PASS needs 80 %" in top
 
 
 def test_an_inconclusive_release_says_so_first(runs: dict[str, Path]) -> None:
-    top = page(runs["research"]).before("What was asked")
+    top = page(runs["research"]).before("What was requested")
     assert top.index("The privacy verdict is INCONCLUSIVE.") < top.index("Released for research")
     assert "The holdout has 24 patients; the policy asks for 50." in top
     assert "release.policy=research" not in top
@@ -173,29 +173,29 @@ def test_an_inconclusive_release_says_so_first(runs: dict[str, Path]) -> None:
 
 def test_a_sign_short_of_failing_stands_at_the_top_and_in_the_risk_table(runs: dict[str, Path]) -> None:
     found = page(runs["sign"])
-    top = found.before("What was asked")
-    assert "too weak to tell, and there is a sign of a leak: a sign that the accepted images tell" in top
-    assert "release_combined (AUC 0.93 over 7 and 6 patients, p = 0.012)" in top
-    assert "The released images show a sign of telling who was in the training data" in found.text
+    top = found.before("What was requested")
+    assert "too weak to tell, and there is a sign of a leak: a sign that the accepted images reveal" in top
+    assert "release_combined (AUC 0.93, 7 members and 6 non-members, p = 0.012)" in top
+    assert "The released images show a sign of revealing who was in the training data" in found.text
     assert "found nothing" not in found.text and "not found to tell" not in found.text
 
 
 def test_tests_without_power_are_not_shown_as_passed(runs: dict[str, Path]) -> None:
     found = page(runs["research"])
-    assert "Of 8 tests on the images, none failed; 8 were not able to tell" in found.text
+    assert "Of 8 tests on the images, none failed; 8 could not tell (each by itself" in found.text
     assert "could not tell" in found.text and "passed" not in found.text
     strong = page(runs["complete"])
-    assert "Of 8 tests on the images, none failed; 8 found nothing and would have noticed" in strong.text
+    assert "Of 8 tests on the images, none failed; 8 found nothing and would have detected" in strong.text
     assert "not able to tell" not in strong.text
 
 
 @pytest.mark.parametrize(
     ("agreement", "real", "status", "said"),
     [
-        (0.8, 0.8, "Could not tell", "cannot be told where it does not clearly read real scans better"),
-        (0.8, 0.97, "80 % or more agree", "It reads real scans better: "),
-        (0.5, 0.97, "Unclear", "Agreement cannot be told from chance, the control, for "),
-        (0.95, 0.5, "95 % or more agree", "reads 95.0 % of the 40 images of "),
+        (0.8, 0.8, "Could not tell", "at fault where the classifier is not clearly better on real scans"),
+        (0.8, 0.97, "80 % or more agree", "The classifier is better on real scans: "),
+        (0.5, 0.97, "Unclear", "Agreement cannot be distinguished from chance (the control) for "),
+        (0.95, 0.5, "95 % or more agree", "classifies 95.0 % of the 40 images of "),
     ],
 )
 def test_labels_are_judged_as_far_as_their_reader_and_chance_allow(
@@ -219,7 +219,7 @@ def test_missing_patient_ids_are_shown_in_red(runs: dict[str, Path]) -> None:
     text = (runs["no_patients"] / REPORT_NAME).read_text(encoding="utf-8")
     assert '<div class="notice bad"><p><strong>No patient ids.</strong>' in text
     found = page(runs["no_patients"])
-    assert "No patient stands in two splits" not in found.text
+    assert "No patient is in two splits" not in found.text
     assert "(patients not known)" in found.text
     assert "No patient ids." not in page(runs["complete"]).text
 
@@ -228,7 +228,7 @@ def test_hostile_names_stay_text(runs: dict[str, Path]) -> None:
     found = page(runs["hostile"])
     assert HOSTILE in found.text
     assert "{{ 7 * 7 }}" in found.text
-    assert "49 " not in found.before("What was asked")
+    assert "49 " not in found.before("What was requested")
     assert "script" not in found.tags
 
 
@@ -257,7 +257,7 @@ def test_a_run_cut_short_after_training_shows_what_there_is(runs: dict[str, Path
     (tmp_path / "candidates" / "inputs.json").write_text("{}")
     write_report(tmp_path)
     found = page(tmp_path)
-    assert "begun, not finished" in found.text
+    assert "started, not finished" in found.text
     assert "Real: 8 scans of the train split" in found.text
     assert "No synthetic images to show." in found.text
     assert "400 (25,600 images seen)" in found.text
@@ -273,7 +273,7 @@ def test_a_release_left_over_from_another_audit_is_not_called_released(
     found = page(tmp_path)
     assert "left over from another audit, so it is not shown" in found.text
     assert "left over from another release, so it is not shown" in found.text
-    assert "Refused" in found.before("What was asked")
+    assert "Refused" in found.before("What was requested")
     assert "images were released" not in found.text
 
 

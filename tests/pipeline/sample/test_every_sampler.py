@@ -14,11 +14,11 @@ from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import draw_candidates, list_candidates
-from pipeline.sample.settings import DDPM_MIN_STEPS
 from pipeline.train import TrainSettings, run_train
 from tests import tiny
 from tests.models.samplers.known_scores import one_dimensional, outcome
 
+DDPM_MIN_STEPS = SAMPLERS["ddpm"].least_steps
 NAMES = get_args(SampleSettings.model_fields["sampler"].annotation)
 
 

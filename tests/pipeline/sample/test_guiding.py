@@ -151,8 +151,8 @@ def test_a_damaged_snapshot_is_refused(checkpoint: CheckpointRef, tmp_path: Path
     [
         ({"guidance_low": 2.0, "guidance_high": 1.0}, "guidance_low=2.0 must lie below"),
         ({"guidance_scale": 2.0, "guidance_away_from": "disc", "autoguide": 0.5}, "exclude each other"),
-        ({"autoguide": 0.5}, "autoguide does nothing at guidance_scale=1"),
-        ({"guidance_away_from": "disc"}, "guidance_away_from does nothing"),
+        ({"autoguide": 0.5}, "autoguide has no effect with guidance_scale=1"),
+        ({"guidance_away_from": "disc"}, "guidance_away_from has no effect"),
         ({"ema_length": 0.5}, "ema_length"),
     ],
 )

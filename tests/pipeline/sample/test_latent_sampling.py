@@ -13,13 +13,14 @@ import pytest
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.checkpoint import load_autoencoder, load_denoiser
 from pipeline.artifacts.cohort import Cohort
-from pipeline.cost.estimate import estimate_sample, estimate_train, workload_of_cohort
+from pipeline.cost.estimate import workload_of
 from pipeline.errors import TamperedError
-from pipeline.recipe import resolve_recipe
 from pipeline.records import CandidatesRef, CheckpointRef, CohortRef
 from pipeline.sample import SampleSettings, run_sample
 from pipeline.sample.draw import Candidate, draw_candidates
+from pipeline.sample.plan import plan_sample
 from pipeline.train import TrainSettings, run_train
+from pipeline.train.plan import estimate_train, plan_train
 from tests import tiny
 from tests.cohorts import write_cohort
 
@@ -104,14 +105,16 @@ def test_nothing_is_drawn_from_a_checkpoint_whose_autoencoder_was_changed(
 
 
 def test_estimates_count_the_autoencoder(cohort: CohortRef, checkpoint: CheckpointRef) -> None:
-    work = workload_of_cohort(Cohort(cohort.path).info)
-    body = {"train": TRAIN, "sample": SAMPLE.model_dump()}
-    recipe = resolve_recipe(body)
-    pixels = resolve_recipe({**body, "train": {**TRAIN, "latent": {}}})
+    work, latent = workload_of(cohort), TrainSettings(**TRAIN)
+    pixels = TrainSettings(**{**TRAIN, "latent": {}})
     moments = sum(path.stat().st_size for path in (checkpoint.path / "latents").glob("*.npy"))
     weights = (checkpoint.path / "autoencoder.safetensors").stat().st_size
-    added = estimate_train(recipe, work).disk_bytes - estimate_train(pixels, work).disk_bytes
+    added = estimate_train(latent, work).disk_bytes - estimate_train(pixels, work).disk_bytes
     assert added == pytest.approx(moments + 9 * weights, rel=0.2)
-    longer = resolve_recipe({**body, "train": {**TRAIN, "latent": {**LATENT, "num_steps": 10**6}}})
-    assert estimate_train(longer, work).seconds > 100 * estimate_train(recipe, work).seconds
-    assert estimate_sample(recipe, work).seconds > 0
+    longer = TrainSettings(**{**TRAIN, "latent": {**LATENT, "num_steps": 10**6}})
+    assert estimate_train(longer, work).seconds > 100 * estimate_train(latent, work).seconds
+    foreseen = plan_train(cohort, latent, seed=2).foresee()
+    known, ahead = (plan_sample(given, SAMPLE, seed=9).foresee() for given in (checkpoint, foreseen))
+    assert known.network is not None and known.network.autoencoder is not None
+    assert known.network == ahead.network
+    assert plan_sample(checkpoint, SAMPLE, seed=9).estimate().seconds > 0

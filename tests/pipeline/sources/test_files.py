@@ -12,15 +12,20 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError, ScanRefusedError
+from pipeline.scan_attributes import age_band
 from pipeline.sources import medmnist
-from pipeline.sources.base import ReadRule, Scan, ScanTask, age_band
+from pipeline.sources.base import ImageOptions, NiftiOptions, ReadRule, Scan, ScanTask
 from pipeline.sources.reading import read_scan
 
 UPRIGHT = np.arange(35, dtype=np.float32).reshape(5, 7)
 
 
-def read(folder: Path, name: str, kind: str, **rule: object) -> Scan:
-    return read_scan(ScanTask(ReadRule(kind, str(folder), **rule), name))  # type: ignore[arg-type]
+OPTIONS = {"nifti": NiftiOptions, "images": ImageOptions}
+
+
+def read(folder: Path, name: str, kind: str, **options: object) -> Scan:
+    rule = ReadRule(kind, str(folder), options=OPTIONS[kind](**options) if options else None)
+    return read_scan(ScanTask(rule, name))
 
 
 def as_ras(image: np.ndarray) -> np.ndarray:

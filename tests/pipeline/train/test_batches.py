@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from models.noise import stream_seed
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.errors import DataError
 from pipeline.records import CohortRef
-from pipeline.train.batches import Batch, BatchPlan, load_images
+from pipeline.train.batches import BatchPlan
+from pipeline.train.latent.sources import PixelSource
+from pipeline.train.prefetch import scans_of
 from tests.cohorts import write_cohort
 
 
-def plan(
-    cohort: Cohort, *, seed: int = 0, balance: float = 0.0, flip: bool = False, size: int = 16
-) -> BatchPlan:
-    return BatchPlan(cohort, batch_size=size, class_balance=balance, horizontal_flip=flip, seed=seed)
+def plan(cohort: Cohort, *, seed: int = 0, balance: float = 0.0, size: int = 16) -> BatchPlan:
+    return BatchPlan(cohort, batch_size=size, class_balance=balance, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +29,20 @@ def cohort(tiny_cohort_16: CohortRef) -> Cohort:
 
 
 def test_a_step_is_the_same_whatever_was_drawn_before(cohort: Cohort) -> None:
-    forward, direct = plan(cohort, balance=0.5, flip=True), plan(cohort, balance=0.5, flip=True)
-    drawn = [forward.batch(step) for step in range(30)]
+    forward, direct = plan(cohort, balance=0.5), plan(cohort, balance=0.5)
+    drawn = [forward.rows(step) for step in range(30)]
     for step in (29, 3, 17):
-        again = direct.batch(step)
-        assert np.array_equal(again.rows, drawn[step].rows)
-        assert np.array_equal(again.flipped, drawn[step].flipped)
+        assert np.array_equal(direct.rows(step), drawn[step])
 
 
 def test_seeds_give_different_batches(cohort: Cohort) -> None:
-    assert not np.array_equal(plan(cohort, seed=1).batch(0).rows, plan(cohort, seed=2).batch(0).rows)
+    assert not np.array_equal(plan(cohort, seed=1).rows(0), plan(cohort, seed=2).rows(0))
 
 
 def test_one_pass_shows_every_train_scan_once_and_no_other(cohort: Cohort) -> None:
     train = cohort.rows("train")
     batches = plan(cohort, size=len(train))
-    first, second = batches.batch(0).rows, batches.batch(1).rows
+    first, second = batches.rows(0), batches.rows(1)
     assert np.array_equal(np.sort(first), train)
     assert np.array_equal(np.sort(second), train)
     assert not np.array_equal(first, second)
@@ -55,22 +54,9 @@ def test_balance_evens_out_the_classes(tmp_path: Path) -> None:
     uneven = Cohort(write_cohort(tmp_path / "c", pixels=pixels, labels=labels, shares=(1, 0, 0, 0)).path)
     shares = []
     for balance in (0.0, 0.5, 1.0):
-        rows = np.concatenate([plan(uneven, balance=balance).batch(step).rows for step in range(100)])
+        rows = np.concatenate([plan(uneven, balance=balance).rows(step) for step in range(100)])
         shares.append(float((labels[rows] == 1).mean()))
     assert shares == pytest.approx([0.1, 0.3, 0.5], abs=0.04)
-
-
-def test_flipped_scans_are_mirrored_and_the_others_are_not(cohort: Cohort) -> None:
-    rows = cohort.rows("train")[:2]
-    images = load_images(cohort, Batch(rows, np.array([True, False])))
-    codes = CohortConditions(cohort).codes(rows)
-    stored = cohort.images(rows)
-    assert np.array_equal(images[0], stored[0][..., ::-1])
-    assert np.array_equal(images[1], stored[1])
-    assert np.array_equal(codes, cohort.labels[rows][:, None])
-    flipped = np.concatenate([plan(cohort, flip=True).batch(step).flipped for step in range(60)])
-    assert float(flipped.mean()) == pytest.approx(0.5, abs=0.06)
-    assert not plan(cohort).batch(0).flipped.any()
 
 
 def test_a_class_without_train_scans_is_named(tmp_path: Path) -> None:
@@ -95,7 +81,7 @@ def test_batches_follow_the_passes_whatever_their_size(cohort: Cohort, size: int
     whole = np.concatenate(passes)
     drawn = plan(cohort, seed=5, size=size)
     for step in (0, 2, 1):
-        assert np.array_equal(drawn.batch(step).rows, whole[step * size : (step + 1) * size])
+        assert np.array_equal(drawn.rows(step), whole[step * size : (step + 1) * size])
 
 
 @pytest.fixture(scope="module")
@@ -113,19 +99,21 @@ def multi_label(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return Cohort(reference.path)
 
 
-def test_a_batch_gives_the_codes_of_its_rows(multi_label: Cohort) -> None:
-    conditions = CohortConditions(multi_label, ("sex", "findings"))
-    rows = np.array([399, 2, 5, 40])
-    images, codes = load_images(multi_label, Batch(rows, np.zeros(4, bool))), conditions.codes(rows)
-    assert np.array_equal(images, multi_label.images(rows))
-    assert codes.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1], [1, 0, 0, 0]]
+class Drawn:
+    def rows(self, step: int) -> Ints:
+        return np.array([399, 2, 5, 40])
+
+
+def test_a_process_gathers_images_and_codes_of_its_share_of_a_batch(multi_label: Cohort) -> None:
+    conditions, source = CohortConditions(multi_label, ("sex", "findings")), PixelSource(multi_label)
+    images, codes = scans_of(Drawn(), source, conditions, slice(1, 4))(0)
+    assert np.array_equal(images, multi_label.images(np.array([2, 5, 40])))
+    assert codes.tolist() == [[0, 0, 1, 1], [0, 1, 0, 1], [1, 0, 0, 0]]
 
 
 def test_balance_by_findings_draws_each_finding_and_none_equally_often(multi_label: Cohort) -> None:
-    balanced = BatchPlan(
-        multi_label, batch_size=64, class_balance=1.0, balance_by="findings", horizontal_flip=False, seed=0
-    )
-    rows = np.concatenate([balanced.batch(step).rows for step in range(60)])
+    balanced = BatchPlan(multi_label, batch_size=64, class_balance=1.0, balance_by="findings", seed=0)
+    rows = np.concatenate([balanced.rows(step) for step in range(60)])
     # Three groups: mass (40 scans), hernia (4 of these), none (360).
     assert float((rows >= 40).mean()) == pytest.approx(1 / 3, abs=0.03)
     assert float((rows < 4).mean()) == pytest.approx(1 / 3 + 1 / 30, abs=0.03)
@@ -134,6 +122,4 @@ def test_balance_by_findings_draws_each_finding_and_none_equally_often(multi_lab
 
 def test_balance_by_findings_needs_findings(cohort: Cohort) -> None:
     with pytest.raises(DataError, match="no findings"):
-        BatchPlan(
-            cohort, batch_size=8, class_balance=0.5, balance_by="findings", horizontal_flip=False, seed=0
-        )
+        BatchPlan(cohort, batch_size=8, class_balance=0.5, balance_by="findings", seed=0)

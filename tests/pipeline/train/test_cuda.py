@@ -24,7 +24,7 @@ from pipeline.train.latent.sources import PixelSource
 from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.prefetch import Feed
 from pipeline.train.settings import TrainSettings
-from pipeline.train.step import Step
+from pipeline.train.step import TrainingStep
 from pipeline.train.timing import NoTiming
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -44,11 +44,11 @@ def spec_of(settings: TrainSettings) -> NetworkSpec:
     return NetworkSpec((SIZE, SIZE), 3, **settings.network_fields((SIZE, SIZE)))
 
 
-def made_step(precision: Precision = BF16) -> Step:
+def made_step(precision: Precision = BF16) -> TrainingStep:
     settings = TrainSettings(batch_size=BATCH, num_steps=10, augment=0.5)
     plan = MachinePlan(default_device(), 1, precision)
     denoiser = Denoiser(spec_of(settings), seed=1)
-    return Step(denoiser, settings, plan, Ranks(), seed=0, timing=NoTiming(), source=SOURCE)
+    return TrainingStep(denoiser, settings, plan, Ranks(), seed=0, timing=NoTiming(), source=SOURCE)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,7 +157,7 @@ def test_cuda_a_saved_training_goes_on_from_another_process_s_memory(tmp_path: P
 
     step = made_step()
     step.run(0, *batch(), 1e-3)
-    moments = step.optimizer.moments()
-    write_tensors(tmp_path / "state.safetensors", moments, {"step": 1})
-    read = read_tensors(tmp_path / "state.safetensors", moments).tensors
-    assert all(torch.equal(read[name], tensor.cpu()) for name, tensor in moments.items())
+    state = step.optimizer.tensors()
+    write_tensors(tmp_path / "state.safetensors", state, {"step": 1})
+    read = read_tensors(tmp_path / "state.safetensors", state).tensors
+    assert all(torch.equal(read[name], tensor.cpu()) for name, tensor in state.items())

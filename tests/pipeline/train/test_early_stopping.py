@@ -18,6 +18,7 @@ from pipeline.train import TrainSettings, run_train
 from pipeline.train.early_stopping import Row, is_open, step_before_gap
 from pipeline.train.latent.sources import PixelSource
 from pipeline.train.memorisation_gap import Gap, PairedScans
+from pipeline.train.parts import ObjectiveSettings
 from tests import tiny
 from tests.cohorts import write_cohort
 
@@ -124,9 +125,7 @@ def test_too_few_val_scans_are_told_and_training_goes_on(
 
 def test_pairs_share_their_class_and_come_from_train_and_val(scarce: CohortRef) -> None:
     cohort = Cohort(scarce.path)
-    pairs = PairedScans(
-        cohort, PixelSource(cohort), CohortConditions(cohort), TrainSettings(**FIELDS), seed=1
-    )
+    pairs = PairedScans(cohort, PixelSource(cohort), CohortConditions(cohort), ObjectiveSettings(), seed=1)
     assert len(pairs) > 12
     assert set(cohort.split[pairs.train]) == {0}
     assert set(cohort.split[pairs.val]) == {1}

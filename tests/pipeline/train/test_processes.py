@@ -33,7 +33,6 @@ FIELDS: Mapping[str, Any] = {
     "warmup_steps": 3,
     "checkpoint_every_steps": 3,
     "grid_every_steps": 6,
-    "horizontal_flip": True,
     "class_balance": 0.3,
 }
 SETTINGS = TrainSettings(**FIELDS)

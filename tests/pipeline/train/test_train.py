@@ -25,7 +25,7 @@ from pipeline.errors import DataError, OutputExistsError, TamperedError, Trainin
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
 from pipeline.train.grid import encode_png
-from pipeline.train.loop import Trainer, learning_rate
+from pipeline.train.loop import Trainer
 from tests import tiny
 from tests.cohorts import write_cohort
 
@@ -37,7 +37,6 @@ FIELDS: Mapping[str, Any] = {
     "checkpoint_every_steps": 3,
     "grid_every_steps": 6,
     "ema_snapshots": 5,
-    "horizontal_flip": True,
     "class_balance": 0.3,
 }
 SETTINGS = TrainSettings(**FIELDS)
@@ -289,17 +288,6 @@ def test_cohort_that_changed_underneath_is_refused(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused_when_read(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         TrainSettings(**{**FIELDS, **change})
-
-
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    settings = TrainSettings(num_steps=100, warmup_steps=10, learning_rate=1e-3, learning_rate_decay="cosine")
-    rates = [learning_rate(step, settings) for step in range(100)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert max(rates) == rates[9] == pytest.approx(1e-3)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 1e-6
-    flat = settings.model_copy(update={"learning_rate_decay": "none"})
-    assert learning_rate(99, flat) == pytest.approx(1e-3)
 
 
 def test_grid_png_is_read_by_an_image_library(tmp_path: Path) -> None:

@@ -26,14 +26,14 @@ def test_an_excess_over_the_floor_is_told_by_the_interval_of_the_difference() ->
     # The intervals themselves meet, .95 to 7.69 and -.5 to 1.2, and hid it; their difference leaves zero out.
     words = fidelity(around(4.32, 3.37), around(0.35, 0.85))
     assert words == (
-        "farther from real scans than these are from one another, by 3.97 (95 % interval 0.494 to 7.45)"
+        "farther from real scans than real scans are from each other, by 3.97 (95 % interval 0.494 to 7.45)"
     )
     assert "as near as" not in words
 
 
 def test_an_excess_that_only_the_90_percent_interval_shows_is_possible() -> None:
     words = fidelity(around(3.0, 3.0), around(0.1, 0.5))
-    assert words.startswith("possibly farther from real scans than these are from one another, by 2.9")
+    assert words.startswith("possibly farther from real scans than real scans are from each other, by 2.9")
     assert "the 90 % interval lies above 0" in words
 
 
@@ -41,16 +41,16 @@ def test_what_a_wide_interval_hides_could_not_be_told_and_names_how_many_images_
     words = fidelity(around(1.0, 3.0), around(0.0, 1.0))
     # A half width of root 10 shows 1.43 times as much; errors halve with four times the images.
     assert words == (
-        "could not tell: of 145 synthetic and 81 real images only an excess of 4.52 or more would be "
-        "noticed; one of 1, as measured, takes about 21 times as many"
+        "could not tell: with 145 synthetic and 81 real images, only an excess of 4.52 or more would be "
+        "detected; the measured one of 1 needs about 21 times as many"
     )
     below = fidelity(around(-0.5, 3.0), around(0.0, 1.0))
-    assert below.startswith("could not tell: of 145 synthetic") and "times as many" not in below
+    assert below.startswith("could not tell: with 145 synthetic") and "times as many" not in below
 
 
 def test_an_excess_smaller_than_what_real_scans_show_among_one_another_would_have_been_noticed() -> None:
     words = fidelity(around(1.01, 0.02), around(1.0, 0.02))
-    assert words == "not told from real scans; 0.0404 above the floor would have been noticed"
+    assert words == "not distinguished from real scans; 0.0404 above the floor would have been detected"
 
 
 @pytest.mark.parametrize(("kid", "floor"), [(None, 0.1), (0.1, None)])
@@ -61,8 +61,8 @@ def test_without_an_interval_nothing_can_be_told(kid: float | None, floor: float
 def test_a_change_that_is_told_needs_no_further_words() -> None:
     assert effect_words("helps", around(0.04, 0.01)) == effect_words("harms", around(-0.04, 0.01)) == ""
     assert effect_words("possibly helps", around(0.04, 0.041)).startswith(
-        "The simultaneous 90 % interval lies above zero, the 95 % one does not. To see an effect of 0.02 it "
-        "takes at least 170 test scans"
+        "The simultaneous 90 % interval lies above zero; the 95 % interval does not. Detecting an effect of "
+        "0.02 needs at least 170 test scans"
     )
 
 
@@ -82,7 +82,8 @@ def test_a_class_that_is_misread_in_real_scans_too_says_nothing_of_its_labels() 
     few = Estimate(value=3 / 13, low=0.05, high=0.54, n=13)
     known, words = misread_words(agreeing({"mass": mass, "normal": clear}, {"mass": few, "normal": clear}))
     assert not known
-    assert "cannot be told where it does not clearly read real scans better: mass (23.1 % of 13" in words
+    assert "could not tell whether the labels or the classifier are at fault where the classifier" in words
+    assert "is not clearly better on real scans: mass (23.1 % of 13" in words
     assert "normal" not in words
     assert misread_words(agreeing({"mass": mass}, {}))[0] is False
 
@@ -93,8 +94,8 @@ def test_a_class_that_is_read_better_in_real_scans_is_misread_for_its_labels() -
             {"a": around(0.3, 0.1), "b": around(0.5, 0.2)}, {"a": around(0.9, 0.05), "b": around(0.6, 0.2)}
         )
     )
-    assert known and "It reads real scans better: a (90.0 % of 40 real scans" in words
-    assert "cannot be told" in words and ": b (60.0 %" in words
+    assert known and "The classifier is better on real scans: a (90.0 % of 40 real scans" in words
+    assert "could not tell whether" in words and ": b (60.0 %" in words
 
 
 def test_the_classes_that_cannot_be_told_from_chance_are_named_with_the_images_it_takes() -> None:
@@ -102,7 +103,7 @@ def test_the_classes_that_cannot_be_told_from_chance_are_named_with_the_images_i
     control = {name: around(0.2, 0.15) for name in "abc"}
     words = chance_words(report.model_copy(update={"label_agreement_shuffled": control}))
     # Half widths of .15 and .15 over a gap of .1: nine times the 40 images.
-    assert words.endswith("for b (40 images, some 360 images would tell); c (40 images).")
+    assert words.endswith("for b (40 images, about 360 needed to tell); c (40 images).")
     clear = {name: around(0.01, 0.01) for name in "ab"}
     report = report.model_copy(update={"label_agreement_shuffled": clear})
     assert chance_words(report) == ""

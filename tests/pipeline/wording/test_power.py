@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm
 
 from pipeline.wording.power import (
+    clopper_pearson,
     least_p,
     noticeable_auc,
     noticeable_excess,
@@ -58,3 +59,9 @@ def test_an_excess_that_is_noticeable_is_noticed_with_the_stated_chance() -> Non
     rng = np.random.default_rng(1)
     estimates = rng.normal(noticeable_excess(1.96), 1.0, 20_000)
     assert np.mean(estimates - 1.96 > 0) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_interval_holds_the_share_and_reaches_the_ends() -> None:
+    assert clopper_pearson(0, 50)[0] == 0 and clopper_pearson(50, 50)[1] == 1
+    low, high = clopper_pearson(5, 100)
+    assert low == pytest.approx(0.0164, abs=1e-3) and high == pytest.approx(0.1128, abs=1e-3)

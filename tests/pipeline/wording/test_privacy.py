@@ -104,11 +104,11 @@ def test_the_levels_are_those_of_the_audits_settings() -> None:
 
 def test_tests_without_power_are_not_counted_as_passed() -> None:
     found = tally(audit(tests=tuple(made(0.0) for _ in range(33))))
-    assert found.startswith("Of 33 tests on the images, none failed; 33 were not able to tell")
+    assert found.startswith("Of 33 tests on the images, none failed; 33 could not tell (each by itself")
     assert "found nothing" not in found
     mixed = tally(audit(tests=(made(0.9), made(0.1, 0.03), made(0.1), made(0.1, 0.001, passed=False))))
-    assert "1 failed; 1 found a sign, short of failing; 1 found nothing and would have noticed" in mixed
-    assert "1 were not able to tell" in mixed
+    assert "1 failed; 1 found a sign, short of failing; 1 found nothing and would have detected" in mixed
+    assert "1 could not tell (each by itself" in mixed
     assert tally(audit(tests=())) == ""
 
 
@@ -119,20 +119,20 @@ def test_the_chance_of_all_tests_together_is_that_of_the_weakest_class() -> None
         )
 
     found = tally(audit(tests=(made(0.1),), classes={"a": of(0.93), "b": of(0.86)}))
-    assert "together would notice 2.0% planted copies with a chance of 86 % in the class where" in found
+    assert "together would detect 2.0% planted copies with a probability of 86 % in the class where" in found
 
 
 def test_a_strong_attack_short_of_its_threshold_is_a_sign_everywhere() -> None:
     report = attacked(PHANTOM, attack("release_components", (7, 6), noticeable_auc=1.0))
     (sign,) = signs_of(report)
-    assert "a sign that the accepted images tell who was trained on, short of failing" in sign
-    assert "release_combined (AUC 0.93 over 7 and 6 patients, p = 0.012)" in sign
+    assert "a sign that the accepted images reveal who was in the training data, short of failing" in sign
+    assert "release_combined (AUC 0.93, 7 members and 6 non-members, p = 0.012)" in sign
     top = undecided_words(report)
     assert "too weak to tell, and there is a sign of a leak" in top and "AUC 0.93" in top
     words = release_words(report)
-    assert words.startswith("The released images show a sign of telling who was in the training data")
-    assert "only an attack with hardly an error would be noticed" in words
-    assert "for one of 0.70 and" in words and "on either side" in words
+    assert words.startswith("The released images show a sign of revealing who was in the training data")
+    assert "only a nearly perfect attack would be detected" in words
+    assert "an AUC of 0.70 needs" in words and "patients on each side" in words
 
 
 def test_nothing_found_of_few_patients_could_not_be_told_and_of_many_names_what_would_have_been() -> None:
@@ -140,21 +140,21 @@ def test_nothing_found_of_few_patients_could_not_be_told_and_of_many_names_what_
     assert signs_of(few) == ()
     assert undecided_words(few) == "No test failed, but the tests were too weak to tell."
     told = release_words(few)
-    assert told.startswith("Whether the released images tell who was in the training data could not be told.")
+    assert told.startswith("The attacks could not tell whether the released images reveal who was in the tr")
     many = release_words(attacked(attack("release_combined", (90, 80))))
-    assert many.startswith("No attack told who was in the training data from the released images.")
-    assert "an AUC of 0.62 would be noticed with a chance of 80 %" in many
+    assert many.startswith("No attack inferred who was in the training data from the released images.")
+    assert "an AUC of 0.62 would be detected with a probability of 80 %" in many
     loud = release_words(attacked(attack("release_combined", (90, 80), 0.001)))
-    assert loud.startswith("The released images tell who was in the training data: release_combined")
+    assert loud.startswith("The released images reveal who was in the training data: release_combined")
     hopeless = release_words(attacked(attack("release_combined", (4, 4), noticeable_auc=1.0)))
-    assert "not even an attack without an error could fail" in hopeless
+    assert "not even a perfect attack would be significant" in hopeless
     assert release_words(attacked()) == ""
 
 
 def test_a_pass_says_what_it_leaves_open_of_patients_too_few_to_tell() -> None:
     few, many = attack("release_combined", (7, 6), noticeable_auc=1.0), attack("release_combined", (90, 80))
     (left,) = untold_words(attacked(few))
-    assert left.startswith("Whether the released images tell who was in the training data could not be told")
+    assert left.startswith("The attacks could not tell whether the released images reveal who was in the tr")
     assert untold_words(attacked(many)) == untold_words(attacked()) == []
 
 
@@ -164,9 +164,10 @@ def test_the_model_is_spoken_of_by_its_own_attacks_and_not_at_all_where_a_contro
     ]
     own = attack("combined", (90, 80))
     quiet = model_words(attacked(own, controls[0], PHANTOM))
-    assert quiet.startswith("No attack told who was in the training data from the model itself.")
+    assert quiet.startswith("No attack inferred who was in the training data from the model itself.")
     loud = model_words(attacked(own, *controls))
-    assert loud.startswith("Whether the model itself tells could not be told: a control")
+    assert loud.startswith("The attacks could not tell whether the model itself reveals who was in the trai")
+    assert "a control, which must find nothing, found something (control_members" in loud
     assert model_words(attacked(PHANTOM)) == ""
     said = attack_outcomes(attacked(own, *controls, PHANTOM))
     assert said == [Outcome.CLEAR, Outcome.BLIND, Outcome.LOUD, Outcome.SIGN]
@@ -218,11 +219,12 @@ def rejecting(rate: float | None, interval: tuple[float, float] | None) -> str:
 
 
 def test_false_rejects_say_whether_the_budget_is_kept_as_far_as_that_can_be_told() -> None:
-    assert rejecting(0.01, (0.0, 0.04)).endswith("of 64 real scans that nothing was tuned on were rejected "
-        "by all rules together (95 % interval 0.0 % to 4.0 %; budget 5 %): within the budget.")  # fmt: skip
+    assert rejecting(0.01, (0.0, 0.04)).endswith("of 64 real scans that were not used for tuning were "
+        "rejected by all rules together (95 % interval 0.0 % to 4.0 %; budget 5 %): within the "
+        "budget.")  # fmt: skip
     wide = rejecting(0.047, (0.01, 0.131))
-    assert "whether the budget is kept cannot be told; at this rate about" in wide
-    assert rejecting(0.06, (0.02, 0.14)).endswith("cannot be told.")
+    assert "could not tell whether the rate is within the budget; at this rate about" in wide
+    assert rejecting(0.06, (0.02, 0.14)).endswith("could not tell whether the rate is within the budget.")
     assert rejecting(0.12, (0.06, 0.2)).endswith("more than the budget.")
     assert rejecting(None, None) == "Not measured (budget 5 %)."
 

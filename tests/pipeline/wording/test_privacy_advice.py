@@ -86,12 +86,12 @@ def test_nothing_has_to_change_where_all_passes() -> None:
         (
             (outcome(None),),
             (attacked("release_combined", False),),
-            "The accepted images tell who was trained on.",
+            "The accepted images reveal who was in the training data.",
         ),
         (
             (outcome(False),),
             (attacked("release_correlation", False),),
-            "than chance explains, and the accepted images tell who was trained on.",
+            "than chance explains, and the accepted images reveal who was in the training data.",
         ),
     ],
 )
@@ -102,7 +102,7 @@ def test_whatever_fails_has_a_remedy(
     (step,) = what_to_change(found)
     assert said in step and "train.augment" in step
     (step,) = what_to_change(found.model_copy(update={"checkpoint_digest": ""}))
-    assert said in step and "train." not in step and "draw and audit again" in step
+    assert said in step and "train." not in step and "sample and audit again" in step
 
 
 def test_a_class_that_runs_short_is_drawn_again_or_asked_less_of() -> None:
@@ -125,7 +125,7 @@ def test_weak_tests_name_what_makes_them_stronger_and_the_policy_that_would_rele
     )
     weak = audit(Verdict.INCONCLUSIVE, tests=tests, classes=classes, needed=needed)
     steps = what_to_change(weak)
-    assert "with a chance of 41 % in the class where they are weakest; a pass needs 80 %" in steps[0]
+    assert "with a probability of 41 % in the class where they are weakest; PASS needs 80 %" in steps[0]
     assert "sample.per_class" in steps[0] and steps[0].endswith(": about 950 candidates would be enough.")
     assert "release.policy=research" in steps[1]
     assert len(what_to_change(weak, Policy.RESEARCH)) == 1
@@ -139,7 +139,8 @@ def test_weak_tests_name_what_makes_them_stronger_and_the_policy_that_would_rele
 
 def test_a_checkpoint_that_tells_is_kept_in_house_though_its_images_may_go() -> None:
     (step,) = what_to_change(audit(checkpoint_verdict=Verdict.FAIL))
-    assert step.startswith("The checkpoint itself tells") and "train.dp.epsilon" in step
+    assert step.startswith("The checkpoint itself reveals who was in the training data")
+    assert "train.dp.epsilon" in step
 
 
 def test_attacks_on_too_few_patients_name_how_many_it_takes() -> None:
@@ -148,7 +149,8 @@ def test_attacks_on_too_few_patients_name_how_many_it_takes() -> None:
     )
     steps = what_to_change(audit(Verdict.INCONCLUSIVE, membership=(few,)), Policy.RESEARCH)
     (step,) = [one for one in steps if "ingest.audit_share" in one]
-    assert "Of 7 and 6 patients" in step and "for one of 0.60 on either side" in step
+    assert "With 7 members and 6 non-members" in step
+    assert "an AUC of 0.60 needs" in step and "patients on each side" in step
     enough = few.model_copy(update={"members": 40, "non_members": 40})
     steps = what_to_change(audit(Verdict.INCONCLUSIVE, membership=(enough,)), Policy.RESEARCH)
     assert not [one for one in steps if "ingest.audit_share" in one]

@@ -36,7 +36,16 @@ def _size(job: Job, size: int) -> Iterator[Row | Skipped]:
     def autoencoder(batch: int) -> tuple[float, ...]:
         settings = _settings(job, size, batch)
         plan = MachinePlan(default_device(), torch.get_num_threads(), loops.preferred(default_device()))
-        own = AutoencoderTrainer(Cohort(cohort.path), None, settings, plan, Ranks(), seed=0, inputs_digest="")
+        own = AutoencoderTrainer(
+            Cohort(cohort.path),
+            None,
+            settings.latent,
+            plan,
+            Ranks(),
+            runtime=settings.runtime,
+            seed=0,
+            inputs_digest="",
+        )
         try:
             return loops.rates(own.step, batch, sizes)
         finally:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ingest.duplicates.near_duplicates import MIN_AGREEMENT, NearDuplicates, find_near_duplicates
-from pipeline.ingest.duplicates.registration import agreement, prepare
+from pipeline.ingest.duplicates.near_duplicates import MIN_CORRELATION, NearDuplicates, find_near_duplicates
+from pipeline.ingest.duplicates.registration import aligned_correlation, prepare
 from pipeline.ingest.duplicates.similar_pairs import PARTNERS, candidate_pairs
 from pipeline.ingest.reading.geometry import to_square
 from pipeline.ingest.reading.signatures import SCALE, signature_length, signatures, thumbnail
@@ -94,7 +94,7 @@ def test_agreement_undoes_a_shift_and_a_stretch_but_not_another_patient() -> Non
     large = radiographs(3, 160, seed=4)
     moved = [small(large[0][2:-2, 3:-1]), small(large[0]), small(large[1]), small(large[2])]
     ready = prepare(np.stack(moved))
-    scores = agreement(ready.take(np.array([0, 0, 0])), ready.take(np.array([1, 2, 3])))
+    scores = aligned_correlation(ready.take(np.array([0, 0, 0])), ready.take(np.array([1, 2, 3])))
     assert scores[0] > 0.93
     assert scores[1:].max() < 0.6
 
@@ -108,8 +108,8 @@ def test_every_kind_of_copy_is_found_and_nothing_else(side: int) -> None:
     for place, (row, _) in enumerate(planted, start=60):
         assert found.groups.group[place] == found.groups.group[row]
     assert found.groups.num_groups == 10
-    assert (found.agreement >= found.threshold).all()
-    assert found.threshold >= MIN_AGREEMENT
+    assert (found.correlation >= found.threshold).all()
+    assert found.threshold >= MIN_CORRELATION
 
 
 def test_no_pair_is_found_where_all_images_are_nearly_the_same_picture() -> None:
@@ -117,7 +117,7 @@ def test_no_pair_is_found_where_all_images_are_nearly_the_same_picture() -> None
     body = radiographs(1, 32)[0].astype(float)
     images = np.clip(body + rng.normal(0, 3, (300, 32, 32)), 0, 255).astype(np.uint8)
     found = find(images)
-    assert found.threshold > MIN_AGREEMENT
+    assert found.threshold > MIN_CORRELATION
     assert found.groups.num_groups == 0
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arrays import Bools, Codes
 from pipeline.ingest.reading.worker import draw
 from pipeline.ingest.settings import IngestSettings
 from pipeline.ingest.splitting.splits import HOLDOUT, TEST, TRAIN, VAL, Split, group_strata, split_scans
-from pipeline.ingest.splitting.stratify import Bools, Codes, Limits, count_strata
+from pipeline.ingest.splitting.stratify import Limits, count_strata
 
 DEFAULTS = IngestSettings()
 

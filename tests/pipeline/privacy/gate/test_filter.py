@@ -11,7 +11,6 @@ from pipeline.privacy.gate.filter import (
     JOINT,
     JOINT_SHARE,
     calibrate,
-    clopper_pearson,
     joint_share,
     rule_statistics,
 )
@@ -94,9 +93,3 @@ def test_the_ratio_is_antisymmetric_in_train_and_holdout(train: float, holdout: 
 
     assert ratio(train, holdout) == pytest.approx(-ratio(holdout, train))
     assert ratio(train, train) == 0
-
-
-def test_the_interval_holds_the_share_and_reaches_the_ends() -> None:
-    assert clopper_pearson(0, 50)[0] == 0 and clopper_pearson(50, 50)[1] == 1
-    low, high = clopper_pearson(5, 100)
-    assert low == pytest.approx(0.0164, abs=1e-3) and high == pytest.approx(0.1128, abs=1e-3)

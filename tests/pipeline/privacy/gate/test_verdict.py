@@ -73,11 +73,11 @@ def test_what_several_tests_show_is_said_once_with_all_that_show_it() -> None:
     told = (attack("release_components", passed=False), attack("release_combined", passed=False))
     near, count, by = judge_class("a", ENOUGH, tests, STRONG, told).reasons
     assert (
-        "(sign_test by correlation, halves; sign_test_after_filter by correlation; least adjusted p = 0.001)"
-        in near
+        "(sign_test by correlation, halves; sign_test_after_filter by correlation; smallest adjusted "
+        "p = 0.001)" in near
     )
     assert "stand out as copies" in count and "(copy_count by agreement; adjusted p = 0.002)" in count
-    assert "release_components (AUC 0.55 over 60 and 50 patients, p = 0.5), release_combined (AUC" in by
+    assert "release_components (AUC 0.55, 60 members and 50 non-members, p = 0.5), release_com" in by
 
 
 def test_failing_outranks_weakness_and_the_worst_class_decides() -> None:
@@ -151,10 +151,11 @@ def test_a_checkpoint_passes_only_if_an_attack_by_enough_known_patients_finds_no
     quiet, loud = attack("combined", passed=True), attack("combined", passed=False, p_value=1e-4)
     assert checkpoint(quiet)[0] is Verdict.PASS
     verdict, reasons = checkpoint(loud)
-    assert verdict is Verdict.FAIL and "combined (AUC 0.55 over 60 and 50 patients, p = 0.0001)" in reasons[0]
+    assert verdict is Verdict.FAIL
+    assert "combined (AUC 0.55, 60 members and 50 non-members, p = 0.0001)" in reasons[0]
     verdict, reasons = checkpoint(quiet, min_patients=51)
     assert verdict is Verdict.INCONCLUSIVE and "50 audit patients on one side are too few" in reasons[0]
-    assert "of 60 and 50 patients an AUC of 0.62 would be noticed" in reasons[0]
+    assert "with 60 members and 50 non-members, an AUC of 0.62 would be detected" in reasons[0]
     assert checkpoint(quiet, has_patient_ids=False)[0] is Verdict.INCONCLUSIVE
 
 
@@ -174,11 +175,12 @@ def test_an_attack_beyond_the_guaranteed_epsilon_proves_the_guarantee_wrong() ->
 def test_a_sign_short_of_failing_is_named_whatever_the_verdict_on_the_checkpoint() -> None:
     near = attack("combined", passed=True, p_value=0.02)
     verdict, reasons = checkpoint(near)
-    assert verdict is Verdict.PASS and reasons[0].startswith("no attack fails")
-    assert "a sign that the model tells who was trained on, short of failing: combined (AUC" in reasons[1]
+    assert verdict is Verdict.PASS and reasons[0].startswith("no attack reached significance")
+    sign = "a sign that the model reveals who was in the training data, short of failing: combined (AUC"
+    assert sign in reasons[1]
     verdict, reasons = checkpoint(near, min_patients=51)
-    assert verdict is Verdict.INCONCLUSIVE and "a sign that the model tells" in reasons[1]
-    assert not [reason for reason in checkpoint(attack("combined", passed=True))[1] if "sign" in reason]
+    assert verdict is Verdict.INCONCLUSIVE and "a sign that the model reveals" in reasons[1]
+    assert not [line for line in checkpoint(attack("combined", passed=True))[1] if "a sign that" in line]
 
 
 def test_too_little_power_names_what_would_be_enough() -> None:

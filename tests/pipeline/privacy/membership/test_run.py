@@ -124,6 +124,6 @@ def test_without_audit_patients_nothing_is_measured_and_that_is_said(gate_cohort
     switched_off = SETTINGS.model_copy(update={"membership": FAST.model_copy(update={"enabled": False})})
     released = torch.from_numpy(to_model_range(fresh(3, seed=4)[0]))
     found = attacked(gate_cohort, released, switched_off)
-    assert not found.release and "switched off" in found.not_run
+    assert not found.release and "disabled" in found.not_run
     found = attacked(gate_cohort, released[:0])
     assert not found.release and "no candidate was accepted" in found.not_run

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.search.embedding_cache import cohort_embedding
 from pipeline.privacy.search.neighbours import FLOOR
-from pipeline.privacy.search.references import Ints, References, load_references, shrink
+from pipeline.privacy.search.references import References, load_references, shrink
 from pipeline.privacy.search.views import Views
 from pipeline.privacy.settings import AuditSettings
 from tests.pipeline.privacy.sets import KINDS, QUICK, disguised, fresh

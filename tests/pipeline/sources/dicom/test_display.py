@@ -29,7 +29,7 @@ rng = np.random.default_rng(7)
 
 
 def read(made: Any, **options: Any) -> Scan:
-    rule = ReadRule("dicom", "/nowhere", dicom=DicomOptions(**options))
+    rule = ReadRule("dicom", "/nowhere", options=DicomOptions(**options))
     return next(dicom.read(ScanTask(rule, "f"), written(made)))
 
 

@@ -36,7 +36,7 @@ def files(where: str, root: Path) -> dict[str, Path]:
 
 def outcome(path: Path) -> str:
     """What becomes of a file when as much as possible is read."""
-    rule = ReadRule("dicom", str(path.parent), dicom=DicomOptions(frames="first", headless=True))
+    rule = ReadRule("dicom", str(path.parent), options=DicomOptions(frames="first", headless=True))
     try:
         (scan,) = dicom.read(ScanTask(rule, path.name), path.read_bytes())
     except ScanRefusedError as error:

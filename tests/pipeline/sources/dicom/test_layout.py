@@ -34,7 +34,7 @@ COMPRESSED_AS_NATIVE = "compressed pixels under an uncompressed transfer syntax"
 
 
 def read(made: Dataset | bytes, **options: Any) -> Scan:
-    rule = ReadRule("dicom", "/nowhere", dicom=DicomOptions(**options))
+    rule = ReadRule("dicom", "/nowhere", options=DicomOptions(**options))
     data = made if isinstance(made, bytes) else written(made)
     (scan,) = dicom.read(ScanTask(rule, "f"), data)
     return scan

@@ -27,7 +27,7 @@ from tests.pipeline.sources.dicom.dicoms import EVERY, RAMP, header, written
 
 
 def task(tag: str = "PatientID", **options: Any) -> ScanTask:
-    return ScanTask(ReadRule("dicom", "/nowhere", patient_tag=tag, dicom=DicomOptions(**options)), "f")
+    return ScanTask(ReadRule("dicom", "/nowhere", patient_tag=tag, options=DicomOptions(**options)), "f")
 
 
 def read_all(made: Dataset | bytes, tag: str = "PatientID", **options: Any) -> list[Scan]:
@@ -49,7 +49,7 @@ def order(pixels: np.ndarray) -> np.ndarray:
 def test_pixels_and_the_allow_list_are_read_and_nothing_else() -> None:
     scan = read(header(ImagerPixelSpacing=[0.2, 0.1]))
     assert (scan.pixels == RAMP).all()
-    assert (scan.source_format, scan.view, scan.sex, scan.age_years) == ("dicom CR", "PA", "F", 47.0)
+    assert (scan.source_format, scan.attributes) == ("dicom CR", ("F", "40-49", "PA"))
     assert scan.spacing_mm == pytest.approx(0.2)
     assert scan.pixel_aspect == pytest.approx(0.5)
     assert scan.patient == "MRN-7"

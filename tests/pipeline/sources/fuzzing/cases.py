@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.sources.base import DicomOptions, ReadRule
+from pipeline.sources.base import DicomOptions, NiftiOptions, ReadRule
 from tests.pipeline.sources.dicom.bombs_dicom import DICOM_BOMBS
 from tests.pipeline.sources.fuzzing.mutations import ANY_FORMAT, Mutation
 from tests.pipeline.sources.fuzzing.mutations_dicom import DICOM
@@ -88,7 +88,8 @@ def case(number: int) -> Case | None:
     if not seeds:
         return None
     if number < 0:
-        rule = ReadRule(family.kind, "", projection="middle", dicom=DicomOptions("first", colour="grey"))
+        plain = _options(family.kind, DicomOptions("first", colour="grey"), NiftiOptions("middle"))
+        rule = ReadRule(family.kind, "", options=plain)
         return Case(number, family.name, *seeds[0][:1], (), rule, seeds[0][1])
     rng = random.Random(f"{SEED}-{number}")
     seed, data = rng.choice(seeds)
@@ -105,19 +106,18 @@ def case(number: int) -> Case | None:
             data = mutation(rng, data)
         except (IndexError, ValueError, OverflowError, OSError, EOFError, struct.error, zlib.error):
             continue
-    options = DicomOptions(
+    dicom = DicomOptions(
         frames=rng.choice(("refuse", "first", "first", "middle", "each", "each", "each", "2")),
         window=rng.choice(("0", "0", "0", "0", "0", "1", "none")),
         headless=True,
         colour=rng.choice(("refuse", "grey")),
     )
-    rule = ReadRule(
-        family.kind,
-        "",
-        patient_tag="PatientID" if family.kind == "dicom" and rng.random() < 0.5 else "",
-        projection=rng.choice(("none", "middle", "mean", "max")),
-        axis=rng.randrange(3),
-        dicom=options,
-    )
+    tag = "PatientID" if family.kind == "dicom" and rng.random() < 0.5 else ""
+    nifti = NiftiOptions(rng.choice(("none", "middle", "mean", "max")), rng.randrange(3))
+    rule = ReadRule(family.kind, "", patient_tag=tag, options=_options(family.kind, dicom, nifti))
     names = tuple(mutation.__name__ for mutation in chosen)
     return Case(number, family.name, seed, names, rule, data)
+
+
+def _options(kind: str, dicom: DicomOptions, nifti: NiftiOptions) -> object:
+    return {"dicom": dicom, "nifti": nifti}.get(kind)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import ReadRule, ScanTask
+from pipeline.sources.base import ImageOptions, ReadRule, ScanTask
 from pipeline.sources.images import source as images
 from tests.pipeline.sources.images.test_files import png_chunk
 
@@ -19,7 +19,7 @@ PICTURE = np.random.default_rng(8).integers(0, 256, (70, 90)).astype(np.uint8)
 
 
 def read(data: bytes) -> np.ndarray:
-    (scan,) = images.read(ScanTask(ReadRule("images", "", colour="grey"), "f"), data)
+    (scan,) = images.read(ScanTask(ReadRule("images", "", options=ImageOptions("grey")), "f"), data)
     return np.asarray(scan.pixels)
 
 

@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEGBaseline8Bit
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import DicomOptions, ReadRule, ScanTask
+from pipeline.sources.base import DicomOptions, ImageOptions, ReadRule, ScanTask
 from pipeline.sources.dicom import source as dicom
 from pipeline.sources.images import source as images
 from pipeline.sources.images.jpeg_scans import scans_of
@@ -55,7 +55,7 @@ def cut(data: bytes, count: int) -> bytes:
 
 
 def read(data: bytes) -> np.ndarray:
-    (scan,) = images.read(ScanTask(ReadRule("images", "", colour="grey"), "f"), data)
+    (scan,) = images.read(ScanTask(ReadRule("images", "", options=ImageOptions("grey")), "f"), data)
     return np.asarray(scan.pixels)
 
 
@@ -68,7 +68,7 @@ def read_inside(frame: bytes, picture: np.ndarray) -> np.ndarray:
 
 
 def read_dicom(data: bytes) -> np.ndarray:
-    rule = ReadRule("dicom", "", dicom=DicomOptions("first", colour="grey"))
+    rule = ReadRule("dicom", "", options=DicomOptions("first", colour="grey"))
     return np.asarray(next(dicom.read(ScanTask(rule, "f"), data)).pixels)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pipeline.errors import ScanRefusedError
-from pipeline.sources.base import ReadRule, Scan, ScanTask
+from pipeline.sources.base import ImageOptions, ReadRule, Scan, ScanTask
 from pipeline.sources.images import source as images
 from tests.pipeline.sources.images.test_files import EIGHT, SIXTEEN, png_chunk, tiff
 
@@ -21,7 +21,9 @@ TWELVE_BITS = (np.arange(35, dtype=np.uint16) * 117).reshape(5, 7)
 
 
 def read(data: bytes, *, colour: str = "grey", aspect: float = 1.0) -> Scan:
-    (scan,) = images.read(ScanTask(ReadRule("images", "", colour=colour), "f", pixel_aspect=aspect), data)
+    (scan,) = images.read(
+        ScanTask(ReadRule("images", "", options=ImageOptions(colour)), "f", pixel_aspect=aspect), data
+    )
     return scan
 
 

@@ -25,7 +25,6 @@ from pipeline.recipe import resolve_recipe
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import digest_files, digest_of
 from pipeline.train import TrainSettings, run_train
-from pipeline.train.batches import Batch
 from pipeline.train.latent import moments
 from pipeline.train.latent.autoencoder import AutoencoderTrainer
 from pipeline.train.latent.moments import MomentShards, encode_rows
@@ -74,13 +73,9 @@ def shards_of(checkpoint: Path) -> MomentShards:
     return MomentShards(checkpoint / "latents", [len(np.load(path)) for path in paths], (8, 4, 4))
 
 
-def batch_of(rows: Any) -> Batch:
-    return Batch(np.asarray(rows, dtype=np.int64), np.zeros(len(rows), dtype=np.bool_))
-
-
-def drawn(source: LatentSource, batch: Batch, step: int) -> torch.Tensor:
+def drawn(source: LatentSource, rows: Any, step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(stream_seed(4, "step", step))
-    read = torch.from_numpy(source.read(batch))
+    read = torch.from_numpy(source.read(np.asarray(rows, dtype=np.int64)))
     return source.clean(read, generator, count=len(read), share=slice(None))
 
 
@@ -193,7 +188,7 @@ def test_stored_moments_equal_a_fresh_encoding(tiny_cohort_16: CohortRef, source
     cohort = Cohort(tiny_cohort_16.path)
     assert source.autoencoder is not None
     rows = cohort.rows("train")[[0, 50, 3, 47, -1, 48]]
-    stored = source.read(batch_of(rows))
+    stored = source.read(rows)
     assert stored.dtype == np.float16
     assert stored.shape == (6, 8, 4, 4)
     assert np.array_equal(stored, encode_rows(source.autoencoder, cohort, rows))
@@ -211,14 +206,14 @@ def test_scans_outside_the_train_split_are_encoded_when_asked_for(
     cohort = Cohort(tiny_cohort_16.path)
     assert source.autoencoder is not None
     rows = cohort.rows("holdout")[:3]
-    assert np.array_equal(source.read(batch_of(rows)), encode_rows(source.autoencoder, cohort, rows))
+    assert np.array_equal(source.read(rows), encode_rows(source.autoencoder, cohort, rows))
 
 
 def test_latents_have_the_deviation_that_the_denoiser_expects(
     tiny_cohort_16: CohortRef, undisturbed: CheckpointRef, source: LatentSource
 ) -> None:
     rows = Cohort(tiny_cohort_16.path).rows("train")
-    latents = drawn(source, batch_of(rows), step=0)
+    latents = drawn(source, rows, step=0)
     assert latents.shape == (len(rows), 4, 4, 4)
     assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=0.03)
     assert torch.allclose(latents.std((0, 2, 3)), torch.full((4,), SETTINGS.sigma_data), rtol=0.03)
@@ -233,7 +228,7 @@ def test_latents_have_the_deviation_that_the_denoiser_expects(
 def test_sampling_noise_is_new_every_step_and_the_same_when_a_step_is_done_again(
     tiny_cohort_16: CohortRef, source: LatentSource
 ) -> None:
-    batch = batch_of(Cohort(tiny_cohort_16.path).rows("train")[:4])
+    batch = Cohort(tiny_cohort_16.path).rows("train")[:4]
     first, second, again = (drawn(source, batch, step) for step in (3, 4, 3))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -324,9 +319,9 @@ def test_a_corrupted_autoencoder_file_is_refused(
     assert caught.value.exit_code == 3
 
 
-def test_mirroring_and_latents_contradict_each_other() -> None:
-    body = {"train": {"horizontal_flip": True, "latent": {"enabled": True}}}
-    with pytest.raises(RecipeError, match=r"train\.horizontal_flip.*train\.latent\.enabled") as caught:
+def test_augmentation_and_latents_contradict_each_other() -> None:
+    body = {"train": {"augment": 0.1, "latent": {"enabled": True}}}
+    with pytest.raises(RecipeError, match=r"train\.augment.*train\.latent\.enabled") as caught:
         resolve_recipe(body)
     assert caught.value.exit_code == 2
 

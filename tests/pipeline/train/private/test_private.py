@@ -15,6 +15,7 @@ import torch
 from models.checkpoint import read_tensors
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.objective import SigmaDistribution
+from pipeline.arrays import Ints
 from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
 from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError, UsageError
@@ -63,27 +64,27 @@ def test_each_patient_is_drawn_on_its_own_and_gives_one_scan(tiny_cohort_16: Coh
     owner = {int(row): number for number, rows in enumerate(patients) for row in rows}
     assert sorted(owner) == cohort.rows("train").tolist()
     assert max(len(rows) for rows in patients) > 1
-    draws = PatientDraw(cohort, sample_rate=0.2, horizontal_flip=True, secret=3)
+    draws = PatientDraw(cohort, sample_rate=0.2, secret=3)
     steps, hits, pairs = 3000, np.zeros(len(patients)), 0
     sizes, seen = [], set()
     for step in range(steps):
-        batch = draws.batch(step)
-        drawn = [owner[int(row)] for row in batch.rows]
+        rows = draws.rows(step)
+        drawn = [owner[int(row)] for row in rows]
         assert len(set(drawn)) == len(drawn)
         hits[drawn] += 1
         pairs += 0 in drawn and 1 in drawn
         sizes.append(len(drawn))
-        seen |= set(batch.rows.tolist())
+        seen |= set(rows.tolist())
     assert seen == set(owner)
     # 5 standard errors of a share, of the variance of a binomial count, and of independence.
     assert np.abs(hits / steps - 0.2).max() < 5 * (0.2 * 0.8 / steps) ** 0.5
     variance = len(patients) * 0.2 * 0.8
     assert abs(np.var(sizes) / variance - 1) < 5 * (2 / steps) ** 0.5
     assert abs(pairs / steps - 0.04) < 5 * (0.04 * 0.96 / steps) ** 0.5
-    again = PatientDraw(cohort, sample_rate=0.2, horizontal_flip=True, secret=3)
-    assert again.batch(7).rows.tolist() == draws.batch(7).rows.tolist()
-    other = PatientDraw(cohort, sample_rate=0.2, horizontal_flip=True, secret=4)
-    assert other.batch(7).rows.tolist() != draws.batch(7).rows.tolist()
+    again = PatientDraw(cohort, sample_rate=0.2, secret=3)
+    assert again.rows(7).tolist() == draws.rows(7).tolist()
+    other = PatientDraw(cohort, sample_rate=0.2, secret=4)
+    assert other.rows(7).tolist() != draws.rows(7).tolist()
 
 
 def test_without_patient_ids_an_image_is_what_is_protected(tmp_path: Path) -> None:
@@ -185,14 +186,14 @@ def test_a_step_that_sees_nobody_and_small_parts_of_one_are_fine(
     monkeypatch.setattr("secrets.token_hex", lambda _: "5e" * 16)
     fields = {**FIELDS, "batch_size": 1, "num_steps": 9}
     sizes = []
-    draw = PatientDraw.batch
+    draw = PatientDraw.rows
 
-    def counted(self: PatientDraw, step: int) -> object:
-        batch = draw(self, step)
-        sizes.append(len(batch.rows))
-        return batch
+    def counted(self: PatientDraw, step: int) -> Ints:
+        rows = draw(self, step)
+        sizes.append(len(rows))
+        return rows
 
-    monkeypatch.setattr(PatientDraw, "batch", counted)
+    monkeypatch.setattr(PatientDraw, "rows", counted)
     run_train(tiny_cohort_16, tmp_path / "few", TrainSettings(**fields), seed=4)
     assert 0 in sizes and max(sizes) > 1
     whole = run_train(tiny_cohort_16, tmp_path / "whole", SETTINGS, seed=4)
@@ -207,7 +208,6 @@ def test_a_step_that_sees_nobody_and_small_parts_of_one_are_fine(
     [
         ("class_balance", 0.5),
         ("stop_when_memorising", True),
-        ("loss_weighting", "learned"),
         ("max_minutes", 5.0),
         ("precision", "bf16"),
         ("compile", "on"),

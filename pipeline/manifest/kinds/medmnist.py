@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.manifest.kinds.scan_rules import SourceRule
 from pipeline.manifest.rules import Name, PathText, PatientRule, Rule, TableName
 
 _PLAIN_SIZE = 28
@@ -20,7 +23,7 @@ class Download(Rule):
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Published md5 of the file.")
 
 
-class MedmnistSource(Rule):
+class MedmnistSource(SourceRule):
     """One npz file in MedMNIST layout: `{train,val,test}_images` and `_labels`, or `images` and `labels`."""
 
     kind: Literal["medmnist"]
@@ -86,6 +89,23 @@ class MedmnistSource(Rule):
     def findings(self) -> tuple[str, ...]:
         """The names of the findings, sorted; empty where a scan has one label."""
         return tuple(sorted(self.columns))
+
+    @property
+    def published_names(self) -> tuple[str, ...]:
+        """The name under which the archive's parts are reported."""
+        return (self.published_split,)
+
+    @property
+    def takes_first(self) -> bool:
+        """Whether a scan gets the first of several findings as its class."""
+        return bool(self.findings) and self.several == "first"
+
+    def not_here(self, present: Callable[[str], Path | None]) -> str:
+        """Return where the smallest size is fetched from; empty if it lies here, or nobody says where."""
+        path, download = self.chosen(None)
+        if download is None or (path is not None and present(path) is not None):
+            return ""
+        return f"not on this machine; ingest fetches it from {download.url}"
 
     def chosen(self, image_size: int | None) -> tuple[str | None, Download | None]:
         """Return (local path, download) of the smallest size not below `image_size`, else of the largest.

@@ -9,19 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cost.time_budget import Decision, TimeBudget
-from pipeline.train import TrainSettings
-from pipeline.train.schedule import learning_rate, num_steps_of
+from pipeline.train.parts import ScheduleSettings
 
-SETTINGS = TrainSettings(num_steps=100_000, max_minutes=10, warmup_steps=50, learning_rate=1e-3)
+SETTINGS = ScheduleSettings(num_steps=100_000, max_minutes=10, warmup_steps=50, learning_rate=1e-3)
 
 
-def simulate(settings: TrainSettings, step_seconds: list[float]) -> tuple[int, float, list[Decision]]:
+def simulate(settings: ScheduleSettings, step_seconds: list[float]) -> tuple[int, float, list[Decision]]:
     """Train on a clock of our own whose speed changes over equal parts of the steps done; return the end."""
     decisions: list[Decision] = []
     assert settings.max_minutes is not None
     budget = TimeBudget(60.0 * settings.max_minutes, settings.num_steps, decisions)
     step, seconds = 0, 0.0
-    while step < num_steps_of(settings, decisions):
+    while step < settings.num_steps_of(decisions):
         minute = min(int(seconds / 60), len(step_seconds) - 1)
         seconds += step_seconds[minute]
         step += 1
@@ -45,7 +44,7 @@ def test_a_machine_that_becomes_slower_cuts_its_steps_and_stays_near_the_budget(
     assert len(decisions) > 1
     assert all(later[1] < before[1] for before, later in pairwise(decisions))
     assert 0.85 * 600 < seconds < 1.06 * 600
-    rates = [learning_rate(number, SETTINGS, decisions) for number in range(step)]
+    rates = [SETTINGS.learning_rate_at(number, decisions) for number in range(step)]
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rates[-1] < 1e-3 * SETTINGS.learning_rate
 
@@ -55,7 +54,7 @@ def test_a_machine_that_was_slow_for_a_while_uses_the_rest_of_the_budget() -> No
     assert any(later[1] < before[1] for before, later in pairwise(decisions))
     assert decisions[-1][1] > min(num_steps for _, num_steps in decisions)
     assert 0.95 * 600 < seconds < 1.06 * 600
-    rates = [learning_rate(number, SETTINGS, decisions) for number in range(step)]
+    rates = [SETTINGS.learning_rate_at(number, decisions) for number in range(step)]
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rates[-1] < 1e-3 * SETTINGS.learning_rate
 
@@ -73,8 +72,8 @@ def test_a_budget_that_all_steps_fit_into_changes_no_learning_rate(warmup: int) 
     _, _, decisions = simulate(few, [0.3])
     assert decisions[0][1] == 300
     plain = few.model_copy(update={"max_minutes": None})
-    budgeted = [learning_rate(step, few, decisions) for step in range(300)]
-    assert budgeted == [learning_rate(step, plain) for step in range(300)]
+    budgeted = [few.learning_rate_at(step, decisions) for step in range(300)]
+    assert budgeted == [plain.learning_rate_at(step) for step in range(300)]
 
 
 @pytest.mark.parametrize("step_seconds", [700.0, 200.0])
@@ -97,19 +96,30 @@ def test_time_of_earlier_runs_counts() -> None:
 def test_a_rate_never_rises_after_the_warm_up_and_depends_only_on_decisions_made_before(
     first: int, changes: list[int], warmup: int
 ) -> None:
-    settings = TrainSettings(num_steps=10_000, max_minutes=1, warmup_steps=warmup)
+    settings = ScheduleSettings(num_steps=10_000, max_minutes=1, warmup_steps=warmup)
     decisions: list[Decision] = []
     at, end = first, 5000
     for change in changes:
         end = max(at, end + change)
         decisions.append((at, end))
         at = min(at + 7, end)
-    rates = [learning_rate(step, settings, decisions) for step in range(end)]
+    rates = [settings.learning_rate_at(step, decisions) for step in range(end)]
     after = rates[warmup:]
     assert all(later <= before + 1e-12 for before, later in pairwise(after))
     for known in range(len(decisions)):
         begin = decisions[known][0]
-        assert rates[:begin] == [learning_rate(step, settings, decisions[:known]) for step in range(begin)]
+        assert rates[:begin] == [settings.learning_rate_at(step, decisions[:known]) for step in range(begin)]
     if end > warmup + first:
         left = end - max(warmup, decisions[-1][0])
         assert rates[-1] <= settings.learning_rate * 2.5 / max(left, 1)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    schedule = ScheduleSettings(num_steps=100, warmup_steps=10, learning_rate=1e-3)
+    rates = [schedule.learning_rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert max(rates) == rates[9] == pytest.approx(1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-6
+    flat = schedule.model_copy(update={"learning_rate_decay": "none"})
+    assert flat.learning_rate_at(99) == pytest.approx(1e-3)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.manifest.addresses import url_problem
+from pipeline.manifest.kinds.dicom import DicomReading
+from pipeline.manifest.kinds.scan_rules import ScanRules
 from pipeline.manifest.rules import PathText, Rule
 from pipeline.manifest.web_access import REFERENCE
 
 Keyword = Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,64}$")]
 Wanted = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Reference = Annotated[str, Field(max_length=200, pattern=REFERENCE)]
-
-
-HOW_REACHED = {"url", "user", "password", "token", "ca_file", "retry_seconds"}
-"""Keys that say how a server is reached, not which scans are wanted."""
 
 
 class ServerRule(Rule):
@@ -66,3 +64,13 @@ class ServerRule(Rule):
         if self.user is not None and self.token is not None:
             raise ValueError("give user and password, or token")
         return self
+
+
+class DicomWebSource(ScanRules, DicomReading, ServerRule):
+    """The DICOM instances of a server; a file's name is `study/series/instance`, three UIDs."""
+
+    how_reached: ClassVar[frozenset[str]] = frozenset(
+        {"url", "user", "password", "token", "ca_file", "retry_seconds"}
+    )
+
+    kind: Literal["dicomweb"]

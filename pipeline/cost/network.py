@@ -1,0 +1,73 @@
+"""A denoiser before it is trained: its layers, its arithmetic, and how long it takes on one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.latent.autoencoder_spec import AutoencoderSpec
+from models.network.spec import NetworkSpec
+from pipeline.cost.pacing import Pace, pace_of
+
+if TYPE_CHECKING:
+    from models.diffusion.denoiser import Denoiser
+    from models.optim.precision import Precision
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """The denoiser of a checkpoint, there or still to be made.
+
+    Attributes:
+        spec: its network.
+        precision: `fp32`, `bf16`, or `auto` where training is to choose.
+        sigma_data: standard deviation of the data that it assumes.
+        autoencoder: the one whose latents it works on, None for pixels.
+    """
+
+    spec: NetworkSpec
+    precision: str
+    sigma_data: float
+    autoencoder: AutoencoderSpec | None = None
+
+    def denoiser(self) -> Denoiser:
+        """Return a denoiser of this shape on this machine's device, in fp32."""
+        from models.devices import default_device
+        from models.diffusion.denoiser import Denoiser
+
+        return Denoiser(self.spec, sigma_data=self.sigma_data).to(default_device())
+
+    def arithmetic(self) -> Precision:
+        """Return the arithmetic that it computes with here.
+
+        The probe of `auto` would take longer than an estimate may: it stands for the type that the probe ends
+        in, which is bf16 only where the processor has it.
+        """
+        from models.devices import default_device, has_bf16
+        from models.optim.precision import Precision, precisions_of
+
+        device = default_device()
+        wanted = self.precision
+        if wanted == "auto":
+            wanted = "bf16" if has_bf16(device) else "fp32"
+        tried = precisions_of(device)
+        return next((one for one in tried if one.dtype == wanted), Precision(wanted, channels_last=True))
+
+
+def denoise_pace(network: PlannedNetwork, batch_size: int) -> Pace:
+    """Measure one denoise call on a batch, without gradients."""
+    import torch
+
+    from models.optim.precision import apply_precision
+
+    denoiser = apply_precision(network.denoiser(), network.arithmetic()).eval()
+    device = next(denoiser.parameters()).device
+    noise = torch.zeros(batch_size, *denoiser.sample_shape, device=device)
+    sigma = torch.full((batch_size,), 0.5, device=device)
+    labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+
+    def call(count: int) -> None:
+        with torch.no_grad():
+            denoiser(noise[:count], sigma[:count], labels[:count])
+
+    return pace_of(call, batch_size)

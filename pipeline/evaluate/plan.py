@@ -1,0 +1,92 @@
+"""Plan and cost estimate of an evaluation, from the measured time of one training step of a classifier."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pipeline.cost.estimate import (
+    PAGE_BYTES,
+    Cost,
+    Foreseen,
+    Given,
+    StagePlan,
+    Workload,
+    known_digest,
+    workload_of,
+)
+from pipeline.cost.memory import device_peak, reset_device_peak
+from pipeline.cost.pacing import saved_bytes
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
+from pipeline.stage import StageInputs, reference_of
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.training import FitPredict
+
+_FLOAT_BYTES = 4
+
+
+def plan_evaluate(
+    release: Given[ReleaseRef],
+    cohort: Given[CohortRef],
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    fit_predict: FitPredict | None = None,
+) -> StagePlan[EvaluationRef]:
+    """Return the plan of `run_evaluate` with these arguments.
+
+    Raises:
+        DataError: release or cohort is not a finished output.
+    """
+    inputs = {"release": known_digest(ReleaseRef, release), "cohort": known_digest(CohortRef, cohort)}
+    if fit_predict is not None:
+        inputs["classifier"] = _name_of(fit_predict)
+
+    def num_released() -> int:
+        if isinstance(release, Foreseen):
+            return release.num_images
+        return reference_of(ReleaseRef, release).counts.get("images", 0)
+
+    return StagePlan(
+        StageInputs(EvaluationRef, inputs, settings, seed),
+        estimate=lambda: estimate_evaluate(settings, workload_of(cohort), num_released()),
+        foresee=lambda: Foreseen(workload_of(cohort)),
+    )
+
+
+def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: int) -> Cost:
+    """Estimate the cost of an evaluation: one classifier per arm and seed, in parallel, and the encoder."""
+    import torch
+
+    from models.evaluation.classifier import SmallCNN
+    from pipeline.evaluate.training import SmallCnn, num_workers, step_seconds
+
+    num_jobs = (4 + len(settings.ratios)) * settings.seeds
+    num_classes = max(work.num_classes, 2)
+    images = torch.zeros(2 * num_classes, 1, *work.image_size)
+    reset_device_peak()
+    step = step_seconds(SmallCnn.of(settings).training, images, num_classes)
+    on_device = device_peak()
+    limit = math.inf if settings.max_minutes is None else 60.0 * settings.max_minutes
+    seconds = min(num_jobs * settings.num_steps * step / num_workers(), limit)
+    network = SmallCNN(num_classes).train()
+    # Each worker holds its train images and the activations saved for its backward pass. The norm layers need
+    # two images at a time.
+    a_scan = _FLOAT_BYTES * math.prod(work.image_size)
+    a_worker = work.num_train * a_scan
+    a_worker += settings.batch_size * saved_bytes(lambda count: network(images[: 2 * count])) // 2
+    asked = (work.num_val + work.num_test + num_released) * a_scan
+    return Cost.here(
+        seconds + settings.encoder_steps * step + 3.0,
+        disk_bytes=num_jobs * (work.num_val + work.num_test) * work.num_classes * 8 + PAGE_BYTES // 3,
+        more_bytes=num_workers() * a_worker + asked,
+        device_bytes=on_device,
+    )
+
+
+def _name_of(fit_predict: FitPredict) -> str:
+    """Return the name by which the inputs digest distinguishes this classifier from others."""
+    name = getattr(fit_predict, "__qualname__", type(fit_predict).__qualname__)
+    return f"{fit_predict.__module__}.{name}"

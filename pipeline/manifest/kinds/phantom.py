@@ -1,0 +1,25 @@
+"""The rules of the built-in phantom cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.manifest.kinds.scan_rules import SourceRule
+from pipeline.phantom.settings import PhantomSettings
+
+
+class PhantomSource(SourceRule):
+    """The built-in phantom X-ray cohort, made once in the cache and read as the files it is."""
+
+    kind: Literal["phantom"]
+    settings: PhantomSettings = Field(
+        default_factory=PhantomSettings, description="Size and seed of the cohort."
+    )
+
+    def not_here(self, present: Callable[[str], Path | None]) -> str:
+        """Return of how many patients the cohort is: ingest makes it."""
+        return f"phantom of {self.settings.num_patients} patients, made when ingested"

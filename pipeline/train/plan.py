@@ -1,0 +1,207 @@
+"""What a training would do, and what it would need: an optimiser step of the real network, measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from models.latent.autoencoder_spec import AutoencoderSpec
+from models.network.spec import NetworkSpec
+from pipeline.artifacts.guarantee import require_opacus
+from pipeline.cost.estimate import Cost, Foreseen, Given, StagePlan, Workload, known_digest, workload_of
+from pipeline.cost.network import PlannedNetwork
+from pipeline.cost.pacing import pace_of, saved_bytes
+from pipeline.records import CheckpointRef, CohortRef
+from pipeline.stage import StageInputs
+from pipeline.train.fine_tuning import layers_to_start_from, start_digest
+from pipeline.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.optim.precision import Precision
+    from pipeline.train.step import TrainingStep
+
+_GRID_STEPS, _PROBE_STEPS = 8, 12
+"""Steps that drawing one grid takes as long as, and the probe of `train.precision=auto`."""
+
+_FLOAT_BYTES = 4
+
+
+def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) -> StagePlan[CheckpointRef]:
+    """Say what `run_train` would do with these arguments.
+
+    The checkpoint to start from counts by its digest and not by its path: moved, it is the same.
+
+    Raises:
+        DataError: cohort, or checkpoint to start from, is not a finished output.
+    """
+    start = start_digest(settings)
+    inputs = {"cohort": known_digest(CohortRef, cohort), **({} if start is None else {"init_from": start})}
+    return StagePlan(
+        StageInputs(CheckpointRef, inputs, settings.content_settings(), seed),
+        estimate=lambda: estimate_train(settings, workload_of(cohort)),
+        foresee=lambda: Foreseen(work := workload_of(cohort), network_of(settings, work)),
+    )
+
+
+def network_of(settings: TrainSettings, work: Workload) -> PlannedNetwork:
+    """Return the network that is trained on a cohort; conditions beside the class are left out."""
+    data = settings.data_fields(work.image_size)
+    layers = settings.network_fields(data["image_size"]) | layers_to_start_from(settings)
+    return PlannedNetwork(
+        NetworkSpec.from_dict({**data, "num_classes": work.num_classes, **layers}),
+        "fp32" if settings.dp.epsilon is not None else settings.precision,
+        settings.sigma_data,
+        settings.latent.autoencoder_spec(work.image_size) if settings.latent.enabled else None,
+    )
+
+
+def estimate_train(settings: TrainSettings, work: Workload) -> Cost:
+    """Estimate training: steps times the time of a step of the real network at the real batch size."""
+    network = network_of(settings, work)
+    step = train_speed(settings, network)
+    seconds = settings.num_steps * step.seconds
+    if settings.max_minutes is not None:
+        seconds = min(seconds, 60.0 * settings.max_minutes)
+    seconds += 1.0
+    if settings.precision == "auto":
+        seconds += _PROBE_STEPS * step.seconds
+    if settings.grid_every_steps:
+        seconds += settings.num_steps // settings.grid_every_steps * _GRID_STEPS * step.seconds
+    lengths = len(settings.ema_lengths)
+    # EMA weights, and two generations of weights, averages and both moments of AdamW, in fp32; snapshots of
+    # the averages in 16 bits.
+    disk = step.parameters * (_FLOAT_BYTES * (1 + 2 * (3 + lengths)) + 2 * lengths * settings.ema_snapshots)
+    if network.autoencoder is not None:
+        more, bytes_of_it = _autoencoder_cost(settings, work, network.autoencoder, network.arithmetic())
+        seconds, disk = seconds + more, disk + bytes_of_it
+    return Cost.here(seconds, disk_bytes=disk, more_bytes=step.more_bytes, device_bytes=step.device_bytes)
+
+
+@dataclass(frozen=True)
+class StepSpeed:
+    """What an optimiser step costs.
+
+    Attributes:
+        seconds: of one step.
+        parameters: of the network.
+        more_bytes: memory that a whole batch needs beyond what this process has taken by now.
+        device_bytes: memory on a GPU.
+    """
+
+    seconds: float
+    parameters: int
+    more_bytes: int
+    device_bytes: int
+
+
+def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
+    """Measure the optimiser step of the training itself, on scans that are all zero."""
+    import torch
+
+    from models.diffusion.objective import denoising_loss
+
+    made: dict[int, TrainingStep] = {}
+
+    def step_of(count: int) -> tuple[TrainingStep, torch.Tensor, torch.Tensor]:
+        if count not in made:
+            # One at a time: each holds weights, averages and moments of its own.
+            made.clear()
+            made[count] = _training_step(settings, network, count)
+        step = made[count]
+        images = torch.zeros(count, *step.denoiser.sample_shape, device=step.device)
+        return step, images, step.denoiser.null_codes(count, step.device)
+
+    def run(count: int) -> None:
+        step, images, codes = step_of(count)
+        step.run(0, images, codes, 1e-9)
+
+    pace = pace_of(run, settings.batch_size)
+    step, images, codes = step_of(2)
+    sigma = torch.full((2,), 0.5, device=step.device)
+
+    def losses(count: int) -> torch.Tensor:
+        some = images[:count]
+        return denoising_loss(
+            step.working.compute,
+            some,
+            codes[:count],
+            sigma=sigma[:count],
+            noise=torch.randn_like(some),
+            sigma_data=settings.sigma_data,
+        )
+
+    at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
+    # Per-sample gradients are kept by Opacus, which says nothing of their size.
+    a_scan = saved_bytes(losses) if settings.dp.epsilon is None else 0
+    parameters = sum(parameter.numel() for parameter in step.denoiser.parameters())
+    return StepSpeed(pace.seconds, parameters, max(at_once - pace.timed, 0) * a_scan, pace.device_bytes)
+
+
+def _training_step(settings: TrainSettings, network: PlannedNetwork, count: int) -> TrainingStep:
+    """Return the step of a training on `count` scans, on this machine."""
+    import torch
+
+    from models.devices import default_device
+    from models.optim.precision import Precision
+    from pipeline.distributed.process_group import Ranks
+    from pipeline.train.latent.sources import PixelSource
+    from pipeline.train.machine_plan import MachinePlan
+    from pipeline.train.private.budget import PrivacyBudget
+    from pipeline.train.private.step import PrivateStep
+    from pipeline.train.step import TrainingStep
+    from pipeline.train.timing import NoTiming
+
+    epsilon = settings.dp.epsilon
+    precision = network.arithmetic() if epsilon is None else Precision("fp32", channels_last=False)
+    machine = MachinePlan(
+        default_device(), torch.get_num_threads(), precision, micro_batch=settings.micro_batch
+    )
+    nothing: Any = None  # nothing is read: the scans are given
+    shared: dict[str, Any] = {"seed": 0, "timing": NoTiming(), "source": PixelSource(nothing)}
+    few = settings.model_copy(update={"batch_size": count})
+    if epsilon is None:
+        return TrainingStep(network.denoiser(), few, machine, Ranks(), **shared)
+    require_opacus(epsilon)
+    budget = PrivacyBudget(1.0, 1.0, 1.0, delta=0.5, unit="image", num_units=count, secret=0)
+    return PrivateStep(network.denoiser(), few, machine, Ranks(), budget=budget, **shared)
+
+
+def _autoencoder_cost(
+    settings: TrainSettings, work: Workload, spec: AutoencoderSpec, precision: Precision
+) -> tuple[float, int]:
+    """Measure training the autoencoder and encoding with it; return the seconds and bytes on disk of both."""
+    import torch
+
+    from models.devices import default_device
+    from models.latent.autoencoder import BLOCK_SIZE, Autoencoder, autoencoder_loss, freeze_autoencoder
+    from models.optim.optimiser import Optimiser
+    from models.optim.working_copy import NarrowCopy
+
+    device, batch_size = default_device(), settings.latent.batch_size
+    autoencoder = Autoencoder(spec).to(device)
+    working = NarrowCopy(autoencoder.train(), precision)
+    optimizer = Optimiser(autoencoder.named_parameters(), name="adamw", weight_decay=0.0)
+    latent_shape = (spec.latent_channels, *spec.latent_size)
+    images = torch.zeros(max(batch_size, BLOCK_SIZE), 1, *spec.image_size, device=device)
+    noise = torch.zeros(batch_size, *latent_shape, device=device)
+
+    def step(count: int) -> None:
+        autoencoder_loss(
+            working.model, images[:count], noise=noise[:count], gradient_weight=1.0, kl_weight=1e-3
+        ).total.backward()
+        working.return_gradients()
+        optimizer.step(1e-9)
+        working.clear_gradients()
+        working.take_weights()
+
+    trained = pace_of(step, batch_size)
+    frozen = freeze_autoencoder(autoencoder)
+    encoded = pace_of(lambda count: frozen.moments(images[:count]), BLOCK_SIZE)
+    parameters = sum(parameter.numel() for parameter in frozen.parameters())
+    # Its weights, and two generations of what trains them; mean and log-variance of each latent in 16 bits.
+    disk = parameters * _FLOAT_BYTES * (1 + 2 * 4) + work.num_train * 2 * 2 * math.prod(latent_shape)
+    seconds = settings.latent.num_steps * trained.seconds + work.num_train * encoded.seconds / BLOCK_SIZE
+    return seconds, disk

@@ -1,0 +1,47 @@
+"""The memory of an evaluation is that of all classifiers that train at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.cost.estimate import Workload
+from pipeline.evaluate import EvaluateSettings, training
+from pipeline.evaluate.plan import estimate_evaluate
+
+SETTINGS = EvaluateSettings(seeds=1, ratios=(1.0,), num_steps=4, encoder_steps=4, batch_size=32)
+WORK = Workload(2000, 100, 100, 200, 100, num_classes=3, image_size=(64, 64), bytes_a_pixel=1)
+
+
+def test_every_worker_holds_its_train_images_and_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "step_seconds", lambda *_arguments: 0.01)
+    monkeypatch.setattr("pipeline.cost.estimate.resident_bytes", lambda: 0)
+
+    def memory(workers: int, work: Workload = WORK, settings: EvaluateSettings = SETTINGS) -> int:
+        monkeypatch.setattr(training, "num_workers", lambda: workers)
+        return estimate_evaluate(settings, work, num_released=50).memory_bytes
+
+    a_worker = memory(3) - memory(2)
+    assert a_worker > 2000 * 64 * 64 * 4
+    assert memory(10) - memory(2) == pytest.approx(8 * a_worker, rel=0.02)
+    larger = SETTINGS.model_copy(update={"batch_size": 64})
+    more = memory(2, settings=larger) - memory(2)
+    # Of each scan more: at the least the first stage's 32 channels.
+    assert more >= 2 * 32 * (32 * 64 * 64 * 4)
+    assert memory(2, replace(WORK, num_test=1100)) - memory(2) == pytest.approx(1000 * 64 * 64 * 4, rel=0.02)
+
+
+def test_more_workers_take_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "step_seconds", lambda *_arguments: 1.0)
+    seconds = []
+    for workers in (1, 5):
+        monkeypatch.setattr(training, "num_workers", lambda count=workers: count)
+        seconds.append(estimate_evaluate(SETTINGS, WORK, num_released=50).seconds)
+    # Five classifiers of four steps, then the encoder.
+    assert seconds[0] - seconds[1] == pytest.approx(20 - 4)
+
+
+def test_the_smallest_images_can_be_estimated_too() -> None:
+    small = replace(WORK, image_size=(8, 8))
+    assert estimate_evaluate(SETTINGS, small, num_released=50).seconds > 0
