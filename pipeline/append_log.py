@@ -1,4 +1,4 @@
-"""Logs beside a stage's output that are only ever appended to, so that replacing the output keeps them."""
+"""Append-only logs next to the output of a stage, which are kept when the output is replaced."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from pipeline.storage import PRIVATE_FILE_MODE, canonical_json, storage_errors
 
 READS_NAME = "test_reads.jsonl"
-"""One line a reading of the test split by an evaluation."""
+"""One line per read of the test split by an evaluation."""
 
 RELEASES_NAME = "releases.jsonl"
-"""One line a release that was made."""
+"""One line per release."""
 
 
 def log_beside(out: Path, name: str) -> Path:
-    """Return where the log of a stage's output lies: in the folder that the output stands in.
+    """Return the path of the log of a stage's output: in the parent folder of the output.
 
-    An output that cannot be replaced, being a mount point or in a folder that may not be written to, holds
-    its log itself.
+    An output that cannot be replaced, because it is a mount point or its parent folder is not writable,
+    contains its log.
     """
     out = out.resolve()
     stays = os.path.ismount(out) or not os.access(out.parent, os.W_OK)
@@ -30,11 +30,11 @@ def log_beside(out: Path, name: str) -> Path:
 
 
 def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
-    """Append one entry with the time (UTC) and wait until it is on the disk, and for whoever else appends.
+    """Append one entry with the time (UTC), under a lock, and wait until it is on the disk.
 
     Args:
-        log: the file, made with mode 0600 if it is not there.
-        entry: JSON values by name.
+        log: path of the log, created with mode 0600 if it does not exist.
+        entry: name -> JSON value.
 
     Raises:
         StorageError: the file cannot be written.
@@ -48,7 +48,7 @@ def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
             try:
                 size = os.fstat(handle).st_size
                 os.lseek(handle, max(size - 1, 0), os.SEEK_SET)
-                # What a power failure has cut short stays a line of its own.
+                # A line that a power failure has truncated stays a separate line.
                 start = b"" if os.read(handle, 1) in (b"", b"\n") else b"\n"
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 line = start + (canonical_json({"time": now, **entry}) + "\n").encode()
@@ -62,10 +62,9 @@ def append_entry(log: Path, entry: Mapping[str, Any]) -> None:
 
 
 def read_entries(log: Path) -> list[dict[str, Any]]:
-    """Return the entries in the order in which they were appended; none where there is no log.
+    """Return the entries in the order in which they were appended; none without a log.
 
-    A line that was cut short was never waited for, so what it would have told of did not happen: it is left
-    out.
+    A truncated line is left out: its writer never continued, so what it would have recorded did not happen.
     """
     if not log.is_file():
         return []

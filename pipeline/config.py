@@ -1,4 +1,4 @@
-"""The base of all settings: frozen, closed to unknown keys, with one digest."""
+"""Base class of all settings: frozen, without unknown keys, with one digest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base class of every settings section; the section itself lives beside the stage that owns it.
+    """Base class of all settings sections. Each section is defined in the package of its stage.
 
-    Declare each field with `Field(default, ge=..., description="...")`: the description is shown to users.
+    Declare each field with `Field(default, ge=..., description="...")`; users see the description.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,14 +39,14 @@ def first_problem(error: Any) -> tuple[str, str, object]:
 def read_model(
     kind: type[ModelT], path: Path, *, role: str, remedy: str, error: type[DataError] = DataError
 ) -> ModelT:
-    """Read one of our JSON files into its model.
+    """Read a JSON file of this project into its model.
 
     Args:
-        kind: the model, which names every field that may stand in the file.
-        path: the file.
-        role: what it belongs to, in the error's words.
-        remedy: what to do when its fields are wrong.
-        error: raised when they are.
+        kind: model with all fields of the file.
+        path: path of the file.
+        role: name of the artifact, for the error.
+        remedy: remedy if the fields are wrong.
+        error: type of the error if the fields are wrong.
 
     Raises:
         DataError: the file is missing or not JSON, or (as `error`) its fields are missing, unknown or wrong.

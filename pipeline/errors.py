@@ -1,13 +1,13 @@
-"""What can go wrong, as one class per exit code, each message naming field, value and remedy."""
+"""Errors with one class per exit code, whose messages have a field, a value and a remedy."""
 
 from __future__ import annotations
 
 KEPT = "Finished work is kept: run the same command again to go on."
-"""A note that a stage adds to an error, of any kind, once it has checked that its output is still there."""
+"""Note that a stage adds to an error of any kind, after checking that its output still exists."""
 
 
 class PhosphorError(Exception):
-    """Base of every error that is shown to the user as one message and never as a traceback.
+    """Base class of all errors that are shown to the user as one message, without a traceback.
 
     Args:
         problem: what is wrong, in one sentence, without any identifying value of a patient.
@@ -51,7 +51,7 @@ class RecipeError(UsageError):
 
 
 class OutputExistsError(UsageError):
-    """The output directory holds something that was made from other inputs."""
+    """The output directory has an output of other inputs, or other files."""
 
 
 class DataError(PhosphorError):
@@ -89,9 +89,9 @@ class RankFailedError(PhosphorError):
     """Another process of the same job failed; this one ends with the same exit code.
 
     Args:
-        rank: which process, None if it is not known.
-        problem: what it said.
-        exit_code: the exit code of its error.
+        rank: number of that process; None if unknown.
+        problem: message of its error.
+        exit_code: exit code of its error.
     """
 
     def __init__(self, rank: int | None, problem: str, exit_code: int) -> None:

@@ -1,4 +1,4 @@
-"""One writer to a directory at a time: locks that the system frees after a kill."""
+"""Locks for one writer per directory, which the system releases after a kill."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ LOCK_NAME = ".lock"
 
 
 def change_unused(out: Path, change: Callable[[], object]) -> None:
-    """Move or remove an output directory by `change`, unless somebody is writing to it.
+    """Move or remove an output directory with `change`, unless another process is writing to it.
 
     Raises:
-        OutputExistsError: another process is.
+        OutputExistsError: another process is writing to it.
     """
     with exclusive_lock(out / LOCK_NAME, out, doing="writing"):
         if not ON_WINDOWS:
             change()
     if ON_WINDOWS:
-        # No folder is moved or removed there while a file in it is open: not ours, nor one locked by now, nor
-        # one that is mapped by what nobody needs any more.
+        # Windows does not move or remove a folder while a file in it is open, locked or memory-mapped, even
+        # by an object that is no longer used.
         gc.collect()
         change()
 
 
 @contextlib.contextmanager
 def exclusive_lock(lock: Path, out: Path, *, doing: str) -> Iterator[None]:
-    """Hold a lock on the file `lock` inside the block; the system frees it after a kill.
+    """Hold a lock on the file `lock` inside the block; the system releases it after a kill.
 
-    It keeps out every other holder, in this process too. A lock that is a mere file would stay behind after a
-    kill, so on a disk without real ones nothing is done at all.
+    The lock is exclusive, also within this process. A file whose existence is the lock would stay after a
+    kill, so a disk without file locks is refused.
 
     Args:
-        lock: the lock file, made with mode 0600 if it is not there; it stays, and means nothing by itself.
-        out: the output directory that it guards, named in the error.
-        doing: what the holder does to it, in the error's words (`writing`, `releasing`).
+        lock: lock file, created with mode 0600 if it does not exist; it is kept and has no meaning of its
+            own.
+        out: output directory that the lock protects, for the error.
+        doing: action of the holder, for the error (`writing`, `releasing`).
 
     Raises:
         OutputExistsError: another process holds the lock.
-        StorageError: the lock file cannot be made, or the disk keeps no locks.
+        StorageError: the lock file cannot be created, or the disk does not support locks.
     """
     from filelock import lock_descriptor, unlock_descriptor
 
@@ -71,14 +72,14 @@ def exclusive_lock(lock: Path, out: Path, *, doing: str) -> Iterator[None]:
         try:
             yield
         finally:
-            # Windows may take its time to free the lock of a file that is merely closed.
+            # Windows may release the lock of a closed file with a delay.
             unlock_descriptor(handle)
     finally:
         os.close(handle)
 
 
 def _is_at(handle: int, lock: Path) -> bool:
-    """Return whether the open file is the one at `lock`: one that --force has moved since guards nothing."""
+    """Return whether the open file is still at `lock`: a file that --force has moved protects nothing."""
     try:
         return os.path.samestat(os.fstat(handle), lock.stat())
     except FileNotFoundError:

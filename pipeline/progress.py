@@ -15,17 +15,17 @@ LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """What a long loop reports to."""
+    """Progress display of a long loop."""
 
     def update(self, advance: int = 1, **facts: float | str) -> None:
-        """Move on by `advance` units and show facts (loss=0.12, images_per_second=180, ...)."""
+        """Advance by `advance` units and show facts (loss=0.12, images_per_second=180, ...)."""
 
     def set_total(self, total: int) -> None:
-        """Go on towards another total."""
+        """Change the total."""
 
 
 class Silent:
-    """Progress that nobody sees, for work that is only timed."""
+    """Progress without a display, for work that is only timed."""
 
     def update(self, advance: int = 1, **facts: float | str) -> None:
         """Show nothing."""
@@ -67,7 +67,7 @@ class _Bar:
 
 @contextlib.contextmanager
 def track(description: str, total: int, *, done: int = 0, unit: str = "items") -> Iterator[Progress]:
-    """Open a progress display for `total` units of which `done` are finished already."""
+    """Open a progress display for `total` units, of which `done` are already finished."""
     if not sys.stderr.isatty():
         yield _Lines(description, total, done, unit)
         return

@@ -36,13 +36,13 @@ REMOVED = {
     "train.latent.gradient_clip": "it is always 1",
     "evaluate.encoder_seed": "it is always 0, so that runs are comparable",
 }
-"""Keys of earlier versions -> why they went."""
+"""Key of earlier versions -> reason for its removal."""
 
 
 class Recipe(Settings):
-    """All settings of a run: one section a stage, owned by that stage, and the run seed.
+    """All settings of a run: one section per stage, defined by that stage, and the run seed.
 
-    A recipe file holds only what differs from the defaults.
+    A recipe file has only the values that differ from the defaults.
     """
 
     seed: int = Field(
@@ -103,10 +103,11 @@ def load_recipe(name_or_path: str | Path = DEFAULT_RECIPE, overrides: Iterable[s
 
 
 def recipe_origins(name_or_path: str | Path, overrides: Iterable[str] = ()) -> dict[str, str]:
-    """Say where the value of every key of a recipe comes from.
+    """Return the origin of the value of every key of a recipe.
 
     Args:
-        name_or_path, overrides: as for `load_recipe`, which has accepted them.
+        name_or_path: as for `load_recipe`, which has accepted it.
+        overrides: as for `load_recipe`, which has accepted them.
 
     Returns:
         Dotted key (without the sections themselves) -> `default`, `--set`, or the name of the recipe's file.
@@ -167,7 +168,7 @@ def write_recipe(folder: Path, recipe: Recipe) -> Path:
 
 
 def keep_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write `recipe.yaml` into an output folder, unless the one that made the output lies there already."""
+    """Write `recipe.yaml` into an output folder, unless the folder already has its recipe."""
     if not (folder / RECIPE_NAME).exists():
         write_recipe(folder, recipe)
 
@@ -250,7 +251,7 @@ def _apply(body: dict[str, Any], override: str) -> None:
 
 
 def _nearest(field: str) -> str:
-    """Say which known key is nearest to an unknown dotted one."""
+    """Return a sentence that suggests the known key nearest to an unknown dotted key."""
     known = list(known_keys())
     by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
     close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""The small frozen references that stages pass to one another, and the words for splits and verdicts."""
+"""References that stages pass to one another, and the names of splits and verdicts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SPLITS = ("train", "val", "test", "holdout")
 """Names of the splits; the position is the code stored in `split.npy` (uint8)."""
 
 AUDIT_ROLES = ("", "in", "out")
-"""Membership-audit roles: not an audit member, in train by coin flip, out (in the holdout) by coin flip."""
+"""Roles in the membership audit: none, in train by coin flip, or in the holdout by coin flip."""
 
 
 class Verdict(StrEnum):
-    """What the gate concludes about a candidate set."""
+    """Verdict of the gate on a candidate set."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class Policy(StrEnum):
-    """Which verdicts may be released: `strict` only PASS, `research` PASS and INCONCLUSIVE. FAIL never."""
+    """Verdicts that may be released: `strict` only PASS, `research` PASS and INCONCLUSIVE; never FAIL."""
 
     STRICT = "strict"
     RESEARCH = "research"
@@ -35,14 +35,15 @@ class Policy(StrEnum):
 
 
 class Reference(BaseModel):
-    """A finished stage output: where it is, what it holds, and the digest that names its content.
+    """Finished output of a stage: its path, its counts, and the digest that identifies its content.
 
     Attributes:
-        stage: the stage's name; version: its version, raised when the same inputs give another content.
+        stage: name of the stage.
+        version: version of the stage, raised when the same inputs give another content.
         path: absolute directory of the output.
         digest: sha256 over the names and sha256 of the content files.
         inputs_digest: sha256 over stage, stage version, settings, seed and the digests of the inputs.
-        counts: a few whole numbers worth showing (scans, candidates, accepted, ...).
+        counts: whole numbers to show (scans, candidates, accepted, ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

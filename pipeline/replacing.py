@@ -1,4 +1,4 @@
-"""Putting a directory in the place of another: moved as a whole, or refused while all is as it was."""
+"""Replacement of a directory by another, which either succeeds as a whole or changes nothing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 def move_aside(out: Path, aside: Path, *, stage: str) -> None:
-    """Move a directory to `aside` beside it; what was there is removed once this is done.
+    """Move a directory to `aside` in the same folder, then remove what was at `aside` before.
 
     Args:
-        out: the directory.
-        aside: its new path, in the same folder.
+        out: directory to move.
+        aside: new path, in the same folder.
         stage: name of the stage that writes to `out`, for the remedy.
 
     Raises:
-        OutputExistsError: the directory cannot be moved; everything is where it was.
+        OutputExistsError: the directory cannot be moved; nothing was changed.
     """
     former = aside.with_name(f"{aside.name}.former")
     shutil.rmtree(former, ignore_errors=True)
@@ -41,10 +41,10 @@ def move_aside(out: Path, aside: Path, *, stage: str) -> None:
 
 
 def discard(out: Path, *, stage: str) -> None:
-    """Remove a directory; one that cannot be removed as a whole keeps its content.
+    """Remove a directory. If it cannot be removed as a whole, it keeps its content.
 
     Raises:
-        OutputExistsError: the directory cannot be moved, so it would be emptied and stay.
+        OutputExistsError: the directory cannot be moved, so only its content could be removed.
     """
     dropped = out.with_name(f".{out.name}.dropped")
     shutil.rmtree(dropped, ignore_errors=True)
@@ -55,20 +55,20 @@ def discard(out: Path, *, stage: str) -> None:
 
 
 def require_replaceable(out: Path, *, stage: str) -> None:
-    """Check that another directory could be put in the place of `out`, and leave it as it is.
+    """Check that `out` could be replaced by another directory, without changing it.
 
-    The system is asked to put an empty directory there. Where that is possible at all, it refuses since `out`
-    is not empty; an empty one is replaced by the other, which changes nothing.
+    The check renames an empty directory to `out`. If a replacement is possible, the system refuses the rename
+    only because `out` is not empty. An empty `out` is replaced by the empty directory, which changes nothing.
 
     Args:
-        out: an existing directory.
+        out: existing directory.
         stage: name of the stage that writes to it, for the remedy.
 
     Raises:
-        OutputExistsError: it is a mount point, or its parent may not be written to.
+        OutputExistsError: it is a mount point, or its parent is not writable.
     """
     if ON_WINDOWS:
-        # It puts no directory in the place of another, not even of an empty one.
+        # Windows does not rename a directory to an existing one, not even to an empty one.
         return
     try:
         probe = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-probe-", dir=out.parent))
@@ -86,13 +86,13 @@ def require_replaceable(out: Path, *, stage: str) -> None:
 
 
 def may_be_replaced(out: Path) -> bool:
-    """Tell, as far as can be told without writing, whether a directory could be moved."""
+    """Return whether a directory can probably be moved, without writing anything."""
     out = out.resolve()
     return not _is_mount_point(out) and os.access(out.parent, os.W_OK | os.X_OK)
 
 
 def _is_mount_point(path: Path) -> bool:
-    """Tell whether something is mounted there; Linux lists folders of the same disk too."""
+    """Return whether a path is a mount point; Linux also lists bind mounts of the same disk."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

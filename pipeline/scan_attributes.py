@@ -1,4 +1,4 @@
-"""The attributes of a scan that are kept, one record each: where they stand, and what of them is told."""
+"""Stored attributes of a scan, one record each: where they are read from, and the values that are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 VIEWS = frozenset({"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT"})
-"""View positions that are kept (PS3.3 C.8.11.5, and the words that archives use); all others are dropped."""
+"""View positions that are stored (PS3.3 C.8.11.5, and terms of archives); all others are dropped."""
 
 _AGE_STRING = re.compile(r"(\d{1,4})([DWMY])")
 _HEADER_AGE = re.compile(r"[0-9]{3}[DWMY]")
@@ -17,20 +17,21 @@ _A_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 @dataclass(frozen=True)
 class ScanAttribute:
-    """An attribute of a scan.
+    """Attribute of a scan.
 
-    Its name is a column of the cohort's records and of a release's tables, and one of `train.conditions`.
+    Its name is a column of the cohort's records and of a release's tables, and a value of `train.conditions`.
 
     Attributes:
-        key: its name below `attributes` in a manifest.
-        column: what the column holds that a manifest names for it, in words.
-        from_cell: gives the value that is kept of a cell of that column, empty for what is not known. A value
-            is one of a few (255 at most), short, and safe in a table: letters, digits, space, dot, dash,
-            underscore, a plus sign at its end.
-        meaning: what the value of a synthetic image says, in words.
-        tag, keyword, vr: the DICOM attribute from which it is read where no table tells it; without a
-            keyword, none.
-        from_header: as `from_cell`, of that attribute's text.
+        key: name below `attributes` in a manifest.
+        column: description of the column that a manifest names for it.
+        from_cell: function from a cell of that column to the value to store, empty if unknown. There are at
+            most 255 values. They are short and safe in a table: letters, digits, space, dot, dash,
+            underscore, a plus sign at the end.
+        meaning: description of the value of a synthetic image.
+        tag: tag of the DICOM attribute that is read if no table has the attribute.
+        keyword: keyword of that DICOM attribute; empty if there is none.
+        vr: value representation of that DICOM attribute.
+        from_header: as `from_cell`, for the text of that DICOM attribute.
     """
 
     key: str
@@ -50,7 +51,7 @@ def sex_code(text: str) -> str:
 
 
 def age_band(years: float | None) -> str:
-    """Return the ten-year band of an age, such as `40-49`; from 90 on `90+`; empty if unknown or absurd."""
+    """Return the ten-year band of an age, such as `40-49`; `90+` from 90; empty if unknown or implausible."""
     if years is None or not 0 <= years <= 130:
         return ""
     decade = int(years // 10) * 10
@@ -58,7 +59,7 @@ def age_band(years: float | None) -> str:
 
 
 def years(text: str) -> float | None:
-    """Return an age in years, written as a number or as DICOM has it (`058Y`, `006M`), else None."""
+    """Return an age in years, from a number or a DICOM age (`058Y`, `006M`), otherwise None."""
     match = _AGE_STRING.fullmatch(text.upper())
     if match:
         return int(match.group(1)) / _A_YEAR[match.group(2)]
@@ -75,7 +76,7 @@ def number_of(text: str, default: float | None) -> float | None:
 
 
 def view_code(text: str) -> str:
-    """Return a view position in capitals, empty for one that is not kept."""
+    """Return a view position in capitals, empty for one that is not stored."""
     view = text.upper()
     return view if view in VIEWS else ""
 
@@ -88,7 +89,7 @@ def _header_band(text: str) -> str:
 SCAN_ATTRIBUTES: dict[str, ScanAttribute] = {
     "sex": ScanAttribute(
         key="sex",
-        column="Column with F, M or O (or words).",
+        column="Column with the sex: F, M or O (or words).",
         from_cell=sex_code,
         meaning="Sex that the image was generated for: F, M or O.",
         tag=0x00100040,
@@ -97,7 +98,7 @@ SCAN_ATTRIBUTES: dict[str, ScanAttribute] = {
     ),
     "age_band": ScanAttribute(
         key="age",
-        column="Column with the age in years (or as DICOM has it, 058Y); kept as a ten-year band.",
+        column="Column with the age in years (or as a DICOM age, 058Y); stored as a ten-year band.",
         from_cell=lambda text: age_band(years(text)),
         meaning="Age in years, a band of ten, that the image was generated for.",
         tag=0x00101010,
@@ -107,7 +108,7 @@ SCAN_ATTRIBUTES: dict[str, ScanAttribute] = {
     ),
     "view": ScanAttribute(
         key="view",
-        column="Column with the view position: AP, PA, LL, RL, LATERAL and the like.",
+        column="Column with the view position, such as AP, PA, LL, RL, LATERAL.",
         from_cell=view_code,
         meaning="View that the image was generated for.",
         tag=0x00185101,
@@ -119,10 +120,10 @@ SCAN_ATTRIBUTES: dict[str, ScanAttribute] = {
 
 
 def nothing_told() -> tuple[str, ...]:
-    """Return the values of a scan of which nothing is known: one empty text for each attribute."""
+    """Return the values of a scan without known attributes: one empty text per attribute."""
     return ("",) * len(SCAN_ATTRIBUTES)
 
 
 def told(values: tuple[str, ...], name: str) -> str:
-    """Return one of a scan's values, which stand in the order of `SCAN_ATTRIBUTES`."""
+    """Return the value of one attribute from a scan's values in the order of `SCAN_ATTRIBUTES`."""
     return values[list(SCAN_ATTRIBUTES).index(name)]

@@ -38,13 +38,13 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a recipe.
+    """Key of a recipe.
 
     Attributes:
         key: dotted name, for instance `train.num_steps`.
-        default: value as YAML on one line.
-        values: what it takes, in words.
-        description: what it does.
+        default: default value as YAML on one line.
+        values: description of the allowed values.
+        description: description of the setting.
     """
 
     key: str
@@ -55,12 +55,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Section:
-    """The settings of one class, without those of the sections inside it.
+    """Settings of one class, without those of its inner sections.
 
     Attributes:
         name: dotted name; empty for the recipe itself.
-        description: what the section is about.
-        settings: its keys, in the order of the class.
+        description: description of the section.
+        settings: keys of the section, in the order of the class.
     """
 
     name: str

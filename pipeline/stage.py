@@ -1,4 +1,4 @@
-"""The protocol every stage follows: reuse what is done, resume what is half done, refuse what is foreign."""
+"""Protocol of all stages: reuse finished outputs, resume unfinished ones, refuse those of other inputs."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ RefT = TypeVar("RefT", bound=Reference)
 
 
 class State(StrEnum):
-    """What a stage would do with its output directory.
+    """Action of a stage for its output directory.
 
     Attributes:
         NEW: make the output.
         RESUME: complete the unfinished output of the same inputs.
         REUSE: return the finished output of the same inputs.
-        REPLACE: replace an output of other inputs, as `force` asks for.
-        REFUSE: end with an error: an output of other inputs or files of others are there.
+        REPLACE: replace an output of other inputs, because of `force`.
+        REFUSE: raise an error, because the directory has an output of other inputs or other files.
     """
 
     NEW = "new"
@@ -54,14 +54,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class StageInputs(Generic[RefT]):
-    """All that decides the content of a stage's output.
+    """Inputs and settings that determine the content of a stage's output.
 
     Attributes:
-        kind: the reference class of the stage.
-        inputs: role -> digest of what the stage reads; None where that is not there yet.
-        settings: the settings that decide the content.
-        seed: the run seed, for stages that draw random numbers.
-        recorded_in: the file of an output that holds their digest.
+        kind: reference class of the stage.
+        inputs: role -> digest of an input; None if the input does not exist yet.
+        settings: settings that determine the content.
+        seed: run seed, for stages that draw random numbers.
+        recorded_in: file of an output with the digest of these inputs.
     """
 
     kind: type[RefT]
@@ -72,7 +72,7 @@ class StageInputs(Generic[RefT]):
 
     @property
     def described(self) -> dict[str, Any]:
-        """What `inputs.json` holds, JSON-ready."""
+        """Content of `inputs.json`, JSON-ready."""
         return {
             "stage": self.kind.stage,
             "version": self.kind.version,
@@ -83,11 +83,11 @@ class StageInputs(Generic[RefT]):
 
     @property
     def digest(self) -> str:
-        """The digest by which an output of these inputs is known."""
+        """Digest that identifies an output of these inputs."""
         return digest_of(self.described)
 
     def reading(self, **inputs: str | None) -> StageInputs[RefT]:
-        """Return the same with further inputs, role -> digest."""
+        """Return the same with additional inputs, role -> digest."""
         return replace(self, inputs={**self.inputs, **inputs})
 
     def open(self, out: Path, *, force: bool = False) -> contextlib.AbstractContextManager[StageFolder[RefT]]:
@@ -97,13 +97,13 @@ class StageInputs(Generic[RefT]):
         return open_stage(self.kind, out, inputs=inputs, settings=self.settings, seed=self.seed, force=force)
 
     def state(self, out: Path, *, force: bool = False) -> State:
-        """Tell, as far as can be told without writing, what the stage would do with a directory."""
+        """Return the probable action of the stage for a directory, without writing anything."""
         out = out.resolve()
         holds = _content(out, self.digest, self.recorded_in)
         aside = aside_path(out)
         waits = not _is_finished(out) and _recorded_inputs(aside) == self.digest
         if waits and (not out.exists() or (holds is _Holds.ANOTHER and force)):
-            # It would be taken back.
+            # The output that was moved aside would be restored.
             out, holds = aside, _Holds.THE_SAME
         if holds is _Holds.THE_SAME:
             return State.REUSE if _is_finished(out) else State.RESUME
@@ -115,13 +115,13 @@ class StageInputs(Generic[RefT]):
 
 @dataclass(frozen=True)
 class StageFolder(Generic[RefT]):
-    """An opened output directory.
+    """Opened output directory.
 
     Attributes:
-        kind: the reference class of the stage.
-        path: the output directory (exists; of mode 0700 if it was made here).
-        inputs_digest: digest of all that determines the content.
-        finished: the reference if the same output was finished before (nothing is left to do), else None.
+        kind: reference class of the stage.
+        path: output directory (exists; mode 0700 if it was created here).
+        inputs_digest: digest of everything that determines the content.
+        finished: reference of the output if it is already finished (nothing is left to do), else None.
         resumed: whether an unfinished output of the same inputs was found.
     """
 
@@ -132,12 +132,12 @@ class StageFolder(Generic[RefT]):
     resumed: bool
 
     def finish(self, files: list[str], counts: Mapping[str, int], **extra: Any) -> RefT:
-        """Record the content files' digests and counts; written last, it marks the output as complete.
+        """Write the reference with the digests of the content files. It is written last and marks completion.
 
         Args:
-            files: names of the content files relative to `path`; logs, times and pictures stay out.
-            counts: whole numbers worth showing.
-            **extra: further fields of the reference class (for example `verdict`).
+            files: names of the content files relative to `path`, without logs, times and pictures.
+            counts: whole numbers to show.
+            **extra: additional fields of the reference class (for example `verdict`).
         """
         hashes = digest_files(self.path, files)
         reference = self.kind(
@@ -169,20 +169,20 @@ def open_stage(
 
     Args:
         kind: reference class of the stage.
-        out: the output directory.
-        inputs: digests of what the stage reads, by role.
-        settings: the stage's settings; they and the digest are kept in `inputs.json` beside the output.
-        seed: the run seed, for stages that draw random numbers.
-        force: replace an existing output of other inputs instead of refusing it. It is moved aside, and
-            removed once the new one is finished; a later call with its inputs before that takes it back.
+        out: output directory.
+        inputs: role -> digest of an input.
+        settings: settings of the stage, written with the digest to `inputs.json` in the output.
+        seed: run seed, for stages that draw random numbers.
+        force: replace an existing output of other inputs instead of refusing it. It is moved aside and
+            removed when the new output is finished. Until then, a call with its inputs restores it.
 
     Raises:
-        OutputExistsError: the directory holds an output of other inputs, or files that are not ours; or it is
-            to be replaced and cannot be moved, such as a mount point.
+        OutputExistsError: the directory has an output of other inputs or files of other programs, or it must
+            be replaced and cannot be moved, such as a mount point.
     """
     wanted = StageInputs(kind, inputs, settings, seed)
     inputs_digest = wanted.digest
-    # A link to a directory elsewhere stays: what it leads to is replaced.
+    # A link to another directory is kept; the directory that it points to is replaced.
     out = out.resolve()
     _make_room(kind, out, inputs_digest, force)
     make_private_directory(out)
@@ -202,7 +202,7 @@ def open_stage(
 
 
 def reference_of(kind: type[RefT], given: Path | RefT) -> RefT:
-    """Return the reference that a stage was given, or the one of the finished output at a path.
+    """Return the given reference, or that of the finished output at a path.
 
     Raises:
         DataError: not a finished output of this stage.
@@ -211,7 +211,7 @@ def reference_of(kind: type[RefT], given: Path | RefT) -> RefT:
 
 
 def load_reference(kind: type[RefT], folder: Path) -> RefT:
-    """Read the reference of a finished output directory, without re-reading its content.
+    """Read the reference of a finished output directory, without reading its content.
 
     Raises:
         DataError: not a finished output of this stage.
@@ -239,12 +239,12 @@ def verify_reference(kind: type[RefT], given: Path | RefT) -> RefT:
     """Read the reference of a finished output and re-hash every content file against it.
 
     Args:
-        kind: the reference class of its stage.
-        given: its directory, or the reference that it must have.
+        kind: reference class of the stage.
+        given: directory of the output, or the reference that it must have.
 
     Raises:
-        TamperedError: a content file is missing or differs from what was recorded.
-        DataError: the directory holds another output than the reference that was given.
+        TamperedError: a content file is missing or differs from its recorded digest.
+        DataError: the directory has another output than that of the given reference.
     """
     folder = folder_of(given)
     reference = load_reference(kind, folder)

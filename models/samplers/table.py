@@ -1,4 +1,4 @@
-"""The samplers by name, one record each; the table is read without torch, the functions with it."""
+"""Table of the samplers by name. The table is read without torch, the functions need it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _HERE = "models.samplers"
 
 @dataclass(frozen=True)
 class SamplerEntry:
-    """A sampler with its noise levels.
+    """Sampler with its noise levels.
 
-    Functions are named as `package.module:function` and imported when they are first asked for: settings read
-    the names, and import no torch.
+    Functions are given as `package.module:function` and imported at first use, because settings read the
+    names without torch.
 
     Attributes:
         function: the sampler, a `Sampler`.
-        words: what it is called, for people.
-        recommended_steps: steps at which it is within 2 % of the mean and deviation of known distributions.
-        num_passes: denoise calls that a number of steps costs.
-        stochastic: whether every step adds noise, which ``sample`` then has to be given as ``fresh``.
-        least_steps: steps below which it is refused.
+        words: display name.
+        recommended_steps: number of steps at which the mean and the standard deviation of known distributions
+            are within 2 %.
+        num_passes: function from the number of steps to the number of denoise calls.
+        stochastic: whether every step adds noise, which ``sample`` needs as ``fresh``.
+        least_steps: smallest allowed number of steps.
         levels: its noise levels, a `Schedule`.
     """
 
@@ -40,13 +41,13 @@ class SamplerEntry:
 
     @property
     def sample(self) -> Sampler:
-        """The function from initial noise to samples."""
+        """Function from initial noise to samples."""
         found: Sampler = pkgutil.resolve_name(self.function)
         return found
 
     @property
     def schedule(self) -> Schedule:
-        """Its noise levels: (num_steps, sigma_min, sigma_max, rho) -> (num_steps + 1,)."""
+        """Noise levels: (num_steps, sigma_min, sigma_max, rho) -> (num_steps + 1,)."""
         found: Schedule = pkgutil.resolve_name(self.levels)
         return found
 
@@ -90,4 +91,4 @@ SAMPLERS: dict[str, SamplerEntry] = {
         levels=f"{_HERE}.schedule:flow_schedule",
     ),
 }
-"""Name in `sample.sampler` -> sampler, in the order in which settings name them."""
+"""Name in `sample.sampler` -> sampler, in the order of the settings page."""

@@ -298,7 +298,7 @@ class PrivacyReport(_Part):
             said += f"; the generators of all of them together guarantee epsilon {joint[0]:.2f}, "
             said += f"delta {joint[1]:.1e} (basic composition)"
         elif self.differential_privacy is not None:
-            said += "; one generator has no guarantee, so there is no joint guarantee"
+            said += "; not every generator has a guarantee, so there is no joint guarantee"
         return said
 
 

@@ -1,1 +1,1 @@
-"""What a stage would cost on this machine, and how much fits into a time."""
+"""Cost of a stage on this machine, and the number of steps that fit into a time."""

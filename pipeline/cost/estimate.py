@@ -1,4 +1,4 @@
-"""What a stage would do and need: the same few records for every stage."""
+"""Plans and cost estimates of stages, with the same records for every stage."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ ReferenceT = TypeVar("ReferenceT", bound=Reference)
 
 MEBIBYTE = 2**20
 PAGE_BYTES = 3 * MEBIBYTE // 2
-"""Disk of a run's report, an HTML page with its figures; the pages of single stages take less."""
+"""Disk space of a run's report, an HTML page with figures; the pages of single stages need less."""
 
 TABLE_BYTES_A_ROW = 200
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage is expected to need.
+    """Expected cost of a stage.
 
     Attributes:
         seconds: wall time.
-        memory_bytes: peak memory of all its processes together, on the accelerator too.
-        disk_bytes: what its output takes.
-        device_bytes: the part of the memory that lies on the accelerator.
+        memory_bytes: peak memory of all its processes together, including memory on the accelerator.
+        disk_bytes: size of its output.
+        device_bytes: part of the memory on the accelerator.
     """
 
     seconds: float
@@ -47,25 +47,28 @@ class Cost:
 
         Args:
             seconds: wall time.
-            disk_bytes: what its output takes.
-            more_bytes: memory of its processes beyond what this one has taken.
+            disk_bytes: size of its output.
+            more_bytes: memory of its processes in addition to that of this process.
             device_bytes: memory on the accelerator.
         """
         return cls(seconds, resident_bytes() + more_bytes + device_bytes, disk_bytes, device_bytes)
 
 
 NOTHING = Cost(0.0, 0, 0)
-"""What an output that is reused needs."""
+"""Cost of an output that is reused."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the stages will see of a cohort, known or foreseen.
+    """Size of a cohort, known or expected.
 
     Attributes:
-        num_train, num_val, num_test, num_holdout: scans of each split.
-        num_audited: scans of the patients that membership inference tells apart.
-        num_classes: classes.
+        num_train: number of scans in train.
+        num_val: number of scans in val.
+        num_test: number of scans in test.
+        num_holdout: number of scans in the holdout.
+        num_audited: number of scans of the patients used in the membership inference.
+        num_classes: number of classes.
         image_size: (height, width) in pixels.
         bytes_a_pixel: 1 or 2.
     """
@@ -87,13 +90,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What is known of an output before it is there.
+    """Known properties of an output before it exists.
 
     Attributes:
-        work: the cohort that it is, or that its images are of.
-        network: the denoiser of a checkpoint.
-        num_images: images of candidates or of a release.
-        num_asked: of these, as many as are to pass the gate.
+        work: size of the cohort, or of the cohort behind its images.
+        network: denoiser of a checkpoint.
+        num_images: number of images of a candidate set or a release.
+        num_asked: number of these images requested from the gate.
     """
 
     work: Workload
@@ -103,18 +106,18 @@ class Foreseen:
 
 
 Given: TypeAlias = Path | ReferenceT | Foreseen
-"""An input of a stage: a finished output by its path or reference, or one that is still to be made."""
+"""Input of a stage: a finished output by its path or reference, or an output that does not exist yet."""
 
 
 @dataclass(frozen=True)
 class StagePlan(Generic[ReferenceT]):
-    """What a stage would do; nothing is measured before it is asked for.
+    """Plan of a stage. Nothing is measured before `estimate` is called.
 
     Attributes:
-        wanted: what decides its output.
-        estimate: measures what making the output needs.
-        foresee: tells what the output will be like.
-        changes: tells in words what has changed in its sources since the output there was made.
+        wanted: inputs and settings that determine the output.
+        estimate: measures the cost of the output.
+        foresee: returns the known properties of the output.
+        changes: describes the changes of its sources since the existing output was made.
     """
 
     wanted: StageInputs[ReferenceT]
@@ -124,12 +127,12 @@ class StagePlan(Generic[ReferenceT]):
 
 
 def known_digest(kind: type[ReferenceT], given: Given[ReferenceT]) -> str | None:
-    """Return the digest of an input, or None if it is still to be made."""
+    """Return the digest of an input, or None if it does not exist yet."""
     return None if isinstance(given, Foreseen) else reference_of(kind, given).digest
 
 
 def workload_of(cohort: Given[CohortRef]) -> Workload:
-    """Return what the stages will see of a cohort."""
+    """Return the size of a cohort."""
     if isinstance(cohort, Foreseen):
         return cohort.work
     opened = Cohort(folder_of(cohort))
@@ -148,7 +151,7 @@ def workload_of(cohort: Given[CohortRef]) -> Workload:
 
 
 def outlook_of(checkpoint: Given[CheckpointRef]) -> Foreseen:
-    """Return the network of a checkpoint, and the classes and image size that it draws."""
+    """Return the network of a checkpoint, with the number of classes and the size of its images."""
     if isinstance(checkpoint, Foreseen):
         return checkpoint
     info = read_checkpoint_info(folder_of(checkpoint))
@@ -161,5 +164,5 @@ def outlook_of(checkpoint: Given[CheckpointRef]) -> Foreseen:
 
 
 def estimate_report() -> Cost:
-    """Estimate the run's report: drawing the figures and one HTML page."""
+    """Estimate the cost of the run's report, with its figures and one HTML page."""
     return Cost.here(5.0, disk_bytes=PAGE_BYTES)

@@ -1,4 +1,4 @@
-"""How much memory this process has taken, and how much its tensors take on a GPU."""
+"""Peak memory of this process, and of its tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def resident_bytes() -> int:
-    """Return the largest resident memory that this process has had."""
+    """Return the peak resident memory of this process in bytes."""
     try:
         import resource
     except ImportError:
@@ -16,7 +16,7 @@ def resident_bytes() -> int:
 
 
 def reset_device_peak() -> None:
-    """Begin to count anew what tensors take on the GPU; what lies there already is counted."""
+    """Reset the peak of the tensors' GPU memory; tensors that exist now are counted."""
     import torch
 
     from models.devices import default_device
@@ -27,7 +27,7 @@ def reset_device_peak() -> None:
 
 
 def device_peak() -> int:
-    """Return the most bytes that tensors have taken on the GPU since then, 0 without a GPU."""
+    """Return the peak GPU memory of tensors since the last reset in bytes, 0 without a GPU."""
     import torch
 
     from models.devices import default_device
@@ -37,7 +37,7 @@ def device_peak() -> int:
 
 
 def _peak_working_set() -> int:
-    """Return what Windows tells of this process in PROCESS_MEMORY_COUNTERS (psapi.h), in bytes."""
+    """Return the peak working set from PROCESS_MEMORY_COUNTERS of Windows (psapi.h), in bytes."""
     import ctypes
     from ctypes import wintypes
 

@@ -1,4 +1,4 @@
-"""A denoiser before it is trained: its layers, its arithmetic, and how long it takes on one batch."""
+"""Denoisers before training: their layers, their precision, and the time for one batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """The denoiser of a checkpoint, there or still to be made.
+    """Denoiser of a checkpoint that exists or is planned.
 
     Attributes:
-        spec: its network.
-        precision: `fp32`, `bf16`, or `auto` where training is to choose.
-        sigma_data: standard deviation of the data that it assumes.
-        autoencoder: the one whose latents it works on, None for pixels.
+        spec: specification of the network.
+        precision: `fp32`, `bf16`, or `auto` if training chooses.
+        sigma_data: assumed standard deviation of the data.
+        autoencoder: autoencoder of its latents; None for pixels.
     """
 
     spec: NetworkSpec
@@ -38,10 +38,10 @@ class PlannedNetwork:
         return Denoiser(self.spec, sigma_data=self.sigma_data).to(default_device())
 
     def arithmetic(self) -> Precision:
-        """Return the arithmetic that it computes with here.
+        """Return the precision that it computes with on this machine.
 
-        The probe of `auto` would take longer than an estimate may: it stands for the type that the probe ends
-        in, which is bf16 only where the processor has it.
+        The probe of `auto` takes too long for an estimate, so its expected result is used: bf16 if the
+        processor supports it, otherwise fp32.
         """
         from models.devices import default_device, has_bf16
         from models.optim.precision import Precision, precisions_of
@@ -55,7 +55,7 @@ class PlannedNetwork:
 
 
 def denoise_pace(network: PlannedNetwork, batch_size: int) -> Pace:
-    """Measure one denoise call on a batch, without gradients."""
+    """Measure the time of one denoise call on a batch, without gradients."""
     import torch
 
     from models.optim.precision import apply_precision

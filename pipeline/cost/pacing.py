@@ -1,4 +1,4 @@
-"""How long a call takes here, found out within a second or two however slow the machine is."""
+"""Measurement of the time of a call within a second or two, even on a slow machine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.cost.memory import device_peak, reset_device_peak
 
 TIMED_CALLS = 3
 LONGEST = 1.0
-"""Seconds that a timed call on a CPU should take at most: fewer scans are timed where more take longer."""
+"""Longest duration of a timed call on a CPU in seconds; the number of timed scans is chosen accordingly."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was found out about a call on many scans.
+    """Time and memory of a call on many scans.
 
     Attributes:
-        seconds: of the call on all of them.
-        timed: how many scans it was timed on.
-        device_bytes: the most that tensors took on a GPU, what lay there before included; 0 without a GPU.
+        seconds: seconds of the call on all scans.
+        timed: number of scans in the timed call.
+        device_bytes: peak GPU memory of tensors, including earlier tensors; 0 without a GPU.
     """
 
     seconds: float
@@ -30,12 +30,12 @@ class Pace:
     device_bytes: int = 0
 
     def times(self, factor: float) -> Pace:
-        """Return the pace of what takes so many times as long, in the same memory."""
+        """Return the pace with `factor` times the seconds and the same memory."""
         return replace(self, seconds=factor * self.seconds)
 
 
 def seconds_of(call: Callable[[], object], timed: int = TIMED_CALLS) -> float:
-    """Return the median seconds of a call, after one that is not timed."""
+    """Return the median seconds of a call, after one warm-up call."""
     from models.devices import computing, default_device, synchronise
     from models.optim.allocator import held_memory
 
@@ -50,14 +50,14 @@ def seconds_of(call: Callable[[], object], timed: int = TIMED_CALLS) -> float:
 
 
 def pace_of(call: Callable[[int], object], count: int) -> Pace:
-    """Return how long `call(count)` takes.
+    """Return the time of `call(count)`.
 
-    A CPU takes about as long for each scan of a small batch as of a large one, so there it is asked for one
-    scan, then for as many as take `LONGEST`, and the rest is proportion.
+    The time per scan on a CPU depends little on the batch size. So a CPU is timed on one scan, then on as
+    many scans as take `LONGEST`, and the time of all scans is extrapolated.
 
     Args:
-        call: computes on so many scans.
-        count: how many are meant.
+        call: function that computes on a given number of scans.
+        count: number of scans.
     """
     from models.devices import choices, default_device
 
@@ -70,16 +70,16 @@ def pace_of(call: Callable[[int], object], count: int) -> Pace:
     if timed == 1:
         return Pace(one * count, 1)
     seconds = seconds_of(lambda: call(timed), timed=1)
-    # What a call takes whatever it is given, such as an optimiser's update, does not grow.
+    # Costs that do not depend on the number of scans, such as an optimiser's update, are counted once.
     each = max(seconds - one, 0.0) / (timed - 1)
     return Pace(seconds + (count - timed) * each, timed)
 
 
 def saved_bytes(forward: Callable[[int], object]) -> int:
-    """Return the bytes that a forward pass keeps for its backward pass for each scan more.
+    """Return the bytes per scan that a forward pass saves for its backward pass.
 
     Args:
-        forward: computes on so many scans, which may be 1 or 2; returns what the backward pass begins at.
+        forward: function that computes on 1 or 2 scans; returns the start of the backward pass.
     """
     import torch
 
@@ -92,11 +92,11 @@ def saved_bytes(forward: Callable[[int], object]) -> int:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            # Held until it is counted: what is freed in between would be given the same address.
+            # Held until all tensors are counted: the address of a freed tensor could be used again.
             held = forward(count)
             total = sum(kept.values())
         del held
         return total
 
-    # Weights are kept too, however many scans there are.
+    # Weights are saved too, independently of the number of scans.
     return max(kept_by(2) - kept_by(1), 0)

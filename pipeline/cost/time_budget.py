@@ -1,22 +1,24 @@
-"""How many steps fit into a time budget: decided once the speed is known, and again as it changes."""
+"""Number of steps that fit into a time budget: decided once the speed is known, and when it changes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 Decision = tuple[int, int]
-"""(step at which it was made, steps of the whole from then on)."""
+"""(step of the decision, total number of steps from then on)."""
 
 MEASURED_SHARE, MEASURED_SECONDS, MEASURED_STEPS = 0.03, 60.0, 3
-"""The speed is measured over this share of the time budget, at most so long, and at least so many steps."""
+"""Share of the time budget over which the speed is measured, its longest duration in seconds, and the
+smallest number of steps."""
 
 REVIEW_SHARE, TOLERANCE = 0.05, 1.05
-"""It is looked at again after each such share. What would take so many times its budget, or leave as much of
-it unused, is planned anew: what slows a machine for a while must not cost the rest of the time."""
+"""Share of the time budget after which the speed is reviewed, and the ratio of expected time to budget (or
+its inverse) above which the steps are planned again. So a machine that is slow for a while does not lose the
+rest of its time."""
 
 
 def planned_steps(most: int, decisions: Sequence[Decision]) -> int:
-    """Return the steps of the whole as decided so far; `most` before the first decision."""
+    """Return the total number of steps as decided so far; `most` before the first decision."""
     return decisions[-1][1] if decisions else most
 
 
@@ -24,9 +26,9 @@ class TimeBudget:
     """Decides how many steps fit into a time, from the measured speed.
 
     Args:
-        seconds: time to spend.
-        most: steps that are not exceeded, however fast they are.
-        decisions: what was decided before.
+        seconds: time budget.
+        most: upper limit of the steps, for any speed.
+        decisions: earlier decisions.
     """
 
     def __init__(self, seconds: float, most: int, decisions: Sequence[Decision] = ()) -> None:
@@ -36,18 +38,18 @@ class TimeBudget:
 
     @property
     def num_steps(self) -> int:
-        """The steps of the whole as decided so far."""
+        """Total number of steps as decided so far."""
         return planned_steps(self._most, self._decisions)
 
     def review(self, step: int, seconds: float) -> Decision | None:
-        """Return a new decision, or None if there is nothing to decide.
+        """Return a new decision, or None if none is needed.
 
         Args:
             step: steps done.
-            seconds: time spent on them, over all resumes.
+            seconds: time spent on these steps, over all resumes.
         """
         if self._mark is None:
-            # The first step also pays for what is loaded and compiled at first use.
+            # The first step includes loading and compiling.
             self._mark = (step, seconds)
             return None
         steps, elapsed = step - self._mark[0], seconds - self._mark[1]

@@ -1,4 +1,4 @@
-"""How the processes of a job do one stage together: process 0 opens its output, the others follow."""
+"""Messages between the processes of a stage: process 0 opens the output, the others follow."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def require_same_command(ranks: Ranks, inputs: list[Any]) -> None:
     """Refuse processes that were started with different inputs or settings.
 
     Args:
-        ranks: the processes of the job.
-        inputs: JSON-ready values that decide the output.
+        ranks: processes of the job.
+        inputs: JSON-ready values that determine the output.
 
     Raises:
-        UsageError: process 0 has others.
+        UsageError: process 0 has other inputs or settings.
     """
     mine = digest_of(inputs)
     if ranks.broadcast(mine) != mine:
@@ -33,17 +33,17 @@ def require_same_command(ranks: Ranks, inputs: list[Any]) -> None:
 
 
 def send_work(ranks: Ranks, work: Any) -> None:
-    """Process 0: there is work to do; `work` is what the others need for it, JSON-ready."""
+    """Process 0: send the JSON-ready `work` that the others need."""
     ranks.broadcast({"work": work})
 
 
 def send_reference(ranks: Ranks, reference: Reference) -> None:
-    """Process 0: the stage is finished."""
+    """Process 0: send the reference of the finished stage."""
     ranks.broadcast({"reference": reference.model_dump(mode="json")})
 
 
 def receive(ranks: Ranks, kind: type[RefT]) -> tuple[RefT | None, Any]:
-    """Another process: return the finished reference, or None and what process 0 sends to work with."""
+    """Other processes: return the finished reference, or None and the work from process 0."""
     sent = ranks.broadcast()
     if "reference" in sent:
         return kind(**sent["reference"]), None
@@ -51,7 +51,7 @@ def receive(ranks: Ranks, kind: type[RefT]) -> tuple[RefT | None, Any]:
 
 
 def receive_reference(ranks: Ranks, kind: type[RefT]) -> RefT:
-    """Another process: return the reference that process 0 has finished."""
+    """Other processes: return the reference of the stage that process 0 finished."""
     reference, _ = receive(ranks, kind)
     assert reference is not None
     return reference

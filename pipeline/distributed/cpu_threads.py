@@ -1,4 +1,4 @@
-"""How many CPU threads a process computes with, alone and beside other programs."""
+"""Number of CPU threads of a process, alone and with other programs on the machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS, AGAIN_SECONDS = 4.0, 60.0
-"""A shared core is looked for over so long; the threads that were taken away are tried again so often."""
+"""Seconds over which waiting for cores is measured, and after which removed threads are tried again."""
 
 CROWDED = 0.2
-"""Share of their time that threads wait for a core, above which there are too many of them.
+"""Share of time that threads wait for a core, above which the number of threads is reduced.
 
-Measured on two cores, training at 32 pixels on two threads: .00 alone (182 images a second), .37 beside a
-busy loop (54, and 103 on one thread), .50 beside the same training (43 each, and 95 each on one thread each).
+Measured on two cores, for training at 32 pixels with two threads: 0.00 alone (182 images per second), 0.37
+with a busy loop (54; 103 with one thread), 0.50 with a second such training (43 each; 95 each with one thread
+each).
 """
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, by its affinity and by the quota of its container."""
+    """Return the number of cores that this process may use, by its affinity and its container's quota."""
     import joblib
 
     return int(joblib.cpu_count())
@@ -34,7 +35,7 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute with `count` CPU threads inside the block, then as before."""
+    """Use `count` CPU threads inside the block, then the previous number."""
     import torch
 
     before = torch.get_num_threads()
@@ -46,11 +47,11 @@ def threads(count: int) -> Iterator[None]:
 
 
 def threads_here(place: Place) -> int:
-    """Return the CPU threads of a process of a job whose settings leave them open.
+    """Return the number of CPU threads of a process of a job whose settings do not set it.
 
-    Torch offers a thread for each core of the machine, whatever a container may use of it. torchrun sets
-    OMP_NUM_THREADS to 1 where it is not set: that stands for no choice, and the processes of a node then
-    share its cores.
+    Torch uses one thread per core of the machine, even if a container may use fewer. torchrun sets
+    OMP_NUM_THREADS to 1 if it is not set. This value is taken as unset, and the processes of a node share its
+    cores.
     """
     import torch
 
@@ -63,14 +64,14 @@ def threads_here(place: Place) -> int:
 
 
 class SharedCores:
-    """Fits the threads of a long computation to the cores that other programs leave it.
+    """Adapts the number of threads of a long computation to the free cores.
 
-    The threads of a computation wait for each other many times a step. Where another program takes the core
-    of one of them, all others wait until it gets the core back, so that more threads than free cores are
-    slower than fewer. Linux counts how long each thread waited for a core; elsewhere their number stays.
+    The threads of a computation wait for each other many times per step. If another program takes the core of
+    one thread, all others wait for it. So more threads than free cores are slower than fewer threads. Linux
+    counts the time that each thread waits for a core; on other systems the number of threads does not change.
 
     Args:
-        most: threads to compute with while nobody else needs the cores.
+        most: number of threads while no other program needs the cores.
     """
 
     def __init__(self, most: int) -> None:
@@ -79,7 +80,7 @@ class SharedCores:
         self._before = _waits() if most > 1 else {}
 
     def look(self) -> None:
-        """Take or give back threads where it is time to; call it between two steps."""
+        """Change the number of threads if necessary; call it between two steps."""
         if self._most == 1 or time.monotonic() - self._since < LOOK_SECONDS:
             return
         crowded = self._crowded()
@@ -102,7 +103,7 @@ class SharedCores:
         torch.set_num_threads(count)
 
     def _crowded(self) -> float:
-        """Return the share of their time that the threads waited for a core since the last look."""
+        """Return the share of time that the threads waited for a core since the last measurement."""
         now = _waits()
         spent = [
             (times.running - before.running, times.waiting - before.waiting)

@@ -1,4 +1,4 @@
-"""Several processes as one: which of them this is, what they tell each other, how an error ends all."""
+"""Process group of a job: the place of each process, their communication, and the handling of errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULT_TIMEOUT = 1800.0
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 5.0
-"""How long a process may take to notice by itself that another one failed, before it is ended."""
+"""Seconds in which a process must notice the failure of another one before it is ended."""
 
 _FAILED = "failed"
 _groups = itertools.count()
@@ -38,11 +38,13 @@ _groups = itertools.count()
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands in its job.
+    """Place of a process in its job.
 
     Attributes:
-        rank: its number, from 0; size: processes of the job.
-        local_rank: its number on its node; local_size: processes of the job on its node.
+        rank: number of the process, from 0.
+        size: number of processes of the job.
+        local_rank: number of the process on its node.
+        local_size: number of processes of the job on its node.
     """
 
     rank: int = 0
@@ -82,7 +84,7 @@ def place_of_process(environment: Mapping[str, str] | None = None) -> Place:
 
 
 def require_alone(command: str) -> None:
-    """Refuse to do in several processes what one must do.
+    """Refuse a command that must run in a single process.
 
     Raises:
         UsageError: the environment makes this process one of several.
@@ -124,30 +126,30 @@ class Ranks:
 
     @property
     def rank(self) -> int:
-        """The number of this process, from 0."""
+        """Number of this process, from 0."""
         return self.place.rank
 
     @property
     def size(self) -> int:
-        """The number of processes."""
+        """Number of processes."""
         return self.place.size
 
     @property
     def exchanges(self) -> bool:
-        """Whether what processes tell each other goes through a process group; alone, nothing need."""
+        """Whether the job has several processes, which communicate through a process group."""
         return self.place.size > 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and talks to the user."""
+        """Whether this process writes the files and reports to the user."""
         return self.place.rank == 0
 
     def share(self, count: int) -> slice:
-        """Return this process's part of `count` things; the parts of all differ by at most one."""
+        """Return this process's part of `count` items; the sizes of the parts differ by at most one."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def broadcast(self, value: Any = None) -> Any:
-        """Return on every process the JSON-ready `value` that process 0 gives.
+        """Return the JSON-ready `value` of process 0 on every process.
 
         Raises:
             RankFailedError: another process failed.
@@ -177,7 +179,7 @@ class Ranks:
             broadcast_tensors(tensors)
 
     def wait_for_all(self) -> None:
-        """Return once every process has come here."""
+        """Wait until every process has reached this call."""
         if self.exchanges:
             import torch
             from torch.distributed import all_reduce
@@ -187,7 +189,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def exchange(self) -> Iterator[None]:
-        """Turn what a broken exchange raises into the other process's error.
+        """Replace the exception of a failed exchange by the error of the other process.
 
         Raises:
             RankFailedError: another process failed, ended or did not answer in time.
@@ -198,7 +200,7 @@ class Ranks:
             raise self._failure() from error
 
     def announce(self, error: BaseException) -> None:
-        """Tell the others that this process failed. Types without a message of ours may hold patient data."""
+        """Report the failure of this process to the others, without messages that may hold patient data."""
         known = isinstance(error, PhosphorError)
         body = {
             "rank": self.rank,
@@ -216,17 +218,17 @@ class Ranks:
         from torch import distributed
 
         self._left.set()
-        # Ending NCCL's group waits for what the others will never send.
+        # Destroying an NCCL group waits for messages that the others will never send.
         if distributed.is_initialized() and not (failed and torch.cuda.is_available()):
             distributed.destroy_process_group()
 
     def watch(self) -> None:
-        """Start the thread that ends this process when another one has failed and it does not notice.
+        """Start a thread that ends this process if another one has failed and it does not notice.
 
-        A process that waits on a GPU for a dead one cannot be reached by an exception.
+        A process that waits on a GPU for a dead process cannot be interrupted by an exception.
         """
         assert self._store is not None
-        # A connection of its own: the other one is held by whoever waits on it.
+        # A separate connection, because a waiting call blocks the other one.
         clone = self._store.clone()  # type: ignore[attr-defined]
         threading.Thread(target=self._watch, args=(clone,), daemon=True).start()
 
@@ -236,7 +238,7 @@ class Ranks:
                 if not store.check([_FAILED]):
                     continue
             except RuntimeError:
-                # The process that keeps the store is gone.
+                # The process with the store has ended.
                 pass
             if self._left.wait(GRACE_SECONDS):
                 return
@@ -246,7 +248,7 @@ class Ranks:
             os._exit(failure.exit_code)
 
     def _failure(self, patience: float = 3.0) -> RankFailedError:
-        """Return what another process said before it ended; its word may come a moment after its end."""
+        """Return the error that another process reported; the report may arrive shortly after its end."""
         assert self._store is not None
         until = time.monotonic() + patience
         with contextlib.suppress(RuntimeError, ValueError):
@@ -266,10 +268,10 @@ class Ranks:
 
 @contextlib.contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Join the processes that the environment names, and leave them at the end; alone without WORLD_SIZE.
+    """Join the processes of the job, and leave them at the end; a single process without WORLD_SIZE.
 
-    On the CPU they talk through gloo, on GPUs through NCCL, one GPU a process. An error inside the block ends
-    all of them.
+    The processes communicate through gloo on CPUs and through NCCL on GPUs, with one GPU per process. An
+    error inside the block ends all processes.
 
     Raises:
         UsageError: the environment cannot be right.
@@ -359,7 +361,7 @@ def connect(place: Place) -> Ranks:
 
 @functools.cache
 def _job_store(place: Place) -> Store:
-    """Return the store that torchrun keeps for its processes; elsewhere process 0 does."""
+    """Return the store of torchrun, or that of process 0 without torchrun."""
     from torch.distributed.rendezvous import rendezvous
 
     timeout = timedelta(seconds=timeout_seconds())

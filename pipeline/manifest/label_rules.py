@@ -1,4 +1,4 @@
-"""The rules on labels, findings and the parts of published splits."""
+"""Rules for labels, findings and the parts of published splits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from pipeline.manifest.rules import Column, Name, PathText, Pattern, Rule, Table
 from pipeline.manifest.table_rules import Match
 
 LIST = "list"
-"""Separator that stands for a cell in Python's notation of a list, `['a', 'b']`."""
+"""Separator for cells in Python's notation of a list, `['a', 'b']`."""
 
 _CellTexts = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(max_length=32)]
 
 
 class CellRule(Rule):
-    """What the cells of finding columns say."""
+    """Meaning of the cells of finding columns."""
 
-    present: _CellTexts = Field(("1", "1.0"), min_length=1, description="The finding is there.")
-    absent: _CellTexts = Field(("0", "0.0", ""), description="It is not, or is not mentioned.")
-    uncertain: _CellTexts = Field(("-1", "-1.0"), description="It may be.")
+    present: _CellTexts = Field(
+        ("1", "1.0"), min_length=1, description="Values that mean that the finding is present."
+    )
+    absent: _CellTexts = Field(
+        ("0", "0.0", ""), description="Values that mean that the finding is absent or not mentioned."
+    )
+    uncertain: _CellTexts = Field(
+        ("-1", "-1.0"), description="Values that mean that the finding is uncertain."
+    )
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
@@ -31,46 +37,47 @@ class CellRule(Rule):
 
 
 class LabelRule(Rule):
-    """Where the label of a scan stands; exactly one of `column`, `columns`, `folder`, `pattern`, `value`."""
+    """Source of a scan's label; exactly one of `column`, `columns`, `folder`, `pattern`, `value`."""
 
-    column: Column | None = Field(None, description="Column of the table that holds the label.")
+    column: Column | None = Field(None, description="Column of the table with the label.")
     columns: dict[Column, TableName] | None = Field(
-        None, min_length=1, max_length=1000, description="Columns with one finding each -> its name."
+        None, min_length=1, max_length=1000, description="Column with one finding -> name of the finding."
     )
     folder: int | None = Field(
-        None, description="Which folder of the relative path is the label: 0 the first, -1 the last."
+        None, description="Position of the label among the folders of the relative path: 0 first, -1 last."
     )
     pattern: Pattern | None = Field(
         None, description="Regular expression searched in the relative path; its first group is the label."
     )
-    value: TableName | None = Field(None, description="The class of every scan of the source.")
+    value: TableName | None = Field(None, description="Class of every scan of the source.")
     values: dict[str, TableName] | None = Field(
-        None, description="Found value -> class or finding; a scan with a value not listed here is refused."
+        None, description="Value in the source -> class or finding; a scan with an unlisted value is refused."
     )
     separator: Annotated[str, Field(min_length=1, max_length=8)] | None = Field(
         None,
-        description="What stands between several findings in one cell of `column`, such as `|`; `list` for "
-        "cells like ['a', 'b'].",
+        description="Separator of several findings in one cell of `column`, such as `|`; `list` for cells "
+        "like ['a', 'b'].",
     )
     unlisted: Literal["refuse", "ignore"] = Field(
         "refuse",
-        description="A scan with a finding not listed in `values` is refused, or that finding is ignored.",
+        description="Treatment of findings that are not listed in `values`: refuse the scan, or ignore the "
+        "finding.",
     )
-    cells: CellRule = Field(default_factory=CellRule, description="What the cells of `columns` say.")
+    cells: CellRule = Field(default_factory=CellRule, description="Meaning of the cells of `columns`.")
     uncertain: Literal["absent", "present", "refuse", "keep"] = Field(
         "keep",
-        description="An uncertain finding counts as absent or present, the scan is refused, or it is kept as "
-        "uncertain and makes no class.",
+        description="Treatment of uncertain findings: count them as absent or present, refuse the scan, or "
+        "keep them as uncertain, without becoming a class.",
     )
     none: TableName | None = Field(
         None,
-        description="Class of a scan without any finding. Where a column or value is mapped to it, only a "
-        "scan that says so gets it.",
+        description="Class of a scan without findings. If a column or value is mapped to it, only scans with "
+        "that column or value get it.",
     )
     several: Literal["first", "refuse"] = Field(
         "first",
-        description="A scan with several findings gets the first of them in the order of `priority`, "
-        "or is refused.",
+        description="Treatment of scans with several findings: use the first in the order of `priority` as "
+        "the class, or refuse the scan.",
     )
 
     @model_validator(mode="after")
@@ -102,7 +109,7 @@ class LabelRule(Rule):
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings, sorted; empty where a scan has one label."""
+        """Names of the findings, sorted; empty if each scan has one label."""
         if not self.multiple:
             return ()
         named = (self.columns or self.values or {}).values()
@@ -110,25 +117,28 @@ class LabelRule(Rule):
 
     @property
     def table_columns(self) -> tuple[str, ...]:
-        """The columns of the table that hold the label."""
+        """Columns of the table with the label."""
         return tuple(self.columns) if self.columns else ((self.column,) if self.column else ())
 
 
 class PublishedRule(Rule):
-    """Where the part of a published split stands; exactly one of the places."""
+    """Source of a scan's part in a published split; exactly one of `column` to `value`."""
 
     column: Column | None = Field(None, description="Column of the table.")
     lists: dict[Name, PathText] | None = Field(
-        None, min_length=1, max_length=16, description="Part -> text file with one file name a line."
+        None, min_length=1, max_length=16, description="Part -> text file with one file name per line."
     )
-    match: Match = Field("path", description="What the lists hold, as for a table.")
-    folder: int | None = Field(None, description="Which folder of the relative path is the part.")
+    match: Match = Field("path", description="Form of the file names in the lists, as for a table.")
+    folder: int | None = Field(
+        None, description="Position of the part among the folders of the relative path."
+    )
     pattern: Pattern | None = Field(
         None, description="Regular expression searched in the relative path; its first group is the part."
     )
-    value: Name | None = Field(None, description="The part of every scan of the source.")
+    value: Name | None = Field(None, description="Part of every scan of the source.")
     values: dict[str, Name] = Field(
-        default_factory=dict, description="Found value -> name of the part; others stay as found."
+        default_factory=dict,
+        description="Value in the source -> name of the part; other values are not changed.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The manifest as a frozen model, and its JSON schema."""
+"""Model of a manifest, and its JSON schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.storage import digest_of
 
 
 class _OfAnyKind:
-    """Lets pydantic read a source as what its `kind` says, of those in the table."""
+    """Makes pydantic read a source with the rule of its `kind`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         rules = functools.reduce(operator.or_, (kind.rule for kind in KINDS.values()))
@@ -30,41 +30,38 @@ Source = Annotated[SourceRule, _OfAnyKind()]
 
 
 class Manifest(Rule):
-    """A data manifest.
-
-    `load_manifest` is the way to get one; relative paths are relative to its file.
-    """
+    """Data manifest, as returned by `load_manifest`; paths are relative to its file."""
 
     format_version: Literal[1] = Field(1, description="Version of this format.")
     name: TableName = Field(description="Short name of the dataset.")
-    description: Text = Field("", description="What it is, for people.")
+    description: Text = Field("", description="Description of the dataset for readers.")
     license: Text = Field("", description="Licence of the scans.")
-    citation: Text = Field("", description="What to cite.")
+    citation: Text = Field("", description="Publication to cite.")
     access: Text = Field(
-        "", description="How to get the scans: where, and what registration or agreement it takes."
+        "", description="How to obtain the scans: address, and required registration or agreement."
     )
     classes: tuple[TableName, ...] | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="Class names, in any order; without it, those found. Labels number the sorted names.",
+        description="Class names, in any order; default all classes found. Labels are indices of the sorted "
+        "names.",
     )
     priority: tuple[TableName, ...] | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="Where a scan may have several findings: those that are classes, the one that counts "
-        "first in front.",
+        description="Findings that are classes, in descending priority, if a scan may have several findings.",
     )
-    sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Where the scans are.")
+    sources: tuple[Source, ...] = Field(min_length=1, max_length=16, description="Sources of the scans.")
     geometry: GeometryRule = Field(
-        default_factory=GeometryRule, description="How a scan becomes a square image."
+        default_factory=GeometryRule, description="Conversion of a scan to a square image."
     )
     expect: ExpectRule | None = Field(
         None,
-        description="Modalities and views to expect; others are flagged, or refused if settings say so.",
+        description="Expected modalities and views; others are flagged, or refused if the settings say so.",
     )
-    split: SplitRule = Field(default_factory=SplitRule, description="What is kept of a published split.")
+    split: SplitRule = Field(default_factory=SplitRule, description="Use of a published split.")
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -84,11 +81,11 @@ class Manifest(Rule):
 
     @field_serializer("classes")
     def _by_name(self, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        """Write classes sorted: their order means nothing, and so does not change the digest."""
+        """Return the classes sorted, so that their order does not change the digest."""
         return None if classes is None else tuple(sorted(classes))
 
     def _check_priority(self) -> None:
-        """Check that `priority` says which finding counts first wherever a scan may have several."""
+        """Check that `priority` orders the findings if a scan may have several."""
         choosing = [source for source in self.sources if source.takes_first]
         found = {name for source in choosing for name in source.findings}
         wanted = found if self.classes is None else found & set(self.classes)
@@ -114,18 +111,18 @@ class Manifest(Rule):
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings of a multi-label manifest, sorted; else empty."""
+        """Names of the findings of a multi-label manifest, sorted; otherwise empty."""
         return self.sources[0].findings
 
     @property
     def ranked(self) -> tuple[str, ...]:
-        """The findings that are classes, the one that counts first in front."""
+        """Findings that are classes, in descending priority."""
         if self.priority is not None:
             return self.priority
         return tuple(name for name in self.findings if self.classes is None or name in self.classes)
 
     def located(self, folder: Path) -> Self:
-        """Return this manifest with relative paths taken from `folder`."""
+        """Return this manifest with paths relative to `folder`."""
         self._folder = folder
         return self
 
@@ -151,14 +148,15 @@ class Manifest(Rule):
         return path if not missing and path.exists() else None
 
     def digest(self) -> str:
-        """Return the sha256 (hex) of the manifest's content.
+        """Return the sha256 (hex) of the content of the manifest.
 
-        Where it lies does not matter, nor how a server is reached: instance UIDs are the same everywhere.
+        The location of the manifest and the access to a server are not part of it, because instance UIDs are
+        the same everywhere.
         """
         left_out = {at: set(one.how_reached) for at, one in enumerate(self.sources) if one.how_reached}
         return digest_of(self.model_dump(mode="json", exclude={"sources": left_out} if left_out else None))
 
 
 def manifest_schema() -> dict[str, Any]:
-    """Return the JSON schema of a manifest, as kept in `data_manifests/schema.json`."""
+    """Return the JSON schema of a manifest, as stored in `data_manifests/schema.json`."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}

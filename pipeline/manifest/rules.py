@@ -1,4 +1,4 @@
-"""The rules a manifest may give on patients, attributes, geometry and the kept test split."""
+"""Rules of a manifest for patients, attributes, geometry and the published test split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline.manifest.table_names import table_name
 from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names that end up in file names: letters, digits, dot, hyphen, underscore; at most 64."""
+"""Names that are used in file names: letters, digits, dot, hyphen, underscore; at most 64 characters."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 TableName = Annotated[Name, AfterValidator(table_name)]
-"""A name that lands in tables: of the dataset, a class or a finding."""
+"""Name that is used in tables: of the dataset, a class or a finding."""
 
 Text = Annotated[str, Field(max_length=2000)]
 PathText = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -33,26 +33,26 @@ def _with_a_group(text: str) -> str:
 
 
 Pattern = Annotated[str, Field(max_length=300), AfterValidator(_with_a_group)]
-"""A regular expression whose first group is what is wanted."""
+"""Regular expression whose first group is the value."""
 
 
 class Rule(BaseModel):
-    """Base of all manifest parts: frozen, closed to unknown keys."""
+    """Base class of all parts of a manifest. It is frozen and refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImageCheck(Rule):
-    """Images that must look like the source's own row before the patient table is believed for it."""
+    """Check of a patient table: a row is used only if its image matches the image of the source."""
 
     path: PathText = Field(
-        description="An npz file in MedMNIST layout with the images the table was made for."
+        description="npz file in MedMNIST layout with the images that the table was made for."
     )
     min_correlation: float = Field(0.9, gt=0, le=1, description="Smallest Pearson correlation of a match.")
 
 
 class PatientRule(Rule):
-    """How a scan's patient is known; exactly one of `tag`, `column`, `pattern`, `table`."""
+    """Source of a scan's patient; exactly one of `tag`, `column`, `pattern`, `table`."""
 
     tag: Name | None = Field(None, description="DICOM keyword, for example PatientID.")
     column: Column | None = Field(None, description="Column of the source's table, or of `table`.")
@@ -61,19 +61,23 @@ class PatientRule(Rule):
     )
     prefix: Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f]*$")] = Field(
         "",
-        description="Put before every patient of the source, to keep equal numbers of several sources apart.",
+        description="Prefix of every patient id of the source, so that equal ids of several sources differ.",
     )
-    table: PathText | None = Field(None, description="A separate CSV table with one row a scan.")
+    table: PathText | None = Field(None, description="Separate CSV table with one row per scan.")
     keys: tuple[Column, ...] = Field(
-        (), description="Columns of `table` that name a scan, e.g. split, index."
+        (), description="Columns of `table` that identify a scan, e.g. split, index."
     )
-    verify_images: ImageCheck | None = Field(None, description="Believe `table` only where the images agree.")
+    verify_images: ImageCheck | None = Field(
+        None, description="Images to verify; a row of `table` is used only if the images agree."
+    )
     unmatched: Literal["reject", "own_in_test", "own"] = Field(
         "reject",
-        description="A scan without a patient is refused, or is its own patient in the kept test split "
-        "(refused elsewhere), or its own patient anywhere.",
+        description="Treatment of scans without a patient: refuse them, make each its own patient in the "
+        "published test split only (refused elsewhere), or make each its own patient everywhere.",
     )
-    optional: bool = Field(False, description="Go on without patients (and say so) where `table` is absent.")
+    optional: bool = Field(
+        False, description="Continue without patients, with a note, if `table` does not exist."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -91,27 +95,28 @@ class PatientRule(Rule):
 
 
 class AspectRule(Rule):
-    """Width over height of a stored pixel, where files were squeezed to another shape."""
+    """Ratio of pixel width to pixel height, for files that were resized to another shape."""
 
-    column: Column = Field(description="Column with pixel width over pixel height.")
+    column: Column = Field(description="Column with pixel width divided by pixel height.")
     missing: float | None = Field(
-        None, gt=0.1, lt=10, description="Value where the cell is empty; without it such a scan is refused."
+        None, gt=0.1, lt=10, description="Value for empty cells; without it, scans with one are refused."
     )
 
 
 class AttributeColumn(Rule):
-    """A column whose spelling or values differ from the plain ones."""
+    """Column of an attribute whose name or values have several spellings."""
 
     column: Column | Annotated[tuple[Column, ...], Field(min_length=1, max_length=8)] = Field(
-        description="The column, or several spellings of its name of which the table has one."
+        description="Column, or several spellings of its name, of which the table has one."
     )
     values: dict[str, Annotated[str, Field(max_length=32)]] = Field(
-        default_factory=dict, description="Found value -> value that it stands for; others stay as found."
+        default_factory=dict,
+        description="Value in the table -> value to store; other values are not changed.",
     )
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """The names that the column may have."""
+        """Possible names of the column."""
         return (self.column,) if isinstance(self.column, str) else self.column
 
 
@@ -123,10 +128,10 @@ _Columns: Any = create_model("_Columns", __base__=Rule, **_COLUMNS)
 
 
 class AttributeRule(_Columns):
-    """Optional columns that are kept, coarsened, in the record table."""
+    """Optional columns that are stored, coarsened, in the record table."""
 
     def columns(self) -> dict[str, AttributeColumn]:
-        """Return key of the attribute -> where it stands, of those that are given."""
+        """Return key -> column of the attributes that are given."""
         given = {attribute.key: getattr(self, attribute.key) for attribute in SCAN_ATTRIBUTES.values()}
         return {
             key: rule if isinstance(rule, AttributeColumn) else AttributeColumn(column=rule)
@@ -136,28 +141,30 @@ class AttributeRule(_Columns):
 
 
 class GeometryRule(Rule):
-    """How a scan becomes a square image."""
+    """Conversion of a scan to a square image."""
 
     fit: Literal["pad", "crop"] = Field(
-        "pad", description="Pad the shorter side with black, or crop centrally."
+        "pad", description="Pad the shorter side with black, or crop to the centre."
     )
     native_size: int | None = Field(
-        None, ge=8, le=4096, description="Largest image size worth storing: nothing is up-sampled beyond it."
+        None, ge=8, le=4096, description="Largest image size to store; scans are not up-sampled beyond it."
     )
 
 
 class SplitRule(Rule):
-    """What is kept of the published split; everything else is pooled and split anew by patient."""
+    """Use of a published split. All other scans are pooled and split again by patient."""
 
-    keep_test: Name | None = Field(None, description="Published split whose test part stays the test split.")
-    test_part: str = Field("test", max_length=64, description="Name of its test part.")
+    keep_test: Name | None = Field(
+        None, description="Published split whose test part becomes the test split."
+    )
+    test_part: str = Field("test", max_length=64, description="Name of the test part of that split.")
 
 
 Word = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
 
 
 class ExpectRule(Rule):
-    """What the scans should be, by header or table; what is not named there is not judged."""
+    """Expected scans, by header or table. A scan without the value there is not checked."""
 
     modalities: tuple[Word, ...] = Field((), max_length=16, description="DICOM modalities, e.g. CR, DX.")
     views: tuple[Word, ...] = Field((), max_length=16, description="View positions, e.g. PA, AP.")

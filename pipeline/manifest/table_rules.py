@@ -1,4 +1,4 @@
-"""The rules on tables: which file, how its rows meet the scans, what several rows of one scan mean."""
+"""Rules for tables: files, matching of rows and scans, and treatment of several rows of one scan."""
 
 from __future__ import annotations
 
@@ -31,43 +31,46 @@ Prefixes = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], 
 
 
 class TableFile(Rule):
-    """A table with a header: CSV, gzipped CSV (`.gz`) or Parquet (`.parquet`)."""
+    """Table with a header: CSV, gzipped CSV (`.gz`) or Parquet (`.parquet`)."""
 
     path: PathText | Annotated[tuple[PathText, ...], Field(min_length=1, max_length=64)] = Field(
-        description="The file, or several with the same columns; their names tell the format."
+        description="File, or several files with the same columns; the ending of the name sets the format."
     )
     encoding: Annotated[str, Field(max_length=32), AfterValidator(_known_encoding)] = Field(
         "utf-8", description="Character set of a CSV table, such as utf-8, latin-1 or cp1252."
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=1, pattern=r'^[^"\r\n\x00]$')] = Field(
-        ",", description="What stands between the cells of a CSV table."
+        ",", description="Delimiter of the cells of a CSV table."
     )
     repeated: Literal["refuse", "agree", "majority", "any"] = Field(
         "refuse",
-        description="Several rows of one scan: an error, or they must agree, or most of them decide each "
-        "label cell, or a finding is present where any row has it. What disagrees is refused, scan by scan.",
+        description="Treatment of several rows of one scan: report an error, require that they agree, use "
+        "the majority for each label cell, or take a finding as present if any row has it. Scans whose rows "
+        "disagree are refused.",
     )
     strip_prefix: Prefixes = Field(
-        (), description="Taken off the file column where it starts so, such as the name of the set's folder."
+        (), description="Prefixes to remove from the file column, such as the name of the data set's folder."
     )
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files in order."""
+        """Files, in order."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class Join(TableFile):
-    """Columns taken over from another table, matched by file name or by other keys."""
+    """Columns from another table, matched by file name or by other keys."""
 
     file_column: Column | None = Field(
-        None, description="Its column with the file, as the first table has it; `file` without `keys`."
+        None,
+        description="Column of this table with the file, as in the first table; default `file` without "
+        "`keys`.",
     )
     keys: dict[Column, Column] | None = Field(
-        None, min_length=1, max_length=8, description="Column of this table -> column that we have already."
+        None, min_length=1, max_length=8, description="Column of this table -> column of the tables before."
     )
     columns: dict[Column, Column] | Annotated[tuple[Column, ...], Field(min_length=1)] = Field(
-        min_length=1, description="New column name -> column of this table, or a list of names that stay."
+        min_length=1, description="New column name -> column of this table, or a list of columns to add."
     )
 
     @model_validator(mode="after")
@@ -82,24 +85,25 @@ class Join(TableFile):
 
 
 class TableRule(TableFile):
-    """The table with one row a scan."""
+    """Table with one row per scan."""
 
-    file_column: Column = Field("file", description="Column that names the file.")
+    file_column: Column = Field("file", description="Column with the file.")
     match: Match = Field(
         "path",
-        description="What the file column holds: the path below the source, its last part, or that without "
-        "its extension. A row that fits several files is refused.",
+        description="Form of the file column: path relative to the source, file name, or file name without "
+        "its ending. A row that matches several files is refused.",
     )
     pattern: Pattern | None = Field(
         None,
-        description="Regular expression searched in the file column and in a file's path; their first groups "
-        "must be equal. For files that lie elsewhere than the table says; instead of `match`.",
+        description="Regular expression searched in the file column and in the path of a file; their first "
+        "groups must be equal. Use it instead of `match` if the paths in the table are not those of the "
+        "files.",
     )
-    joins: tuple[Join, ...] = Field((), max_length=8, description="Other tables that add columns, in order.")
+    joins: tuple[Join, ...] = Field((), max_length=8, description="Tables that add columns, in order.")
 
     @property
     def by_path(self) -> bool:
-        """Whether a row names its file's whole path below the source."""
+        """Whether a row has the whole path of its file, relative to the source."""
         return self.match == "path" and self.pattern is None
 
     @model_validator(mode="after")

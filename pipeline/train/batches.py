@@ -1,4 +1,4 @@
-"""Which scans a training step sees: a pure function of seed and step, so that nothing need be saved."""
+"""Scans of each training step, as a pure function of seed and step, so that no state is saved."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PRESENT = 1
 
 
 LIMIT = 1.0 + 1e-3
-"""Largest magnitude of a pixel in model range, and room for rounding."""
+"""Largest magnitude of a pixel in model range, with a tolerance for rounding."""
 
 
 class BatchPlan:
-    """Draws the scans of every step.
+    """Samples the scans of every step.
 
-    Without balance, each pass over the train split is a permutation of its own. With it, that share of the
-    places in each batch is given to a class drawn evenly and one of its scans; or, by findings, to a finding
-    drawn evenly (scans without any count as one more) and a scan that shows it, so that a scan with a rare
-    finding is drawn as often as one with a common finding.
+    Without balance, each pass over the train split is a separate permutation. With balance, that share of
+    each batch is sampled as a class, drawn uniformly, and one of its scans. By findings, it is a finding,
+    drawn uniformly (scans without findings count as one more), and one of its scans. So rare and common
+    findings are sampled equally often.
 
     Args:
         cohort: the cohort; rows of its train split are drawn.
@@ -116,7 +116,7 @@ def _generator(seed: int, purpose: str, position: int) -> np.random.Generator:
 
 
 def require_usable(images: npt.NDArray[np.float32]) -> None:
-    """Refuse images that no training could learn from.
+    """Refuse images that training cannot use.
 
     Raises:
         DataError: a value is not finite, or lies outside [-1, 1].

@@ -1,4 +1,4 @@
-"""Stopping when memorising: the curve of the gap between train and val loss, and the rule that ends it."""
+"""Early stopping at memorisation, by the gap between train and val loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_CHARACTERS = 2**20
 
 NUM_ERRORS = 3.0
 MIN_SHARE = 0.05
-"""A smaller gap, as a share of the val loss, is the ordinary difference between seen and unseen scans."""
+"""Smallest gap that matters, as a share of the val loss; a smaller gap is normal for unseen scans."""
 
 Row = tuple[int, Gap]
 
@@ -37,10 +37,10 @@ def is_open(gap: Gap) -> bool:
 
 
 def step_before_gap(rows: Sequence[Row]) -> int | None:
-    """Return the step to go back to if training is to stop after these measurements, else None.
+    """Return the step to go back to if training must stop after these measurements, else None.
 
     Training stops when the gap is open (`is_open`) at the last two measurements and wider at the second. It
-    goes back to the measurement before the gap was first open without a break since, or to the first of all.
+    goes back to the last measurement before this unbroken series of open gaps, or to the first measurement.
     """
     if len(rows) < 2 or not (is_open(rows[-1][1]) and is_open(rows[-2][1])):
         return None
@@ -53,15 +53,15 @@ def step_before_gap(rows: Sequence[Row]) -> int | None:
 
 
 class MemorisationWatch:
-    """Measures the gap at every snapshot, keeps the curve in `memorisation.csv`, and says when to stop.
+    """Measures the gap at every snapshot, records it in `memorisation.csv`, and decides when to stop.
 
-    A measurement is a pure function of its snapshot, so that a killed run comes to the same curve.
+    A measurement is a pure function of its snapshot, so a resumed run has the same curve.
 
     Args:
-        scans: the scans to measure on.
-        folder: the checkpoint directory.
-        settings: which averages there are, and whether to stop.
-        snapshots: the snapshots of the run.
+        scans: scans to measure on.
+        folder: checkpoint directory.
+        settings: lengths of the averages, and whether to stop.
+        snapshots: snapshots of the run.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MemorisationWatch:
         self._path = folder / FILE_NAME
         self._snapshots = snapshots
         self._scans = scans
-        # The average that becomes the model, or the nearest one that every snapshot holds.
+        # The average that becomes the model, or the nearest one in every snapshot.
         self._length = min(settings.ema_lengths, key=lambda own: abs(own - settings.ema_length))
         self._rows: list[Row] = []
         self.active = settings.stop_when_memorising and len(self._scans) >= MIN_PAIRS
@@ -88,11 +88,11 @@ class MemorisationWatch:
 
     @property
     def kept_step(self) -> int | None:
-        """The step to go back to if training stops now, else None."""
+        """Step to go back to if training stops now, else None."""
         return step_before_gap(self._rows)
 
     def resume(self, step: int, like: Denoiser, precision: Precision) -> None:
-        """Bring the curve to where a run that goes on from `step` has to have it."""
+        """Restore the curve for a run that resumes from `step`."""
         if not self.active:
             return
         known = dict(_read_rows(self._path))
@@ -101,12 +101,12 @@ class MemorisationWatch:
         self._write()
 
     def look(self, step: int, like: Denoiser, precision: Precision) -> bool:
-        """Measure the snapshot of `step`; return whether training is to stop. Call it before saving.
+        """Measure the snapshot of `step` and return whether training must stop. Call it before saving.
 
         Args:
-            step: a step whose snapshot was just taken.
-            like: a denoiser of the run, on the device to measure on; it is left as it is.
-            precision: arithmetic of the run.
+            step: step whose snapshot was just taken.
+            like: denoiser of the run, on the device to measure on; it is not changed.
+            precision: precision of the run.
         """
         if not self.active:
             return False
@@ -139,7 +139,7 @@ class MemorisationWatch:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """Return the well-formed rows of an earlier curve; what is missing is measured again."""
+    """Return the well-formed rows of an earlier curve; missing rows are measured again."""
     if not path.is_file() or path.stat().st_size > MAX_CHARACTERS:
         return []
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Starting from the checkpoint of another cohort: what must agree, and how its weights are taken over."""
+"""Training from the checkpoint of another cohort: required agreement, and transfer of the weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.train.settings import TrainSettings
 
 Field = tuple[str, Sequence[str]]
-"""A condition field: its name, and the names of its values in the order of their codes."""
+"""Condition field: its name, and the names of its values in the order of their codes."""
 
 _ROWS = "network.class_embedding.rows.weight"
 _FEATURES = "network.class_embedding.features.weight"
@@ -46,13 +46,13 @@ def start_digest(settings: TrainSettings) -> str | None:
 
 
 def check_start(settings: TrainSettings, out: Path) -> None:
-    """Check the checkpoint to start from before an output directory is opened, so that nothing is lost.
+    """Check the checkpoint to start from, before an output directory is opened or replaced.
 
     Every content file is re-hashed; torch is not needed.
 
     Raises:
-        DataError: it is missing, was changed, or its network or objective is another than the settings'.
-        UsageError: it lies in the output directory, which may be replaced.
+        DataError: it is missing, was changed, or its network or objective differs from the settings.
+        UsageError: it is in the output directory, which may be replaced.
     """
     path = settings.init_from
     if path is None:
@@ -72,21 +72,21 @@ def check_start(settings: TrainSettings, out: Path) -> None:
 
 
 def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, digest: str) -> None:
-    """Take the averaged weights of a checkpoint over into a new denoiser, in place.
+    """Copy the averaged weights of a checkpoint into a new denoiser, in place.
 
-    Weights are matched by name. A condition field and each of its values keep their rows of the embedding by
-    name; a new value, such as a class that the checkpoint does not know, starts from the mean of the field's
-    old rows; a new field starts at zero and so changes nothing yet. A field that is no longer there leaves
-    the row of "not given" to every class.
+    Weights are matched by name. The embedding rows of condition fields and their values are matched by name
+    too. A new value, such as a class that the checkpoint does not know, starts from the mean of the old rows
+    of its field. A new field starts at zero and has no effect at first. If a field was removed, its row "not
+    given" is added to every class.
 
     Args:
-        denoiser: the denoiser to be trained, fp32.
-        path: the checkpoint directory.
-        fields: the condition fields of the new denoiser, the class first.
-        digest: the digest that the checkpoint must have.
+        denoiser: denoiser to train, fp32.
+        path: checkpoint directory.
+        fields: condition fields of the new denoiser, the class first.
+        digest: digest that the checkpoint must have.
 
     Raises:
-        DataError: the checkpoint cannot be read, or is another one than was asked for.
+        DataError: the checkpoint cannot be read, or its digest differs.
     """
     from models.checkpoint import load_into
 
@@ -120,7 +120,7 @@ def fields_of(info: CheckpointInfo) -> list[Field]:
 
 
 def _matched_rows(rows: Tensor, old: Sequence[Field], new: Sequence[Field]) -> Tensor:
-    """Return the embedding rows of the new fields; each field has one row a value, and one for none given."""
+    """Return the embedding rows of the new fields: one row per value, and one for "not given"."""
     import torch
 
     known: dict[str, Mapping[str, Tensor]] = {}

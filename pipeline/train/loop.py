@@ -1,4 +1,4 @@
-"""The training loop: load or begin, then step, report, save, until the last step."""
+"""Training loop: load the saved state, then step, report and save until the last step."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ def train(
     """Train to the last step and write the checkpoint's files.
 
     Args:
-        cohort: the cohort to learn from.
-        folder: the checkpoint directory; None on every process but the first.
+        cohort: cohort to train on.
+        folder: checkpoint directory; None on every process except the first.
         settings: training settings.
         seed: run seed.
-        inputs_digest: digest of the run's inputs.
-        init_digest: digest of the checkpoint that `train.init_from` names. None on every process but the
-            first, which gives its weights to all.
-        ranks: the processes that train together; None for this one alone.
-        timing: counts where the time goes, if that is wanted.
+        inputs_digest: digest of the inputs of the run.
+        init_digest: digest of the checkpoint of `train.init_from`. None on every process except the first,
+            which sends its weights to the others.
+        ranks: processes that train together; None for this one alone.
+        timing: measures the time of the parts of the training, if given.
 
     Returns:
-        The names of the content files and the counts for the reference; nothing without a folder.
+        The names of the content files and the counts for the reference; empty without a folder.
 
     Raises:
-        TrainingError: the loss is no longer finite, or memory does not suffice.
-        DataError: a class has no train scan, or an image holds values that are not finite.
-        UsageError: there are more processes than scans a step.
+        TrainingError: the loss is not finite, or there is not enough memory.
+        DataError: a class has no train scan, or an image has values that are not finite.
+        UsageError: there are more processes than scans per step.
         RankFailedError: another process failed.
     """
     ranks = ranks or Ranks()
@@ -161,21 +161,21 @@ def train(
 
 
 class Trainer:
-    """One training run in memory; `run` takes it from its last saved state to its last step.
+    """Training run in memory; `run` trains from the last saved state to the last step.
 
     Args:
-        cohort: the cohort to learn from.
-        folder: the checkpoint directory; None on every process but the first.
+        cohort: cohort to train on.
+        folder: checkpoint directory; None on every process except the first.
         settings: training settings.
-        denoiser: the denoiser with its initial weights.
-        plan: what this machine computes with.
-        source: reads what the denoiser learns from.
+        denoiser: denoiser with its initial weights.
+        plan: device, threads and precision of this machine.
+        source: data source of the denoiser.
         seed: run seed.
-        inputs_digest: digest of the run's inputs.
-        conditions: what the cohort tells of each scan; None reads it as the settings ask.
-        ranks: the processes that train together; None for this one alone.
-        timing: counts where the time goes, if that is wanted.
-        budget: of a differentially private training.
+        inputs_digest: digest of the inputs of the run.
+        conditions: conditions of each scan; None reads them according to the settings.
+        ranks: processes that train together; None for this one alone.
+        timing: measures the time of the parts of the training, if given.
+        budget: budget of a differentially private training.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Trainer:
 
     @property
     def num_steps(self) -> int:
-        """Optimiser steps of the whole training, as decided so far; it may stop before."""
+        """Total number of optimiser steps as decided so far; training may stop earlier."""
         return self.schedule.num_steps_of(self.plan.decisions)
 
     def learning_rate(self, step: int) -> float:
@@ -247,10 +247,10 @@ class Trainer:
         return self.schedule.learning_rate_at(step, self.plan.decisions)
 
     def run(self) -> int:
-        """Train from the last saved state to the last step; saves at intervals and at the end.
+        """Train from the last saved state to the last step. Saves at intervals and at the end.
 
         Returns:
-            The optimiser steps done.
+            The number of optimiser steps.
         """
         step = self.state.load_shared(self.ranks)
         self.one_step.working.take_weights()
@@ -311,14 +311,14 @@ class Trainer:
         return self.one_step.run(step, images, codes, self.learning_rate(step))
 
     def _resume_snapshots(self, step: int) -> None:
-        """Bring snapshots and the memorisation curve to where `step` has them. All processes call it."""
+        """Restore the snapshots and the memorisation curve of `step`. All processes call it."""
         self.snapshots.resume(step)
         if self.watch is not None:
             self.watch.resume(step, self.denoiser, self.plan.precision)
         self.stopped = bool(self.ranks.broadcast(self.watch is not None and self.watch.kept_step is not None))
 
     def _snapshot(self, step: int, report: Report) -> None:
-        """Take a snapshot where one belongs and stop if it tells to. All processes call it together."""
+        """Take a snapshot if it is due, and stop if its gap requires it. All processes call it together."""
         if not self.snapshots.due(step, self.schedule.num_steps_at(step, self.plan.decisions)):
             return
         self._require_finite(step, report, at_report=True)
@@ -335,7 +335,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # Outside of the handler: the error holds the frames, and they all the tensors of the step.
+        # Outside of the handler, because the error holds the frames, with all tensors of the step.
         gc.collect()
         raise too_large(
             self.one_step,
@@ -344,7 +344,7 @@ class Trainer:
         )
 
     def _review(self, step: int, report: Report) -> None:
-        """Under a time budget, let process 0 decide how many steps fit, and record it before going on."""
+        """With a time budget, let process 0 decide the number of steps and record it before the next step."""
         if self.budget is None or (self.plan.decisions and step % REPORT_EVERY_STEPS):
             return
         synchronise(self.device)

@@ -1,4 +1,4 @@
-"""What a machine chooses for a training, recorded once and kept to on every resume."""
+"""Choices of the machine for a training, recorded once and used on every resume."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True)
 class MachinePlan:
-    """How a training runs here.
+    """Device, threads, precision and processes of a training on this machine.
 
     Attributes:
-        device: where; num_threads: CPU threads of each process; precision: the arithmetic.
-        world_size: processes; micro_batch: scans in memory at a time on each, None for its whole share.
-        decisions: how many steps fit into the time budget, as decided so far.
+        device: device of the network.
+        num_threads: CPU threads per process.
+        precision: precision of the network.
+        world_size: number of processes.
+        micro_batch: scans in memory at a time per process; None for its whole share.
+        decisions: decisions on the number of steps in the time budget.
     """
 
     device: torch.device
@@ -58,7 +61,7 @@ class MachinePlan:
     decisions: tuple[Decision, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values, as in `machine.json`."""
+        """Return JSON-ready values, as in `machine.json`."""
         return {
             **self.precision.to_dict(),
             "num_threads": self.num_threads,
@@ -70,7 +73,7 @@ class MachinePlan:
 
     @classmethod
     def from_dict(cls, values: Any) -> MachinePlan:
-        """Rebuild a plan from `to_dict`'s values.
+        """Return the plan of the values of `to_dict`.
 
         Raises:
             ValueError: a value is missing, unknown or out of range.
@@ -106,20 +109,20 @@ def make_plan(
     *,
     private: bool = False,
 ) -> MachinePlan:
-    """Return the recorded plan of this run, or choose one and record it before the first step.
+    """Return the recorded plan of this run, or choose a plan and record it before the first step.
 
-    Process 0 chooses for all.
+    Process 0 chooses for all processes.
 
     Args:
-        folder: the checkpoint directory; None on every process but the first.
-        denoiser: the denoiser to be trained.
-        runtime: what is asked of the machine.
-        schedule: how much there is to compute.
-        ranks: the processes of the job.
-        private: whether gradients of single scans are taken, which only fp32 does.
+        folder: checkpoint directory; None on every process except the first.
+        denoiser: denoiser to train.
+        runtime: settings of the machine.
+        schedule: number of steps and batch size.
+        ranks: processes of the job.
+        private: whether gradients of single scans are computed, which needs fp32.
 
     Raises:
-        DataError: the record is unreadable, or was made on a kind of device that this machine has not.
+        DataError: the record is unreadable, or was made on a kind of device that this machine does not have.
         UsageError: the processes have different kinds of devices.
     """
     ranks = ranks or Ranks()
@@ -147,7 +150,7 @@ def make_plan(
 
 
 def shared_cores(plan: MachinePlan, runtime: RuntimeSettings) -> SharedCores:
-    """Return what fits a training's threads to the cores that other programs leave; a fixed number stays."""
+    """Return the adaptation of a training's threads to the free cores; a fixed number does not change."""
     fixed = runtime.num_threads is not None or plan.device.type != "cpu"
     return SharedCores(1 if fixed else plan.num_threads)
 
@@ -168,7 +171,7 @@ def _chosen(
             precision = probe_precision(trial, batch_size=min(at_once, own.probe_batch or at_once))
             logger.info("precision: %s, measured img/s: %s", precision.name, precision.measured)
         else:
-            # Not measured, so that two runs never differ by it: the layout is what the device prefers.
+            # The preferred layout of the device, without a measurement, so that two runs never differ in it.
             precision = Precision(runtime.precision, channels_last=own.arithmetic[0][1])
         tried = runtime.compile == "on" or (runtime.compile == "auto" and own.compiles)
         if tried and not runtime.checkpoint_activations and not private:
@@ -184,7 +187,7 @@ def _chosen(
 
 
 def _for_these_processes(plan: MachinePlan, runtime: RuntimeSettings, ranks: Ranks) -> MachinePlan:
-    """Return the plan for as many processes as there are now; the arithmetic and the decisions stay."""
+    """Return the plan for the current number of processes, with the same precision and decisions."""
     if plan.world_size != ranks.size:
         num_threads = _threads_here(runtime, ranks)
         logger.info(

@@ -1,4 +1,4 @@
-"""Measuring what the averaged denoiser remembers: its loss on train scans against its loss on val scans."""
+"""Memorisation of the averaged denoiser: the difference of its loss on val scans and on train scans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.train.latent.sources import LatentSource, PixelSource
 from pipeline.train.parts import ObjectiveSettings
 
 MIN_PAIRS = 12
-"""Fewest pairs of scans from which a gap's standard error can be told."""
+"""Smallest number of pairs of scans for the standard error of a gap."""
 MAX_PAIRS = 256
 NUM_LEVELS = 4
 _BATCH = 64
@@ -26,11 +26,13 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Gap:
-    """One measurement.
+    """Measured gap between train and val loss.
 
     Attributes:
-        train, val: mean denoising loss of the train scans and of the val scans.
-        mean, error: mean of (val - train) over the pairs, and its standard error.
+        train: mean denoising loss of the train scans.
+        val: mean denoising loss of the val scans.
+        mean: mean of (val - train) over the pairs.
+        error: standard error of the mean.
     """
 
     train: float
@@ -40,17 +42,18 @@ class Gap:
 
 
 class PairedScans:
-    """Pairs of one train scan and one val scan of the same class, with noise that is always the same.
+    """Pairs of one train scan and one val scan of the same class, with fixed noise.
 
-    The pairs come from the val split and never from the holdout: the privacy gate tests on the holdout, and a
-    checkpoint chosen by it would have seen its own examination. Scans of one patient are not told apart, as
-    training reads no table; where a patient has many, the standard error is too small by that.
+    The pairs come from the val split and never from the holdout. The privacy gate tests on the holdout, so a
+    checkpoint chosen by the holdout would be selected on its own test set. Scans of the same patient count as
+    independent, because training reads no table. With many scans per patient, the standard error is too
+    small.
 
     Args:
         cohort: the cohort.
-        source: what the denoiser learns from.
-        conditions: what it tells of each scan.
-        objective: of the training; noise levels lie at even shares of the distribution trained on.
+        source: data source of the denoiser.
+        conditions: conditions of each scan.
+        objective: training objective; the noise levels are at equal shares of its distribution.
         seed: run seed.
     """
 
@@ -93,7 +96,7 @@ class PairedScans:
         wide = choices(device).wide
         total = torch.zeros(len(rows), dtype=wide, device=device)
         for level, sigma in enumerate(self._levels.tolist()):
-            # The noise belongs to the place among the pairs: both scans of a pair are given the same.
+            # The noise depends on the position of the pair, so that both of its scans get the same noise.
             seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
             total += denoising_loss(
                 denoiser,

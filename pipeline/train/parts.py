@@ -1,4 +1,4 @@
-"""Parts of the training settings, one record a concern: each file of the stage is handed what it needs."""
+"""Parts of the training settings, one class per concern."""
 
 from __future__ import annotations
 
@@ -18,49 +18,50 @@ Length = Annotated[float, Field(ge=0.005, le=0.28)]
 
 
 class ScheduleSettings(Settings):
-    """How many steps there are, and how each of them changes the weights."""
+    """Number of steps, and the optimiser."""
 
     num_steps: int = Field(
-        1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, at most so many"
+        1000, ge=1, le=100_000_000, description="optimiser steps; with max_minutes, their upper limit"
     )
     max_minutes: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
-        description="training time to spend, over all resumes; the steps that fit are counted once the speed "
-        "is known and again as it changes, and the learning rate falls to zero with the last of them",
+        description="training time in minutes, over all resumes; the number of steps is computed when the "
+        "speed is known and again when it changes, and the learning rate reaches zero with the last step",
     )
-    batch_size: int = Field(64, ge=1, le=65_536, description="scans a step, over all processes together")
+    batch_size: int = Field(64, ge=1, le=65_536, description="scans per step, over all processes together")
     optimizer: Literal["muon", "adamw"] = Field(
         "muon",
-        description="muon takes the matrices inside the network and leaves the rest to AdamW; it learns more "
-        "from each step",
+        description="optimiser; muon updates the matrices inside the network and AdamW the other "
+        "weights, and "
+        "it learns more per step",
     )
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
     learning_rate_decay: Literal["cosine", "none"] = Field(
-        "cosine", description="how the learning rate falls after the warm-up: to zero along a cosine, or not"
+        "cosine", description="decay of the learning rate after the warm-up: to zero along a cosine, or none"
     )
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled weight decay")
-    gradient_clip: float = Field(1.0, gt=0, description="largest norm of one step's gradient")
+    gradient_clip: float = Field(1.0, gt=0, description="norm to which the gradient of a step is clipped")
 
     def num_steps_of(self, decisions: Sequence[Decision]) -> int:
-        """Return the steps of a training as decided so far."""
+        """Return the number of steps of a training as decided so far."""
         return planned_steps(self.num_steps, decisions)
 
     def num_steps_at(self, step: int, decisions: Sequence[Decision]) -> int:
-        """Return the steps of the whole training as they were known after `step` steps.
+        """Return the total number of steps as known after `step` steps.
 
-        What is done at shares of a training, such as snapshots, asks this: it then falls on the same steps
-        in a training that is made again from its recorded decisions.
+        Work at fixed shares of a training, such as snapshots, uses this number, so that it falls on the same
+        steps if a training is repeated from its recorded decisions.
         """
         return self.num_steps_of([decision for decision in decisions if decision[0] <= step])
 
     def learning_rate_at(self, step: int, decisions: Sequence[Decision] = ()) -> float:
         """Return the learning rate of step `step` (counted from 0): linear warm-up, then the chosen decay.
 
-        Under a time budget each decision that changes the number of steps stretches what is left of the
-        decay over the steps that are left. A budget that all steps fit into changes nothing.
+        With a time budget, each decision that changes the number of steps stretches the remaining decay over
+        the remaining steps. A budget that all steps fit into changes nothing.
         """
         rate = self.learning_rate
         if step < self.warmup_steps:
@@ -70,7 +71,7 @@ class ScheduleSettings(Settings):
         return rate * 0.5 * (1.0 + math.cos(math.pi * self._decayed(step, decisions)))
 
     def _decayed(self, step: int, decisions: Sequence[Decision]) -> float:
-        """Return how much of the decay lies behind step `step`, in [0, 1]."""
+        """Return the share of the decay that is done at step `step`, in [0, 1]."""
         begin, end, done = self.warmup_steps, self.num_steps, 0.0
         for at, num_steps in decisions:
             if step < at:
@@ -85,26 +86,27 @@ class ScheduleSettings(Settings):
 
 
 class ScanSettings(Settings):
-    """Which scans a step sees, and what is known of each."""
+    """Sampling of the scans, and their conditions."""
 
     class_balance: float = Field(
-        0.0, ge=0, le=1, description="0 draws scans as they come, 1 draws every class equally often"
+        0.0, ge=0, le=1, description="0 samples classes as often as they occur, 1 samples them equally often"
     )
     balance_by: Literal["class", "findings"] = Field(
         "class",
-        description="what class_balance draws evenly: the classes, or the findings of a set with several a "
-        "scan (and the scans without any)",
+        description="groups that class_balance balances: the classes, or the findings if a scan may have "
+        "several (and the scans without findings)",
     )
     conditions: tuple[ConditionName, ...] = Field(
         (),
-        description=f"what the network learns beside the class: {', '.join(CONDITION_NAMES)} (one condition "
-        "each)",
+        description=f"conditions of the network besides the class: {', '.join(CONDITION_NAMES)} (one "
+        "condition each)",
     )
     min_combination_patients: int = Field(
         5,
         ge=1,
         le=1_000_000,
-        description="combinations of conditions that fewer patients share are not kept for sampling",
+        description="smallest number of patients who must share a combination of conditions for it to be "
+        "stored for sampling",
     )
 
     @field_validator("conditions")
@@ -114,17 +116,17 @@ class ScanSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What the network is asked to predict, and from what."""
+    """Training objective."""
 
     label_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of labels hidden, which classifier-free guidance needs"
+        0.1, ge=0, le=1, description="share of labels to hide in training, for classifier-free guidance"
     )
     augment: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="probability of each geometric augmentation; the network is told of them and samples "
-        "without, which helps where scans are scarce",
+        description="probability of each geometric augmentation; the network is conditioned on them and "
+        "samples without them, which helps if there are few scans",
     )
     sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
@@ -135,34 +137,34 @@ class ObjectiveSettings(Settings):
         description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
     parametrisation: Literal["edm", "flow"] = Field(
-        "edm", description="what the network predicts: EDM's mix, or rectified flow's velocity"
+        "edm", description="prediction target of the network: EDM's combination, or rectified flow's velocity"
     )
 
 
 class AverageSettings(Settings):
-    """The averages of the weights along the training, one of which becomes the model."""
+    """Averages of the weights, one of which becomes the model."""
 
     ema_lengths: tuple[Length, ...] = Field(
         (0.05, 0.10),
         min_length=1,
         max_length=8,
-        description="lengths of the weight averages that are tracked: standard deviation of their memory as "
-        "a share of the training so far",
+        description="lengths of the tracked averages of the weights: standard deviation of the averaging "
+        "profile as a share of the training so far",
     )
     ema_length: Length = Field(
-        0.10, description="length of the average that samples; any, if there are snapshots to make it from"
+        0.10, description="length of the average that becomes the model; any length if there are snapshots"
     )
     ema_snapshots: int = Field(
         16,
         ge=0,
         le=1000,
-        description="snapshots of the averages along the training, from which other lengths and weaker "
-        "models are made at sampling; 0 keeps none",
+        description="number of snapshots of the averages during training, from which sampling computes other "
+        "lengths and weaker models; 0 for none",
     )
     stop_when_memorising: bool = Field(
         False,
-        description="stop when the loss on val scans rises clearly above the loss on train scans, and keep "
-        "the weights from before",
+        description="stop when the loss on val scans is clearly above the loss on train scans, and use the "
+        "weights from before",
     )
 
     @model_validator(mode="after")
@@ -180,22 +182,22 @@ class AverageSettings(Settings):
 
 
 class LayerSettings(Settings):
-    """The layers of the network."""
+    """Layers of the network."""
 
     network: NetworkSize = Field(
         "small",
-        description="layers of the network, sized to the images: small for a CPU, medium for one GPU, large "
-        "for several; the settings below change single ones",
+        description="size of the network, adapted to the images: small for a CPU, medium for one GPU, large "
+        "for several GPUs; the settings below override single layers",
     )
     channels: tuple[int, ...] | None = Field(
-        None, min_length=1, description="channels a level, finest first; the other layers are then plain ones"
+        None, min_length=1, description="channels per level, finest first; the other layers are then plain"
     )
-    num_res_blocks: int | None = Field(None, ge=1, le=16, description="residual blocks a level")
-    attention: tuple[bool, ...] | None = Field(None, description="levels with attention")
-    num_head_channels: int | None = Field(None, ge=1, description="channels of an attention head")
+    num_res_blocks: int | None = Field(None, ge=1, le=16, description="residual blocks per level")
+    attention: tuple[bool, ...] | None = Field(None, description="whether each level has attention")
+    num_head_channels: int | None = Field(None, ge=1, description="channels per attention head")
     num_norm_groups: int | None = Field(None, ge=1, description="groups of the group normalisation")
     patch_size: int | None = Field(
-        None, ge=1, le=16, description="side of the squares of pixels that make one position of the network"
+        None, ge=1, le=16, description="side of the patches of pixels that form one position of the network"
     )
 
     @model_validator(mode="after")
@@ -208,7 +210,7 @@ class LayerSettings(Settings):
 
     @property
     def given_layers(self) -> dict[str, Any]:
-        """Those fields of `NetworkSpec` that are set one by one."""
+        """Fields of `NetworkSpec` that are set individually."""
         named = {name: getattr(self, name) for name in LAYER_NAMES}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -221,39 +223,42 @@ class LayerSettings(Settings):
 
 
 LAYER_NAMES = tuple(name for name in LayerSettings.model_fields if name != "network")
-"""Layers that can be set one by one, named as in `NetworkSpec`."""
+"""Layers that can be set individually, named as in `NetworkSpec`."""
 
 
 class RuntimeSettings(Settings):
-    """How a machine does the work: what it computes with, how much at a time, when it saves."""
+    """Use of the machine: precision, memory, threads, and intervals of saving."""
 
     micro_batch: int | None = Field(
         None,
         ge=1,
         le=65_536,
-        description="scans in memory at a time on each process; their gradients add up to the same step. "
-        "None takes all at once",
+        description="scans in memory at a time per process; their gradients are accumulated to the same "
+        "step. "
+        "None uses the whole batch",
     )
     checkpoint_activations: bool = Field(
-        False, description="keep less for the backward pass and compute it again: less memory, more time"
+        False, description="recompute activations in the backward pass: less memory, more time"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic of the network; auto measures at the start and records its choice"
+        "auto", description="precision of the network; auto measures at the start and records its choice"
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile: auto tries it on a GPU and keeps it where it pays, on uses it wherever "
+        description="torch.compile: auto tries it on a GPU and uses it if it saves time, on uses it wherever "
         "it works",
     )
     num_threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads of each process; none takes what the machine offers"
+        None, ge=1, le=1024, description="CPU threads per process; None uses the available cores"
     )
-    checkpoint_every_seconds: float = Field(30.0, gt=0, description="longest work lost to a kill, in seconds")
+    checkpoint_every_seconds: float = Field(
+        30.0, gt=0, description="seconds between saved states, the longest work that a kill can lose"
+    )
     checkpoint_every_steps: int = Field(
-        0, ge=0, description="also save at multiples of this step; 0 does not"
+        0, ge=0, description="also save at multiples of this number of steps; 0 disables it"
     )
     grid_every_steps: int = Field(
-        500, ge=0, description="draw a sample grid at multiples of this step; 0 does not"
+        500, ge=0, description="draw a grid of samples at multiples of this number of steps; 0 disables it"
     )
 
     @model_validator(mode="after")
@@ -267,7 +272,7 @@ class RuntimeSettings(Settings):
         return seconds >= self.checkpoint_every_seconds or _is_multiple(step, self.checkpoint_every_steps)
 
     def grid_is_due(self, step: int) -> bool:
-        """Return whether a sample grid belongs after `step` steps."""
+        """Return whether to draw a grid of samples after `step` steps."""
         return _is_multiple(step, self.grid_every_steps)
 
 

@@ -27,53 +27,53 @@ PartT = TypeVar("PartT", bound=Settings)
 class TrainSettings(
     RuntimeSettings, LayerSettings, AverageSettings, ObjectiveSettings, ScanSettings, ScheduleSettings
 ):
-    """What decides a training run besides the cohort and the seed."""
+    """Settings that determine a training run, besides the cohort and the seed."""
 
     init_from: Path | None = Field(
         None,
-        description="checkpoint of another cohort to start from, instead of from random weights; classes are "
-        "matched by name, another image size is no obstacle",
+        description="checkpoint of another cohort to start from instead of random weights; classes are "
+        "matched by name, and the image size may differ",
     )
     latent: LatentSettings = Field(
         default_factory=LatentSettings, description="latent diffusion: the autoencoder and its latents"
     )
     dp: PrivateSettings = Field(
-        default_factory=PrivateSettings, description="differential privacy: a guarantee for each patient"
+        default_factory=PrivateSettings, description="differential privacy, with a guarantee per patient"
     )
 
     @property
     def schedule(self) -> ScheduleSettings:
-        """How many steps there are, and how each of them changes the weights."""
+        """Number of steps, and the optimiser."""
         return self._part(ScheduleSettings)
 
     @property
     def scans(self) -> ScanSettings:
-        """Which scans a step sees, and what is known of each."""
+        """Sampling of the scans, and their conditions."""
         return self._part(ScanSettings)
 
     @property
     def objective(self) -> ObjectiveSettings:
-        """What the network is asked to predict, and from what."""
+        """Training objective."""
         return self._part(ObjectiveSettings)
 
     @property
     def averages(self) -> AverageSettings:
-        """The averages of the weights along the training."""
+        """Averages of the weights."""
         return self._part(AverageSettings)
 
     @property
     def layers(self) -> LayerSettings:
-        """The layers of the network."""
+        """Layers of the network."""
         return self._part(LayerSettings)
 
     @property
     def runtime(self) -> RuntimeSettings:
-        """How a machine does the work."""
+        """Use of the machine."""
         return self._part(RuntimeSettings)
 
     @property
     def is_private(self) -> bool:
-        """Whether a guarantee for each patient was asked for."""
+        """Whether a guarantee per patient is requested."""
         return self.dp.epsilon is not None
 
     def _part(self, kind: type[PartT]) -> PartT:
@@ -81,7 +81,7 @@ class TrainSettings(
 
     @model_validator(mode="after")
     def _guarantee_holds(self) -> TrainSettings:
-        """Refuse what would look at the scans beside the noisy gradient."""
+        """Refuse settings that would use the scans other than through the noisy gradient."""
         if not self.is_private:
             return self
         unfit = {
@@ -98,7 +98,7 @@ class TrainSettings(
 
     @model_validator(mode="after")
     def _latents_fit(self) -> TrainSettings:
-        """Refuse what would have to change scans that were encoded once, before training began."""
+        """Refuse settings that would change scans, which are encoded once before training."""
         if not self.latent.enabled:
             return self
         why = "latents are encoded once, from scans as they are"
@@ -111,16 +111,16 @@ class TrainSettings(
         return self
 
     def content_settings(self) -> TrainSettings:
-        """Return these settings without those that change how much fits in memory, not what is learnt.
+        """Return these settings without those that change the memory use but not the result.
 
-        A training that ran out of memory can so be gone on with in smaller parts. The checkpoint to start
-        from is left out too: it is an input, known by its digest.
+        So a training that ran out of memory can be resumed with smaller micro-batches. The checkpoint to
+        start from is left out too, because it is an input, identified by its digest.
         """
         unset = {"micro_batch": None, "checkpoint_activations": False, "init_from": None}
         return self.model_copy(update=unset)
 
     def data_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
-        """Return the fields of `NetworkSpec` that say what is denoised: scans of a size, or their latents."""
+        """Return the fields of `NetworkSpec` for the data to denoise: scans of a size, or their latents."""
         if not self.latent.enabled:
             return {"image_size": image_size}
         spec = self.latent.autoencoder_spec(image_size)
@@ -128,7 +128,7 @@ class TrainSettings(
 
     def network_fields(self, image_size: tuple[int, int]) -> dict[str, Any]:
         """Return the fields of `NetworkSpec` that are settings, for images (or latents) of a size."""
-        # NUM_FEATURES of models.diffusion.augment, which is not imported here: recipes are read without
+        # NUM_FEATURES of models.diffusion.augment, which is not imported, because recipes are read without
         # torch.
         return {**self.layers_for(image_size), "augment_features": 7 if self.augment > 0.0 else 0}
 

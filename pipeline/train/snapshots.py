@@ -1,4 +1,4 @@
-"""Keeping snapshots of the weight averages along training, and taking from them what becomes the model."""
+"""Snapshots of the averages of the weights during training, and the average that becomes the model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pipeline.train.parts import AverageSettings
 
 
 class Snapshots:
-    """The snapshots of one run: `snapshots/step-*.safetensors` of its checkpoint directory.
+    """Snapshots of a run: `snapshots/step-*.safetensors` of its checkpoint directory.
 
-    A snapshot is a pure function of the averages, so that one which a resumed run comes to again is written
-    with the same bytes.
+    A snapshot is a pure function of the averages. So a resumed run that writes a snapshot again writes the
+    same bytes.
 
     Args:
-        folder: the checkpoint directory; None on a process that writes nothing.
-        settings: which averages there are, and how many snapshots.
+        folder: checkpoint directory; None on a process that writes nothing.
+        settings: lengths of the averages, and number of snapshots.
     """
 
     def __init__(self, folder: Path | None, settings: AverageSettings) -> None:
@@ -37,7 +37,7 @@ class Snapshots:
         self.steps: tuple[int, ...] = ()
 
     def resume(self, step: int) -> None:
-        """Keep the snapshots up to `step`, from which training goes on, and drop later ones."""
+        """Keep the snapshots up to `step`, from which training resumes, and delete later ones."""
         if self._folder is None or not self._settings.ema_snapshots:
             return
         kept: list[int] = []
@@ -50,14 +50,14 @@ class Snapshots:
         self.steps = tuple(sorted(kept))
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Return whether a snapshot belongs after `step` of `num_steps` steps."""
+        """Return whether to take a snapshot after `step` of `num_steps` steps."""
         count = self._settings.ema_snapshots
         return count > 0 and step in snapshot_steps(num_steps, count)
 
     def take(self, step: int, averages: PowerFunctionAverages[Denoiser]) -> None:
-        """Write the snapshot after `step` steps; call it before the state of that step is saved.
+        """Write the snapshot after `step` steps. Call it before the state of that step is saved.
 
-        A run that goes on from that state then has all snapshots up to it.
+        A run that resumes from that state then has all snapshots up to it.
         """
         assert self._folder is not None
         with storage_errors(self._folder / snapshot_name(step)):
@@ -69,10 +69,10 @@ class Snapshots:
         return tuple(own for own in self.steps if own <= step)
 
     def read(self, length: float, step: int, like: Denoiser) -> dict[str, Tensor]:
-        """Return the average of a length at a snapshot's step, by name, in fp32.
+        """Return the average of a length at the step of a snapshot, by name, in fp32.
 
         Raises:
-            DataError: the snapshots cannot give it.
+            DataError: the average cannot be computed from the snapshots.
         """
         assert self._folder is not None
         try:
@@ -94,8 +94,8 @@ class Snapshots:
         """Return the tensors of the average that becomes the model.
 
         Args:
-            averages: the averages after the last step.
-            step: the step whose average is wanted.
+            averages: averages after the last step.
+            step: step of the average.
             newest: whether that is the last step.
         """
         length = self._settings.ema_length

@@ -1,4 +1,4 @@
-"""Everything to go on with training bit for bit: written aside and renamed, two generations kept."""
+"""Saved states, from which training resumes bit for bit; written atomically, the newest two are kept."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _NAME = re.compile(r"^step-(\d{9})\.safetensors$")
 
 
 class TrainingState:
-    """The weights, their averages and the optimiser of a run, and the folder they are saved in.
+    """Weights, averages and optimiser of a run, and the folder in which they are saved.
 
-    Random numbers need no saving: every step draws from streams derived from seed and step.
+    Random numbers are not saved, because every step draws from streams derived from seed and step.
 
     Args:
-        folder: the checkpoint directory; None on a process that writes nothing and gets all from another.
-        model: the denoiser being trained.
-        ema: its averages.
-        optimizer: its optimiser.
-        inputs_digest: digest of the run's inputs; a state of another run is never loaded.
-        aside: write files in a thread of its own while training goes on, from a copy in the host's memory. A
-            state has 16 bytes a weight, seconds of writing, in which a GPU would stand still; a CPU needs the
+        folder: checkpoint directory; None on a process that writes nothing and receives all from another.
+        model: denoiser being trained.
+        ema: averages of the denoiser.
+        optimizer: optimiser of the denoiser.
+        inputs_digest: digest of the inputs of the run; a state of another run is never loaded.
+        aside: write files in a separate thread during training, from a copy in host memory. A state has 16
+            bytes per weight and takes seconds to write, during which a GPU would be idle. A CPU needs the
             time and the memory itself.
     """
 
@@ -60,7 +60,7 @@ class TrainingState:
 
     @property
     def saved_step(self) -> int:
-        """Steps of the newest saved state, once what is being written is written; 0 if there is none.
+        """Steps of the newest saved state, after waiting for its file; 0 if there is none.
 
         Raises:
             StorageError: it could not be written.
@@ -69,22 +69,22 @@ class TrainingState:
         return self._saved_step
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps, then drop all but the newest two.
+        """Save the state after `step` steps, then delete all states except the newest two.
 
         Raises:
-            StorageError: the disk is full or cannot be written, now or when the state before was.
+            StorageError: the disk is full or not writable, now or for the state before.
         """
         self.finish()
         if self._writer is None:
             self._write(step, self._tensors())
             self._saved_step = step
             return
-        # A copy in any case: the next step changes the weights.
+        # Always a copy, because the next step changes the weights.
         copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
         self._writing = (step, self._writer.submit(self._write, step, copied))
 
     def finish(self) -> None:
-        """Wait until what is being saved lies on the disk.
+        """Wait until the state is on the disk.
 
         Raises:
             StorageError: it could not be written.
@@ -95,7 +95,7 @@ class TrainingState:
             self._saved_step = step
 
     def close(self) -> None:
-        """End the thread that writes, once it has written."""
+        """Wait for the writing thread and end it."""
         if self._writer is not None:
             self._writer.shutdown(wait=True)
 
@@ -124,7 +124,7 @@ class TrainingState:
         return 0
 
     def load_shared(self, ranks: Ranks) -> int:
-        """Load the newest readable state on process 0 and give it to all; return its step on each."""
+        """Load the newest readable state on process 0, send it to all processes, and return its step."""
         step = self._saved_step = int(ranks.broadcast(self.load_newest()))
         if ranks.size > 1:
             others = self._optimizer.tensors().values() if step else ()
@@ -162,7 +162,7 @@ class TrainingState:
 
 
 def kept_words(saved_step: int) -> str:
-    """Say which state a training that fails leaves; 0 if there is none."""
+    """Return the words about the saved state for an error; 0 means that there is none."""
     return f"the state of step {saved_step} is kept" if saved_step else "no state was saved yet"
 
 

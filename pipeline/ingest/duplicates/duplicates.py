@@ -1,4 +1,4 @@
-"""Scans of equal or alike images: kept together on one side of the split, or dropped beside the kept test."""
+"""Scans with equal or similar images, which are kept in one part of the split or dropped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.arrays import Bools, Codes
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of scans with exactly the same stored pixels, or with images that look alike.
+    """Groups of scans with exactly the same stored pixels, or with similar images.
 
     Attributes:
-        group: (N,) number of the scan's group; equal numbers mean equal (or alike) images.
-        size: (N,) how many scans share the group (1: none, 0: the scan does not count).
-        num_groups: groups of at least two scans.
-        conflicting: of these, groups whose scans have different labels.
+        group: (N,) group number of each scan; equal numbers mean equal (or similar) images.
+        size: (N,) number of scans in the group (1: no other scan, 0: the scan is not counted).
+        num_groups: number of groups of at least two scans.
+        conflicting: number of these groups whose scans have different labels.
     """
 
     group: Codes
@@ -43,7 +43,7 @@ def find_duplicates(hashes: npt.NDArray[np.void], labels: Codes) -> Duplicates:
 
 
 def grouped(group: Codes, labels: Codes) -> Duplicates:
-    """Return the duplicates that group numbers (N,) >= 0 describe, with labels (N,) to tell conflicts."""
+    """Return the duplicates of group numbers (N,) >= 0, with labels (N,) to find conflicts."""
     counts = np.bincount(group)
     repeated = np.flatnonzero(counts > 1)
     labels_in_group = np.unique(np.stack([group, labels], axis=1), axis=0)[:, 0]
@@ -54,7 +54,7 @@ def grouped(group: Codes, labels: Codes) -> Duplicates:
 
 
 def spread(found: Duplicates, rows: Bools) -> Duplicates:
-    """Return duplicates among some rows (their number is that of True in `rows`) as ones among all rows."""
+    """Return duplicates among the rows with True in `rows` as duplicates among all rows."""
     group = np.full(len(rows), -1, dtype=np.int64)
     size = np.zeros(len(rows), dtype=np.int64)
     group[rows], size[rows] = found.group, found.size
@@ -117,7 +117,7 @@ def pair_counts(duplicates: Duplicates, part: Codes, num_parts: int) -> Codes:
 
 
 def crossing_groups(duplicates: Duplicates, side: Codes) -> int:
-    """Return how many duplicate groups stand on two sides; side (N,) is -1 for scans that do not count."""
+    """Return the number of duplicate groups in two parts of the split; side (N,) is -1 for excluded scans."""
     rows = np.flatnonzero((duplicates.size > 1) & (side >= 0))
     pairs = np.unique(np.stack([duplicates.group[rows], side[rows]], axis=1), axis=0)[:, 0]
     return int((np.unique(pairs, return_counts=True)[1] > 1).sum())

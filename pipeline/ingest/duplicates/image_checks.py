@@ -1,4 +1,4 @@
-"""What the images of a cohort tell of one another: copies, contradicting labels, negatives, outliers."""
+"""Checks of the images of a cohort: copies, contradicting labels, negatives, outliers."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _flag(looks: Looks, signatures: npt.NDArray[np.int8], labels: Codes, classes
         add(rows[inverted(signatures[rows])], INVERTED)
         add(rows[unlike_the_rest(signatures[rows])], UNLIKE)
     if looks.near is not None and len(looks.near.pairs):
-        # Exact copies of a near-duplicate are near-duplicates too, but stand in no pair.
+        # Exact copies of a near-duplicate are near-duplicates too, but are in no pair.
         add(np.flatnonzero(looks.near_groups().size), NEAR_DUPLICATE)
     if looks.alike.conflicting:
         several = np.flatnonzero(looks.alike.size > 1)

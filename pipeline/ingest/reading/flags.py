@@ -1,4 +1,4 @@
-"""Quality flags of a scan: what a person should look at before training."""
+"""Quality flags of scans, for review before training."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ LABEL_CONFLICT = "label_conflict"
 
 EXPLANATIONS = {
     NEAR_CONSTANT: "The stored image has almost no contrast.",
-    CLIPPED: "A large share of the scan's own pixels stands at its white or black end, so detail was lost.",
+    CLIPPED: "A large share of the scan's pixels is at the white or black end of its range: detail was lost.",
     UPSAMPLED: "The scan is smaller than the stored image.",
     EXTREME_ASPECT: "The scan is more than two and a half times as long as wide, or the reverse.",
-    INVERTED: "The image looks like a negative of the others of its class.",
-    UNLIKE: "The image lies far from the others of its class: perhaps another view, body part or device.",
-    UNEXPECTED_MODALITY: "The header names a modality that the manifest does not expect.",
-    UNEXPECTED_VIEW: "The header or table names a view that the manifest does not expect.",
-    BEYOND_BITS: "The header gives the pixels fewer bits than they have; they were read by their values.",
-    TEXT: "Several aligned characters stand near the border; they may name a patient or a date.",
+    INVERTED: "The image looks like a negative of the other images of its class.",
+    UNLIKE: "The image is far from the others of its class: perhaps another view, body part or device.",
+    UNEXPECTED_MODALITY: "The header has a modality that the manifest does not expect.",
+    UNEXPECTED_VIEW: "The header or table has a view that the manifest does not expect.",
+    BEYOND_BITS: "The pixels have more bits than the header says; they were read by their values.",
+    TEXT: "There are several aligned characters near the border; they may be a patient's name or a date.",
     TEXT_MASKED: "Text near the border was painted over before the image was stored.",
     DUPLICATE: "Another scan has exactly the same stored pixels.",
-    NEAR_DUPLICATE: "Another scan shows the same picture: encoded again, resized, brightened or cropped.",
+    NEAR_DUPLICATE: "Another scan shows the same image: encoded again, resized, brightened or cropped.",
     LABEL_CONFLICT: "An exact or near duplicate of this scan has another label.",
 }
-"""Flag -> one sentence for the quality page, in the order in which it shows them."""
+"""Flag -> explanation on the quality page, in the order of the page."""
 
 NEAR_CONSTANT_STD = 0.02
 """Standard deviation below which an image counts as nearly constant, as a share of the full range."""
@@ -59,7 +59,7 @@ CLIPPED_BLACK = 0.5
 def flags_of(
     stored: npt.NDArray[np.generic], source_shape: tuple[int, ...], pixel_aspect: float
 ) -> tuple[str, ...]:
-    """Return the flags of one image that follow from its stored pixels and its source's shape.
+    """Return the flags of an image that depend on its stored pixels and the shape of the source.
 
     Args:
         stored: (S, S) uint8 or uint16.

@@ -1,4 +1,4 @@
-"""What parts of a published split share: patients, equal images, images that look alike."""
+"""Overlap of the parts of a published split: patients, equal images, similar images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Pairs = Mapping[tuple[str, str], int]
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """One published split, checked.
+    """Overlap of the parts of a published split.
 
     Attributes:
-        name: its name in the manifest.
-        parts: part -> patients in it.
-        pairs: (part, part) -> patients that stand in both.
-        exact: (part, part) -> groups of exact duplicates that stand in both.
-        alike: (part, part) -> groups of near-duplicates that stand in both; None if none were looked for.
+        name: name of the split in the manifest.
+        parts: part -> number of patients.
+        pairs: (part, part) -> number of patients in both.
+        exact: (part, part) -> number of groups of exact duplicates in both.
+        alike: (part, part) -> number of groups of near-duplicates in both; None if they were not searched.
     """
 
     name: str
@@ -34,7 +34,7 @@ class PublishedSplit:
     alike: dict[tuple[str, str], int] | None = None
 
     def notes(self) -> list[str]:
-        """Return a sentence for each pair of parts that says how many patients they share, and more."""
+        """Return one sentence per pair of parts with the number of shared patients, and of shared images."""
         notes = [self._says(self.pairs, pair, "patients") for pair in self.pairs]
         for counts, what in self._images():
             notes += [self._says(counts, pair, what) for pair in counts if counts[pair]]
@@ -43,7 +43,7 @@ class PublishedSplit:
         return notes
 
     def leaks(self) -> list[str]:
-        """Return what parts share, without what they do not."""
+        """Return the sentences about pairs of parts that share something."""
         checks = [(self.pairs, "patients"), *self._images()]
         return [self._says(counts, pair, what) for counts, what in checks for pair in counts if counts[pair]]
 

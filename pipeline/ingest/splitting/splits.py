@@ -97,12 +97,12 @@ def split_scans(
     findings: Bools | None = None,
     known: tuple[Codes, Codes] | None = None,
 ) -> Split:
-    """Split scans so that all scans of a group of patients stand on one side, stratified as far as it goes.
+    """Split scans by groups of patients, stratified as far as possible.
 
-    For every class and finding the number of groups that have it on each side lies within
-    max(1, `stratify_tolerance` * target) of its share, where enough groups may be moved; and no split that
-    is wanted lacks a class, in the order train, test, holdout, val, as long as there are groups of it.
-    With very few groups of a class none of them becomes an audit member, for its place could not change.
+    For every class and finding, the number of groups in each part is within max(1, `stratify_tolerance` *
+    target) of its target, if enough groups may be moved. No requested part lacks a class, in the order train,
+    test, holdout, val, as long as there are groups of that class. If a class has very few groups, none of
+    them becomes an audit member, because its place could not change.
 
     Args:
         groups: (N,) group of each scan: its patient, joined with patients that share an image.
@@ -112,12 +112,12 @@ def split_scans(
         classes: class names.
         settings: shares and tolerance.
         keeps_test: whether a published test part is kept (then none is drawn).
-        findings: (N, K) findings of each scan beside its class.
+        findings: (N, K) findings of each scan besides its class.
         known: (G,) sides and (G,) audit roles that must stay, `UNKNOWN` for groups without.
 
     Raises:
-        DataError: a class has too few scans or patients to stand in train and test, or there are too many
-            classes and findings.
+        DataError: a class has too few scans or patients for train and test, or there are too many classes and
+            findings.
     """
     _check_classes(groups, labels, kept_test, classes, keeps_test=keeps_test)
     strata = group_strata(groups, len(draws), labels, len(classes), findings)

@@ -55,7 +55,7 @@ class Limits:
         return replace(free, low=low, high=np.floor(target + width + 1e-9).astype(np.int64))
 
     def violation(self, counts: Codes) -> int:
-        """Return by how many groups all counts (P, K) together lie outside their bounds."""
+        """Return the total number of groups by which the counts (P, K) are outside their bounds."""
         return int((_outside(counts, self.floor, self.ceiling) + _outside(counts, self.low, self.high)).sum())
 
     def step(self, counts: Codes, by: int) -> Codes:

@@ -1,4 +1,4 @@
-"""The rules of a folder of DICOM files, and how DICOM files are read wherever they lie."""
+"""Rules of a folder of DICOM files, and reading rules for DICOM files of all sources."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipeline.manifest.rules import Rule
 
 
 class DicomReading(Rule):
-    """How DICOM files are read, wherever they lie."""
+    """Reading rules for DICOM files of all sources."""
 
     frames: Literal["refuse", "first", "middle", "each"] | Annotated[int, Field(ge=1, le=100_000)] = Field(
         "refuse",
-        description="What to take of an image of several frames: refuse it, its first or middle frame, each "
-        "frame as a scan, or the frame of that number (1 the first).",
+        description="Treatment of multi-frame images: refuse them, read the first or middle frame, read each "
+        "frame as a scan, or read the frame with this number (from 1).",
     )
     window: Literal["none"] | Annotated[int, Field(ge=0, le=100)] = Field(
         0,
-        description="Which of several windows or VOI LUTs to show (0 the first), or none: the stored range.",
+        description="Index of the window or VOI LUT to apply (from 0), or none for the stored range.",
     )
     headless: bool = Field(False, description="Read files without preamble or file meta information.")
     colour: Colour = Field("refuse", description=COLOUR)
 
 
 class DicomSource(FolderRule, DicomReading):
-    """A folder of DICOM files."""
+    """Folder of DICOM files."""
 
     kind: Literal["dicom"]

@@ -1,4 +1,4 @@
-"""What a manifest says of a server: its address, what to ask it for, and where the secrets stand."""
+"""Rules of a DICOMweb server: its address, its query, and the variables with the secrets."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Reference = Annotated[str, Field(max_length=200, pattern=REFERENCE)]
 
 
 class ServerRule(Rule):
-    """A DICOMweb server, and how it is asked."""
+    """DICOMweb server and its query."""
 
     url: Annotated[str, Field(min_length=1, max_length=500)] = Field(
-        description="Address of the DICOMweb service (of Orthanc, it ends in /dicom-web); ${VARIABLE} is "
-        "expanded. User and password do not belong into it."
+        description="Address of the DICOMweb service (for Orthanc, it ends in /dicom-web); ${VARIABLE} is "
+        "expanded. It must not contain user or password."
     )
     query: dict[Keyword, Wanted] = Field(
         default_factory=dict,
         max_length=32,
-        description="Filters of the search (QIDO-RS): DICOM keyword -> wanted value, for example Modality: "
-        "CR, StudyDate: 20200101-20201231. Without it, everything that the server holds.",
+        description="Filters of the search (QIDO-RS): DICOM keyword -> value, for example Modality: CR, "
+        "StudyDate: 20200101-20201231. Without filters, all instances of the server.",
     )
-    user: Reference | None = Field(None, description="The variable with the user's name, as ${NAME}.")
-    password: Reference | None = Field(None, description="The variable with the password, as ${NAME}.")
-    token: Reference | None = Field(None, description="The variable with a bearer token, as ${NAME}.")
+    user: Reference | None = Field(None, description="Variable with the user name, as ${NAME}.")
+    password: Reference | None = Field(None, description="Variable with the password, as ${NAME}.")
+    token: Reference | None = Field(None, description="Variable with a bearer token, as ${NAME}.")
     ca_file: PathText | None = Field(
-        None, description="Certificates (PEM) that the server's must lead to, where the system's do not do."
+        None, description="CA certificates (PEM) to trust, if those of the system are not sufficient."
     )
     retry_seconds: float = Field(
-        120.0, ge=0, le=86400, description="How long a request waits for a server that is away."
+        120.0, ge=0, le=86400, description="Seconds to retry a request while the server does not answer."
     )
 
     @field_validator("query", mode="before")
@@ -45,14 +45,14 @@ class ServerRule(Rule):
     def _as_text(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        # A number that is written otherwise than it is read (007) stays one and is refused: it wants quotes.
+        # A number that YAML reads differently (007) stays a number and is refused: it needs quotes.
         return {key: str(wanted) if type(wanted) is int else wanted for key, wanted in value.items()}
 
     @field_validator("url")
     @classmethod
     def _plain_address(cls, value: str) -> str:
         problem = "" if value.startswith("${") else url_problem(value.replace("${", "").replace("}", ""))
-        # The part of an address that may name a user stands before the first slash behind its scheme.
+        # The user is in the part of an address before the first slash after the scheme.
         if problem or "@" in value:
             raise ValueError(problem or "an address must not hold a user or password")
         return value
@@ -67,7 +67,7 @@ class ServerRule(Rule):
 
 
 class DicomWebSource(ScanRules, DicomReading, ServerRule):
-    """The DICOM instances of a server; a file's name is `study/series/instance`, three UIDs."""
+    """DICOM instances of a server; the name of a file is `study/series/instance`, three UIDs."""
 
     how_reached: ClassVar[frozenset[str]] = frozenset(
         {"url", "user", "password", "token", "ca_file", "retry_seconds"}

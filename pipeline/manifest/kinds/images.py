@@ -1,4 +1,4 @@
-"""The rules of a folder of image files."""
+"""Rules of a folder of image files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.manifest.kinds.scan_rules import COLOUR, Colour, UntaggedRule
 
 
 class ImageSource(UntaggedRule):
-    """A folder of PNG, JPEG or TIFF files (8 or 16 bit, grey)."""
+    """Folder of PNG, JPEG or TIFF files (8 or 16 bit, grey)."""
 
     kind: Literal["images"]
     colour: Colour = Field("refuse", description=COLOUR)

@@ -1,4 +1,4 @@
-"""The rules of a MedMNIST archive: where it lies, in which sizes, what its labels mean."""
+"""Rules of a MedMNIST archive: its location, sizes and labels."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from pipeline.manifest.kinds.scan_rules import SourceRule
 from pipeline.manifest.rules import Name, PathText, PatientRule, Rule, TableName
 
 _PLAIN_SIZE = 28
-"""The size that MedMNIST's file names do not tell."""
+"""Size without a suffix in MedMNIST's file names."""
 
 
 class Download(Rule):
-    """Where a file may be fetched from, and the digest it must have."""
+    """Download address of a file, and its digest."""
 
     url: Annotated[str, Field(pattern=r"^https?://", max_length=500)] = Field(description="Address.")
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Published md5 of the file.")
 
 
 class MedmnistSource(SourceRule):
-    """One npz file in MedMNIST layout: `{train,val,test}_images` and `_labels`, or `images` and `labels`."""
+    """npz file in MedMNIST layout: `{train,val,test}_images` and `_labels`, or `images` and `labels`."""
 
     kind: Literal["medmnist"]
     path: PathText | None = Field(
         None,
-        description="A local npz file, taken where it is present. With `sizes`, {size} stands for the size "
-        "and {suffix} for what MedMNIST puts behind the set's name: nothing at 28, else _64, _128, _224.",
+        description="Local npz file, used if it exists. With `sizes`, {size} is replaced by the size and "
+        "{suffix} by MedMNIST's suffix of the name: empty for 28, otherwise _64, _128, _224.",
     )
-    download: Download | None = Field(
-        None, description="Fetched into the cache where no local file is named."
-    )
+    download: Download | None = Field(None, description="Download into the cache, used without a local file.")
     sizes: dict[Annotated[int, Field(ge=8, le=4096)], Download] | None = Field(
         None,
         min_length=1,
         max_length=16,
-        description="Image size -> download of that size; the smallest that is not below the cohort's image "
-        "size is taken, else the largest.",
+        description="Image size -> download of that size. The smallest size that is at least the image size "
+        "of the cohort is used, otherwise the largest.",
     )
     labels: dict[str, TableName] = Field(
         min_length=1,
-        description="Label number in the archive -> class name, or column number -> finding. The cohort "
-        "numbers classes by their sorted names, whatever their numbers here.",
+        description="Label number in the archive -> class name, or column number -> finding. In the cohort, "
+        "classes are numbered by their sorted names, independently of the numbers here.",
     )
-    multi_label: bool = Field(False, description="The labels are (N, findings) of 0 and 1.")
-    none: TableName | None = Field(None, description="Class of a scan without any finding, if multi_label.")
+    multi_label: bool = Field(False, description="Whether labels are (N, findings) with values 0 and 1.")
+    none: TableName | None = Field(None, description="Class of a scan without findings, if multi_label.")
     several: Literal["first", "refuse"] = Field(
-        "first", description="How a scan with several findings gets its class, as for `label.several`."
+        "first", description="Treatment of scans with several findings, as for `label.several`."
     )
-    published_split: Name = Field("medmnist", description="Name under which its parts are reported.")
-    patient: PatientRule | None = Field(None, description="Only a separate table is possible.")
+    published_split: Name = Field("medmnist", description="Name of the archive's split in reports.")
+    patient: PatientRule | None = Field(
+        None, description="Source of the patient; only a separate table is possible."
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -82,36 +82,36 @@ class MedmnistSource(SourceRule):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The finding of each column of the archive's labels; empty where a scan has one label."""
+        """Finding of each column of the labels; empty if each scan has one label."""
         return tuple(self.labels[str(number)] for number in range(len(self.labels) * self.multi_label))
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings, sorted; empty where a scan has one label."""
+        """Names of the findings, sorted; empty if each scan has one label."""
         return tuple(sorted(self.columns))
 
     @property
     def published_names(self) -> tuple[str, ...]:
-        """The name under which the archive's parts are reported."""
+        """Name of the archive's split in reports."""
         return (self.published_split,)
 
     @property
     def takes_first(self) -> bool:
-        """Whether a scan gets the first of several findings as its class."""
+        """Whether the first of several findings becomes the class of a scan."""
         return bool(self.findings) and self.several == "first"
 
     def not_here(self, present: Callable[[str], Path | None]) -> str:
-        """Return where the smallest size is fetched from; empty if it lies here, or nobody says where."""
+        """Return the address of the smallest size; empty if it is on this machine or has no address."""
         path, download = self.chosen(None)
         if download is None or (path is not None and present(path) is not None):
             return ""
         return f"not on this machine; ingest fetches it from {download.url}"
 
     def chosen(self, image_size: int | None) -> tuple[str | None, Download | None]:
-        """Return (local path, download) of the smallest size not below `image_size`, else of the largest.
+        """Return (local path, download) of the smallest size of at least `image_size`, or of the largest.
 
         Args:
-            image_size: side of the cohort's images in pixels, or None: the smallest size there is.
+            image_size: side of the cohort's images in pixels; None takes the smallest size.
         """
         if self.sizes is None:
             return self.path, self.download

@@ -1,4 +1,4 @@
-"""The rules of a folder of NIfTI files."""
+"""Rules of a folder of NIfTI files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pipeline.manifest.kinds.scan_rules import UntaggedRule
 
 
 class NiftiSource(UntaggedRule):
-    """A folder of NIfTI files (.nii, .nii.gz)."""
+    """Folder of NIfTI files (.nii, .nii.gz)."""
 
     kind: Literal["nifti"]
     projection: Literal["none", "middle", "mean", "max"] = Field(
         "none",
-        description="What to take of a volume: refuse it, its middle slice, mean or maximum along `axis`.",
+        description="Treatment of volumes: refuse them, or read the middle slice, the mean or the maximum "
+        "along `axis`.",
     )
     axis: int = Field(
         1, ge=0, le=2, description="Axis of a volume in RAS+ orientation: 1 gives a frontal view."
     )
     window: tuple[float, float] | None = Field(
         None,
-        description="Values that become black and white, such as Hounsfield units of a CT; what lies beyond "
-        "is cut off before a projection.",
+        description="Values mapped to black and white, for example in Hounsfield units for CT; values are "
+        "clipped to the window before a projection.",
     )
 
     @model_validator(mode="after")

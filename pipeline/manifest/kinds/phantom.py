@@ -1,4 +1,4 @@
-"""The rules of the built-in phantom cohort."""
+"""Rules of the built-in phantom cohort."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.phantom.settings import PhantomSettings
 
 
 class PhantomSource(SourceRule):
-    """The built-in phantom X-ray cohort, made once in the cache and read as the files it is."""
+    """Built-in phantom X-ray cohort, created once in the cache and read from its files."""
 
     kind: Literal["phantom"]
     settings: PhantomSettings = Field(
@@ -21,5 +21,5 @@ class PhantomSource(SourceRule):
     )
 
     def not_here(self, present: Callable[[str], Path | None]) -> str:
-        """Return of how many patients the cohort is: ingest makes it."""
+        """Return a note with the number of patients of the cohort that ingest will create."""
         return f"phantom of {self.settings.num_patients} patients, made when ingested"

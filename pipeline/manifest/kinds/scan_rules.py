@@ -1,4 +1,4 @@
-"""What every source says of its scans, whatever kind it is of; places of files say more."""
+"""Rules of all kinds of sources, and the additional rules of sources with files."""
 
 from __future__ import annotations
 
@@ -14,67 +14,69 @@ from pipeline.manifest.table_rules import TableRule
 
 Cell = Annotated[str, Field(max_length=200)]
 Colour = Literal["refuse", "grey"]
-COLOUR = "A truly colourful image is refused, or shown by its brightness; grey in colour form is always read."
+COLOUR = "Treatment of colour images: refuse, or convert by brightness; grey stored as colour is always read."
 
 
 class SourceRule(Rule):
-    """What the manifest says of one source.
+    """One source in a manifest.
 
-    The class of a kind adds a field `kind`, whose only value is the kind's name.
+    The class of each kind adds a field `kind`, whose only value is the name of the kind.
     """
 
     how_reached: ClassVar[frozenset[str]] = frozenset()
-    """Keys that say how the scans are reached, not which they are: no part of the manifest's digest."""
+    """Keys that describe access to the scans and not the scans; the manifest's digest leaves them out."""
 
     if TYPE_CHECKING:
         kind: str
 
     @property
     def published_names(self) -> tuple[str, ...]:
-        """The names of the published splits that the source declares."""
+        """Names of the published splits of the source."""
         return ()
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings that it may give a scan, sorted; empty where it gives one label."""
+        """Names of the findings that a scan may have, sorted; empty if each scan has one label."""
         return ()
 
     @property
     def takes_first(self) -> bool:
-        """Whether a scan gets the first of several findings as its class."""
+        """Whether the first of several findings becomes the class of a scan."""
         return False
 
     def not_here(self, present: Callable[[str], Path | None]) -> str:
-        """Return where the scans come from if this machine has none of them yet; empty if it has.
+        """Return the origin of the scans if they are not on this machine yet; empty if they are.
 
         Args:
-            present: gives the absolute path for a path written in the manifest, None if nothing is there.
+            present: function from a path in the manifest to the absolute path, None if it does not exist.
         """
         return ""
 
 
 class ScanRules(SourceRule):
-    """What all places of files have in common: which are read, and what is known of each."""
+    """Rules of all sources with files: the files to read, and the metadata of each scan."""
 
     include: tuple[str, ...] = Field(
-        ("**/*",), min_length=1, max_length=16, description="Patterns of the files below `path` to read."
+        ("**/*",), min_length=1, max_length=16, description="Patterns of the files to read, below `path`."
     )
-    table: TableRule | None = Field(None, description="A table with one row a file.")
-    label: LabelRule = Field(description="Where the label stands.")
-    patient: PatientRule | None = Field(None, description="How the patient is known; without it, nobody is.")
+    table: TableRule | None = Field(None, description="Table with one row per file.")
+    label: LabelRule = Field(description="Source of the label.")
+    patient: PatientRule | None = Field(
+        None, description="Source of the patient; without it, patients are unknown."
+    )
     select: dict[Column, Annotated[tuple[Cell, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
-        description="Column of the table -> values that are wanted, such as the frontal views; "
-        "every other scan is left out, and counted in a note.",
+        description="Column of the table -> values to select, such as the frontal views; other scans are "
+        "left out and counted in a note.",
     )
     published_splits: dict[Name, Column | PublishedRule] = Field(
         default_factory=dict,
-        description="Name of a published split -> column of the table with its parts, or where they stand.",
+        description="Name of a published split -> column of the table with its parts, or a rule for them.",
     )
     attributes: AttributeRule = Field(
-        default_factory=AttributeRule, description="Columns kept as attributes."
+        default_factory=AttributeRule, description="Columns to store as attributes."
     )
-    pixel_aspect: AspectRule | None = Field(None, description="Undo a squeezed pixel shape.")
+    pixel_aspect: AspectRule | None = Field(None, description="Correction of non-square pixels.")
 
     @model_validator(mode="after")
     def _columns_need_a_table(self) -> Self:
@@ -89,21 +91,21 @@ class ScanRules(SourceRule):
 
     @property
     def published_names(self) -> tuple[str, ...]:
-        """The names of the published splits that the source declares."""
+        """Names of the published splits of the source."""
         return tuple(self.published_splits)
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """The names of the findings that it may give a scan, sorted; empty where it gives one label."""
+        """Names of the findings that a scan may have, sorted; empty if each scan has one label."""
         return self.label.findings
 
     @property
     def takes_first(self) -> bool:
-        """Whether a scan gets the first of several findings as its class."""
+        """Whether the first of several findings becomes the class of a scan."""
         return bool(self.label.findings) and self.label.several == "first"
 
     def table_columns(self) -> list[tuple[str, ...]]:
-        """Return every column of the table that is used, each with the spellings its name may have."""
+        """Return all columns of the table that are used, each with the possible spellings of its name."""
         named = [*self.label.table_columns, *self.select]
         named += (
             [self.patient.column] if self.patient and self.patient.column and not self.patient.table else []
@@ -121,16 +123,16 @@ class ScanRules(SourceRule):
 
 
 class FolderRule(ScanRules):
-    """What all folders of files have in common."""
+    """Rules of all folders of files."""
 
     path: PathText = Field(
-        description="The folder, zip or tar archive (or a DICOMDIR, for DICOM); relative to the manifest, "
+        description="Folder, zip or tar archive (or, for DICOM, a DICOMDIR), relative to the manifest; "
         "${VARIABLE} is expanded."
     )
 
 
 class UntaggedRule(FolderRule):
-    """A folder of files that name no patient inside."""
+    """Folder of files whose headers have no patient."""
 
     @model_validator(mode="after")
     def _no_tag(self) -> Self:

@@ -1,4 +1,4 @@
-"""The kinds of source, one record each: its rule, and the functions that list, read and search its scans."""
+"""Kinds of sources: the rule of each, and the functions that list, read and search its scans."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pipeline.manifest.kinds.scan_rules import SourceRule
 
 @dataclass(frozen=True)
 class SourceKind:
-    """A kind of source.
+    """Kind of source.
 
-    Functions are named as `package.module:function` and imported when they are first called: a manifest is
-    checked without any reader, and a worker process loads the readers of its own scans alone.
+    Functions are given as `package.module:function` and imported at the first call. So a manifest is checked
+    without any reader, and a worker process loads only the readers of its scans.
 
     Attributes:
-        rule: what a manifest says of such a source; a `FolderRule` has a folder, include patterns and a
-            table, a `ScanRules` all but the folder.
+        rule: class of such a source in a manifest; a `FolderRule` has a folder, include patterns and a table,
+            a `ScanRules` has all of these except the folder.
         lists: (manifest, rule, number of the source, `Asked`) -> `Listing`.
-        reads: (task, the file's bytes) -> iterator of `Scan`, for the tasks whose `ReadRule.kind` is this
-            kind; empty where its scans are listed as those of other kinds.
-        values: the `FileValues` that collect what identifies a patient in one of its files.
-        patient: (task, the file's bytes) -> the patient id that stands in the file; empty where none does.
-        has_files: whether each scan lies in a file of a store. If not, `reads` is given no bytes, and names
-            and places of its scans identify nobody.
+        reads: (task, bytes of the file) -> iterator of `Scan`, for tasks whose `ReadRule.kind` is this kind;
+            empty if its scans are listed as scans of other kinds.
+        values: `FileValues` that collect the identifying values of a file.
+        patient: (task, bytes of the file) -> patient id in the file; empty if files have no patient id.
+        has_files: whether each scan is in a file of a store. If not, `reads` gets no bytes, and names and
+            places of the scans do not identify a patient.
 
     Raises:
-        ValueError: its files are read, but nothing collects their values.
+        ValueError: files of this kind are read, but their values are not collected.
     """
 
     rule: type[SourceRule]
@@ -79,14 +79,15 @@ KINDS: dict[str, SourceKind] = {
     ),
     "phantom": SourceKind(PhantomSource, lists="pipeline.sources.phantom:list_phantom"),
 }
-"""Kind as a manifest names it -> its record, in the order in which messages name them."""
+"""Name of the kind in a manifest -> its record, in the order of messages."""
 
 
 @functools.cache
 def named(target: str) -> Any:
-    """Return what a record names as `package.module:name`.
+    """Return the object that a record gives as `package.module:name`.
 
     Raises:
-        ImportError, AttributeError: there is no such module, or nothing of that name in it.
+        ImportError: the module does not exist.
+        AttributeError: the module has no such name.
     """
     return pkgutil.resolve_name(target)

@@ -1,4 +1,4 @@
-"""Training of the autoencoder: what it has learnt is saved as the denoiser's state is, and gone on with."""
+"""Training of the autoencoder, which is saved and resumed like that of the denoiser."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ FOLDER_NAME = "autoencoder"
 REPORT_EVERY_STEPS = 10
 EMA_LENGTH = 0.10
 LARGEST_GRADIENT = 1.0
-"""Norm to which a step's gradient is clipped."""
+"""Norm to which the gradient of a step is clipped."""
 
 
 class AutoencoderTrainer:
-    """One training run of the autoencoder; `run` takes it from its last saved state to its last step.
+    """Training run of the autoencoder; `run` trains from the last saved state to the last step.
 
-    The processes of a job share each batch as they do for the denoiser.
+    The processes of a job share each batch, as for the denoiser.
 
     Args:
-        cohort: the cohort; only its train split is shown.
-        folder: the checkpoint directory; states and progress go into `autoencoder/` in it (private). None on
-            every process but the first.
-        latent: of the autoencoder.
-        plan: device, threads and arithmetic, as chosen for the denoiser.
-        ranks: the processes that train together.
-        runtime: when to save, and what else is asked of the machine.
+        cohort: cohort to train on; only its train split is used.
+        folder: checkpoint directory, with states and progress in its folder `autoencoder/` (private). None on
+            every process except the first.
+        latent: settings of the autoencoder.
+        plan: device, threads and precision, as chosen for the denoiser.
+        ranks: processes that train together.
+        runtime: intervals of saving, and other settings of the machine.
         seed: run seed.
-        inputs_digest: digest of the run's inputs.
+        inputs_digest: digest of the inputs of the run.
 
     Raises:
-        UsageError: there are more processes than scans a step.
+        UsageError: there are more processes than scans per step.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class AutoencoderTrainer:
                     self.state.save(step)
                     saved_at = time.monotonic()
         self.state.finish()
-        # Process 0 alone keeps the average.
+        # Only process 0 has the average.
         averaged = self.ema.models[EMA_LENGTH]
         self.ranks.broadcast_tensors(list(averaged.state_dict().values()))
         return averaged
@@ -151,7 +151,7 @@ class AutoencoderTrainer:
     def step(self, step: int) -> torch.Tensor:
         """Do optimiser step `step` (counted from 0) and return the loss of the whole batch, a scalar.
 
-        All that is random comes from streams derived from seed and step, drawn for the whole batch on every
+        Random numbers come from streams derived from seed and step and are drawn for the whole batch on every
         process. The loss is not finite if the gradient was not.
         """
         batch_size, share = self.latent.batch_size, self.share
@@ -214,5 +214,5 @@ class AutoencoderTrainer:
 
 
 def _gather(cohort: Cohort, batches: BatchPlan, share: slice) -> Gather:
-    """Return what reads a process's scans (n, 1, H, W) of a step."""
+    """Return a function that reads this process's scans (n, 1, H, W) of a step."""
     return lambda step: (cohort.images(batches.rows(step)[share]),)

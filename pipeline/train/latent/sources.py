@@ -1,4 +1,4 @@
-"""What the denoiser learns from: the pixels of the cohort, or latents drawn anew from their moments."""
+"""Data sources of the denoiser: pixels of the cohort, or latents sampled from their moments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class PixelSource:
-    """The cohort's images themselves."""
+    """Images of the cohort."""
 
     autoencoder: Autoencoder | None = None
 
@@ -40,14 +40,14 @@ class PixelSource:
         """Return the images (N, 1, H, W) of cohort rows, in [-1, 1].
 
         Raises:
-            DataError: an image holds values that are not finite or lie outside [-1, 1].
+            DataError: an image has values that are not finite or are outside [-1, 1].
         """
         images = self._cohort.images(rows)
         require_usable(images)
         return images
 
     def clean(self, read: Tensor, generator: torch.Generator, *, count: int, share: slice) -> Tensor:
-        """Return what `read` gave, once on the device: images need nothing more."""
+        """Return the images of `read` unchanged."""
         return read
 
     def expected(self, rows: Ints) -> Tensor:
@@ -56,15 +56,15 @@ class PixelSource:
 
 
 class LatentSource:
-    """Latents of the cohort's scans, drawn anew each time they are asked for.
+    """Latents of the cohort's scans, sampled again at each use.
 
-    The moments are stored, never a drawn latent: a denoiser shown the same sampling noise again and again
-    would learn that noise.
+    The moments are stored and not the sampled latents, because a denoiser that always sees the same sampling
+    noise would learn it.
 
     Args:
         cohort: the cohort.
         shards: moments of its train rows.
-        autoencoder: the frozen autoencoder, its scaling set, on the training device.
+        autoencoder: frozen autoencoder with its scaling, on the training device.
     """
 
     def __init__(self, cohort: Cohort, shards: MomentShards, autoencoder: Autoencoder) -> None:
@@ -74,20 +74,20 @@ class LatentSource:
         self._rows = cohort.rows("train")
 
     def read(self, rows: Ints) -> npt.NDArray[np.float16]:
-        """Return the moments (N, 2 C, h, w) of cohort rows; those outside the train split are encoded now."""
+        """Return the moments (N, 2 C, h, w) of cohort rows; rows outside the train split are encoded here."""
         places = np.minimum(np.searchsorted(self._rows, rows), len(self._rows) - 1)
         if np.array_equal(self._rows[places], rows):
             return self._shards.take(places)
         return encode_rows(self._encoder, self._cohort, rows)
 
     def clean(self, read: Tensor, generator: torch.Generator, *, count: int, share: slice) -> Tensor:
-        """Draw normalised latents (n, C, h, w) from moments that `read` gave.
+        """Sample normalised latents (n, C, h, w) from the moments of `read`.
 
         Args:
-            read: the moments of this process's scans, on the device.
-            generator: of this step, on the device; every call draws anew.
-            count: scans of the whole batch, for all of which noise is drawn.
-            share: this process's places in it.
+            read: moments of this process's scans, on the device.
+            generator: generator of this step, on the device.
+            count: number of scans of the whole batch, for all of which noise is drawn.
+            share: positions of this process in the batch.
         """
         mean, logvar = read.float().chunk(2, dim=1)
         noise = torch.randn((count, *mean.shape[1:]), generator=generator, device=mean.device)[share]
@@ -111,9 +111,9 @@ def open_source(
     seed: int,
     inputs_digest: str,
 ) -> PixelSource | LatentSource:
-    """Return what the denoiser learns from; in latent mode, train the autoencoder and encode first.
+    """Return the data source of the denoiser; in latent mode, train the autoencoder and encode first.
 
-    Killed at any moment, it goes on from the last saved state of the autoencoder or the last whole shard.
+    After a kill, it resumes from the last saved state of the autoencoder or the last complete shard.
 
     Args:
         cohort: the cohort.
@@ -148,7 +148,7 @@ def open_source(
         autoencoder = trainer.run()
     shards = encode_cohort(freeze_autoencoder(autoencoder), cohort, folder, ranks)
     if not finished:
-        # The same on every process: all read the same shards.
+        # Equal on every process, because all read the same shards.
         autoencoder.set_scaling(*shards.statistics(), target_std=sigma_data)
         if path is not None:
             with storage_errors(path):
@@ -157,7 +157,7 @@ def open_source(
 
 
 def _load_finished(path: Path, autoencoder: Autoencoder, header: dict[str, Any]) -> bool:
-    """Load the autoencoder that this run has finished before; return whether it has."""
+    """Load the autoencoder if this run has already finished it, and return whether it has."""
     if not path.is_file():
         return False
     try:

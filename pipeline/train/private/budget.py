@@ -1,4 +1,4 @@
-"""The privacy budget of a training: how much noise it needs, and what has been spent in the end."""
+"""Privacy budget of a training: the noise that it needs, and the budget that was spent."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ SECRET_BYTES = 16
 
 @dataclass(frozen=True)
 class PrivacyBudget:
-    """How a private training draws its scans and its noise.
+    """Sampling of scans and noise in a private training.
 
     Attributes:
-        noise_multiplier: standard deviation of the noise over the bound of a patient's gradient.
-        sample_rate: chance of each patient to be part of a step.
-        max_grad_norm: the bound; delta: of the guarantee.
-        unit: `patient` or `image`; num_units: how many there are in train.
-        secret: seed of what has to stay secret: which patients a step sees, and the noise.
+        noise_multiplier: standard deviation of the noise divided by `max_grad_norm`.
+        sample_rate: probability of each patient to be part of a step.
+        max_grad_norm: bound of the norm of each patient's gradient.
+        delta: delta of the guarantee.
+        unit: `patient` or `image`.
+        num_units: number of units in train.
+        secret: secret seed of the noise and of the patients of each step.
     """
 
     noise_multiplier: float
@@ -50,7 +52,7 @@ class PrivacyBudget:
     secret: int
 
     def spent(self, num_steps: int) -> DifferentialPrivacy:
-        """Return what `num_steps` steps have spent."""
+        """Return the guarantee after `num_steps` steps."""
         from opacus.accountants import PRVAccountant
 
         return DifferentialPrivacy(
@@ -66,7 +68,7 @@ class PrivacyBudget:
         )
 
     def spent_by_rdp(self, num_steps: int) -> float:
-        """Return the epsilon that `num_steps` steps have spent, by Renyi accounting."""
+        """Return the epsilon after `num_steps` steps, by Renyi accounting."""
         from opacus.accountants import RDPAccountant
 
         return self._epsilon(RDPAccountant(), num_steps)
@@ -80,17 +82,17 @@ class PrivacyBudget:
 def make_budget(
     cohort: Cohort, folder: Path, asked: PrivateSettings, schedule: ScheduleSettings
 ) -> PrivacyBudget | None:
-    """Return the budget of a private training, or None where none was asked for.
+    """Return the budget of a private training, or None if none is requested.
 
     Args:
-        cohort: the cohort to learn from.
-        folder: the checkpoint directory, where the secret is kept until the training is done.
-        asked: the guarantee that was asked for.
-        schedule: how many steps there are, of how many patients each.
+        cohort: cohort to train on.
+        folder: checkpoint directory, where the secret is stored until the training is finished.
+        asked: requested guarantee.
+        schedule: number of steps, and of patients per step.
 
     Raises:
-        UsageError: Opacus is not installed, or the budget cannot be kept by any amount of noise.
-        DataError: a step would see more patients than there are.
+        UsageError: Opacus is not installed, or no amount of noise can keep the budget.
+        DataError: a step would need more patients than the cohort has.
     """
     if asked.epsilon is None:
         return None
@@ -141,7 +143,7 @@ def make_budget(
 
 
 def forget_secret(folder: Path) -> None:
-    """Remove the secret of a finished training: with it the noise could be taken off again."""
+    """Delete the secret of a finished training, because the noise could be removed with it."""
     (folder / FOLDER_NAME / SECRET_NAME).unlink(missing_ok=True)
 
 
@@ -150,9 +152,9 @@ def _delta(asked: PrivateSettings, count: int) -> float:
 
 
 def _secret(folder: Path) -> int:
-    """Return the secret of an unfinished training, drawn where there is none.
+    """Return the secret of an unfinished training, or draw one.
 
-    It is not the run's seed, which a release publishes.
+    It is not the seed of the run, because a release publishes that seed.
     """
     path = make_private_directory(folder / FOLDER_NAME) / SECRET_NAME
     if not path.is_file():

@@ -8,20 +8,20 @@ from pipeline.config import Settings
 
 
 class PrivateSettings(Settings):
-    """What decides the guarantee; it needs the extra `dp` (Opacus)."""
+    """Settings of the guarantee, which needs the extra `dp` (Opacus)."""
 
     epsilon: float | None = Field(
         None,
         gt=0,
         le=1000,
-        description="privacy budget to spend for each patient (each image where patients are unknown), by "
-        "Renyi accounting; None trains without a guarantee",
+        description="privacy budget per patient (per image if patients are unknown), by Renyi accounting; "
+        "None trains without a guarantee",
     )
     delta: float | None = Field(
-        None, gt=0, lt=1, description="delta of the guarantee; None takes 1 / (10 x patients of train)"
+        None, gt=0, lt=1, description="delta of the guarantee; None uses 1 / (10 x patients of train)"
     )
     max_grad_norm: float = Field(
-        1.0, gt=0, le=1e6, description="bound of the norm of each patient's gradient in a step"
+        1.0, gt=0, le=1e6, description="norm to which the gradient of each patient is clipped in a step"
     )
 
     @model_validator(mode="after")

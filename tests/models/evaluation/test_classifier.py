@@ -125,7 +125,7 @@ def test_wrong_shapes_and_labels_are_named():
     images, labels = bright_or_dark(8, seed=0)
     with pytest.raises(ValueError, match="images"):
         train_classifier(images[:, 0], labels, num_classes=2, seed=0)
-    with pytest.raises(ValueError, match="labels must lie"):
+    with pytest.raises(ValueError, match="labels must be in"):
         train_classifier(images, labels + 1, num_classes=2, seed=0)
     with pytest.raises(ValueError, match="num_classes"):
         SmallCNN(1)

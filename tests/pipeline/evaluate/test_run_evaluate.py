@@ -232,7 +232,7 @@ def test_every_reading_of_the_test_split_counts_whatever_was_replaced(
     moved = with_logistic(release, other, out, force=True, **few)
     assert (moved.test_reads, moved.test_reads_of_others) == (4, 3)
     assert "read 4 times by the evaluations of this folder" in reads_words(moved)
-    assert "3 of the readings were of another cohort" in reads_words(moved)
+    assert "3 of these reads were of another cohort" in reads_words(moved)
     beside = with_logistic(release, other, out.parent / "second", **few)
     assert beside.test_reads == 5
     assert folder._evaluation(out).test_reads == 5  # the report of the run counts them too

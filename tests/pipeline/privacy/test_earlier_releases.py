@@ -129,4 +129,4 @@ def test_guarantees_add_up_over_generators(healthy: Path) -> None:
     assert "epsilon 5.00, delta 2.0e-05 (basic composition)" in both.earlier_words
     body["earlier_releases"] = (earlier("a", 3.0), earlier("b"))
     assert PrivacyReport(**body).joint_guarantee is None
-    assert "none for all together" in PrivacyReport(**body).earlier_words
+    assert "there is no joint guarantee" in PrivacyReport(**body).earlier_words

@@ -99,11 +99,12 @@ def test_validate_makes_no_key_to_tell_names(
     tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PHOSPHOR_KEY", raising=False)
-    monkeypatch.setattr("flows.validation.key_path", lambda: tmp_path / "nowhere.key")
+    monkeypatch.setattr("pipeline.identity.key_path", lambda: tmp_path / "nowhere.key")
     away(tmp_path)
     manifest_of(tmp_path, ANY_DEPTH)
     done = call("validate", tmp_path / "manifest.yaml")
     assert f"({FOLDER_LINK}; no ending 1); put" in done.err
+    assert not (tmp_path / "nowhere.key").exists()
 
 
 def test_an_ending_matches_in_any_case_and_nothing_else_does(tmp_path: Path) -> None:
