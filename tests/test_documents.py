@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from flows.cli.app import app
-from pipeline.recipe import Recipe, known_keys, leaf_keys
+from pipeline.recipe import Recipe, known_keys, leaf_keys, load_recipe
 from pipeline.settings_page import page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,6 +187,14 @@ def test_every_setting_that_is_named_exists(document: Path) -> None:
     # Below a setting that is a mapping, any name may stand.
     wrong = [key for key in keys if key not in known and not key.startswith("sample.given.") and key != "key"]
     assert wrong == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_settings_that_are_shown_together_are_accepted_by_the_default_recipe(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for shown in [*spans(text), *blocks(text)]:
+        found = [first or second for first, second in re.findall(r"--set (?:'([^']+)'|([^\s'`]+))", shown)]
+        load_recipe("cpu", [override for override in found if override.lower() != "key=value"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

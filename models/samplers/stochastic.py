@@ -19,8 +19,7 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh | 
 
     Every step draws from q(x' | x, x0) of the two levels, with the denoised result in place of x0. It is of
     first order and slow: a Gaussian of variance 0.02 becomes 11 % narrower at 50 steps, 5.8 % at 100, 3.1 %
-        at
-    200, 1.7 % at 400 and 0.8 % at 1000. With the paper's own levels (linear betas) it is 2.5 % at 1000.
+    at 200, 1.7 % at 400 and 0.8 % at 1000. With the paper's own levels (linear betas) it is 2.5 % at 1000.
 
     Args:
         denoise: the denoise function, called num_steps times.

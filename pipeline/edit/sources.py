@@ -68,8 +68,7 @@ def open_sources(
     Raises:
         UsageError: the class is unknown, or nothing is chosen.
         DataError: not a cohort or candidates, changed since it was made, of another image size or bit depth
-        than
-            the checkpoint, or candidates of another checkpoint.
+            than the checkpoint, or candidates of another checkpoint.
     """
     body = read_json(folder / REFERENCE_NAME, role="--from")
     stage = body.get("stage") if isinstance(body, dict) else None

@@ -129,7 +129,6 @@ def _within_budget(
     said = (
         f"each classifier took {steps} of {settings.num_steps} steps because of "
         f"evaluate.max_minutes={settings.max_minutes:g}; all arms took the same number, so they are "
-        "comparable, "
-        "but each classifier may be worse than with all steps"
+        "comparable, but each classifier may be worse than with all steps"
     )
     return replace(classifier, training=replace(classifier.training, num_steps=steps)), [said]

@@ -120,8 +120,7 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
 
     The chosen arm has to beat all of them, so the strongest rival on test decides. Choosing the rival on val
     instead would favour the synthetic arm if val is easy: with val AUCs of .997 the choice is random, and may
-        be
-    a rival that is weak on test. The intervals hold for all rivals simultaneously, which corrects for the
+    be a rival that is weak on test. The intervals hold for all rivals simultaneously, which corrects for the
     choice on test.
 
     Args:

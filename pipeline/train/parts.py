@@ -33,9 +33,8 @@ class ScheduleSettings(Settings):
     batch_size: int = Field(64, ge=1, le=65_536, description="scans per step, over all processes together")
     optimizer: Literal["muon", "adamw"] = Field(
         "muon",
-        description="optimiser; muon updates the matrices inside the network and AdamW the other "
-        "weights, and "
-        "it learns more per step",
+        description="muon updates the matrices inside the network, and AdamW the other weights; muon learns "
+        "more per step",
     )
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises from zero")
@@ -234,8 +233,7 @@ class RuntimeSettings(Settings):
         ge=1,
         le=65_536,
         description="scans in memory at a time per process; their gradients are accumulated to the same "
-        "step. "
-        "None uses the whole batch",
+        "step. None uses the whole batch",
     )
     checkpoint_activations: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time"

@@ -1,4 +1,4 @@
-"""What process 0 tells of a training: live progress, `progress.csv`, grids; the others stay silent."""
+"""Reports of a training by process 0: live progress, `progress.csv` and grids."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MAX_CHARACTERS = 256 * 2**20
 
 
 class History:
-    """Appends rows to `progress.csv`, one every few steps; rows past the resumed step are dropped first.
+    """Appends rows to `progress.csv`, one every few steps; rows after the resumed step are removed first.
 
     Args:
-        folder: the checkpoint directory.
-        step: the step training starts from (0 for a new run).
+        folder: checkpoint directory.
+        step: step from which training starts (0 for a new run).
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -45,7 +45,7 @@ class History:
         self._images = int(kept[-1][1]) if kept else 0
 
     def add(self, *, step: int, images: int, loss: float, learning_rate: float) -> float:
-        """Append a row and return the images a second since the row before."""
+        """Append a row and return the images per second since the row before."""
         now = time.monotonic()
         elapsed, self._marked = now - self._marked, now
         self._seconds += elapsed
@@ -62,7 +62,7 @@ class History:
         return self._seconds + time.monotonic() - self._marked
 
     def restart_clock(self, images: int) -> None:
-        """Leave out the time since the last row: loading, compiling, or a resume from `images`."""
+        """Exclude the time since the last row: loading, compiling, or a resume from `images`."""
         self._marked, self._images = time.monotonic(), images
 
 
@@ -80,13 +80,13 @@ class Report:
         self._num_losses = 0
 
     def count(self, loss: Tensor) -> None:
-        """Take in the loss of a step; nothing is copied off the device."""
+        """Add the loss of a step, without copying it from the device."""
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         self._num_losses += 1
 
     @property
     def loss_sum(self) -> float:
-        """The sum of the losses since the last report; waits for the device."""
+        """Sum of the losses since the last report; waits for the device."""
         return 0.0 if self._loss_sum is None else float(self._loss_sum)
 
     @property
@@ -95,7 +95,7 @@ class Report:
         return 0.0 if self._history is None else self._history.seconds
 
     def write(self, *, step: int, images: int, learning_rate: float) -> None:
-        """Add a row to `progress.csv` and move the display on."""
+        """Add a row to `progress.csv` and update the display."""
         loss, count = self.loss_sum / max(self._num_losses, 1), self._num_losses
         self._loss_sum, self._num_losses = None, 0
         if self._history is not None and self._progress is not None:
@@ -103,7 +103,7 @@ class Report:
             self._progress.update(count, loss=loss, images_per_second=rate)
 
     def set_total(self, num_steps: int) -> None:
-        """Show another number of steps to go towards."""
+        """Change the total number of steps of the display."""
         if self._progress is not None:
             self._progress.set_total(num_steps)
 
@@ -112,7 +112,7 @@ class Report:
 def open_report(
     folder: Path | None, *, step: int, num_steps: int, images: int, description: str = "train"
 ) -> Iterator[Report]:
-    """Open the report of a training that goes on from `step` and `images`; silent without a folder."""
+    """Open the report of a training that starts from `step` and `images`; silent without a folder."""
     if folder is None:
         yield Report(None, None)
         return
@@ -131,13 +131,13 @@ def draw_grid(
     seed: int,
     autoencoder: Autoencoder | None,
 ) -> None:
-    """Draw a sample grid with a copy of the averaged denoiser in the arithmetic of the training."""
+    """Draw a grid of samples with a copy of the averaged denoiser, in the precision of the training."""
     denoiser = apply_precision(copy.deepcopy(averaged), precision)
     write_grid(folder, denoiser, step=step, seed=seed, autoencoder=autoencoder)
 
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
-    """Return the well-formed rows with a step of at most `step`; a row torn by a kill is left out."""
+    """Return the well-formed rows with a step of at most `step`, without a row truncated by a kill."""
     if not path.is_file() or path.stat().st_size > MAX_CHARACTERS:
         return []
     kept: list[list[str]] = []

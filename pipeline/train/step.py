@@ -1,4 +1,4 @@
-"""One optimiser step: the draws of the whole batch, this process's part of the gradient, the update."""
+"""Optimiser step: random draws for the whole batch, this process's part of the gradient, and update."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pipeline.train.settings import TrainSettings
 from pipeline.train.timing import Timing
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
-"""What `TrainingStep` draws for its scans: clean data, codes, noise levels, noise, augmentation features."""
+"""Inputs of the loss: clean data, codes, noise levels, noise, augmentation features."""
 
 REMEMBERED_STEPS = 10
-"""Losses and noise levels of so many steps are kept to explain a loss that is not finite."""
+"""Number of steps whose losses and noise levels are kept, to explain a loss that is not finite."""
 
 
 class TrainingStep:
-    """The weights being learnt, their average and their optimiser, and how one step changes them.
+    """Weights, averages and optimiser of a training, and the update of one step.
 
-    All that is random comes from streams derived from seed and step, drawn for the whole batch on every
-    process, of which each takes its own part: any number of processes sees the same batch.
+    Random numbers come from streams derived from seed and step. They are drawn for the whole batch on every
+    process, and each process uses its part. So the batch does not depend on the number of processes.
 
     Args:
         denoiser: the denoiser to train.
@@ -51,7 +51,7 @@ class TrainingStep:
     """
 
     stratified = True
-    """Whether the noise levels of a batch are spread evenly, so that none of them is drawn on its own."""
+    """Whether the noise levels of a batch are stratified, and so not drawn independently."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class TrainingStep:
 
         Args:
             step: number of the step.
-            images: what the source read of this process's scans (n, C, H, W), on the device.
-            codes: their condition codes (n, F) int64.
-            learning_rate: of this step.
+            images: data of the source for this process's scans (n, C, H, W), on the device.
+            codes: condition codes of the scans (n, F) int64.
+            learning_rate: learning rate of this step.
 
         Returns:
             The mean loss of the whole batch, a scalar on the device. It is not finite if the gradient was
@@ -119,7 +119,7 @@ class TrainingStep:
         return loss + 0.0 * norm
 
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
-        """Leave this process's part of the gradient in the master and return its part of the loss."""
+        """Store this process's part of the gradient in the master weights and return its part of the loss."""
         with self._timing.part("draw"):
             drawn = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)
@@ -138,7 +138,7 @@ class TrainingStep:
         return total
 
     def _losses(self, compute: Compute, drawn: Drawn, part: slice) -> Tensor:
-        """Return the denoising losses (n,) of a part of what was drawn."""
+        """Return the denoising losses (n,) of a part of the drawn inputs."""
         clean, codes, sigma, noise, features = drawn
         return denoising_loss(
             compute,
@@ -152,7 +152,7 @@ class TrainingStep:
         )
 
     def _draw(self, step: int, images: Tensor, codes: Tensor) -> Drawn:
-        """Draw for the whole batch.
+        """Draw the inputs of the loss for the whole batch.
 
         Returns:
             This process's clean data (n, C, H, W), codes (n, F), noise levels (n,), noise, and augmentation

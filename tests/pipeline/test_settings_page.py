@@ -74,7 +74,7 @@ def test_every_description_is_a_sentence_in_one_row() -> None:
         assert "\n" not in setting.description
         opening = setting.description[0]
         assert not opening.islower() or f"`{setting.description.split()[0]}`" in setting.values, setting
-    assert SETTINGS["train.optimizer"].description.startswith("muon takes")
+    assert SETTINGS["train.optimizer"].description.startswith("muon updates")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ LABEL_CONFLICT = "label_conflict"
 
 EXPLANATIONS = {
     NEAR_CONSTANT: "The stored image has almost no contrast.",
-    CLIPPED: "A large share of the scan's pixels is at the white or black end of its range: detail was lost.",
+    CLIPPED: "A large share of the pixels is at the white or black end of the range, so detail was lost.",
     UPSAMPLED: "The scan is smaller than the stored image.",
     EXTREME_ASPECT: "The scan is more than two and a half times as long as wide, or the reverse.",
     INVERTED: "The image looks like a negative of the other images of its class.",
@@ -34,7 +34,7 @@ EXPLANATIONS = {
     UNEXPECTED_MODALITY: "The header has a modality that the manifest does not expect.",
     UNEXPECTED_VIEW: "The header or table has a view that the manifest does not expect.",
     BEYOND_BITS: "The pixels have more bits than the header says; they were read by their values.",
-    TEXT: "There are several aligned characters near the border; they may be a patient's name or a date.",
+    TEXT: "There are several aligned characters near the border; they may be a patient name or a date.",
     TEXT_MASKED: "Text near the border was painted over before the image was stored.",
     DUPLICATE: "Another scan has exactly the same stored pixels.",
     NEAR_DUPLICATE: "Another scan shows the same image: encoded again, resized, brightened or cropped.",

@@ -56,14 +56,11 @@ class OwnTexts:
     - A sentence of at least three words counts if the three words on either side of the bytes, as far as the
       sentence extends, are those of the sentence.
     - A text of two words counts if both occur together, between quotes, tags or the like, or between the end
-    of
-      a sentence and a number. A setting with one of its choices is such a text.
+      of a sentence and a number. A setting with one of its choices is such a text.
     - A single word counts only as a key: before a colon or an equals sign, as the heading of a table, in a
-    CSV
-      header whose cells are all known, as a folder of an output, or as the name of a tag.
+      CSV header whose cells are all known, as a folder of an output, or as the name of a tag.
     - A name of several words joined by `_` or `-` in the manifest, such as the name of the data set, counts
-    if
-      all of it occurs as one word.
+      if all of it occurs as one word.
 
     Args:
         texts: sentences (citation, licence, description), keys and values of the manifest.

@@ -38,6 +38,7 @@ def main() -> int:
         [
             f"train.dp.epsilon={epsilon:g}",
             f"train.num_steps={steps}",
+            "train.max_minutes=null",
             # What a guarantee of each patient does not allow: scans of rare classes drawn more often.
             "train.class_balance=0",
             "sample.per_class=60",
