@@ -22,23 +22,23 @@ from pipeline.cost.time_budget import TimeBudget
 from pipeline.distributed.cpu_threads import threads
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import UsageError
-from pipeline.train.diagnosis import not_finite, too_large
-from pipeline.train.early_stopping import MemorisationWatch
 from pipeline.train.export import ChosenAverage, write_checkpoint
 from pipeline.train.fine_tuning import layers_to_start_from, start_from
 from pipeline.train.latent.sources import LatentSource, PixelSource, open_source
 from pipeline.train.machine_plan import MachinePlan, make_plan, shared_cores
-from pipeline.train.memorisation_gap import PairedScans
+from pipeline.train.monitoring.diagnosis import not_finite, too_large
+from pipeline.train.monitoring.early_stopping import MemorisationWatch
+from pipeline.train.monitoring.memorisation_gap import PairedScans
+from pipeline.train.monitoring.report import Report, draw_grid, open_report
+from pipeline.train.monitoring.timing import NoTiming, Timing
 from pipeline.train.prefetch import Feed, scans_of
 from pipeline.train.private.budget import PrivacyBudget, make_budget
 from pipeline.train.private.poisson_sampler import draw_of
 from pipeline.train.private.step import PrivateStep
-from pipeline.train.report import Report, draw_grid, open_report
 from pipeline.train.settings import TrainSettings
 from pipeline.train.snapshots import Snapshots
 from pipeline.train.state import TrainingState
 from pipeline.train.step import TrainingStep
-from pipeline.train.timing import NoTiming, Timing
 
 REPORT_EVERY_STEPS = 10
 

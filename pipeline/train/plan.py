@@ -149,10 +149,10 @@ def _training_step(settings: TrainSettings, network: PlannedNetwork, count: int)
     from pipeline.distributed.process_group import Ranks
     from pipeline.train.latent.sources import PixelSource
     from pipeline.train.machine_plan import MachinePlan
+    from pipeline.train.monitoring.timing import NoTiming
     from pipeline.train.private.budget import PrivacyBudget
     from pipeline.train.private.step import PrivateStep
     from pipeline.train.step import TrainingStep
-    from pipeline.train.timing import NoTiming
 
     epsilon = settings.dp.epsilon
     precision = network.arithmetic() if epsilon is None else Precision("fp32", channels_last=False)

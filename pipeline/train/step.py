@@ -18,8 +18,8 @@ from models.optim.working_copy import WorkingCopy
 from pipeline.distributed.process_group import Ranks
 from pipeline.train.latent.sources import LatentSource, PixelSource
 from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.monitoring.timing import Timing
 from pipeline.train.settings import TrainSettings
-from pipeline.train.timing import Timing
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 """Inputs of the loss: clean data, codes, noise levels, noise, augmentation features."""

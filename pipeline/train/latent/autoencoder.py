@@ -23,9 +23,9 @@ from pipeline.storage import make_private_directory
 from pipeline.train.batches import BatchPlan
 from pipeline.train.latent.settings import LatentSettings
 from pipeline.train.machine_plan import MachinePlan, shared_cores
+from pipeline.train.monitoring.report import Report, open_report
 from pipeline.train.parts import RuntimeSettings
 from pipeline.train.prefetch import Feed, Gather
-from pipeline.train.report import Report, open_report
 from pipeline.train.state import TrainingState, kept_words
 
 FOLDER_NAME = "autoencoder"

@@ -11,10 +11,10 @@ from models.optim.private_gradient import PrivateGradient
 from pipeline.distributed.process_group import Ranks
 from pipeline.train.latent.sources import LatentSource, PixelSource
 from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.monitoring.timing import Timing
 from pipeline.train.private.budget import PrivacyBudget
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import TrainingStep
-from pipeline.train.timing import Timing
 
 
 class PrivateStep(TrainingStep):

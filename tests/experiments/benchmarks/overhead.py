@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.records import CohortRef
-from pipeline.train.timing import Timing
+from pipeline.train.monitoring.timing import Timing
 from tests.experiments.benchmarks.machine import in_own_process
 from tests.experiments.benchmarks.rows import Row
 from tests.experiments.benchmarks.workload import SKIPPED_STEPS, Workload, drawn_cohort, opened, workload

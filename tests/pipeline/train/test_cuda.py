@@ -22,10 +22,10 @@ from models.samplers import SAMPLERS
 from pipeline.distributed.process_group import Ranks
 from pipeline.train.latent.sources import PixelSource
 from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.monitoring.timing import NoTiming
 from pipeline.train.prefetch import Feed
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import TrainingStep
-from pipeline.train.timing import NoTiming
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

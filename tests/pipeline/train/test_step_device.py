@@ -17,9 +17,9 @@ from models.samplers import SAMPLERS
 from pipeline.distributed.process_group import Ranks
 from pipeline.train.latent.sources import PixelSource
 from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.monitoring.timing import NoTiming
 from pipeline.train.settings import TrainSettings
 from pipeline.train.step import TrainingStep
-from pipeline.train.timing import NoTiming
 from tests.pretended import META, accelerator
 
 BATCH = 4

@@ -24,8 +24,8 @@ from pipeline.artifacts.checkpoint import load_denoiser, read_checkpoint_info
 from pipeline.errors import DataError, OutputExistsError, TamperedError, TrainingError
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
-from pipeline.train.grid import encode_png
 from pipeline.train.loop import Trainer
+from pipeline.train.monitoring.grid import encode_png
 from tests import tiny
 from tests.cohorts import write_cohort
 

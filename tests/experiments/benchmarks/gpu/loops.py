@@ -24,8 +24,8 @@ from pipeline.records import CohortRef
 from pipeline.train.latent.sources import PixelSource
 from pipeline.train.loop import Trainer
 from pipeline.train.machine_plan import MachinePlan
+from pipeline.train.monitoring.timing import Timing
 from pipeline.train.settings import TrainSettings
-from pipeline.train.timing import Timing
 from tests.cohorts import write_cohort
 from tests.experiments.benchmarks.gpu.sizes import Sizes
 from tests.experiments.benchmarks.workload import workload

@@ -13,8 +13,8 @@ import torch
 from models.devices import computing, default_device
 from models.optim.precision import Precision
 from pipeline.records import CohortRef
+from pipeline.train.monitoring.timing import COMPUTING
 from pipeline.train.state import TrainingState
-from pipeline.train.timing import COMPUTING
 from tests.experiments.benchmarks.flops import count_flops
 from tests.experiments.benchmarks.gpu import choices, kernels, loops
 from tests.experiments.benchmarks.gpu.ceilings import Ceilings, measure_ceilings

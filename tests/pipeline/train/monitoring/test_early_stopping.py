@@ -15,9 +15,9 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
-from pipeline.train.early_stopping import Row, is_open, step_before_gap
 from pipeline.train.latent.sources import PixelSource
-from pipeline.train.memorisation_gap import Gap, PairedScans
+from pipeline.train.monitoring.early_stopping import Row, is_open, step_before_gap
+from pipeline.train.monitoring.memorisation_gap import Gap, PairedScans
 from pipeline.train.parts import ObjectiveSettings
 from tests import tiny
 from tests.cohorts import write_cohort
@@ -116,7 +116,7 @@ def test_too_few_val_scans_are_told_and_training_goes_on(
 ) -> None:
     cohort = write_cohort(tmp_path / "cohort", num_scans=60, image_size=8, shares=(0.7, 0.1, 0.1, 0.1))
     settings = TrainSettings(**{**FIELDS, "num_steps": 4, "channels": (8, 16)})
-    with caplog.at_level(logging.WARNING, logger="pipeline.train.early_stopping"):
+    with caplog.at_level(logging.WARNING, logger="pipeline.train.monitoring.early_stopping"):
         made = run_train(cohort, tmp_path / "checkpoint", settings, seed=1)
     assert "12 are needed; training goes on" in caplog.text
     assert read_checkpoint_info(made.path).num_steps == 4

@@ -14,7 +14,7 @@ from models.checkpoint import load_into
 from models.diffusion.denoiser import Denoiser
 from models.optim.precision import Precision, apply_precision
 from pipeline.storage import write_text
-from pipeline.train.memorisation_gap import MIN_PAIRS, Gap, PairedScans
+from pipeline.train.monitoring.memorisation_gap import MIN_PAIRS, Gap, PairedScans
 from pipeline.train.parts import AverageSettings
 from pipeline.train.snapshots import Snapshots
 

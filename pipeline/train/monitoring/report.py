@@ -17,7 +17,7 @@ from models.latent.autoencoder import Autoencoder
 from models.optim.precision import Precision, apply_precision
 from pipeline.progress import Progress, track
 from pipeline.storage import storage_errors, write_text
-from pipeline.train.grid import write_grid
+from pipeline.train.monitoring.grid import write_grid
 
 FILE_NAME = "progress.csv"
 COLUMNS = ("step", "images", "seconds", "loss", "images_per_second", "learning_rate")

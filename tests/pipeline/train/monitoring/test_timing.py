@@ -10,7 +10,7 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.records import CohortRef
 from pipeline.train import TrainSettings
 from pipeline.train.loop import train
-from pipeline.train.timing import NoTiming, Timing
+from pipeline.train.monitoring.timing import NoTiming, Timing
 from tests import tiny
 
 SETTINGS = TrainSettings(
