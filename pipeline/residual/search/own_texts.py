@@ -18,7 +18,9 @@ _NOT_WRITTEN = {"phantom", "residual"}
 """Folders whose texts are in no output: the phantom's invented identities, and this scanner."""
 
 _MAX_FILE_BYTES = 2**20
-_WORD = re.compile(rb"[a-z0-9\x80-\xff]+")
+_ENTITY = b"&"
+_WORD = re.compile(rb"&(?:#[0-9]+|[a-z]+);|[a-z0-9\x80-\xff]+")
+"""A word, or a character that HTML writes as an entity: the apostrophe of `patient&#39;s` is no word."""
 _FILLED_IN = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\{[^{}\s]*\}|%[-+.0-9]*[sdrfg]", re.DOTALL)
 _QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
 _COMMENT = re.compile(r"(?m)^\s*#.*$")
@@ -110,7 +112,7 @@ class OwnTexts:
     def _stands(self, left: bytes, found: bytes, right: bytes, cut: bool) -> bool:
         self._known()
         window = left + found + right
-        spans = [match.span() for match in _WORD.finditer(window)]
+        spans = [match.span() for match in _WORD.finditer(window) if not match[0].startswith(_ENTITY)]
         here = [n for n, (a, b) in enumerate(spans) if a < len(left) + len(found) and b > len(left)]
         if not here:
             return False
@@ -192,7 +194,8 @@ _SINGLE = (_key, _heading, _folder)
 
 
 def _words(text: str) -> Words:
-    return tuple(_WORD.findall(text.lower().encode("utf-8", "replace")))
+    found = _WORD.findall(text.lower().encode("utf-8", "replace"))
+    return tuple(word for word in found if not word.startswith(_ENTITY))
 
 
 @functools.cache

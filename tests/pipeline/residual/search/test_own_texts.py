@@ -96,7 +96,9 @@ def test_a_placeholder_for_a_name_is_no_evidence(tmp_path: Path) -> None:
         assert values.left_out["placeholder"]
 
 
-OWN = OwnTexts(["a long story of young scans", "price list", "power", "the best", "fields_scans"])
+OWN = OwnTexts(
+    ["a long story of young scans", "price list", "power", "the best", "fields_scans", "a scan's young owner"]
+)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,9 @@ OWN = OwnTexts(["a long story of young scans", "price list", "power", "the best"
         ("It is\n a  LONG story of **young** scans", "young", True),
         ("It is a long story of young Quendolina", "young", False),
         ("young", "young", False),
+        # What a page escapes is no word of its own.
+        ("It is a scan&#39;s young owner, told", "young", True),
+        ("It is a scan&#39;s young Quendolina", "young", False),
         ('{"price list": 3}', "price", True),
         ("on the price list of it", "price", False),
         ('{"power": 3}', "power", True),
