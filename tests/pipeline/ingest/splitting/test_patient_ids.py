@@ -227,7 +227,7 @@ def test_the_largest_patient_is_told_and_a_large_one_warned_of(
     assert body["patient_ids"]["largest"] == 20
     assert any(note.startswith("one patient has 20 of 60 scans") for note in body["notes"])
     page = (made.path / "qc.html").read_text()
-    assert '<li class="alarm"><b>33.3 %</b>of the scans: the largest patient</li>' in page
+    assert '<li class="alarm"><b>33.3 %</b>of the scans come from the patient with the most</li>' in page
     done = call("validate", str(tmp_path / "m.yaml"))
     assert "the largest patient has 20 of 60 scans (33.3 %)" in done.err
     assert "one patient has 20 of 60 scans" in done.err
