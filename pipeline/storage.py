@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,12 +230,3 @@ def write_npy(path: Path, array: npt.NDArray[Any], *, private: bool = False) -> 
     with atomic_path(path, private=private) as temporary, temporary.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(whole))
         stream.write(whole.data)
-
-
-def merge_counts(*parts: Mapping[str, int]) -> dict[str, int]:
-    """Return the key-wise sum of several count tables."""
-    total: dict[str, int] = {}
-    for part in parts:
-        for key, count in part.items():
-            total[key] = total.get(key, 0) + count
-    return total

@@ -63,8 +63,9 @@ def train(
 ) -> None:
     """Train the denoiser on a cohort.
 
-    An interrupted training resumes from its last saved state and ends with the same weights. Several
-    processes or GPUs train together under torchrun, or with the templates in flows/cluster.
+    An interrupted training resumes from its last saved state and ends with the same weights, up to rounding
+    if other programs needed its cores and train.num_threads is not set. Several processes or GPUs train
+    together under torchrun, or with the templates in flows/cluster.
 
     \b
     Example:

@@ -14,7 +14,6 @@ from pipeline.phantom.solids import Array
 MU_SOFT = 0.02048 * 1.06  # soft tissue, 0.2048 cm2/g, 1.06 g/cm3
 MU_FAT = 0.01974 * 0.95  # adipose tissue, 0.1974 cm2/g, 0.95 g/cm3
 MU_LUNG = 0.02053 * 0.26  # inflated lung, 0.2053 cm2/g, 0.26 g/cm3
-MU_FLUID = 0.02059 * 1.02  # effusion: water, 0.2059 cm2/g, 1.02 g/cm3
 MU_CORTICAL = 0.03148 * 1.92  # cortical bone, 0.3148 cm2/g, 1.92 g/cm3
 MU_SPONGY = 0.0245 * 1.18  # spongy bone (ICRU-46), mixture of cortical bone and marrow
 MU_AIR = 0.0

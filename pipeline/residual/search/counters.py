@@ -16,7 +16,6 @@ _MAX_LINE_BYTES = 4096
 _BETWEEN = re.compile(rb"(?<![0-9.])([0-9]{1,8})([\s,;]{1,40})$")
 _REACH = 64
 _SAMPLES = 64
-_SHORTEST = 3
 _NUMBER = re.compile(rb"[0-9]{1,8}")
 
 
