@@ -1,7 +1,7 @@
-"""Keyed pseudonyms: patients and files appear in outputs and logs only as an HMAC.
+"""Keyed pseudonyms: outputs and logs contain only an HMAC of each patient and file.
 
-Another key gives other pseudonyms and nothing else: neither splits nor seeds nor pixels depend on it. So a
-key is rotated by naming a new one and ingesting anew; an output that was made with another key is refused.
+The key determines the pseudonyms only, not splits, seeds or pixels. To rotate the key, set a new one and
+ingest again; outputs made with another key are refused.
 """
 
 from __future__ import annotations
@@ -29,28 +29,27 @@ KEY_VARIABLE = "PHOSPHOR_KEY"
 
 
 def load_key() -> bytes:
-    """Return the pseudonym key: from `PHOSPHOR_KEY`, else the user's key file, made once with mode 0600.
+    """Return the pseudonym key from `PHOSPHOR_KEY`, or from the user's key file, created once with mode 0600.
 
     Raises:
         UsageError: the variable is not hexadecimal or too short, or others can read the key file.
     """
-    named = os.environ.get(KEY_VARIABLE)
-    if named:
-        return _decode(named, KEY_VARIABLE)
+    if text := os.environ.get(KEY_VARIABLE):
+        return _decode(text, KEY_VARIABLE)
     path = key_path()
     if not path.exists():
-        _make_key(path)
+        _create_key(path)
     if others_may_read(path):
         raise UsageError(
             "other users can read the pseudonym key",
             field=str(path),
-            remedy="Run chmod 600 on it, or make a new key.",
+            remedy="Run chmod 600 on the file, or create a new key.",
         )
     return _decode(path.read_text(encoding="ascii").strip(), str(path))
 
 
 def existing_key() -> bytes | None:
-    """Return what `load_key` returns, or None where it would make a key.
+    """Return the key as `load_key` does, or None if it does not exist yet.
 
     Raises:
         UsageError: as for `load_key`.
@@ -59,36 +58,36 @@ def existing_key() -> bytes | None:
 
 
 def key_path() -> Path:
-    """Return where the key file lies: the user's configuration folder.
+    """Return the path of the key file, in the user's configuration folder.
 
     Raises:
         UsageError: the user has no home folder.
     """
     from platformdirs import user_config_path
 
-    return of_the_user(user_config_path, f"give the key in {KEY_VARIABLE}") / "pseudonym.key"
+    return of_the_user(user_config_path, f"set {KEY_VARIABLE} to the key") / "pseudonym.key"
 
 
 class Pseudonyms:
-    """Turns identifying strings into pseudonyms with HMAC-SHA256 (RFC 2104), 64 bits shown as hex.
+    """Pseudonyms of identifying texts: HMAC-SHA256 (RFC 2104), truncated to 64 bits, in hexadecimal.
 
-    The kind of string is part of the message, so a path and a patient id that are spelled alike get
-    different pseudonyms. Without the key neither can be tested against a guess.
+    The HMAC's message includes the kind of text, so a path and an equal patient id have different pseudonyms.
+    Without the key, a guess of the text cannot be tested.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def patient(self, patient_id: str) -> str:
-        """Return the pseudonym of a patient id, `p-` and 16 hex digits."""
+        """Return the pseudonym of a patient id: `p-` and 16 hexadecimal digits."""
         return "p-" + self._tag("patient", patient_id)
 
     def scan(self, path: str) -> str:
-        """Return the pseudonym of a source path or row name, `s-` and 16 hex digits."""
+        """Return the pseudonym of a source path or row name: `s-` and 16 hexadecimal digits."""
         return "s-" + self._tag("scan", path)
 
     def look(self, text: str) -> str:
-        """Return the pseudonym of what a patient id looks like, 16 hex digits."""
+        """Return the pseudonym of a normalised patient id (`looks_of`): 16 hexadecimal digits."""
         return self._tag("look", text)
 
     def _tag(self, kind: str, text: str) -> str:
@@ -96,11 +95,13 @@ class Pseudonyms:
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:16]
 
 
-def _make_key(path: Path) -> None:
-    """Make the key file, unless another process makes it first: a link never replaces what is there.
+def _create_key(path: Path) -> None:
+    """Create the key file, unless another process creates it first.
 
-    The file appears whole, as it is written aside and then linked to its name.
+    The key is written to another file and then linked, so the key file is always complete, and an existing
+    one is never replaced.
     """
+
     make_private_directory(path.parent)
     with storage_errors(path):
         handle, aside = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)  # mode 0600
@@ -123,8 +124,8 @@ def _decode(text: str, field: str) -> bytes:
         key = b""
     if len(key) < KEY_BYTES:
         raise UsageError(
-            f"the pseudonym key must be at least {2 * KEY_BYTES} hexadecimal digits",
+            f"the pseudonym key must have at least {2 * KEY_BYTES} hexadecimal digits",
             field=field,
-            remedy='Make one with: python -c "import secrets; print(secrets.token_hex(32))".',
+            remedy='Create one with: python -c "import secrets; print(secrets.token_hex(32))".',
         )
     return key

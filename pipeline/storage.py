@@ -1,4 +1,4 @@
-"""Writing so that a kill or a full disk loses nothing: atomic files, private folders, digests."""
+"""Atomic writes that survive a kill or a full disk, private folders, and digests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 ON_WINDOWS = os.name == "nt"
-"""There a mode tells nothing of other users, no folder is flushed, and nothing open is moved or removed."""
+"""On Windows, modes do not restrict other users, folders cannot be synced, and open files cannot be moved."""
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys and no spaces, equal for equal values. NaN and infinity are refused."""
+    """Return JSON with sorted keys and without spaces; equal values give equal texts.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
@@ -49,7 +53,7 @@ def digest_files(folder: Path, names: list[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a `StorageError` that names the role of the file and the remedy."""
+    """Convert the error of a full or read-only disk into a `StorageError` with `path` and the remedy."""
     try:
         yield
     except OSError as error:
@@ -57,20 +61,20 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 "no space left on the disk",
                 field=str(path),
-                remedy="Free space (--dry-run estimates it) and run again.",
+                remedy="Free space (--dry-run estimates how much is needed) and run again.",
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise StorageError(
-                "cannot be written", field=str(path), remedy="Choose an --out that you may write to."
+                "cannot be written", field=str(path), remedy="Choose an --out with write permission."
             ) from error
         raise
 
 
 def make_private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter (mode 0700), and its parents, and return it.
+    """Create a directory (mode 0700) and its parents, and return it.
 
-    One that is there keeps its mode: others may have their files in it, and what we write there is private
-    file by file.
+    An existing directory keeps its mode, because other users may have files there; private files in it have
+    mode 0600.
     """
     with storage_errors(path):
         try:
@@ -79,23 +83,22 @@ def make_private_directory(path: Path) -> Path:
             if not path.is_dir():
                 raise
         else:
-            # Whatever the umask left of it.
-            path.chmod(PRIVATE_DIRECTORY_MODE)
+            path.chmod(PRIVATE_DIRECTORY_MODE)  # mkdir applies the umask
     return path
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, private: bool = False, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced to disk and renamed to `path`.
+    """Yield a temporary path in the same folder; on success, sync it to disk and rename it to `path`.
 
-    The temporary name starts with a dot and ends in `.partial` plus the final suffix. On any error it is
-    removed and an earlier `path` stays as it was.
+    The temporary name starts with a dot and ends in `.partial` and the final suffix. After an error, it is
+    removed and an earlier `path` is unchanged.
 
     Args:
         path: the final path.
-        private: give it mode 0600.
-        durable: wait until the content is on the disk; without it a power failure (not a kill) may leave a
-            file cut short, so whoever reads it must be able to tell.
+        private: use mode 0600 instead of 0644.
+        durable: wait until the content is on the disk. Without it, a power failure (not a kill) may truncate
+            the file, so the reader must detect that.
     """
     with storage_errors(path):
         handle, name = tempfile.mkstemp(
@@ -118,9 +121,8 @@ def atomic_path(path: Path, *, private: bool = False, durable: bool = True) -> I
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to disk, so that a rename in it survives a power loss."""
-    if ON_WINDOWS:
-        # It opens no folder like a file; NTFS keeps a journal of renames by itself.
+    """Sync a directory's entries to disk, so that a rename in it survives a power failure."""
+    if ON_WINDOWS:  # Folders cannot be opened; NTFS keeps a journal of renames.
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -130,13 +132,13 @@ def sync_directory(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file atomically in UTF-8, its lines ended as in `text` on every system."""
+    """Write a text file atomically in UTF-8, without converting line ends."""
     with atomic_path(path, private=private) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
-    """Write a JSON file atomically, indented, keys sorted."""
+    """Write a JSON file atomically, indented and with sorted keys."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n", private=private)
 
@@ -145,18 +147,18 @@ def read_json(path: Path, *, role: str) -> Any:
     """Read a JSON file of at most 64 MiB.
 
     Raises:
-        DataError: the file is missing, too large, or not JSON; the message names `role`.
+        DataError: the file is missing, too large, or not JSON; the error's field is `role`.
     """
     try:
         if path.stat().st_size > 64 * 2**20:
-            raise DataError("the file is too large to be one of ours", field=role, remedy="Make it again.")
+            raise DataError(f"{path.name} is larger than 64 MiB", field=role, remedy="Create it again.")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
             f"{path.name} is missing",
             field=role,
             value=str(path.parent),
-            remedy="Name a finished output directory.",
+            remedy="Give a finished output directory.",
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
@@ -165,37 +167,37 @@ def read_json(path: Path, *, role: str) -> Any:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free space in bytes on the disk that holds `path` or its nearest existing parent."""
+    """Return the free space in bytes on the disk of `path` or its nearest existing parent."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
 
 
 def others_may_read(path: Path) -> bool:
-    """Return whether a file's mode lets other users read it; on Windows the user's folder keeps them out."""
+    """Return whether a file's mode lets other users read it; False on Windows, where folders protect it."""
     return not ON_WINDOWS and bool(path.stat().st_mode & 0o077)
 
 
 def cache_directory() -> Path:
-    """Return the private cache folder (`PHOSPHOR_CACHE`, else the user's own), made with mode 0700.
+    """Return the private cache folder, `PHOSPHOR_CACHE` or else the user's; create it with mode 0700.
 
     Raises:
-        UsageError: the user has no home folder, and the variable names none.
+        UsageError: the user has no home folder, and the variable is not set.
     """
     from platformdirs import user_cache_path
 
-    named = os.environ.get("PHOSPHOR_CACHE")
+    folder = os.environ.get("PHOSPHOR_CACHE")
     return make_private_directory(
-        Path(named) if named else of_the_user(user_cache_path, "name a folder in PHOSPHOR_CACHE")
+        Path(folder) if folder else of_the_user(user_cache_path, "set PHOSPHOR_CACHE to a folder")
     )
 
 
 def of_the_user(find: Callable[[str], Path], otherwise: str) -> Path:
-    """Return a folder of the user's for Phosphor, as `find` of platformdirs names it.
+    """Return the user's folder for Phosphor.
 
     Args:
-        find: name of the application -> its folder.
-        otherwise: what else the user can do, for the error.
+        find: function of platformdirs, from the name of an application to its folder.
+        otherwise: alternative remedy for the error.
 
     Raises:
         UsageError: the user has no home folder.
@@ -209,7 +211,7 @@ def of_the_user(find: Callable[[str], Path], otherwise: str) -> Path:
 
 
 def write_parquet(path: Path, table: Any, *, private: bool = False) -> None:
-    """Write a pyarrow Table or pandas DataFrame as Parquet, atomically; equal content, equal bytes."""
+    """Write a pyarrow Table or pandas DataFrame atomically as Parquet; equal content gives equal bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -219,10 +221,10 @@ def write_parquet(path: Path, table: Any, *, private: bool = False) -> None:
 
 
 def write_npy(path: Path, array: npt.NDArray[Any], *, private: bool = False) -> None:
-    """Write an npy file atomically, the same bytes as `numpy.save`.
+    """Write an npy file atomically, with the same bytes as `numpy.save`.
 
-    `numpy.save` writes through its own C stream: on a full disk it raises an error without a number, and a
-    small array it cuts short without any error at all.
+    On a full disk, `numpy.save` raises an error without errno, and truncates a small array without any error,
+    because it writes through its own C stream.
     """
     import numpy as np
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.devices import to_device
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.editing import edit_schedule, hold, repaint_passes, sample_repaint, start_noise
-from models.diffusion.guidance import Guidance, guided_denoise
+from models.diffusion.guidance import guided_denoise
 from models.noise import fresh_noise, initial_noise
 from models.samplers import SAMPLERS
 from pipeline.artifacts.candidate_shards import require_finite
@@ -29,13 +29,7 @@ def schedule_of(settings: EditSettings) -> Tensor:
     steps = settings.num_steps or (
         REPAINT_STEPS if sampler == "repaint" else SAMPLERS[sampler].recommended_steps
     )
-    return edit_schedule(
-        settings.resolved_strength,
-        steps,
-        sigma_min=settings.sigma_min,
-        sigma_max=settings.sigma_max,
-        rho=settings.rho,
-    )
+    return edit_schedule(settings.resolved_strength, steps)
 
 
 def num_denoise_calls(settings: EditSettings) -> int:
@@ -109,8 +103,7 @@ def _edit(
     sigmas = schedule_of(settings)
     shape = tuple(source.shape[1:])
     labels = torch.full((len(source),), label, device=source.device)
-    low, high = settings.guided_between
-    denoise = guided_denoise(denoiser, labels, Guidance(settings.guidance_scale, low, high))
+    denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
     noise = to_device(initial_noise(seeds, shape), source.device)
     noise = start_noise(source, noise, float(sigmas[0]), strength=settings.resolved_strength, mask=mask)
     if bool((mask < 1.0).any()):

@@ -50,19 +50,10 @@ class EditSettings(Settings):
     guidance_scale: float = Field(
         1.0, ge=0, le=50, description="scale of the guidance; 1 is the plain class-conditional model"
     )
-    guidance_low: float = Field(
-        0.0, ge=0, le=10_000, description="guidance is applied only at noise levels above this one"
-    )
-    guidance_high: float | None = Field(
-        None, gt=0, le=10_000, description="guidance is applied only up to this noise level; none is no limit"
-    )
     batch_size: int = Field(64, ge=1, le=65_536, description="images per batch")
     shard_size: int = Field(
         1024, ge=1, le=1_000_000, description="images per file; an interrupted run keeps finished files"
     )
-    sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
-    sigma_max: float = Field(80.0, gt=1, le=10_000, description="noise level of strength 1")
-    rho: float = Field(10.0, ge=1, le=100, description="how strongly the steps are concentrated at low noise")
 
     @field_validator("split")
     @classmethod
@@ -91,10 +82,6 @@ class EditSettings(Settings):
             raise ValueError(
                 f"shard_size={self.shard_size} must not be smaller than batch_size={self.batch_size}"
             )
-        if self.guidance_high is not None and self.guidance_high <= self.guidance_low:
-            raise ValueError(
-                f"guidance_low={self.guidance_low} must be below guidance_high={self.guidance_high}"
-            )
         if self.sampler == "repaint" and self.mask is None:
             raise ValueError("sampler=repaint needs a mask: set a mask or another sampler")
         return self
@@ -108,11 +95,6 @@ class EditSettings(Settings):
     def resolved_sampler(self) -> str:
         """The sampler, or its default."""
         return self.sampler or ("dpmpp_2m" if self.mask is None else "repaint")
-
-    @property
-    def guided_between(self) -> tuple[float, float]:
-        """Noise levels between which the guidance is applied."""
-        return self.guidance_low, math.inf if self.guidance_high is None else self.guidance_high
 
     @property
     def rows_per_shard(self) -> int:

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.evaluation_report import Estimate, Fidelity, Figure
-from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import fid, kid
+
+MAX_IMAGES = 5_000
+"""Largest number of images per side and scope; the memory of KID and FID grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,6 @@ def measure_fidelity(
     train: FeatureSet,
     classes: tuple[str, ...],
     *,
-    settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> tuple[tuple[Fidelity, ...], list[str]]:
     """Compare released images with real val scans, over all classes and per class; see `draw_scopes`.
@@ -79,7 +80,7 @@ def measure_fidelity(
     Returns:
         One `Fidelity` per scope that can be measured (`all` first), and notes on those that cannot.
     """
-    scopes, notes = draw_scopes(synthetic, val, train, classes, settings=settings, rng=rng)
+    scopes, notes = draw_scopes(synthetic, val, train, classes, rng=rng)
     return tuple(_measured(scope) for scope in scopes), notes
 
 
@@ -89,7 +90,6 @@ def draw_scopes(
     train: FeatureSet,
     classes: tuple[str, ...],
     *,
-    settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> tuple[list[Scope], list[str]]:
     """Draw the images to compare in each scope.
@@ -102,7 +102,7 @@ def draw_scopes(
         The scopes that can be measured (`all` first), and notes on those that cannot.
     """
     notes: list[str] = []
-    limit = settings.max_fidelity_images
+    limit = MAX_IMAGES
     pools = [
         (
             np.flatnonzero(synthetic.labels == k),

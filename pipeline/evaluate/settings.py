@@ -43,13 +43,6 @@ class EvaluateSettings(Settings):
     )
     num_resamples: int = Field(1000, ge=100, le=100_000, description="Bootstrap draws of each 95 % interval.")
     encoder_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of the feature encoder.")
-    max_fidelity_images: int = Field(
-        5000,
-        ge=2,
-        le=20_000,
-        description="Largest number of images per side and scope for KID and FID; memory grows with its "
-        "square.",
-    )
     num_neighbours: int = Field(
         6, ge=0, le=100, description="Released images per class shown with their nearest real scan."
     )

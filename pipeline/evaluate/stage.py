@@ -131,9 +131,7 @@ def _pictures(
     )
     train = real_features(encoder, cohort, "train", patients)
     val = real_features(encoder, cohort, "val", patients)
-    fidelity, more = measure_fidelity(
-        synthetic, val, train, classes, settings=settings, rng=np.random.default_rng([seed, 0])
-    )
+    fidelity, more = measure_fidelity(synthetic, val, train, classes, rng=np.random.default_rng([seed, 0]))
     nearest = nearest_real(
         release, synthetic, train, cohort.rows("train"), classes=classes, count=settings.num_neighbours
     )

@@ -1,4 +1,4 @@
-"""What an ingest would do: the sources listed, or foreseen where they are not here yet, a few scans timed."""
+"""Plans an ingest: lists its sources and estimates its cost from a few timed scans."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _PHANTOM_PATIENTS = 3
 
 @dataclass(frozen=True)
 class _Source:
-    """What one source holds.
+    """The scans of one source.
 
     Attributes:
-        listing: its scans; only a fingerprint where they are not here yet.
-        phantom: settings of the phantom that it is, which is neither made nor listed.
-        not_here: what has to be fetched first; empty if nothing has.
+        listing: scans of the source; only a fingerprint, or nothing, if they are not on this machine.
+        phantom: settings of a phantom, which is neither made nor listed.
+        not_here: name of a source that must be fetched first, else empty.
     """
 
     listing: Listing
@@ -65,20 +65,20 @@ class _Source:
 
     @property
     def num_scans(self) -> int:
-        """Scans that it gives."""
+        """Number of usable scans."""
         if self.phantom is None:
             return len(self.usable)
         return round(self.phantom.num_patients * sum(self.phantom.images_per_patient) / 2)
 
     @property
     def classes(self) -> set[str]:
-        """Classes of these."""
+        """Classes of the usable scans."""
         if self.phantom is None:
             return {task.label for task in self.usable}
         return {name for name, weight in self.phantom.class_weights.items() if weight > 0}
 
     def num_test(self, manifest: Manifest) -> int:
-        """Return how many of them belong to the published test part that the manifest keeps."""
+        """Return the number of usable scans in the published test part that the manifest keeps."""
         keep = manifest.split.keep_test
         if keep not in self.listing.published:
             return 0
@@ -89,30 +89,30 @@ class _Source:
 def ingest_inputs(
     manifest: Manifest, settings: IngestSettings, listing: Listing, key: bytes | None
 ) -> StageInputs[CohortRef]:
-    """Return what decides a cohort, but for the earlier one that it may continue.
+    """Return the inputs that determine a cohort, except an earlier cohort that it continues.
 
     Args:
         manifest: the manifest.
-        settings: of the ingest.
-        listing: what its sources hold; only the fingerprint counts.
+        settings: settings of the ingest.
+        listing: scans of the sources; only the fingerprint counts.
         key: the pseudonym key, None if there is none yet.
     """
-    # Another key gives other pseudonyms; a digest of 256 random bits tells nothing about them.
+    # Another key gives other pseudonyms. The digest reveals nothing about a key of 256 random bits.
     digest = None if key is None else hashlib.sha256(b"phosphor key\0" + key).hexdigest()
     inputs = {**inputs_digest(manifest, listing), "key": digest}
     return StageInputs(CohortRef, inputs, settings.content_settings())
 
 
 def plan_ingest(manifest: Manifest, out: Path, settings: IngestSettings) -> StagePlan[CohortRef]:
-    """Say what `run_ingest` would do with these arguments. Nothing is fetched or kept.
+    """Return what `run_ingest` would do with these arguments. Nothing is fetched or kept.
 
-    A phantom is known by its settings, and need not be made. Sources that have to be fetched first cannot be
-    compared with those of a cohort that is there: they count as the same.
+    The settings of a phantom identify it, so it need not be made. Sources that must be fetched first cannot
+    be compared with those of an existing cohort; they count as unchanged.
 
     Raises:
         ManifestError, DataError: as for `list_scans`, and as for `ingest.previous`.
     """
-    sources = [_look(manifest, number, settings) for number in range(len(manifest.sources))]
+    sources = [_inspect(manifest, number, settings) for number in range(len(manifest.sources))]
     key = existing_key()
     listing = merge(Listing(fingerprint=source.listing.fingerprint) for source in sources)
     wanted = ingest_inputs(manifest, settings, listing, key)
@@ -129,10 +129,10 @@ def plan_ingest(manifest: Manifest, out: Path, settings: IngestSettings) -> Stag
 
 
 def estimate_ingest(manifest: Manifest, settings: IngestSettings, sources: list[_Source]) -> Cost:
-    """Estimate the ingest: making phantoms, and reading every scan side by side on the cores.
+    """Estimate the ingest: making phantoms, and reading all scans in parallel on the cores.
 
     Raises:
-        DataError: the data has to be fetched first.
+        DataError: a source must be fetched first, or no usable scan is listed.
     """
     work, count = _workload(manifest, settings, sources), sum(source.num_scans for source in sources)
     seconds, cache_bytes, reading, samples = 1.0, 0, 0.0, list[ScanTask]()
@@ -144,9 +144,9 @@ def estimate_ingest(manifest: Manifest, settings: IngestSettings, sources: list[
                 if not phantom_folder(source.phantom).is_dir():
                     seconds += source.num_scans * made
                     cache_bytes += source.num_scans * size
-            some = _spread(tasks)
-            reading += source.num_scans * scan_seconds(some, settings.image_size)
-            samples += some
+            timed = _sample(tasks)
+            reading += source.num_scans * scan_seconds(timed, settings.image_size)
+            samples += timed
         started, more = _workers(samples, reading, settings)
     workers = settings.workers or usable_cores()
     return Cost.here(
@@ -157,7 +157,7 @@ def estimate_ingest(manifest: Manifest, settings: IngestSettings, sources: list[
 
 
 def scan_seconds(tasks: list[ScanTask], image_size: int) -> float:
-    """Measure reading, hashing and resizing of one scan; 0 without any."""
+    """Return the median time in seconds to read, hash and resize one of the scans; 0 without scans."""
     from pipeline.ingest.reading.geometry import black_and_white, to_square
     from pipeline.sources.reading import read_scan
 
@@ -176,12 +176,12 @@ def scan_seconds(tasks: list[ScanTask], image_size: int) -> float:
                 bit_depth=8,
             )
         times.append(time.perf_counter() - started)
-    # The first one pays for imports; a median is also calm about one slow file.
+    # The first scan includes imports, and single files may be slow; the median ignores both.
     return float(np.median(times)) if times else 0.0
 
 
-def _look(manifest: Manifest, number: int, settings: IngestSettings) -> _Source:
-    """List a source if it is here, and tell what is known of it if it is not."""
+def _inspect(manifest: Manifest, number: int, settings: IngestSettings) -> _Source:
+    """List a source if it is on this machine; otherwise return what is known about it."""
     source = manifest.sources[number]
     if isinstance(source, PhantomSource):
         phantom = phantom_settings(source, settings.phantom_patients)
@@ -202,7 +202,7 @@ def _image_size(manifest: Manifest, settings: IngestSettings) -> int:
 
 
 def _workload(manifest: Manifest, settings: IngestSettings, sources: list[_Source]) -> Workload:
-    """Return what the cohort will hold, if no scan is refused when it is read."""
+    """Return the size of the cohort if no scan is refused when it is read."""
     for source in sources:
         if source.not_here:
             raise DataError(
@@ -212,7 +212,7 @@ def _workload(manifest: Manifest, settings: IngestSettings, sources: list[_Sourc
             )
     count = sum(source.num_scans for source in sources)
     if not count:
-        raise DataError("no usable scan is listed", field="sources", remedy="Check path and labels.")
+        raise DataError("no usable scan is listed", field="sources", remedy="Check paths and labels.")
     kept = manifest.split.keep_test is not None
     published = sum(source.num_test(manifest) for source in sources)
     test = published if kept else round(settings.test_share * count)
@@ -232,18 +232,18 @@ def _workload(manifest: Manifest, settings: IngestSettings, sources: list[_Sourc
     )
 
 
-def _spread(tasks: list[ScanTask]) -> list[ScanTask]:
-    """Return a few tasks, spread over the list."""
+def _sample(tasks: list[ScanTask]) -> list[ScanTask]:
+    """Return a few tasks, evenly spaced over the list."""
     return [tasks[i] for i in np.linspace(0, len(tasks) - 1, min(_TIMED_SCANS, len(tasks))).astype(int)]
 
 
 def _workers(tasks: list[ScanTask], seconds: float, settings: IngestSettings) -> tuple[float, int]:
-    """Return how long worker processes take to start, and the memory of all; zeros where none would start.
+    """Return the time in seconds to start worker processes, and their memory in bytes; zeros without workers.
 
     Args:
-        tasks: a few scans, which one worker reads here.
-        seconds: of reading all scans in this process.
-        settings: of the ingest.
+        tasks: a few scans, which one worker reads to measure both.
+        seconds: estimated time to read all scans in this process.
+        settings: settings of the ingest.
     """
     from pipeline.ingest.reading.pool import POOL_PAYS_SECONDS
     from pipeline.ingest.reading.processes import process_pool
@@ -258,7 +258,7 @@ def _workers(tasks: list[ScanTask], seconds: float, settings: IngestSettings) ->
 
 
 def _read_in_process(tasks: list[ScanTask], image_size: int) -> tuple[float, int]:
-    """Read scans in a worker process; return the seconds that it took, and the worker's memory."""
+    """Read scans in a worker process; return the time in seconds and the worker's memory in bytes."""
     began = time.perf_counter()
     scan_seconds(tasks, image_size)
     return time.perf_counter() - began, resident_bytes()
@@ -266,7 +266,7 @@ def _read_in_process(tasks: list[ScanTask], image_size: int) -> tuple[float, int
 
 @contextlib.contextmanager
 def _phantom_scans(settings: PhantomSettings) -> Iterator[tuple[list[ScanTask], float, int]]:
-    """Make the scans of a few phantom patients for the block: tasks, seconds and bytes of each image."""
+    """Make scans of a few phantom patients for the block; yield tasks, and seconds and bytes per image."""
     from pipeline.phantom import write_phantom_cohort
 
     few = settings.model_copy(update={"num_patients": _PHANTOM_PATIENTS, "nifti_share": 0.0})
@@ -282,14 +282,14 @@ def _phantom_scans(settings: PhantomSettings) -> Iterator[tuple[list[ScanTask], 
 
 
 def _recorded_scans(out: Path) -> str | None:
-    """Return the digest of the sources that the cohort at `out` was made of."""
+    """Return the digest of the sources from which the cohort at `out` was made."""
     path = out / INPUTS_NAME
     body = read_json(path, role="cohort") if path.is_file() else {}
     return body.get("inputs", {}).get("scans") if isinstance(body, dict) else None
 
 
 def _changes(sources: list[_Source], out: Path, wanted: StageInputs[CohortRef], key: bytes | None) -> str:
-    """Return in words which files are new or gone since the cohort at `out` was made; empty if none is."""
+    """Return in words how the sources changed since the cohort at `out` was made; empty if they did not."""
     from pipeline.ingest.writing.private_map import frames_of, ids_of_cohort, number_of
 
     recorded = _recorded_scans(out)

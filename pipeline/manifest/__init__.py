@@ -1,4 +1,4 @@
-"""Data manifests: where the scans are, what the labels mean, who the patients are, how the split is kept."""
+"""Data manifests: where the scans are, what their labels mean, who the patients are and how to split them."""
 
 from pipeline.manifest.loading import load_manifest
 from pipeline.manifest.model import Manifest, manifest_schema

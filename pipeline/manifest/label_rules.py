@@ -29,10 +29,10 @@ class CellRule(Rule):
     )
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
-        every = [*self.present, *self.absent, *self.uncertain]
-        if len(set(every)) != len(every):
-            raise ValueError("a value stands twice")
+    def _distinct(self) -> Self:
+        values = [*self.present, *self.absent, *self.uncertain]
+        if len(set(values)) != len(values):
+            raise ValueError("a value is listed twice")
         return self
 
 
@@ -86,20 +86,20 @@ class LabelRule(Rule):
         if sum(place is not None for place in places) != 1:
             raise ValueError("give exactly one of column, columns, folder, pattern, value")
         if self.separator is not None and (self.column is None or self.values is None):
-            raise ValueError("separator needs `column` and `values`")
+            raise ValueError("separator requires column and values")
         if self.values is not None and (self.columns is not None or self.value is not None):
-            raise ValueError("values belongs to column, folder or pattern")
+            raise ValueError("values requires column, folder or pattern")
         given = self.model_fields_set
         for name in ("cells", "uncertain"):
             if name in given and self.columns is None:
-                raise ValueError(f"{name} belongs to columns")
+                raise ValueError(f"{name} requires columns")
         for name in ("none", "several"):
             if name in given and not self.multiple:
-                raise ValueError(f"{name} belongs to columns, or to column with separator")
+                raise ValueError(f"{name} requires columns, or column with separator")
         if "unlisted" in given and self.separator is None:
-            raise ValueError("unlisted belongs to separator")
+            raise ValueError("unlisted requires separator")
         if self.multiple and not self.findings:
-            raise ValueError("names no finding")
+            raise ValueError("the label has no finding")
         return self
 
     @property
@@ -147,7 +147,7 @@ class PublishedRule(Rule):
         if sum(place is not None for place in places) != 1:
             raise ValueError("give exactly one of column, lists, folder, pattern, value")
         if "match" in self.model_fields_set and self.lists is None:
-            raise ValueError("match belongs to lists")
+            raise ValueError("match requires lists")
         if self.values and (self.lists is not None or self.value is not None):
-            raise ValueError("values belongs to column, folder or pattern")
+            raise ValueError("values requires column, folder or pattern")
         return self

@@ -19,7 +19,7 @@ from pipeline.storage import digest_of
 
 
 class _OfAnyKind:
-    """Makes pydantic read a source with the rule of its `kind`."""
+    """Annotation with which pydantic validates a source by the rule of its `kind`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         rules = functools.reduce(operator.or_, (kind.rule for kind in KINDS.values()))
@@ -68,14 +68,14 @@ class Manifest(Rule):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands twice")
+            raise ValueError("classes: a name is listed twice")
         known = {name for source in self.sources for name in source.published_names}
         if self.split.keep_test is not None and self.split.keep_test not in known:
             raise ValueError(
-                f"split.keep_test: {self.split.keep_test!r} is not a published split of a source"
+                f"split.keep_test: {self.split.keep_test!r} is not a published split of any source"
             )
         if len({source.findings for source in self.sources}) > 1:
-            raise ValueError("sources: all must name the same findings")
+            raise ValueError("sources: all sources must have the same findings")
         self._check_priority()
         return self
 
@@ -93,21 +93,20 @@ class Manifest(Rule):
             if len(wanted) > 1:
                 written = [name for name in self.classes or sorted(wanted) if name in wanted]
                 raise ValueError(
-                    "priority: a scan may have several findings, and nothing says which counts first; "
-                    f"list them, the first in front, as in priority: [{', '.join(written)}], or set "
-                    "several: refuse where the label is described"
+                    "priority: required, because a scan may have several findings; list them in descending "
+                    f"priority, such as priority: [{', '.join(written)}], or set several: refuse"
                 )
             return
         if not choosing:
-            raise ValueError("priority: no scan here gets its class from the first of several findings")
+            raise ValueError("priority: not allowed, because no source chooses between several findings")
         if len(set(self.priority)) != len(self.priority):
-            raise ValueError("priority: a name stands twice")
+            raise ValueError("priority: a name is listed twice")
         for name in self.priority:
             if name not in wanted:
                 raise ValueError(f"priority: {name!r} is not both a finding and a class")
-        lacking = sorted(wanted - set(self.priority))
-        if lacking:
-            raise ValueError(f"priority: lacks {', '.join(lacking)}")
+        missing = sorted(wanted - set(self.priority))
+        if missing:
+            raise ValueError(f"priority: {', '.join(missing)} must be listed too")
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -130,7 +129,7 @@ class Manifest(Rule):
         """Return an absolute path for a path written in the manifest.
 
         Raises:
-            ManifestError: it names an environment variable that is not set.
+            ManifestError: an environment variable in the path is not set.
         """
         path, missing = expand_path(text, self._folder)
         if missing:
@@ -143,15 +142,15 @@ class Manifest(Rule):
         return path
 
     def present(self, text: str) -> Path | None:
-        """Return the absolute path if its variables are set and it exists, else None."""
+        """Return the absolute path, or None if it does not exist or contains a variable that is not set."""
         path, missing = expand_path(text, self._folder)
         return path if not missing and path.exists() else None
 
     def digest(self) -> str:
         """Return the sha256 (hex) of the content of the manifest.
 
-        The location of the manifest and the access to a server are not part of it, because instance UIDs are
-        the same everywhere.
+        The digest excludes the manifest's own location and the access to a server: instance UIDs are the same
+        everywhere.
         """
         left_out = {at: set(one.how_reached) for at, one in enumerate(self.sources) if one.how_reached}
         return digest_of(self.model_dump(mode="json", exclude={"sources": left_out} if left_out else None))

@@ -22,17 +22,17 @@ PathText = Annotated[str, Field(min_length=1, max_length=1000)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-def _with_a_group(text: str) -> str:
+def _pattern_with_group(text: str) -> str:
     try:
         groups = re.compile(text).groups
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from error
     if groups < 1:
-        raise ValueError("needs one group in parentheses that holds what is wanted")
+        raise ValueError("the pattern needs one group in parentheses, which captures the value")
     return text
 
 
-Pattern = Annotated[str, Field(max_length=300), AfterValidator(_with_a_group)]
+Pattern = Annotated[str, Field(max_length=300), AfterValidator(_pattern_with_group)]
 """Regular expression whose first group is the value."""
 
 
@@ -83,14 +83,14 @@ class PatientRule(Rule):
     def _one(self) -> Self:
         if self.table is not None:
             if self.column is None or not self.keys or self.tag or self.pattern:
-                raise ValueError("a patient table needs `keys` and `column`, and no tag or pattern")
+                raise ValueError("table requires keys and column, and excludes tag and pattern")
         elif sum(rule is not None for rule in (self.tag, self.column, self.pattern)) != 1:
             raise ValueError("give exactly one of tag, column, pattern, table")
         elif self.keys or self.verify_images or self.optional:
-            raise ValueError("keys, verify_images and optional belong to a patient table")
+            raise ValueError("keys, verify_images and optional require table")
         for name in ("prefix", "unmatched"):
             if self.tag and name in self.model_fields_set:
-                raise ValueError(f"{name} belongs to column, pattern or table")
+                raise ValueError(f"{name} requires column, pattern or table")
         return self
 
 

@@ -9,7 +9,7 @@ from pipeline.manifest.model import manifest_schema
 
 
 def schema_text() -> str:
-    """Return the schema as the text that `data_manifests/schema.json` must hold."""
+    """Return the text of `data_manifests/schema.json`."""
     return json.dumps(manifest_schema(), indent=2, sort_keys=True) + "\n"
 
 

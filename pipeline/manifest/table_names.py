@@ -1,53 +1,52 @@
-"""Names that stand in released tables: those that a reader would take for something else are no names.
+"""Check of names in released tables: table readers must not read them as another type.
 
-A release's classes and findings are read from CSV by pandas, `datasets` and Arrow, whose readers guess a
-column's kind from its texts: a class `None` reads back as nothing in every row, `True` as a truth value, and
-a class `1` as a number, beside a label that counts from 0.
+pandas, `datasets` and Arrow read a release's classes and findings from CSV and infer the type of a column
+from its cells: they read a class `None` as missing, `True` as a Boolean and `1` as a number, which differs
+from the label index.
 """
 
 from __future__ import annotations
 
 import re
 
-_NOTHING = {"None", "NA", "NULL", "NaN", "nan", "null", "Null"}
-"""What pandas (`read_csv`), Arrow and YAML take for nothing, of the texts that are names at all."""
+_MISSING = {"None", "NA", "NULL", "NaN", "nan", "null", "Null"}
+"""Valid names that pandas (`read_csv`), Arrow or YAML read as a missing value."""
 
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([Tt].*)?")
 
 
 def name_problem(name: str) -> str:
-    """Return what readers of tables take a name for, and what to do; an empty text if they take it as it is.
+    """Return as what table readers misread a name, with a remedy; an empty text if they read it correctly.
 
     Args:
-        name: letters, digits, dot, hyphen and underscore, as all names are.
+        name: a name of letters, digits, dots, hyphens and underscores.
     """
-    if name in _NOTHING:
-        return f"readers of tables take {name!r} for an empty cell; name it otherwise, such as no_finding"
+    if name in _MISSING:
+        return f"table readers read {name!r} as an empty cell; use another name, such as no_finding"
     if name.lower() in {"true", "false"}:
-        return f"readers of tables take {name!r} for a truth value; name it by what it means"
+        return f"table readers read {name!r} as a Boolean; use a name that says what it means"
     if _is_number(name):
-        return f"readers of tables take {name!r} for a number; put a word before it, such as grade_{name}"
+        return f"table readers read {name!r} as a number; add a prefix, such as grade_{name}"
     if _DATE.fullmatch(name):
-        return f"readers of tables take {name!r} for a date; put a word before it"
+        return f"table readers read {name!r} as a date; add a prefix"
     return ""
 
 
 def table_name(name: str) -> str:
-    """Return a name that may stand in released tables.
+    """Return a name unchanged if it is allowed in released tables.
 
     Raises:
-        ValueError: readers would take it for something else.
+        ValueError: table readers would read it as another type.
     """
-    problem = name_problem(name)
-    if problem:
+    if problem := name_problem(name):
         raise ValueError(problem)
     return name
 
 
 def _is_number(text: str) -> bool:
-    for read in (float, lambda digits: int(digits, 0)):
+    for convert in (float, lambda digits: int(digits, 0)):
         try:
-            read(text)
+            convert(text)
         except ValueError:
             continue
         return True

@@ -20,9 +20,9 @@ def _known_encoding(name: str) -> str:
     try:
         found = codecs.lookup(name).name
     except (LookupError, ValueError) as error:
-        raise ValueError("not the name of a text encoding") from error
+        raise ValueError("not a known text encoding") from error
     if not _ENCODINGS.fullmatch(found):
-        raise ValueError("not the name of a character set")
+        raise ValueError("not a character set")
     return name
 
 
@@ -76,11 +76,11 @@ class Join(TableFile):
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.keys and (self.file_column or self.strip_prefix):
-            raise ValueError("give keys, or file_column with strip_prefix")
+            raise ValueError("give keys, or file_column with strip_prefix, not both")
         return self
 
-    def named(self) -> dict[str, str]:
-        """Return new name -> column of this table."""
+    def new_columns(self) -> dict[str, str]:
+        """Return new column name -> column of this table."""
         return self.columns if isinstance(self.columns, dict) else {column: column for column in self.columns}
 
 
@@ -103,18 +103,18 @@ class TableRule(TableFile):
 
     @property
     def by_path(self) -> bool:
-        """Whether a row has the whole path of its file, relative to the source."""
+        """Whether a row identifies its file by the path relative to the source."""
         return self.match == "path" and self.pattern is None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.pattern is not None and self.match != "path":
-            raise ValueError("give match or pattern")
+            raise ValueError("give match or pattern, not both")
         return self
 
     @model_validator(mode="after")
-    def _new_columns(self) -> Self:
-        names = [name for join in self.joins for name in join.named()]
+    def _distinct_columns(self) -> Self:
+        names = [name for join in self.joins for name in join.new_columns()]
         if len(set(names)) != len(names):
-            raise ValueError("joins: two of them give the same column")
+            raise ValueError("joins: two tables add a column with the same name")
         return self

@@ -1,28 +1,29 @@
-"""How a DICOMweb server is reached and asked; secrets only by the names of their variables."""
+"""Access to a DICOMweb server; secrets are given as names of environment variables."""
 
 from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 
 from pipeline.errors import ManifestError
 
 REFERENCE = r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"
-"""What a manifest may say instead of a secret: the name of an environment variable."""
+"""Reference to an environment variable, which a manifest contains instead of a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebAccess:
-    """What all requests of one source share.
+    """Settings of all requests to the server of one source.
 
     Attributes:
-        query: attribute (keyword or tag in hex) and wanted value of each filter, in the manifest's order.
-        user: reference to the environment variable of the user's name, such as `${PACS_USER}`, or empty.
-        password: reference to that of the password, or empty.
-        token: reference to that of a bearer token, or empty.
-        ca_file: absolute path of the certificates that a server's certificate must lead to, or empty.
-        retry_seconds: how long a request is tried again while the server does not answer.
+        query: (keyword or hexadecimal tag, value) of each filter, in the manifest's order.
+        user: reference to the variable with the user name, such as `${PACS_USER}`; empty if there is none.
+        password: reference to the variable with the password, or empty.
+        token: reference to the variable with a bearer token, or empty.
+        ca_file: absolute path of the trusted CA certificates (PEM), or empty.
+        retry_seconds: duration in seconds for which a failed request is retried.
     """
 
     query: tuple[tuple[str, str], ...] = ()
@@ -33,10 +34,10 @@ class WebAccess:
     retry_seconds: float = 120.0
 
     def authorization(self) -> str:
-        """Return the value of the Authorization header (RFC 7617, RFC 6750), empty if there is none to send.
+        """Return the value of the Authorization header (RFC 7617, RFC 6750), empty without credentials.
 
         Raises:
-            ManifestError: a variable is not set, or cannot stand in a header.
+            ManifestError: a variable is not set, or its value is not allowed in the header.
         """
         if self.token:
             token = secret(self.token, "token")
@@ -45,8 +46,6 @@ class WebAccess:
             return f"Bearer {token}"
         if not self.user:
             return ""
-        from base64 import b64encode
-
         user, password = secret(self.user, "user"), secret(self.password, "password")
         if ":" in user:
             raise _unusable("user", self.user)
@@ -54,24 +53,24 @@ class WebAccess:
 
 
 def secret(reference: str, field: str) -> str:
-    """Return what an environment variable holds; the value appears in no message.
+    """Return the value of a referenced environment variable; no message shows it.
 
     Raises:
-        ManifestError: it is not set.
+        ManifestError: the variable is not set.
     """
-    found = os.environ.get(reference[2:-1], "").strip()
-    if not found:
+    value = os.environ.get(reference[2:-1], "").strip()
+    if not value:
         raise ManifestError(
             f"the environment variable {reference[2:-1]} is not set",
             field=f"sources.{field}",
-            remedy="Set it to the server's, in the shell that runs the command.",
+            remedy="Set it in the shell that runs the command.",
         )
-    return found
+    return value
 
 
 def _unusable(field: str, reference: str) -> ManifestError:
     return ManifestError(
-        f"the environment variable {reference[2:-1]} does not hold a usable {field}",
+        f"the environment variable {reference[2:-1]} does not contain a valid {field}",
         field=f"sources.{field}",
-        remedy="Check it for spaces, line breaks and colons.",
+        remedy="Remove spaces, line breaks and colons from it.",
     )

@@ -41,6 +41,7 @@ from pipeline.privacy.plan import audit_inputs
 from pipeline.privacy.search.embedding_cache import TrainedEmbedding, cohort_embedding
 from pipeline.privacy.search.hashes import pixel_digests
 from pipeline.privacy.search.references import References, load_references, search_images
+from pipeline.privacy.search.views import COMPONENT_NOISE
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import AuditRef, CandidatesRef, CheckpointRef, CohortRef
 from pipeline.stage import StageFolder, StageInputs, folder_of, verify_reference
@@ -211,7 +212,7 @@ def _measure(task: _Task, halfway: Halfway, ranks: Ranks) -> _Findings:
             np.concatenate([released.labels, task.earlier.labels]),
         )
     # An outsider's features must not depend on the split, as the embedding of train scans does.
-    components = principal_components(references.images, settings.component_noise)
+    components = principal_components(references.images, COMPONENT_NOISE)
     membership = measure_membership(
         cohort,
         references,

@@ -1,1 +1,1 @@
-"""Sources of scans: DICOM, NIfTI and image folders, MedMNIST archives, the phantom; read by allow-list."""
+"""Sources of scans: DICOM, NIfTI and image folders, DICOMweb servers, MedMNIST archives, and the phantom."""

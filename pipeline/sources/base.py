@@ -1,4 +1,4 @@
-"""A scan to read, a scan that was read, and the bounds that every reader of outside files keeps."""
+"""Records of a scan before and after reading, and size limits for all readers."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pipeline.scan_attributes import nothing_told
 OptionsT = TypeVar("OptionsT")
 
 MAX_PIXELS = 100_000_000
-"""Largest image that is decoded; a computed radiograph has about 10 million pixels, a mammogram 30."""
+"""Largest number of pixels that is decoded; a radiograph has about 10 million, a mammogram 30 million."""
 
 MAX_SIDE = 65_535
-"""Longest side of an image: the most that DICOM can tell."""
+"""Longest side of an image in pixels, the limit of DICOM."""
 
 OWN_PATIENT = "\0own:"
-"""Prefix of the stand-in patient id of a scan that is its own patient; no table can hold it."""
+"""Prefix of the substitute patient id of a scan that is its own patient; no table can contain it."""
 
 BEYOND_BITS = "values_beyond_bits"
-"""Quality flag: the file gives its values fewer bits than they have."""
+"""Quality flag: the file declares fewer bits than its pixel values have."""
 
 
 @dataclass(frozen=True, slots=True)
 class DicomOptions:
-    """How the DICOM files of a source are read.
+    """Options for reading the DICOM files of a source.
 
     Attributes:
-        frames: what to take of an image of several frames: `refuse`, `first`, `middle`, `each` (every frame
-            is a scan), or a frame's number, counted from 1.
-        window: which of several windows or VOI LUTs to show, counted from 0, or `none`: the stored range.
+        frames: treatment of multi-frame images: `refuse`, `first`, `middle`, `each` (each frame is a scan),
+            or a frame number, from 1.
+        window: index of the window or VOI LUT to apply, from 0, or `none` for the stored range.
         headless: read files without preamble or file meta information.
-        colour: a truly colourful image is refused (`refuse`) or shown by its luma (`grey`).
+        colour: treatment of colour images: `refuse`, or `grey` for their luma.
     """
 
     frames: str = "refuse"
@@ -47,12 +47,12 @@ class DicomOptions:
 
 @dataclass(frozen=True, slots=True)
 class NiftiOptions:
-    """How the NIfTI files of a source are read.
+    """Options for reading the NIfTI files of a source.
 
     Attributes:
-        projection: what to take of a volume: `none`, `middle`, `mean` or `max`.
-        axis: along which axis of a volume in RAS+ orientation.
-        window: values that become black and white, or None: robust percentiles.
+        projection: treatment of volumes: `none` (refuse), `middle`, `mean` or `max`.
+        axis: axis of the projection, for a volume in RAS+ orientation.
+        window: values mapped to black and white, or None for robust percentiles.
     """
 
     projection: str = "none"
@@ -62,10 +62,10 @@ class NiftiOptions:
 
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How the PNG, JPEG or TIFF files of a source are read.
+    """Options for reading the PNG, JPEG or TIFF files of a source.
 
     Attributes:
-        colour: a truly colourful image is refused (`refuse`) or shown by its luma (`grey`).
+        colour: treatment of colour images: `refuse`, or `grey` for their luma.
     """
 
     colour: str = "refuse"
@@ -73,11 +73,11 @@ class ImageOptions:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked of the sources of a manifest beside what it says itself.
+    """Request of ingest to the sources of a manifest.
 
     Attributes:
-        phantom_patients: number of patients of a phantom, or None: the manifest's.
-        image_size: side of the cohort's images in pixels, or None: as small as there are.
+        phantom_patients: number of patients of a phantom, or None for the manifest's.
+        image_size: side of the cohort's images in pixels, or None for the smallest available.
     """
 
     phantom_patients: int | None = None
@@ -86,17 +86,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class ReadRule:
-    """What all scans of one source share when they are read.
+    """Rule by which all scans of one source are read.
 
     Attributes:
-        kind: the kind of source (`pipeline.manifest.kinds.table`) as which a scan is read.
+        kind: kind of source (`pipeline.manifest.kinds.table`) whose reader is used.
         root: absolute path, or address of a server. Identifying: never written or logged.
-        patient_tag: DICOM keyword of the patient id, empty if the patient is known otherwise.
-        prefix: tells equal file names of several sources apart; empty for the first source.
-        store: what `root` is: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
-        web: how a `dicomweb` store is asked; names of variables, no secrets.
-        options: what else the kind's reader needs, such as `DicomOptions`: frozen, picklable, and of a `repr`
-            that tells it whole; None stands for the reader's defaults.
+        patient_tag: DICOM keyword of the patient id; empty if the patient has another source.
+        prefix: prefix that makes file names unique over all sources; empty for the first source.
+        store: kind of `root`: `folder`, `zip`, `tar`, `dicomdir`, `dicomweb`, or `npz` (the reader's own).
+        web: access to a `dicomweb` store, with names of variables instead of secrets.
+        options: options of the reader, such as `DicomOptions`: frozen, picklable, and with a complete `repr`;
+            None for the reader's defaults.
     """
 
     kind: str
@@ -108,27 +108,27 @@ class ReadRule:
     options: object = None
 
     def read_with(self, kind: type[OptionsT]) -> OptionsT:
-        """Return the options of a reader, its defaults where the rule holds none of this class."""
+        """Return the options if they are of the class `kind`, else the defaults of that class."""
         return self.options if isinstance(self.options, kind) else kind()
 
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """A scan (or a file of several) that can be read: light, picklable, without pixels.
+    """Scan (or file with several scans) to read: small, picklable and without pixels.
 
     Attributes:
-        rule: how scans of its source are read.
+        rule: rule by which scans of its source are read.
         name: relative file name, or `part/row` of an archive. Identifying: never written or logged.
-        label: class name, empty if `refusal` says why there is none.
-        patient: patient id, a stand-in that starts with `OWN_PATIENT`, or None: read the DICOM tag.
+        label: class name; empty only if `refusal` gives the reason.
+        patient: patient id, a substitute that starts with `OWN_PATIENT`, or None to read it from the file.
         published: part of each published split of the source, in the manifest's order.
-        pixel_aspect: width over height of a stored pixel.
-        refusal: why the scan cannot be used, known before it is read; empty if nothing is known.
-        claimed: patient that a table names but the pixels do not confirm: counted in reports on published
-            splits, never used for splitting.
-        stamp: text that changes when the file's content does; empty if nothing is known.
-        attributes: what a table tells, in the order of `SCAN_ATTRIBUTES`; empty texts where it does not.
-        findings: 0 absent, 1 present or 2 uncertain, one byte for each finding of a multi-label manifest.
+        pixel_aspect: width of a stored pixel divided by its height.
+        refusal: reason for refusing the scan without reading it, or empty.
+        claimed: patient in a table that the pixels do not confirm; used in reports on published splits,
+            never for splitting.
+        stamp: text that changes with the file's content; empty if unknown.
+        attributes: values from a table, in the order of `SCAN_ATTRIBUTES`; unknown ones are empty.
+        findings: one byte per finding of a multi-label manifest: 0 absent, 1 present, 2 uncertain.
     """
 
     rule: ReadRule
@@ -145,25 +145,26 @@ class ScanTask:
 
     @property
     def scan_name(self) -> str:
-        """The name that is unique over all sources, from which the scan's pseudonym is made."""
+        """Name that is unique over all sources; the scan's pseudonym is its HMAC."""
         return self.rule.prefix + self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A decoded scan: pixels and the allow-listed attributes, nothing else of its header.
+    """Decoded scan: pixels and allow-listed attributes, and nothing else from the header.
 
     Attributes:
-        pixels: (H, W) uint8, uint16 or float32, bright = dense (MONOCHROME2 sense), full stored precision.
-        value_range: pixel values that stand for black and white, or None: take robust percentiles.
+        pixels: (H, W) uint8, uint16 or float32 with the full stored precision; dense tissue is bright
+            (MONOCHROME2).
+        value_range: pixel values mapped to black and white, or None for robust percentiles.
         sha256: digest (hex) of the source file's bytes, or of an archive row's bytes.
         source_format: short name such as `dicom CR` or `png`.
-        spacing_mm: distance of pixel centres in mm down the image (rows), or None if unknown.
-        pixel_aspect: width over height of a stored pixel.
-        attributes: values in the order of `SCAN_ATTRIBUTES`, empty texts where they are not known.
-        patient: the patient id read from the file, or None if the task already knows it.
-        frame: number of the frame, counted from 1, where each frame of a file is a scan.
-        flags: quality flags that only the file itself tells.
+        spacing_mm: distance in mm between the centres of adjacent rows, or None if unknown.
+        pixel_aspect: width of a stored pixel divided by its height.
+        attributes: values in the order of `SCAN_ATTRIBUTES`; unknown ones are empty.
+        patient: patient id in the file, or None if the task already has it.
+        frame: frame number, from 1, if each frame of a file is a scan.
+        flags: quality flags that depend on the file.
     """
 
     pixels: npt.NDArray[np.generic]
@@ -179,15 +180,15 @@ class Scan:
 
 
 def source_prefix(number: int) -> str:
-    """Return the prefix of names of the source at a position of the manifest."""
+    """Return the name prefix of the source at this position of the manifest."""
     return f"{number}:" if number else ""
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse an image without pixels or with more than `MAX_PIXELS`, or one too long.
+    """Check the size of an image in pixels.
 
     Raises:
-        ScanRefusedError: the size is out of bounds.
+        ScanRefusedError: the image is empty, has more than `MAX_PIXELS` pixels, or a side over `MAX_SIDE`.
     """
     if height < 1 or width < 1:
         raise ScanRefusedError("no pixels")

@@ -1,4 +1,4 @@
-"""Fetching a published file once: with a progress bar, resumed where it was cut, checked against its md5."""
+"""Download of published files into the cache, with resumption and an md5 check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLOCK = 2**18
 
 
 def downloaded_path(md5: str, name: str) -> Path:
-    """Return where a published file lies in the cache once it was fetched.
+    """Return the path of a downloaded file in the cache.
 
     Args:
         md5: published md5 of the whole file.
@@ -36,19 +36,19 @@ def downloaded_path(md5: str, name: str) -> Path:
 
 
 def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
-    """Return the path of a published file in the cache, fetching what is missing of it.
+    """Return the path of a published file in the cache, downloading it if necessary.
 
-    An interrupted download leaves `<name>.part`, and the next call goes on behind its last byte where
-    the server can (HTTP Range); a cut connection is tried again a few times.
+    An interrupted download leaves `<name>.part`. The next call resumes it if the server supports HTTP Range
+    requests. A failed connection is retried.
 
     Args:
         url: http or https address.
-        md5: published md5 of the whole file; it tells a right file from a wrong one, no more.
+        md5: published md5 of the whole file; it detects errors, not manipulation.
         name: file name in the cache.
         wait_seconds: pause before the first retry, doubled each time.
 
     Raises:
-        DataError: the server cannot be reached, or the file has another md5.
+        DataError: the server cannot be reached, the file is too large, or it has another md5.
         StorageError: not enough space.
     """
     target = downloaded_path(md5, name)
@@ -57,16 +57,16 @@ def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
         return target
     for attempt in range(TRIES):
         try:
-            _go_on(url, part)
+            _resume(url, part)
             break
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            given_up = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if given_up or attempt == TRIES - 1:
+            permanent = isinstance(error, urllib.error.HTTPError) and not _may_pass(error.code)
+            if permanent or attempt == TRIES - 1:
                 raise DataError(
                     f"the download failed ({_cause(error)})",
                     field="download.url",
                     value=url,
-                    remedy="Check the network and run again (it goes on from there), or give a local path.",
+                    remedy="Check the network and run again to resume it, or give a local path.",
                 ) from error
             time.sleep(wait_seconds * 2**attempt)
     if _md5(part) != md5:
@@ -75,22 +75,22 @@ def fetch(url: str, md5: str, name: str, *, wait_seconds: float = 2.0) -> Path:
             "the downloaded file does not have the published md5 and was removed",
             field="download.md5",
             value=md5,
-            remedy="Run again; if it stays, the file at the address has changed: correct the manifest.",
+            remedy="Run again. If the error persists, the published file has changed: correct the manifest.",
         )
     part.replace(target)
     sync_directory(folder)
     return target
 
 
-def _go_on(url: str, part: Path) -> None:
-    """Fetch the bytes behind the end of `part`; raise if the connection ends too early."""
+def _resume(url: str, part: Path) -> None:
+    """Download the bytes that `part` lacks; raise an error if the connection ends too early."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:
-            return  # Nothing lies behind our last byte: complete (the md5 decides) or wrong.
+            return  # No bytes are left; fetch() checks the md5.
         raise
     with response:
         resumed = response.status == 206
@@ -98,12 +98,12 @@ def _go_on(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else 0
         if total > MAX_BYTES:
-            raise DataError("the file is larger than expected", field="download.url", value=url)
+            raise DataError("the file is too large", field="download.url", value=url)
         if total - have > free_bytes(part.parent):
             raise StorageError(
                 "no space left for the download",
                 field=str(part.parent),
-                remedy="Free space, or set PHOSPHOR_CACHE.",
+                remedy="Free space, or set PHOSPHOR_CACHE to a folder on another disk.",
             )
         with (
             storage_errors(part),
@@ -113,7 +113,7 @@ def _go_on(url: str, part: Path) -> None:
             while block := response.read(_BLOCK):
                 have += len(block)
                 if have > MAX_BYTES:
-                    raise DataError("the file is larger than expected", field="download.url", value=url)
+                    raise DataError("the file is too large", field="download.url", value=url)
                 stream.write(block)
                 progress.update(len(block))
         if total and have < total:
@@ -129,3 +129,8 @@ def _cause(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code}"
     return "the connection was cut" if isinstance(error, http.client.HTTPException) else "not reachable"
+
+
+def _may_pass(status: int) -> bool:
+    """Return whether an HTTP error may be gone later: the server's own, a timeout, too many requests."""
+    return status >= 500 or status in (408, 425, 429)

@@ -1,4 +1,4 @@
-"""Which scans a folder of DICOM, NIfTI or image files holds, and how each of them is read."""
+"""Listing of the scans in folders of DICOM, NIfTI and image files."""
 
 from __future__ import annotations
 

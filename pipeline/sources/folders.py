@@ -1,4 +1,4 @@
-"""Which scans a source of files holds: label, patient, published split of each, before any is read."""
+"""Listing of the scans of a source with files: label, patient and published splits; no pixels are read."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from pipeline.sources.unread import UNMATCHED, unread_notes
 from pipeline.storage import digest_of
 
 NO_PATIENT = "patient unknown"
-"""Reason of refusal of a scan whose patient cannot be told: a wrong patient split would be a leak."""
+"""Reason of refusal of a scan without a patient: a split by patient could otherwise leak."""
 
 NOT_IN_TABLE = "not in the table"
-SEVERAL_FILES = "a row of the table fits several files"
+SEVERAL_FILES = "a row of the table matches several files"
 NO_FILE = "file missing"
 
 
 @dataclass
 class Listing:
-    """What one or more sources hold.
+    """Scans of one or more sources.
 
     Attributes:
         tasks: every scan, in a fixed order.
         published: names of the published splits, matching `ScanTask.published`.
-        has_patient_ids: whether every source knows its patients.
-        notes: findings worth showing.
-        findings: names of the findings, matching `ScanTask.findings`; empty where a scan has one label.
-        fingerprint: digest over names, sizes and times of the files and the content of the tables.
-        unread: name (unique over all sources, identifying) of what lies there and is no task -> why. It is
-            no part of the fingerprint: what nobody reads changes no cohort.
+        has_patient_ids: whether every source has patient ids.
+        notes: notes for the user.
+        findings: names of the findings, matching `ScanTask.findings`; empty if each scan has one label.
+        fingerprint: digest of the names, sizes and times of the files, and of the content of the tables.
+        unread: unique name (identifying) of each file without a task -> reason. The fingerprint excludes it,
+            because it does not change the cohort.
     """
 
     tasks: list[ScanTask] = field(default_factory=list)
@@ -61,28 +61,28 @@ class Listing:
 
 
 def list_folder(manifest: Manifest, source: FolderRule, number: int, options: object = None) -> Listing:
-    """List the files of a folder, or an archive, as tasks, in sorted order of their names.
+    """List the files of a folder or archive as tasks, sorted by name.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the source's rules.
         number: position of the source in the manifest.
-        options: what the reader of its kind needs.
+        options: options of the kind's reader.
 
     Raises:
-        ManifestError: a variable is not set, a column is missing.
-        DataError: the folder, archive, a table or a list cannot be read.
+        ManifestError: a variable is not set, or a column is missing.
+        DataError: the folder or archive, a table or a list cannot be read, or there is no file to read.
     """
     at = f"sources.{number}"
     rule = read_rule(manifest, source, number, options)
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
-        lost = "; ".join(unread_notes(listing.unread, None))
+        unread = "; ".join(unread_notes(listing.unread, None))
         raise DataError(
-            "holds no file to read",
+            "contains no file to read",
             field=f"{at}.path",
             value=rule.root,
-            remedy=f"Correct path or include ({lost})." if lost else "Correct path or include.",
+            remedy="Correct path or include" + (f" ({unread})." if unread else "."),
         )
     listing.unread = truly_unread(manifest, source, Path(rule.root), rule.prefix, listing.unread)
     return listing
@@ -91,12 +91,12 @@ def list_folder(manifest: Manifest, source: FolderRule, number: int, options: ob
 def list_entries(
     manifest: Manifest, source: ScanRules, rule: ReadRule, number: int, entries: Iterable[Entry]
 ) -> Listing:
-    """Turn the entries of a store into tasks by the rules of a source; see `list_folder`.
+    """Return the entries of a store as tasks, by the rules of a source; see `list_folder`.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the source's rules.
-        rule: how its scans are read.
+        rule: rule by which its scans are read.
         number: position of the source in the manifest.
         entries: the store's files, sorted by name.
     """
@@ -116,14 +116,14 @@ def list_entries(
     for key in maker.keys_without_file():
         if not maker.by_path or included(key):
             listing.tasks += filter(None, [maker.task(key, None)])
-    listing.tasks = maker.settled(listing.tasks)
+    listing.tasks = maker.without_placeholders(listing.tasks)
     if source.patient is not None:
         own = sum((task.patient or "").startswith(OWN_PATIENT) and not task.refusal for task in listing.tasks)
         if own:
-            listing.notes.append(f"{own} scans without a patient id count as a patient each (unmatched)")
+            listing.notes.append(f"{own} scans without a patient id count as one patient each (unmatched)")
     if maker.left_out:
         columns = ", ".join(source.select)
-        listing.notes.append(f"{maker.left_out} scans are left out by the manifest's selection ({columns})")
+        listing.notes.append(f"{maker.left_out} scans are excluded by the manifest's `select` ({columns})")
     listing.fingerprint = maker.state.hexdigest()
     return listing
 
@@ -131,7 +131,7 @@ def list_entries(
 def _wanted(
     entries: Iterable[Entry], included: Callable[[str], bool], prefix: str, unread: dict[str, str]
 ) -> Iterable[Entry]:
-    """Yield the entries that become scans, refused ones among them, and note the others with the reason."""
+    """Yield the entries that become tasks, also refused ones; add the others to `unread` with the reason."""
     for entry in entries:
         if included(entry.name) and (entry.refusal or not entry.skipped):
             yield entry
@@ -140,12 +140,12 @@ def _wanted(
 
 
 class _TaskMaker:
-    """Makes the tasks of one source from names and its tables.
+    """Makes the tasks of one source from names and tables.
 
     Attributes:
-        state: digest over all that the tasks depend on.
-        by_path: whether a row of the table names the whole path of its file.
-        left_out: scans that `select` does not want.
+        state: digest of everything that the tasks depend on.
+        by_path: whether rows of the table identify their files by path.
+        left_out: number of scans excluded by `select`.
     """
 
     def __init__(self, manifest: Manifest, source: ScanRules, rule: ReadRule, at: str) -> None:
@@ -170,18 +170,18 @@ class _TaskMaker:
         self._test_part = manifest.split.test_part
 
     def count_keys(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the entries, once it is known which rows of the table fit several of them."""
+        """Return the entries, after counting the files that match each row of the table."""
         found = list(entries)
         counts = Counter(self._key_of(entry.name) for entry in found)
         self._several = {key for key, count in counts.items() if count > 1}
         return found
 
     def keys_without_file(self) -> list[str]:
-        """Return the keys of the table's rows for which no file was seen."""
+        """Return the keys of the rows for which `task` got no file."""
         return [key for key in self._table.rows if key not in self._seen] if self._table else []
 
     def task(self, name: str, entry: Entry | None) -> ScanTask | None:
-        """Return the task of a file (or of a row without file), or None if it is not selected."""
+        """Return the task of a file, or of a row without a file (`entry` is None); None if not selected."""
         key = self._key_of(name) if entry else name
         if self._table is not None:
             self._seen.add(key)
@@ -192,7 +192,7 @@ class _TaskMaker:
         if row.known and not self._selected(row, refusals):
             self.left_out += 1
             return None
-        label, findings, why = self._labeller(row)
+        label, findings, unlabelled = self._labeller(row)
         published, unsplit = self._published(row)
         patient, unknown = self._patient(row, published)
         aspect, squeezed = self._aspect(row)
@@ -203,7 +203,7 @@ class _TaskMaker:
             patient=patient,
             published=published,
             pixel_aspect=aspect,
-            refusal=next(filter(None, [*refusals, why, unsplit, unknown, squeezed]), ""),
+            refusal=next(filter(None, [*refusals, unlabelled, unsplit, unknown, squeezed]), ""),
             stamp=f"{entry.size}:{entry.stamp}" if entry else "",
             attributes=self._attributes(row),
             findings=findings,
@@ -218,13 +218,13 @@ class _TaskMaker:
                 return False
         return True
 
-    def settled(self, tasks: list[ScanTask]) -> list[ScanTask]:
-        """Return the tasks, once it is known which doubtful ids (`0`, `TEST`) have too many scans."""
+    def without_placeholders(self, tasks: list[ScanTask]) -> list[ScanTask]:
+        """Return the tasks, with doubtful ids (`0`, `TEST`) that have too many scans treated as missing."""
         if not self._doubtful:
             return tasks
         scans = Counter(task.patient for task in tasks if task.patient is not None and not task.refusal)
-        nobody = crowded(scans, self._doubtful)
-        return [self._without_id(task) if task.patient in nobody else task for task in tasks]
+        placeholders = crowded(scans, self._doubtful)
+        return [self._without_id(task) if task.patient in placeholders else task for task in tasks]
 
     def _without_id(self, task: ScanTask) -> ScanTask:
         patient, refusal = self._no_patient(task.name, task.published, STAND_IN)
@@ -246,12 +246,12 @@ class _TaskMaker:
             self._doubtful.add(patient)
         return patient, ""
 
-    def _no_patient(self, name: str, published: tuple[str, ...], why: str) -> tuple[str | None, str]:
-        """Return patient and refusal of a scan whose patient is not told, for the reason `why`."""
+    def _no_patient(self, name: str, published: tuple[str, ...], reason: str) -> tuple[str | None, str]:
+        """Return patient and refusal of a scan that has no patient id, for this reason."""
         unmatched = self._source.patient.unmatched if self._source.patient else "own"
         in_test = self._test_place >= 0 and published[self._test_place] == self._test_part
         lenient = unmatched == "own" or (unmatched == "own_in_test" and in_test)
-        return (self._own(name), "") if lenient else (None, why)
+        return (self._own(name), "") if lenient else (None, reason)
 
     def _own(self, name: str) -> str:
         return OWN_PATIENT + self._rule.prefix + name
@@ -264,7 +264,7 @@ class _TaskMaker:
             return 1.0, DISAGREE
         found = number_of(row.text(rule.column), rule.missing)
         if found is None or not 0.1 < found < 10:
-            return 1.0, "pixel aspect unknown or absurd"
+            return 1.0, "pixel aspect unknown or implausible"
         return found, ""
 
 
@@ -286,7 +286,7 @@ def _patient_finder(source: ScanRules, patients: ScanTable | None) -> Callable[[
 
 
 def merge(parts: Iterable[Listing]) -> Listing:
-    """Put several listings behind one another, with their published splits side by side."""
+    """Concatenate several listings; the result has the published splits of all of them."""
     parts = list(parts)
     if len(parts) == 1:
         return parts[0]

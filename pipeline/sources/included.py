@@ -1,4 +1,4 @@
-"""Which names a manifest's patterns include, and what of a source's folder none of its sources reads."""
+"""Include patterns of a manifest, and the files of a source's folder that no source reads."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ENDING = re.compile(r"(?:\.(?:nii|dcm))?\.[A-Za-z0-9]+$")
 
 
 def matcher(include: Iterable[str]) -> Callable[[str], bool]:
-    """Return what tells whether a relative name matches one of the patterns of a manifest.
+    """Return a function that checks whether a relative name matches one of the patterns.
 
-    The ending that a pattern spells out matches in any case: one data set holds `.png` and `.PNG`.
+    A file ending in a pattern matches in any case, because data sets mix `.png` and `.PNG`.
     """
     matches = [re.compile(_pattern(text)).fullmatch for text in include]
     return lambda name: any(match(name) for match in matches)
 
 
 def _pattern(text: str) -> str:
-    """Translate a glob with `**` over folders into a regular expression over `/`-separated names."""
+    """Translate a glob, in which `**` matches folders, into a regular expression for `/`-separated names."""
     ending = _ENDING.search(text)
     head, tail = (text[: ending.start()], f"(?i:{re.escape(ending.group())})") if ending else (text, "")
     pieces = (
@@ -37,37 +37,36 @@ def _pattern(text: str) -> str:
 def truly_unread(
     manifest: Manifest, source: FolderRule, root: Path, prefix: str, unread: dict[str, str]
 ) -> dict[str, str]:
-    """Return what of a source's place neither another source nor the manifest itself reads.
+    """Return the unread files that neither another source nor the manifest itself reads.
 
-    Several sources may share a folder: the first of them tells of what is left.
+    If several sources share a folder, only the first of them reports its unread files.
 
     Args:
-        manifest: the manifest; a source that it does not name (the phantom's own) tells of nothing.
+        manifest: the manifest; nothing is reported for a source outside it (such as a phantom's).
         source: the source.
-        root: its absolute path.
-        prefix: of the source's names.
-        unread: name -> reason, of all that the source itself passes over.
+        root: absolute path of the source.
+        prefix: name prefix of the source.
+        unread: name -> reason, for all files that the source itself does not read.
     """
     sharing = [one for one in manifest.sources if isinstance(one, FolderRule) and one.path == source.path]
     if not sharing or sharing[0] is not source:
         return {}
-    named = _named_files(manifest, root)
+    manifest_files = _manifest_files(manifest, root)
     readers = [reads for one in manifest.sources if (reads := _reader(manifest, one, root)) is not None]
 
     def is_read(name: str) -> bool:
-        return name in named or any(reads(name) for reads in readers)
+        return name in manifest_files or any(reads(name) for reads in readers)
 
     return {
-        name: why
-        for name, why in unread.items()
-        if why != UNMATCHED or not is_read(name.removeprefix(prefix))
+        name: reason
+        for name, reason in unread.items()
+        if reason != UNMATCHED or not is_read(name.removeprefix(prefix))
     }
 
 
 def _reader(manifest: Manifest, other: object, root: Path) -> Callable[[str], bool] | None:
-    """Return what tells whether another source reads a name below `root`, None if it lies elsewhere."""
-    place = manifest.present(other.path) if isinstance(other, FolderRule) else None
-    if place is None or not isinstance(other, FolderRule):
+    """Return a function that checks whether a source reads a name below `root`; None if it is elsewhere."""
+    if not isinstance(other, FolderRule) or (place := manifest.present(other.path)) is None:
         return None
     includes = matcher(other.include)
     if root.is_relative_to(place):
@@ -79,8 +78,8 @@ def _reader(manifest: Manifest, other: object, root: Path) -> Callable[[str], bo
     return None
 
 
-def _named_files(manifest: Manifest, root: Path) -> set[str]:
-    """Return the names below `root` of tables, lists and archives that the manifest names."""
+def _manifest_files(manifest: Manifest, root: Path) -> set[str]:
+    """Return the names below `root` of the tables, lists and archives in the manifest."""
     found: set[str] = set()
     waiting: list[object] = [manifest.model_dump(mode="json")]
     while waiting:
@@ -94,7 +93,7 @@ def _named_files(manifest: Manifest, root: Path) -> set[str]:
 
 
 def _texts(body: object) -> list[str]:
-    """Return the paths of files that one part of a manifest names: one, several, or one for each name."""
+    """Return the file paths among the values of a mapping of the manifest."""
     texts: list[str] = []
     for key, value in body.items() if isinstance(body, dict) else ():
         if key == "lists" and isinstance(value, dict):

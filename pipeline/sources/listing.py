@@ -1,4 +1,4 @@
-"""All scans of a manifest as one list of light tasks, whatever the kinds of its sources."""
+"""Listing of all scans of a manifest, from all kinds of sources."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.sources.folders import Listing, merge
 def list_scans(
     manifest: Manifest, *, phantom_patients: int | None = None, image_size: int | None = None
 ) -> Listing:
-    """List every scan that the manifest's sources hold; downloads and makes what has to be there first.
+    """List all scans of the manifest's sources; download archives and create phantoms first.
 
     Args:
         manifest: a loaded manifest.
         phantom_patients: number of patients of a phantom source, instead of the manifest's.
-        image_size: side of the cohort's images, which chooses among the sizes of an archive; without it the
-            smallest is listed.
+        image_size: side of the cohort's images in pixels, which selects an archive's size; None selects the
+            smallest.
 
     Raises:
         ManifestError: a path has a variable that is not set, or a table lacks a column.
@@ -44,7 +44,7 @@ def list_source(
 
 
 def inputs_digest(manifest: Manifest, listing: Listing) -> dict[str, str]:
-    """Return the digests by role of all that ingest reads, for `open_stage`."""
+    """Return role -> digest of everything that ingest reads, for `open_stage`."""
     return {
         "manifest": manifest.digest(),
         "scans": hashlib.sha256(listing.fingerprint.encode()).hexdigest(),

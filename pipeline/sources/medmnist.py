@@ -1,4 +1,4 @@
-"""MedMNIST archives: one npz file with images and labels by part, each row a scan, read as a stream."""
+"""MedMNIST archives: npz files with images and labels of each part, read row by row."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipeline.sources.base import Scan, ScanTask, check_size
 
 PARTS = ("train", "val", "test")
 WHOLE = "all"
-"""Name of the only part of an archive with plain `images` and `labels`."""
+"""Name of the single part of an archive with arrays `images` and `labels`."""
 
 MAX_UNPACKED_BYTES = 64 * 2**30
-"""Most bytes of all arrays; images are never in memory together, so the bound is one of time."""
+"""Limit of the unpacked bytes of all arrays. It bounds time, not memory, because images are streamed."""
 
 MAX_LABEL_BYTES = 2**30
 _BLOCK = 2**20
@@ -29,37 +29,37 @@ _BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 
 def parts_of(path: Path) -> list[str]:
-    """Return the parts that an archive holds, without unpacking it.
+    """Return the parts of an archive, without unpacking it.
 
     Raises:
-        DataError: not an npz file, without images, or it would unpack beyond all bounds.
+        DataError: not an npz file, no arrays of images and labels, or too large when unpacked.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
-            "not a readable npz file", field="source.path", value=str(path), remedy="Fetch it again."
+            "not a readable npz file", field="source.path", value=str(path), remedy="Download it again."
         ) from error
     if sum(members.values()) > MAX_UNPACKED_BYTES:
-        raise DataError("unpacks to too many bytes", field="source.path", remedy="Split the archive.")
+        raise DataError("the unpacked size is too large", field="source.path", remedy="Split the archive.")
     found = [part for part in PARTS if {f"{part}_images", f"{part}_labels"} <= set(members)]
     if not found and {"images", "labels"} <= set(members):
         found = [WHOLE]
     if not found:
         raise DataError(
-            "holds neither train_images and train_labels nor images and labels",
+            "contains neither train_images and train_labels nor images and labels",
             field="source.path",
             value=str(path),
-            remedy="Name a MedMNIST npz file.",
+            remedy="Use an npz file in MedMNIST layout.",
         )
     return found
 
 
 class RowStream:
-    """The rows of one image array of an archive, unpacked in order and in constant memory.
+    """Rows of one image array of an archive, unpacked in order and in constant memory.
 
-    A row that lies ahead is reached by unpacking what lies between; one that lies behind by starting anew.
+    A later row is reached by unpacking the rows before it, an earlier one by starting again.
 
     Args:
         path: the npz file.
@@ -79,7 +79,7 @@ class RowStream:
             self._size = self._archive.getinfo(f"{self._key}.npy").file_size
             self._open()
         except _BROKEN as error:
-            raise _unreadable(self._key) from error
+            raise _damaged(f"{self._key} cannot be read") from error
 
     def _open(self) -> None:
         self._stream: IO[bytes] = self._archive.open(f"{self._key}.npy")
@@ -93,20 +93,20 @@ class RowStream:
             raise DataError(
                 f"{self._key} must be (N, H, W) uint8 or uint16",
                 field="source.path",
-                remedy="Name a 2D grey archive.",
+                remedy="Use an archive of 2D greyscale images.",
             )
         self.shape, self._dtype, self._next = (shape[0], shape[1], shape[2]), dtype, 0
         if self.shape[0]:
             check_size(*self.shape[1:])
         if shape[0] * self._row_bytes > self._size:
-            raise DataError(f"{self._key} is cut off", field="source.path", remedy="Fetch the file again.")
+            raise _damaged(f"{self._key} is truncated")
 
     @property
     def _row_bytes(self) -> int:
         return self.shape[1] * self.shape[2] * self._dtype.itemsize
 
     def row(self, number: int) -> npt.NDArray[np.generic]:
-        """Return row `number`, (H, W) uint8 or uint16.
+        """Return the image of row `number`, (H, W) uint8 or uint16.
 
         Raises:
             ScanRefusedError: there is no such row.
@@ -121,13 +121,13 @@ class RowStream:
             self._skip((number - self._next) * self._row_bytes)
             data = self._read(self._row_bytes)
         except _BROKEN as error:
-            raise _unreadable(self._key) from error
+            raise _damaged(f"{self._key} cannot be read") from error
         self._next = number + 1
         pixels = np.frombuffer(data, dtype=self._dtype).reshape(self.shape[1:])
         return pixels.astype(self._dtype.newbyteorder("="), copy=False)
 
     def blocks(self, rows: int) -> Iterator[npt.NDArray[np.generic]]:
-        """Yield all rows in order, `rows` at a time: (n, H, W)."""
+        """Yield all rows in order, in blocks (n, H, W) of `rows` rows; the last may be smaller."""
         for start in range(0, self.shape[0], rows):
             yield np.stack([self.row(number) for number in range(start, min(start + rows, self.shape[0]))])
 
@@ -143,7 +143,7 @@ class RowStream:
 
 
 def load_labels(path: Path, part: str) -> npt.NDArray[np.integer]:
-    """Return the labels of a part: (N,) numbers, or (N, K) of 0 and 1 if a scan may have several findings.
+    """Return the labels of a part: (N,) numbers, or (N, K) with values 0 and 1 if there are several findings.
 
     Raises:
         DataError: the array cannot be read or has another shape.
@@ -156,28 +156,28 @@ def load_labels(path: Path, part: str) -> npt.NDArray[np.integer]:
             with archive.open(f"{key}.npy") as stream:
                 shape, fortran, dtype = _header(stream)
                 data = stream.read()
-        # numpy would allocate what the header claims before it reads; here the bytes decide.
+        # np.load would allocate the size in the header before reading; here, the size of the data decides.
         if len(shape) not in {1, 2} or dtype.kind not in "iu":
             raise DataError(
-                f"{key} must hold whole numbers, one a row or one a finding",
+                f"{key} must contain integers, (N,) or (N, findings)",
                 field="source.path",
-                remedy="Name a MedMNIST npz file.",
+                remedy="Use an npz file in MedMNIST layout.",
             )
         array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
     except _BROKEN as error:
-        raise _unreadable(key) from error
+        raise _damaged(f"{key} cannot be read") from error
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def rows(path: Path, *, num_findings: int = 0) -> Iterator[tuple[str, int, str | tuple[int, ...]]]:
-    """Yield (part, row, label) of every image, parts in published order.
+    """Yield (part, row, label) of every image; the parts are in the order train, val, test.
 
     Args:
         path: the npz file.
-        num_findings: columns of the labels, or 0: one label a row.
+        num_findings: number of label columns, or 0 for one label per row.
 
     Yields:
-        The label is its number as text, or with findings a tuple of their numbers.
+        The label is the number as text, or a tuple of the numbers of all findings.
 
     Raises:
         DataError: an array is damaged, or the labels have another shape.
@@ -190,14 +190,10 @@ def rows(path: Path, *, num_findings: int = 0) -> Iterator[tuple[str, int, str |
             raise DataError(
                 f"{part}: the labels have {columns or 1} columns",
                 field="source.labels",
-                remedy="Set multi_label and name every column in `labels`, or unset it for one label a row.",
+                remedy="Set multi_label and list each column in `labels`, or unset it for one label per row.",
             )
         if len(labels) != RowStream(path, part).shape[0]:
-            raise DataError(
-                f"{part}: images and labels differ in number",
-                field="source.path",
-                remedy="Fetch the file again.",
-            )
+            raise _damaged(f"{part}: the numbers of images and labels differ")
         if num_findings == 1:
             labels = labels[:, None]
         for row, label in enumerate(labels.tolist()):
@@ -205,7 +201,7 @@ def rows(path: Path, *, num_findings: int = 0) -> Iterator[tuple[str, int, str |
 
 
 def read(task: ScanTask, data: bytes = b"") -> Iterator[Scan]:
-    """Yield one row of an archive, which is opened here; its digest is taken over the row's bytes."""
+    """Yield the scan of one row of an archive; its digest is that of the row's bytes."""
     part, _, row = task.name.partition("/")
     status = Path(task.rule.root).stat()
     stream = _stream(task.rule.root, part, (status.st_size, status.st_mtime_ns))
@@ -220,7 +216,7 @@ def read(task: ScanTask, data: bytes = b"") -> Iterator[Scan]:
 
 @functools.lru_cache(maxsize=8)
 def _stream(path: str, part: str, stamp: tuple[int, int]) -> RowStream:
-    """Return the process's place in an array; scans are asked for in rising order, part by part."""
+    """Return the process's stream of an array; tasks come in ascending order, part by part."""
     return RowStream(Path(path), part)
 
 
@@ -232,9 +228,9 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gener
     return read_header(stream)
 
 
-def _key(part: str, what: str) -> str:
-    return what if part == WHOLE else f"{part}_{what}"
+def _key(part: str, array: str) -> str:
+    return array if part == WHOLE else f"{part}_{array}"
 
 
-def _unreadable(key: str) -> DataError:
-    return DataError(f"{key} cannot be read", field="source.path", remedy="Fetch the file again.")
+def _damaged(problem: str) -> DataError:
+    return DataError(problem, field="source.path", remedy="Download the file again.")

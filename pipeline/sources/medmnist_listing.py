@@ -1,11 +1,11 @@
-"""Which scans a MedMNIST archive holds: label, findings, patient and part of each of its rows."""
+"""Listing of a MedMNIST archive: label, findings, patient and part of each row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import DataError, ManifestError
+from pipeline.errors import DataError
 from pipeline.manifest import Manifest
 from pipeline.manifest.kinds.medmnist import MedmnistSource
 from pipeline.manifest.rules import PatientRule
@@ -17,17 +17,17 @@ from pipeline.storage import digest_of, sha256_file
 
 
 def list_archive(manifest: Manifest, source: MedmnistSource, number: int, asked: Asked) -> Listing:
-    """List the rows of an archive as tasks, part by part, in the archive's order.
+    """List the rows of an archive as tasks, in the order of `medmnist.rows`.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the archive's rules.
         number: position of the source in the manifest.
-        asked: of which size the cohort's images are.
+        asked: request with the image size of the cohort.
 
     Raises:
         ManifestError: a path has a variable that is not set.
-        DataError: the archive or the table of patients is missing or unreadable.
+        DataError: the archive or the patient table is missing or unreadable.
     """
     at = f"sources.{number}"
     path = archive_path(manifest, source, at, asked.image_size)
@@ -52,11 +52,13 @@ def list_archive(manifest: Manifest, source: MedmnistSource, number: int, asked:
             patient = patients.get(name)
             if patient is None:
                 unknown += 1
-                own = unmatched == "own" or (
+                lenient = unmatched == "own" or (
                     unmatched == "own_in_test" and keeps and part == manifest.split.test_part
                 )
-                refused = refusal or NO_PATIENT
-                patient, refusal = (OWN_PATIENT + rule.prefix + name, refusal) if own else (None, refused)
+                if lenient:
+                    patient = OWN_PATIENT + rule.prefix + name
+                else:
+                    refusal = refusal or NO_PATIENT
         listing.tasks.append(
             ScanTask(
                 rule=rule,
@@ -74,8 +76,8 @@ def list_archive(manifest: Manifest, source: MedmnistSource, number: int, asked:
         listing.notes.append(note)
     if unknown:
         listing.notes.append(
-            f"{unknown} of {len(listing.tasks)} images have no patient: the table names none or a stand-in, "
-            "or its images differ"
+            f"{unknown} of {len(listing.tasks)} images have no patient: the table has none or a placeholder, "
+            "or its image differs"
         )
     listing.fingerprint = digest_of(
         [content, digest_of([sorted((patients or {}).items()), sorted(claims.items())])]
@@ -84,39 +86,34 @@ def list_archive(manifest: Manifest, source: MedmnistSource, number: int, asked:
 
 
 def archive_path(manifest: Manifest, source: MedmnistSource, at: str, image_size: int | None = None) -> Path:
-    """Return the archive's local path: the one named if present, else the downloaded one.
+    """Return the path of the archive: the local file if it exists, else the downloaded one.
 
     Args:
         manifest: the manifest, for its paths.
         source: the archive's rules.
-        at: manifest key of the source, for messages.
-        image_size: side of the cohort's images, which chooses among several sizes.
+        at: manifest key of the source, for error messages.
+        image_size: side of the cohort's images in pixels, which selects one of several sizes.
 
     Raises:
-        DataError: it is not there and no download is declared, or the download fails.
+        DataError: the file does not exist and has no download, or the download fails.
+        ManifestError: the path has a variable that is not set, and there is no download.
     """
     text, download = source.chosen(image_size)
-    if text is not None:
-        found = manifest.present(text)
-        if found is not None:
-            return found
-        if download is None:
-            missing = manifest.resolve(text, f"{at}.path")
-            raise DataError(
-                "no such file",
-                field=f"{at}.path",
-                value=str(missing),
-                remedy="Correct the path in the manifest.",
-            )
+    if text is not None and (found := manifest.present(text)) is not None:
+        return found
     if download is None:
-        raise ManifestError("neither path nor download is given", field=at, remedy="Give one of them.")
+        assert text is not None, "MedmnistSource requires a path or a download"
+        missing = str(manifest.resolve(text, f"{at}.path"))
+        raise DataError(
+            "the file does not exist", field=f"{at}.path", value=missing, remedy="Correct the path."
+        )
     from pipeline.sources.download import fetch
 
     return fetch(download.url, download.md5, f"{manifest.name}.npz")
 
 
 def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tuple[int, ...]], Verdict]:
-    """Return what gives a row's class, findings and reason of refusal for its label."""
+    """Return a function from a row's label to its class, findings and reason of refusal."""
     names = source.columns
     chooser = ClassChooser(source.findings, source.none, manifest.ranked, several=source.several)
 
@@ -126,7 +123,7 @@ def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tup
             return label, b"", "" if label else NOT_LISTED
         if not set(found) <= {ABSENT, PRESENT}:
             return "", b"", NOT_LISTED
-        return chooser.choose(dict(zip(names, found, strict=True)), says_none=not any(found))
+        return chooser.choose(dict(zip(names, found, strict=True)), has_none=not any(found))
 
     return verdict
 
@@ -134,7 +131,7 @@ def _verdicts(source: MedmnistSource, manifest: Manifest) -> Callable[[str | tup
 def _archive_patients(
     manifest: Manifest, source: MedmnistSource, path: Path, at: str
 ) -> tuple[dict[str, str] | None, dict[str, str], str]:
-    """Return (`part/row` -> patient, or None without a table; the same, merely claimed; a note)."""
+    """Return (`part/row` -> patient, or None without a table; `part/row` -> claimed patient; a note)."""
     rule: PatientRule | None = source.patient
     if rule is None or rule.table is None:
         return None, {}, ""
@@ -144,11 +141,11 @@ def _archive_patients(
     check = manifest.present(rule.verify_images.path) if rule.verify_images else None
     if table is None or (rule.verify_images is not None and check is None):
         if rule.optional:
-            return None, {}, "the optional patient table is not there"
+            return None, {}, "the optional patient table does not exist"
         manifest.resolve(rule.table, f"{at}.patient.table")
         raise DataError(
-            "the patient table, or the images that verify it, is missing",
+            "the patient table, or the archive that verifies it, does not exist",
             field=f"{at}.patient.table",
-            remedy="Put it there, or set `optional: true` to go on without patients.",
+            remedy="Correct the path, or set `optional: true` to continue without patients.",
         )
     return *patient_of_rows(rule, table, path, check), ""

@@ -1,4 +1,4 @@
-"""NIfTI files: one slice or a projection, brought to canonical orientation and shown as a radiograph."""
+"""NIfTI files: one slice or a projection, in canonical orientation and displayed as a radiograph."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BLOCK_VOXELS = 2**22
 
 
 class Scale(NamedTuple):
-    """How stored values become those that are shown.
+    """Conversion of stored values.
 
     Attributes:
-        slope: None where values are not scaled.
-        inter: what is added.
-        window: the values that become black and white, or None.
+        slope: factor; None if values are not scaled.
+        inter: intercept, added after multiplication.
+        window: values to which the result is clipped, or None.
     """
 
     slope: float | None
@@ -40,11 +40,11 @@ class Scale(NamedTuple):
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
-    """Yield the one scan of a NIfTI-1 or NIfTI-2 file, plain or gzipped.
+    """Yield the single scan of a NIfTI-1 or NIfTI-2 file, plain or gzipped.
 
-    In RAS+ orientation the frontal image has row r, column c at `data[W-1-c, 0, H-1-r]`: the patient's
-    right stands at the left of the image and the head at the top. Axial and sagittal slices follow the
-    same rule with the axes that are left.
+    In RAS+ orientation, row r and column c of the frontal image are `data[W-1-c, 0, H-1-r]`: the patient's
+    right is at the left of the image, and the head at the top. Axial and sagittal slices follow the same
+    rule with their two axes.
 
     Args:
         task: the scan.
@@ -55,7 +55,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """
     import nibabel
 
-    # Its own log quotes the bytes of odd headers.
+    # nibabel's log quotes bytes of invalid headers.
     nibabel.imageglobals.logger.disabled = True
     options = task.rule.read_with(NiftiOptions)
     digest = hashlib.sha256(data).hexdigest()
@@ -75,10 +75,10 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     # nibabel raises many kinds on broken headers (HeaderDataError, ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("not a NIfTI file") from error
-    # What overflows is refused below.
+    # An overflow gives values that are not finite, which are refused below.
     with np.errstate(over="ignore", invalid="ignore"):
         plane, spacing, aspect = _plane(volume, scale, zooms, options)
-    # What follows would hold the whole volume for as long as the scan is worked on.
+    # The caller works on the scan for a long time, and must not keep the volume in memory.
     del unpacked, volume, oriented, data
     if not np.isfinite(plane).all():
         raise ScanRefusedError("pixel values are not finite")
@@ -94,19 +94,19 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
 
 
 def _unpacked(data: bytes) -> tuple[bytes | npt.NDArray[np.uint8], Any]:
-    """Return a file's bytes, as far as its header says that an image lies in them, and its header."""
+    """Return a file's unpacked bytes up to the end of the image, and its header."""
     if data[:2] != b"\x1f\x8b":
         header = _header(data[:_LONGEST_HEADER])
         return data, header
     with gzip.open(io.BytesIO(data)) as stream:
         header = _header(stream.read(_LONGEST_HEADER))
-        # Room for the image alone is made: a few bytes may unpack to a thousand times as many.
+        # Only the image gets memory, because a few bytes may unpack to a thousand times as many.
         room = np.empty(header.get_data_offset() + _size(header), dtype=np.uint8)
         stream.seek(0)
         filled, view = 0, room.data
         while filled < len(room) and (count := stream.readinto(view[filled : filled + _BLOCK])):
             filled += count
-        # The checksum stands at the end.
+        # Read to the end, which has the checksum.
         rest = MAX_FILE_BYTES - filled
         while rest > 0 and (more := stream.read(_BLOCK)):
             rest -= len(more)
@@ -118,10 +118,10 @@ def _unpacked(data: bytes) -> tuple[bytes | npt.NDArray[np.uint8], Any]:
 
 
 def _header(start: bytes) -> Any:
-    """Return the header that a file starts with, checked for what it says of the image's size.
+    """Return the header of a file, after checking the image's size and type.
 
     Raises:
-        ScanRefusedError: too many voxels or dimensions, or values that are no real numbers.
+        ScanRefusedError: too many voxels, no 2D image or volume, or values that are not real numbers.
     """
     import nibabel
 
@@ -139,7 +139,7 @@ def _header(start: bytes) -> Any:
 
 
 def _shape(header: Any) -> tuple[int, ...]:
-    """Return the sizes of an image without trailing ones beyond the second."""
+    """Return the shape of an image without trailing axes of length 1 after the second."""
     shape = tuple(int(size) for size in header.get_data_shape())
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
@@ -147,7 +147,7 @@ def _shape(header: Any) -> tuple[int, ...]:
 
 
 def _size(header: Any) -> int:
-    """Return the bytes of an image."""
+    """Return the number of bytes of an image."""
     return math.prod(_shape(header)) * int(header.get_data_dtype().itemsize)
 
 
@@ -170,7 +170,7 @@ def _scaled(stored: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.float32]:
 
 
 def _flattened(volume: npt.NDArray[Any], scale: Scale, axis: int, projection: str) -> npt.NDArray[np.float32]:
-    """Return the mean or maximum along an axis, a few slices at a time."""
+    """Return the mean or maximum along an axis, computed over blocks of slices."""
     slices = np.moveaxis(volume, axis, 0)
     step = max(1, _BLOCK_VOXELS // max(1, slices[0].size))
     total = np.zeros(slices.shape[1:], dtype=np.float64)
@@ -193,7 +193,7 @@ def _plane(
     check_size(*(size for number, size in enumerate(volume.shape) if number != axis))
     projection = "middle" if thin else options.projection
     if projection == "none":
-        raise ScanRefusedError("a volume; the manifest names no projection")
+        raise ScanRefusedError("a volume, and the manifest sets no projection")
     if projection == "middle":
         upright = _scaled(_upright(np.moveaxis(volume, axis, 0)[volume.shape[axis] // 2]), scale)
     else:
@@ -205,7 +205,7 @@ def _plane(
 
 
 def _upright(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a view of a plane with its first axis, in RAS+ orientation, across and its second upwards."""
+    """Return a view of a RAS+ plane with its first axis as columns and its second as rows, from the top."""
     return plane[::-1, ::-1].T
 
 

@@ -1,4 +1,4 @@
-"""The phantom cohort as a source: made once in the cache, then read as the DICOM and NIfTI folders it is."""
+"""The phantom cohort as a source: created once in the cache, and read as folders of DICOM and NIfTI files."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from pipeline.storage import cache_directory, make_private_directory
 
 
 def phantom_settings(source: PhantomSource, num_patients: int | None) -> PhantomSettings:
-    """Return the manifest's phantom settings, with another number of patients if one is given."""
+    """Return the manifest's phantom settings, with `num_patients` replaced unless it is None."""
     if num_patients is None:
         return source.settings
     return PhantomSettings(**{**source.settings.model_dump(), "num_patients": num_patients})
 
 
 def phantom_folder(settings: PhantomSettings) -> Path:
-    """Return where a phantom cohort of these settings lies in the cache."""
+    """Return the folder of a phantom cohort with these settings in the cache."""
     return cache_directory() / "phantom" / settings.digest()[:24]
 
 
 def list_phantom(manifest: Manifest, source: PhantomSource, number: int, asked: Asked) -> Listing:
-    """Make the phantom cohort unless it is there, and list its files.
+    """Create the phantom cohort if it does not exist, and list its files.
 
     Args:
-        manifest: the manifest that names the source.
+        manifest: the manifest of the source.
         source: the phantom's rules.
         number: position of the source in the manifest.
-        asked: of how many patients, instead of the manifest's.
+        asked: request with the number of patients, which replaces the manifest's.
     """
     from pipeline.phantom.writer import MARKER, write_phantom_cohort
     from pipeline.progress import track
@@ -65,6 +65,6 @@ def list_phantom(manifest: Manifest, source: PhantomSource, number: int, asked: 
         )
         parts.append(list_nifti(manifest, nifti, number, asked))
     listing = merge(parts)
-    # The settings determine every file, so the times of the cached copies do not matter.
+    # The settings determine every file, so the times of the cached files do not matter.
     listing.fingerprint = settings.digest()
     return listing

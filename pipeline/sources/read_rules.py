@@ -1,4 +1,4 @@
-"""How the scans of a source are read, from the source's rules."""
+"""Rules for reading the scans of a source, from the source's rules in the manifest."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.sources.stores import kind_of
 
 
 def read_rule(manifest: Manifest, source: FolderRule, number: int, options: object = None) -> ReadRule:
-    """Return how all scans of a source are read.
+    """Return the rule by which all scans of a source are read.
 
     Args:
         manifest: the manifest, for its paths.
         source: the source's rules.
         number: position of the source in the manifest.
-        options: what else its reader needs.
+        options: options of the kind's reader.
 
     Raises:
-        ManifestError: a variable is not set, or the patient tag is no DICOM keyword.
-        DataError: nothing is at the path, or no store.
+        ManifestError: a variable is not set, or the patient tag is not a DICOM keyword.
+        DataError: the path does not exist, or is no folder or archive.
     """
     at = f"sources.{number}"
     root = manifest.resolve(source.path, f"{at}.path")
@@ -36,7 +36,7 @@ def read_rule(manifest: Manifest, source: FolderRule, number: int, options: obje
 
 
 def dicom_options(source: DicomReading) -> DicomOptions:
-    """Return how DICOM files of a source are read."""
+    """Return the options for reading the DICOM files of a source."""
     return DicomOptions(
         frames=str(source.frames),
         window=str(source.window),
@@ -46,13 +46,13 @@ def dicom_options(source: DicomReading) -> DicomOptions:
 
 
 def patient_tag(source: ScanRules, at: str) -> str:
-    """Return the DICOM keyword of the patient id, empty if the patient is known otherwise.
+    """Return the DICOM keyword of the patient id; empty if the patient has another source.
 
     Raises:
-        ManifestError: it is no DICOM keyword.
+        ManifestError: it is not a DICOM keyword.
     """
     tag = source.patient.tag if source.patient and source.patient.tag else ""
-    # Nearly every manifest names this one: to look it up would take a quarter of a second of imports.
+    # Nearly all manifests use PatientID; the imports for a look-up would take a quarter of a second.
     if tag in {"", "PatientID"}:
         return tag
     from pydicom.datadict import tag_for_keyword

@@ -1,4 +1,4 @@
-"""Reads the scans of one task of any kind: the function that worker processes call."""
+"""Reading of the scans of one task of any kind, for worker processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.sources.stores import open_store
 
 
 def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> Iterator[Scan]:
-    """Yield the scans of a task: one, or one a frame where the manifest says so.
+    """Yield the scans of a task: one, or one per frame if the manifest sets `frames: each`.
 
     Args:
-        task: what to read.
-        fetched: called once the bytes are there and decoding begins.
+        task: the task.
+        fetched: callback after the file's bytes are read, before decoding.
 
     Raises:
-        ScanRefusedError: the scan cannot be used; the problem is a short reason without path or header value.
-        DataError: the store that holds it is gone.
+        ScanRefusedError: the scan cannot be used; the reason contains no path and no header value.
+        DataError: the store of the scan no longer exists.
     """
     if task.refusal:
         raise ScanRefusedError(task.refusal)
@@ -32,17 +32,17 @@ def read_scans(task: ScanTask, fetched: Callable[[], None] = lambda: None) -> It
 
 
 def is_remote(task: ScanTask) -> bool:
-    """Tell whether the task's bytes come from a server, for which it may have to wait."""
+    """Return whether the task's bytes come from a server, so that reading may wait for it."""
     return task.rule.store == "dicomweb"
 
 
 def read_scan(task: ScanTask) -> Scan:
-    """Return the first scan of a task; raises as `read_scans` does."""
+    """Return the first scan of a task; see `read_scans`."""
     return next(read_scans(task))
 
 
 def read_patient(task: ScanTask) -> str | None:
-    """Return the patient id that stands in the file itself, or None: few kinds of file have one.
+    """Return the patient id in the file, or None if files of this kind have none.
 
     Raises:
         ScanRefusedError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""What lies in a source and is not read: counted by kind, named by pseudonym, told with the remedy."""
+"""Files of a source that are not read: counts by reason, hashed names and remedies."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pipeline.manifest.file_endings import ending_of
 from pipeline.sources.stores.base import CLOSED, FOLDER_LINK, INNER_LINK, LINK
 
 UNMATCHED = "matches no include pattern"
-"""Why a file is not read though nothing else speaks against it."""
+"""Reason of a readable file outside the include patterns."""
 
 EXAMPLES = 3
-"""Hashed names told of a kind; the private map resolves them all."""
+"""Number of hashed names in a note; the private map contains all of them."""
 
 _REMEDY = {
-    FOLDER_LINK: "put the folder itself there, mount it there, or name it as a source of its own",
-    INNER_LINK: "put a folder there, or name it as a source of its own",
-    LINK: "pack the files themselves",
-    CLOSED: "give yourself read access",
-    UNMATCHED: "correct the manifest's include if they are scans",
+    FOLDER_LINK: "replace the link by the folder or a mount, or add the folder as another source",
+    INNER_LINK: "replace the link by the folder, or add the folder as another source",
+    LINK: "pack the files instead of links",
+    CLOSED: "get read permission",
+    UNMATCHED: "if they are scans, correct the manifest's include",
 }
 
 
 def unread_counts(unread: Mapping[str, str]) -> dict[str, int]:
-    """Return reason -> files, most frequent first.
+    """Return reason -> number of files, most frequent first.
 
     Args:
         unread: unique name of each file (identifying) -> reason.
@@ -35,18 +35,18 @@ def unread_counts(unread: Mapping[str, str]) -> dict[str, int]:
 
 
 def unread_notes(unread: Mapping[str, str], pseudonyms: Pseudonyms | None) -> list[str]:
-    """Return one sentence a reason: how many, of which endings, which (by hashed name), what to do.
+    """Return one sentence per reason: number of files, endings, examples (hashed names), remedy.
 
     Args:
         unread: unique name of each file (identifying) -> reason.
-        pseudonyms: hashes the names; None where there is no key yet, then none are told.
+        pseudonyms: pseudonyms for the names; None, if there is no key yet, omits the examples.
     """
     notes = []
     for reason, count in unread_counts(unread).items():
         names = sorted(name for name, why in unread.items() if why == reason)
         endings = Counter(ending_of(name) for name in names).most_common()
-        told = ", ".join(f"{ending} {number}" for ending, number in endings)
-        note = f"not read: {count} {'entry' if count == 1 else 'entries'} of the source ({reason}; {told})"
+        counts = ", ".join(f"{ending} {number}" for ending, number in endings)
+        note = f"not read: {count} {'entry' if count == 1 else 'entries'} of the source ({reason}; {counts})"
         if pseudonyms is not None:
             note += f", such as {', '.join(pseudonyms.scan(name) for name in names[:EXAMPLES])}"
         remedy = _REMEDY.get(reason)

@@ -1,4 +1,4 @@
-"""Writing the finished checkpoint: the chosen average, its description, and which files are its content."""
+"""Writes the finished checkpoint: the chosen average and its description."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ChosenAverage:
 
     Attributes:
         tensors: its weights by name.
-        denoiser: the denoiser they belong to.
+        denoiser: the denoiser that the weights belong to.
         step: the step at which it was taken.
         snapshots: steps of the snapshots up to it.
     """
@@ -69,16 +69,16 @@ def write_checkpoint(
         folder: the checkpoint directory.
         settings: training settings.
         chosen: the average that becomes the model.
-        plan: what this machine computed with.
-        conditions: what was trained on beside the class.
-        num_steps: optimiser steps done.
+        plan: device, threads and precision of the training.
+        conditions: conditions of the training besides the class.
+        num_steps: number of optimiser steps done.
         init_digest: digest of the checkpoint that training started from, or None.
         seed: run seed.
-        autoencoder: the one whose latents were learnt, or None.
-        budget: of a differentially private training, or None.
+        autoencoder: the autoencoder of a training on latents, or None.
+        budget: the budget of a differentially private training, or None.
 
     Returns:
-        The names of the content files, snapshots among them, and the counts for the reference.
+        The names of the content files with the snapshots, and the counts for the reference.
     """
     denoiser = chosen.denoiser
     info = CheckpointInfo(

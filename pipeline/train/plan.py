@@ -1,4 +1,4 @@
-"""What a training would do, and what it would need: an optimiser step of the real network, measured."""
+"""Plans a training and estimates its cost from measured optimiser steps of the real network."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from pipeline.train.step import TrainingStep
 
 _GRID_STEPS, _PROBE_STEPS = 8, 12
-"""Steps that drawing one grid takes as long as, and the probe of `train.precision=auto`."""
+"""Optimiser steps that take as long as drawing one grid, and as the probe of `train.precision=auto`."""
 
 _FLOAT_BYTES = 4
 
 
 def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) -> StagePlan[CheckpointRef]:
-    """Say what `run_train` would do with these arguments.
+    """Return what `run_train` would do with these arguments.
 
-    The checkpoint to start from counts by its digest and not by its path: moved, it is the same.
+    The checkpoint to start from is identified by its digest, not by its path.
 
     Raises:
-        DataError: cohort, or checkpoint to start from, is not a finished output.
+        DataError: the cohort, or the checkpoint to start from, is not a finished output.
     """
     start = start_digest(settings)
     inputs = {"cohort": known_digest(CohortRef, cohort), **({} if start is None else {"init_from": start})}
@@ -47,7 +47,7 @@ def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) 
 
 
 def network_of(settings: TrainSettings, work: Workload) -> PlannedNetwork:
-    """Return the network that is trained on a cohort; conditions beside the class are left out."""
+    """Return the network that is trained on a cohort, without conditions other than the class."""
     data = settings.data_fields(work.image_size)
     layers = settings.network_fields(data["image_size"]) | layers_to_start_from(settings)
     return PlannedNetwork(
@@ -59,7 +59,7 @@ def network_of(settings: TrainSettings, work: Workload) -> PlannedNetwork:
 
 
 def estimate_train(settings: TrainSettings, work: Workload) -> Cost:
-    """Estimate training: steps times the time of a step of the real network at the real batch size."""
+    """Estimate training: number of steps times the measured time of a step at the real batch size."""
     network = network_of(settings, work)
     step = train_speed(settings, network)
     seconds = settings.num_steps * step.seconds
@@ -71,24 +71,24 @@ def estimate_train(settings: TrainSettings, work: Workload) -> Cost:
     if settings.grid_every_steps:
         seconds += settings.num_steps // settings.grid_every_steps * _GRID_STEPS * step.seconds
     lengths = len(settings.ema_lengths)
-    # EMA weights, and two generations of weights, averages and both moments of AdamW, in fp32; snapshots of
-    # the averages in 16 bits.
+    # In fp32, the model, and weights, averages and both moments of AdamW in two saved states; in 16 bits, the
+    # snapshots of the averages.
     disk = step.parameters * (_FLOAT_BYTES * (1 + 2 * (3 + lengths)) + 2 * lengths * settings.ema_snapshots)
     if network.autoencoder is not None:
-        more, bytes_of_it = _autoencoder_cost(settings, work, network.autoencoder, network.arithmetic())
-        seconds, disk = seconds + more, disk + bytes_of_it
+        added = _autoencoder_cost(settings, work, network.autoencoder, network.arithmetic())
+        seconds, disk = seconds + added[0], disk + added[1]
     return Cost.here(seconds, disk_bytes=disk, more_bytes=step.more_bytes, device_bytes=step.device_bytes)
 
 
 @dataclass(frozen=True)
 class StepSpeed:
-    """What an optimiser step costs.
+    """Measured cost of an optimiser step.
 
     Attributes:
-        seconds: of one step.
-        parameters: of the network.
-        more_bytes: memory that a whole batch needs beyond what this process has taken by now.
-        device_bytes: memory on a GPU.
+        seconds: time of one step.
+        parameters: number of parameters of the network.
+        more_bytes: memory that a whole batch needs beyond what this process already uses.
+        device_bytes: memory on the GPU.
     """
 
     seconds: float
@@ -98,7 +98,7 @@ class StepSpeed:
 
 
 def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
-    """Measure the optimiser step of the training itself, on scans that are all zero."""
+    """Measure the optimiser step of the training on scans of zeros."""
     import torch
 
     from models.diffusion.objective import denoising_loss
@@ -107,7 +107,7 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
 
     def step_of(count: int) -> tuple[TrainingStep, torch.Tensor, torch.Tensor]:
         if count not in made:
-            # One at a time: each holds weights, averages and moments of its own.
+            # Each step holds weights, averages and moments, so only one is kept.
             made.clear()
             made[count] = _training_step(settings, network, count)
         step = made[count]
@@ -123,25 +123,24 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
     sigma = torch.full((2,), 0.5, device=step.device)
 
     def losses(count: int) -> torch.Tensor:
-        some = images[:count]
         return denoising_loss(
             step.working.compute,
-            some,
+            images[:count],
             codes[:count],
             sigma=sigma[:count],
-            noise=torch.randn_like(some),
+            noise=torch.randn_like(images[:count]),
             sigma_data=settings.sigma_data,
         )
 
     at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
-    # Per-sample gradients are kept by Opacus, which says nothing of their size.
-    a_scan = saved_bytes(losses) if settings.dp.epsilon is None else 0
+    # Opacus holds the per-sample gradients and does not report their size.
+    scan_bytes = saved_bytes(losses) if settings.dp.epsilon is None else 0
     parameters = sum(parameter.numel() for parameter in step.denoiser.parameters())
-    return StepSpeed(pace.seconds, parameters, max(at_once - pace.timed, 0) * a_scan, pace.device_bytes)
+    return StepSpeed(pace.seconds, parameters, max(at_once - pace.timed, 0) * scan_bytes, pace.device_bytes)
 
 
 def _training_step(settings: TrainSettings, network: PlannedNetwork, count: int) -> TrainingStep:
-    """Return the step of a training on `count` scans, on this machine."""
+    """Return the optimiser step of a training on this machine, with batches of `count` scans."""
     import torch
 
     from models.devices import default_device
@@ -159,8 +158,8 @@ def _training_step(settings: TrainSettings, network: PlannedNetwork, count: int)
     machine = MachinePlan(
         default_device(), torch.get_num_threads(), precision, micro_batch=settings.micro_batch
     )
-    nothing: Any = None  # nothing is read: the scans are given
-    shared: dict[str, Any] = {"seed": 0, "timing": NoTiming(), "source": PixelSource(nothing)}
+    no_cohort: Any = None  # The step gets its scans as arguments.
+    shared: dict[str, Any] = {"seed": 0, "timing": NoTiming(), "source": PixelSource(no_cohort)}
     few = settings.model_copy(update={"batch_size": count})
     if epsilon is None:
         return TrainingStep(network.denoiser(), few, machine, Ranks(), **shared)
@@ -172,7 +171,7 @@ def _training_step(settings: TrainSettings, network: PlannedNetwork, count: int)
 def _autoencoder_cost(
     settings: TrainSettings, work: Workload, spec: AutoencoderSpec, precision: Precision
 ) -> tuple[float, int]:
-    """Measure training the autoencoder and encoding with it; return the seconds and bytes on disk of both."""
+    """Measure training of the autoencoder and encoding of all scans; return the seconds and bytes on disk."""
     import torch
 
     from models.devices import default_device
@@ -201,7 +200,7 @@ def _autoencoder_cost(
     frozen = freeze_autoencoder(autoencoder)
     encoded = pace_of(lambda count: frozen.moments(images[:count]), BLOCK_SIZE)
     parameters = sum(parameter.numel() for parameter in frozen.parameters())
-    # Its weights, and two generations of what trains them; mean and log-variance of each latent in 16 bits.
+    # Weights, and two saved states, in fp32; mean and log-variance of each latent in 16 bits.
     disk = parameters * _FLOAT_BYTES * (1 + 2 * 4) + work.num_train * 2 * 2 * math.prod(latent_shape)
     seconds = settings.latent.num_steps * trained.seconds + work.num_train * encoded.seconds / BLOCK_SIZE
     return seconds, disk

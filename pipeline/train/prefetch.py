@@ -1,4 +1,4 @@
-"""What each training step needs from the cohort, gathered by a thread while the step before computes."""
+"""Reads the data of each training step in a thread while the step before is computed."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from pipeline.arrays import Ints
 from pipeline.artifacts.conditions import CohortConditions
 
 Gather = Callable[[int], tuple[npt.NDArray[Any], ...]]
-"""Reads the arrays that a step needs; called in a thread of its own."""
+"""Reads the arrays of a step; called in a separate thread."""
 
 
 class Draws(Protocol):
-    """Tells which scans a step sees, over all processes."""
+    """Selects the scans of each step, over all processes."""
 
     def rows(self, step: int, /) -> Ints:
         """Return the cohort rows of a step."""
 
 
 class Source(Protocol):
-    """Reads what a denoiser learns from."""
+    """Reads the training data of a denoiser."""
 
     def read(self, rows: Ints, /) -> npt.NDArray[Any]:
         """Return the images of cohort rows, or the moments of their latents: (N, C, H, W)."""
 
 
 class Feed:
-    """Gathers the arrays of every step, one step ahead.
+    """Reads the arrays of every step, one step ahead.
 
     Args:
         gather: reads the arrays of a step.
-        device: where they are needed.
+        device: device of the returned tensors.
     """
 
     def __init__(self, gather: Gather, device: torch.device) -> None:
         self._gather, self._device = gather, device
         self._pinned = choices(device).pinned
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed", initializer=self._settle)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed", initializer=self._select_device)
         self._ahead: tuple[int, Future[tuple[Tensor, ...]]] | None = None
 
     def take(self, step: int) -> tuple[Tensor, ...]:
@@ -62,8 +62,8 @@ class Feed:
         """Stop the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _settle(self) -> None:
-        """Let the thread work for this process's GPU: every thread begins on the first one."""
+    def _select_device(self) -> None:
+        """Select this process's GPU in the thread; every thread starts with the first GPU."""
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
 
@@ -72,21 +72,16 @@ class Feed:
         return tuple(tensor.pin_memory() if self._pinned else tensor for tensor in tensors)
 
 
-def scans_of(
-    batches: Draws,
-    source: Source,
-    conditions: CohortConditions,
-    share: slice,
-) -> Gather:
-    """Return what gathers a process's scans.
+def scans_of(batches: Draws, source: Source, conditions: CohortConditions, share: slice) -> Gather:
+    """Return a function that reads this process's scans of a step: images or moments, and condition codes.
 
-    It holds nothing of whoever trains, which so is freed, with all it has on a GPU, once nobody needs it.
+    The function does not refer to the trainer, so the thread does not keep the trainer's GPU memory in use.
 
     Args:
-        batches: which scans a step sees, over all processes.
-        source: reads the scans, or what their latents are drawn from: (n, C, H, W).
-        conditions: what the cohort tells of each scan: codes (n, F) int64.
-        share: this process's places in a batch.
+        batches: selects the scans of a step, over all processes.
+        source: reads the images, or the moments of their latents: (n, C, H, W).
+        conditions: conditions of each scan: codes (n, F) int64.
+        share: this process's positions in a batch.
     """
 
     def gather(step: int) -> tuple[npt.NDArray[Any], ...]:

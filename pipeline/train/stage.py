@@ -1,4 +1,4 @@
-"""The train stage: opens its output directory, trains what is left to train, and closes it."""
+"""The train stage: trains, or resumes a training, in its output directory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def run_train(
 ) -> CheckpointRef:
     """Train a denoiser on the train split of a cohort.
 
-    A finished output of the same inputs is returned as it is; an unfinished one is gone on with from its last
-    saved state, and ends in the same weights as if it had never been interrupted.
+    A finished output of the same inputs is returned unchanged. An unfinished one is resumed from its last
+    saved state and ends with the same weights as without an interruption.
 
-    Under `torchrun`, or wherever RANK and WORLD_SIZE are set, the processes train together: process 0 writes,
-    all return the same reference. A training may be gone on with by another number of processes; its weights
-    then are equal up to rounding.
+    If RANK and WORLD_SIZE are set, as by `torchrun`, the processes train together: process 0 writes, and all
+    return the same reference. A training may be resumed by another number of processes; its weights are then
+    equal up to rounding.
 
     Args:
-        cohort: the cohort to learn from; only its npy files and `cohort.json` are read.
+        cohort: the cohort to train on; only its npy files and `cohort.json` are read.
         out: the checkpoint directory (private).
         settings: training settings.
         seed: run seed, not negative.
@@ -47,7 +47,7 @@ def run_train(
         UsageError: the checkpoint to start from lies in `out`.
         DataError: the cohort is unreadable, changed, or has a class without a train scan; or the checkpoint
             to start from is missing, changed, or of another network.
-        TrainingError: the loss is no longer finite, or memory does not suffice; the last good state is kept.
+        TrainingError: loss or gradient is not finite, or memory is short; the last good state is kept.
         RankFailedError: another process of the job failed.
         StorageError: the disk is full or cannot be written.
     """
@@ -64,7 +64,7 @@ def run_train(
                 return folder.finished
             opened = open_cohort(cohort)
             send_work(ranks, folder.inputs_digest)
-            # Torch and MONAI take seconds to import; a finished checkpoint is returned without them.
+            # Importing torch and MONAI takes seconds, which a finished checkpoint does not need.
             from pipeline.train.loop import train
 
             files, counts = train(
@@ -82,7 +82,7 @@ def run_train(
 
 
 def _follow(cohort: CohortRef, settings: TrainSettings, seed: int, ranks: Ranks) -> CheckpointRef:
-    """Train beside process 0, which alone opens the output directory, and return its reference."""
+    """Train together with process 0, which alone opens the output directory, and return its reference."""
     finished, inputs_digest = receive(ranks, CheckpointRef)
     if finished is not None:
         return finished

@@ -36,7 +36,6 @@ MICRO = (
     "audit.embedding_steps=4",
     "audit.embedding_batch=32",
     "audit.rotations=[0.0]",
-    "audit.coarse_rotations=[0.0]",
     "audit.planted_per_kind=3",
     "evaluate.seeds=1",
     "evaluate.num_steps=8",

@@ -105,7 +105,7 @@ def test_a_wrong_manifest_exits_2_and_names_the_key(
 
 
 def test_a_manifest_that_is_not_there_exits_2(tmp_path: Path, call: Call) -> None:
-    check_refusal(call("validate", tmp_path / "none.yaml"), 2, "no such manifest")
+    check_refusal(call("validate", tmp_path / "none.yaml"), 2, "the manifest does not exist")
 
 
 @pytest.mark.parametrize("override", ["train.num_step=5", "train.num_steps=-5", "train.num_steps"])

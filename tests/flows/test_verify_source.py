@@ -48,7 +48,7 @@ def test_a_source_with_a_folder_behind_a_link_is_not_verified(
     assert "NOT VERIFIED: the source was not read completely" in done.err
     assert f"not read: 1 entry of the source ({LINKED}; no ending 1), such as s-" in done.err
     assert Pseudonyms(load_key()).scan("mass") in done.err
-    assert "put the folder itself there" in done.err
+    assert "replace the link by the folder" in done.err
     # As told, the folder itself is put there: then the name is found.
     (source / "mass").unlink()
     (source.parent / "elsewhere").rename(source / "mass")

@@ -1,1 +1,1 @@
-"""Reading scans in worker processes: pixels, signatures and flags of each."""
+"""Reads scans in worker processes and computes pixels, signature and flags of each."""

@@ -1,55 +1,53 @@
-"""Burned-in text near the border of a scan, found by rows of small sharp strokes."""
+"""Detects burned-in text near the border of a scan as rows of small strokes with high contrast."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.ingest.reading.text_boxes import TextBox, merged_boxes
+from pipeline.arrays import Bools
+from pipeline.ingest.reading.text_boxes import Pixels, TextBox, merged_boxes
 
-Pixels = npt.NDArray[Any]
 Grey = npt.NDArray[np.uint8]
 
 BORDER_SHARE = 0.2
-"""Depth of the border that is looked at, as a share of each side."""
+"""Depth of the searched border, as a share of each side."""
 
 MIN_SIDE = 96
-"""Smaller scans hold no legible text."""
+"""Shortest side in pixels of a scan that is searched; smaller scans hold no legible text."""
 
 SHARP = 0.15
-"""Step between neighbouring pixels that counts as sharp, as a share of black to white."""
+"""Smallest step between neighbouring pixels that counts as sharp, as a share of the range black to white."""
 
 CONTRAST = 44
-"""How far a stroke stands out from its surroundings, of 255."""
+"""Contrast above which a structure counts as a stroke, of 255."""
 
 WHITE, BLACK = 110, 31
-"""A stroke is at least this bright, or at most this dark, of 255."""
+"""A stroke is brighter than the first value, or darker than the second, of 255."""
 
 MIN_CHARACTERS = 4
-"""Aligned characters that make a text; markers (R, L, A-P) have fewer."""
+"""Smallest number of aligned characters in a text; markers (R, L, A-P) have fewer."""
 
 MIN_RUNS = 3.8
-"""Strokes crossed by a row of a text whose letters have run together, on average over its rows."""
+"""Smallest mean number of strokes per pixel row of a text whose letters have merged."""
 
 HEIGHTS = (5, 40)
-"""Height of characters in pixels, at the scale at which they are looked for."""
+"""Smallest and largest height of a character in pixels, at the scale of the search."""
 
 _STEPS = 5
 _ROWS = 2
 _REACH = 64
 _STROKE_WIDTH = 9
 _MAX_PARTS = 2000
-_MAX_PLACES = 64
+_MAX_REGIONS = 64
 
 
 def find_text(pixels: Pixels, black_white: tuple[float, float]) -> list[TextBox]:
     """Return the text lines near the border of a scan.
 
-    Some rows are searched for many sharp steps close together; only around such places are strokes cut out,
-    put together to characters, and these to lines. Text that runs down the image is not found, nor is text
-    of less than five pixels height.
+    A quick search of some rows finds regions with many sharp steps close together. Only there are strokes
+    segmented and grouped into characters, and characters into lines. Vertical text and text less than five
+    pixels high are not found.
 
     Args:
         pixels: (H, W), bright = dense, any real dtype.
@@ -59,26 +57,26 @@ def find_text(pixels: Pixels, black_white: tuple[float, float]) -> list[TextBox]
     low, high = black_white
     if min(height, width) < MIN_SIDE or not high > low:
         return []
-    found = [box for place in _places(pixels, high - low) for box in _lines(pixels, place, black_white)]
+    found = [box for region in _regions(pixels, high - low) for box in _lines(pixels, region, black_white)]
     if found:
-        # Where there is one text there are others, which may be too small or faint for the quick search.
+        # A scan with one text often has others that are too small or faint for the quick search.
         found += [box for strip in _strips(height, width) for box in _lines(pixels, strip, black_white)]
     return merged_boxes(found)
 
 
-def _places(pixels: Pixels, span: float) -> list[TextBox]:
-    """Return the parts of the border where several sharp steps stand close together in two rows or more."""
+def _regions(pixels: Pixels, span: float) -> list[TextBox]:
+    """Return the parts of the border where at least two rows have several sharp steps close together."""
     height, width = pixels.shape
     row_step = 3 + height // 512
     rows = pixels[1::row_step]
     if rows.dtype.kind == "f":
         sharp = np.abs(rows[:, 1:] - rows[:, :-1]) > span * SHARP
     else:
-        # The larger minus the smaller stays inside an unsigned type, four times as fast as a wider one.
+        # The larger minus the smaller cannot overflow an unsigned type; a wider type is four times slower.
         steps = np.maximum(rows[:, 1:], rows[:, :-1]) - np.minimum(rows[:, 1:], rows[:, :-1])
         sharp = steps > rows.dtype.type(min(max(span * SHARP, 1), np.iinfo(rows.dtype).max))
     at = np.flatnonzero(sharp)
-    # Steps side by side are one stroke, or one edge of a thick one.
+    # Adjacent steps belong to one thin stroke or to one edge of a thick one.
     at = at[np.diff(at, prepend=-2) > 1]
     if len(at) < _STEPS * _ROWS:
         return []
@@ -91,12 +89,12 @@ def _places(pixels: Pixels, span: float) -> list[TextBox]:
     ahead = _STEPS - 1
     first = np.flatnonzero(at[ahead:] - at[:-ahead] <= _REACH + width // 16)
     first = first[row[first] == row[first + ahead]]
-    starts = np.stack([row[first], column[first], column[first + ahead]], axis=1)[: 16 * _MAX_PLACES]
+    starts = np.stack([row[first], column[first], column[first + ahead]], axis=1)[: 16 * _MAX_REGIONS]
     return _grouped(starts.tolist(), row_step, height, width)
 
 
 def _grouped(found: list[list[int]], row_step: int, height: int, width: int) -> list[TextBox]:
-    """Put places of neighbouring rows together, with room around them; single rows are left out."""
+    """Merge regions of neighbouring rows and add a margin; drop regions of a single row."""
     groups: list[tuple[TextBox, int]] = []
     for row, left, right in found:
         box = TextBox(row, left, row + 1, right + 1)
@@ -106,7 +104,7 @@ def _grouped(found: list[list[int]], row_step: int, height: int, width: int) -> 
             groups.remove(other)
             box, count = box.joined(other[0]), count + (row > other[0].bottom - 1) + other[1] - 1
         groups.append((box, count))
-        if len(groups) > _MAX_PLACES:
+        if len(groups) > _MAX_REGIONS:
             break
     boxes = [
         TextBox(max(b.top - 40, 0), max(b.left - 80, 0), min(b.bottom + 40, height), min(b.right + 80, width))
@@ -126,26 +124,26 @@ def _strips(height: int, width: int) -> list[TextBox]:
     ]
 
 
-def _lines(pixels: Pixels, place: TextBox, black_white: tuple[float, float]) -> list[TextBox]:
+def _lines(pixels: Pixels, region: TextBox, black_white: tuple[float, float]) -> list[TextBox]:
     low, high = black_white
-    here = pixels[place.top : place.bottom, place.left : place.right].astype(np.float32)
-    grey = np.clip((here - np.float32(low)) * np.float32(255 / (high - low)), 0, 255).astype(np.uint8)
+    values = pixels[region.top : region.bottom, region.left : region.right].astype(np.float32)
+    grey = np.clip((values - np.float32(low)) * np.float32(255 / (high - low)), 0, 255).astype(np.uint8)
     found: list[TextBox] = []
     scale = 1
     while min(grey.shape) > 2 * _STROKE_WIDTH:
         for strokes in _strokes(grey):
             found += [
                 TextBox(
-                    place.top + box.top * scale,
-                    place.left + box.left * scale,
-                    place.top + box.bottom * scale,
-                    place.left + box.right * scale,
+                    region.top + box.top * scale,
+                    region.left + box.left * scale,
+                    region.top + box.bottom * scale,
+                    region.left + box.right * scale,
                 )
                 for box in _rows_of_characters(strokes)
             ]
         if min(pixels.shape) // (2 * scale) < 256:
             break
-        # Larger letters are found on a picture of half the size.
+        # Larger letters are found at half the resolution.
         scale *= 2
         even = grey[: len(grey) // 2 * 2, : grey.shape[1] // 2 * 2].astype(np.uint16)
         sums = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
@@ -158,8 +156,8 @@ def _near_border(box: TextBox, shape: tuple[int, ...]) -> bool:
     return min(row, 1 - row) < BORDER_SHARE or min(column, 1 - column) < BORDER_SHARE
 
 
-def _strokes(grey: Grey) -> list[npt.NDArray[np.bool_]]:
-    """Return masks of thin bright and of thin dark structures (top-hat and bottom-hat transform)."""
+def _strokes(grey: Grey) -> list[Bools]:
+    """Return masks of thin bright and thin dark structures (top-hat and bottom-hat transform)."""
     reach = _STROKE_WIDTH // 2
     wide = np.pad(grey, 2 * reach, mode="edge")
     opened = _window(_window(wide, np.minimum), np.maximum)
@@ -170,7 +168,7 @@ def _strokes(grey: Grey) -> list[npt.NDArray[np.bool_]]:
 
 
 def _window(grey: Grey, choose: np.ufunc) -> Grey:
-    """Return the largest or smallest value of each 9 by 9 square, by doubling the width (2, 4, 8, 9)."""
+    """Return the minimum or maximum over each 9 by 9 window; the width grows in steps (2, 4, 8, 9)."""
     for _ in range(2):
         two = choose(grey[:-1], grey[1:])
         four = choose(two[:-2], two[2:])
@@ -179,7 +177,7 @@ def _window(grey: Grey, choose: np.ufunc) -> Grey:
     return grey
 
 
-def _rows_of_characters(strokes: npt.NDArray[np.bool_]) -> list[TextBox]:
+def _rows_of_characters(strokes: Bools) -> list[TextBox]:
     from scipy.ndimage import find_objects, label
 
     labelled, count = label(strokes, structure=np.ones((3, 3), dtype=bool))
@@ -200,12 +198,12 @@ def _rows_of_characters(strokes: npt.NDArray[np.bool_]) -> list[TextBox]:
     return lines
 
 
-def _is_text(strokes: npt.NDArray[np.bool_], hull: TextBox, characters: list[TextBox]) -> bool:
-    """Return whether a line holds enough characters, or enough strokes where these have run together."""
+def _is_text(strokes: Bools, hull: TextBox, characters: list[TextBox]) -> bool:
+    """Return whether a line holds enough characters, or enough strokes if its characters have merged."""
     inside = strokes[hull.top : hull.bottom, hull.left : hull.right]
     if hull.width < 1.8 * hull.height:
         return False
-    # Text stands by itself; noise and bone go on above and below.
+    # Noise and bone continue above and below the line; text does not.
     above = strokes[max(hull.top - 2, 0) : hull.top, hull.left : hull.right]
     below = strokes[hull.bottom : hull.bottom + 2, hull.left : hull.right]
     around = np.count_nonzero(above) + np.count_nonzero(below)
@@ -218,7 +216,7 @@ def _is_text(strokes: npt.NDArray[np.bool_], hull: TextBox, characters: list[Tex
 
 
 def _chains(parts: list[TextBox]) -> list[list[TextBox]]:
-    """Chain characters from left to right: alike in height, on one line, close together."""
+    """Chain characters from left to right that are close together, on one line and of similar height."""
     lines: list[list[TextBox]] = []
     for part in parts:
         for line in reversed(lines):

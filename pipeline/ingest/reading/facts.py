@@ -1,4 +1,4 @@
-"""What the parts say of all scans, in small arrays: who is readable, whose it is, what it looks like."""
+"""Collects from the parts, in small arrays, the facts about all scans that later steps need."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Known = Mapping[str, tuple[int, int]]
 
 @dataclass
 class Facts:
-    """One entry a scan or a patient.
+    """Facts about N scans and P patients.
 
     Attributes:
         readable: (N,) True for scans that were read.
-        patients: (N,) patient number, -1 unknown.
+        patients: (N,) patient number, -1 if unknown.
         hashes: (N,) hash of the stored pixels.
-        signatures: (N, D) int8, what the image looks like; zeros without one.
+        signatures: (N, D) int8 signature of the image, zeros without one.
         starts: (parts + 1,) number of the first scan of each part.
-        draws: (P,) draw of each patient.
-        known_side, known_audit: (P,) place in an earlier cohort, -1 without.
-        alike: (P,) number of what the patient's id looks like; equal numbers may be one patient.
-        doubtful: (P,) True where a header's id may name nobody.
-        numbers: pseudonym -> patient number.
+        draws: (P,) split draw of each patient.
+        known_side, known_audit: (P,) split and audit role in an earlier cohort, -1 without.
+        alike: (P,) group of each patient; the ids of a group look alike.
+        doubtful: (P,) True if a header's id may be a stand-in that names nobody.
+        numbers: pseudonym (8 bytes) -> patient number.
     """
 
     readable: Bools
@@ -49,23 +49,23 @@ class Facts:
     numbers: dict[bytes, int] = field(default_factory=dict)
 
     def with_claims(self, claims: dict[int, str]) -> Codes:
-        """Return the patient numbers with claimed patients put in."""
+        """Return the patient numbers (N,) with those of `claims` (scan number -> pseudonym) filled in."""
         patients = self.patients.copy()
-        extra = dict(self.numbers) if claims else {}
+        numbers = dict(self.numbers) if claims else {}
         for row, pseudonym in claims.items():
-            patients[row] = extra.setdefault(_short(pseudonym), len(extra))
+            patients[row] = numbers.setdefault(_short(pseudonym), len(numbers))
         return patients
 
 
 def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: DrawSeal) -> Facts:
-    """Read the descriptions of all parts, one part in memory at a time.
+    """Collect the facts about all scans, with one part in memory at a time.
 
     Args:
-        folder: where the parts lie.
-        num_parts: their number.
-        num_scans: rows in all of them.
-        known: places of patients in an earlier cohort.
-        seal: opens the draws.
+        folder: folder of the parts.
+        num_parts: number of parts.
+        num_scans: number of rows in all parts.
+        known: split and audit role of patients in an earlier cohort.
+        seal: unseals the draws.
     """
     facts = Facts(
         readable=np.zeros(num_scans, dtype=bool),
@@ -107,5 +107,5 @@ def gather(folder: Path, num_parts: int, num_scans: int, known: Known, seal: Dra
 
 
 def _short(pseudonym: str) -> bytes:
-    """The eight bytes that a patient pseudonym shows in hex: a quarter of the memory of its text."""
+    """Return the eight bytes of a patient pseudonym, which take a quarter of the memory of its text."""
     return bytes.fromhex(pseudonym[2:])

@@ -28,16 +28,16 @@ EXPLANATIONS = {
     NEAR_CONSTANT: "The stored image has almost no contrast.",
     CLIPPED: "A large share of the pixels is at the white or black end of the range, so detail was lost.",
     UPSAMPLED: "The scan is smaller than the stored image.",
-    EXTREME_ASPECT: "The scan is more than two and a half times as long as wide, or the reverse.",
+    EXTREME_ASPECT: "One side of the scan is more than two and a half times as long as the other.",
     INVERTED: "The image looks like a negative of the other images of its class.",
     UNLIKE: "The image is far from the others of its class: perhaps another view, body part or device.",
     UNEXPECTED_MODALITY: "The header has a modality that the manifest does not expect.",
     UNEXPECTED_VIEW: "The header or table has a view that the manifest does not expect.",
-    BEYOND_BITS: "The pixels have more bits than the header says; they were read by their values.",
-    TEXT: "There are several aligned characters near the border; they may be a patient name or a date.",
+    BEYOND_BITS: "The pixel values need more bits than the header states; the values were kept.",
+    TEXT: "Several aligned characters stand near the border; they may be a patient name or a date.",
     TEXT_MASKED: "Text near the border was painted over before the image was stored.",
     DUPLICATE: "Another scan has exactly the same stored pixels.",
-    NEAR_DUPLICATE: "Another scan shows the same image: encoded again, resized, brightened or cropped.",
+    NEAR_DUPLICATE: "Another scan shows the same image, re-encoded, resized, brightened or cropped.",
     LABEL_CONFLICT: "An exact or near duplicate of this scan has another label.",
 }
 """Flag -> explanation on the quality page, in the order of the page."""
@@ -48,23 +48,23 @@ NEAR_CONSTANT_STD = 0.02
 EXTREME_RATIO = 2.5
 
 CLIPPED_WHITE = 0.12
-"""Share of white pixels above which a scan is clipped. Largest of 1,952 chest JPEGs: 0.02; of 2,000 chests
-and 2,000 hands at 64 pixels: 0.09."""
+"""Share of white pixels above which a scan counts as clipped. The largest share is 0.02 in 1,952 chest JPEGs,
+and 0.09 in 2,000 chest and 2,000 hand images of 64 pixels."""
 
 CLIPPED_BLACK = 0.5
-"""Share of black pixels in the middle half (each way); the borders are black by nature. Largest of the same:
-0.36 of the chests and 0.46 of the hands."""
+"""Share of black pixels in the middle half of both axes above which a scan counts as clipped; borders are
+naturally black. The largest share is 0.36 in the same chest images and 0.46 in the hand images."""
 
 
 def flags_of(
     stored: npt.NDArray[np.generic], source_shape: tuple[int, ...], pixel_aspect: float
 ) -> tuple[str, ...]:
-    """Return the flags of an image that depend on its stored pixels and the shape of the source.
+    """Return the flags that depend on the stored pixels and the shape of the source.
 
     Args:
         stored: (S, S) uint8 or uint16.
         source_shape: (H, W) of the scan.
-        pixel_aspect: width over height of a source pixel.
+        pixel_aspect: width divided by height of a source pixel.
     """
     flags = []
     if float(stored.std()) < NEAR_CONSTANT_STD * MAX_VALUE[stored.dtype.itemsize * 8]:
@@ -78,11 +78,11 @@ def flags_of(
 
 
 def is_clipped(grid: npt.NDArray[Any], value_range: tuple[float, float] | None) -> bool:
-    """Return whether too many of a scan's own pixels stand at its ends.
+    """Return whether too many pixels of a scan are white or black.
 
     Args:
-        grid: the scan's pixels on a grid, bright = dense.
-        value_range: black and white where the format fixes them, else the darkest and brightest count.
+        grid: (h, w) pixels of the scan on a grid, bright = dense.
+        value_range: pixel values of black and white if the format defines them; else the extremes count.
     """
     low, high = value_range if value_range is not None else (grid.min(), grid.max())
     if np.count_nonzero(grid >= high) > CLIPPED_WHITE * grid.size:
@@ -95,15 +95,15 @@ def is_clipped(grid: npt.NDArray[Any], value_range: tuple[float, float] | None) 
 def unexpected(
     source_format: str, view: str, modalities: tuple[str, ...], views: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the flags of a scan whose header or table names something that the manifest does not expect.
+    """Return the flags of a scan with a modality or view that the manifest does not expect.
 
-    What is not named is not judged.
+    An unknown modality or view gives no flag.
 
     Args:
         source_format: such as `dicom CR`.
         view: such as `PA`, empty if unknown.
-        modalities: expected ones; none given, all are.
-        views: expected ones; none given, all are.
+        modalities: expected modalities; empty accepts all.
+        views: expected views; empty accepts all.
     """
     flags = []
     kind, _, modality = source_format.partition(" ")

@@ -1,4 +1,4 @@
-"""From a decoded scan to a square stored image: aspect, padding or cropping, black and white, rounding."""
+"""Converts a decoded scan to a square stored image: aspect, padding or cropping, grey levels, rounding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import ScanRefusedError
 from pipeline.sources.images.resize import Box, area_average
 
 SAMPLE_PIXELS = 16_384
-"""Percentiles are taken over at most about this many pixels, on a fixed grid."""
+"""Approximate number of pixels, on a fixed grid, from which percentiles are computed."""
 
 
 def to_square(
@@ -29,8 +29,8 @@ def to_square(
     Args:
         pixels: (H, W), bright = dense.
         size: side of the result in pixels.
-        fit: `pad` keeps all of the scan on a black square, `crop` fills the square with its centre.
-        pixel_aspect: width over height of a stored pixel; the result has square pixels.
+        fit: `pad` keeps the whole scan on a black square, `crop` fills the square with its centre.
+        pixel_aspect: width divided by height of a source pixel; the result has square pixels.
         black_white: pixel values that become 0 and the largest stored value.
         bit_depth: 8 or 16.
 
@@ -56,7 +56,7 @@ def to_square(
 
 
 def crop_box(height: int, width: int, pixel_aspect: float) -> Box:
-    """Return the largest centred box that is square once the pixel aspect is undone."""
+    """Return the largest centred box that is square after correction of the pixel aspect."""
     side = min(float(height), width * pixel_aspect)
     across = min(side / pixel_aspect, float(width))
     top, left = (height - side) / 2.0, (width - across) / 2.0
@@ -64,7 +64,7 @@ def crop_box(height: int, width: int, pixel_aspect: float) -> Box:
 
 
 def on_grid(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return every n-th pixel of every n-th row, about `SAMPLE_PIXELS` of them, side by side in memory."""
+    """Return every n-th pixel of every n-th row, about `SAMPLE_PIXELS`, as a contiguous array."""
     step = max(1, int(np.sqrt(pixels.size / SAMPLE_PIXELS)))
     return np.ascontiguousarray(pixels[::step, ::step])
 
@@ -75,23 +75,26 @@ def black_and_white(
     *,
     grid: npt.NDArray[np.generic] | None = None,
 ) -> tuple[float, float]:
-    """Return the values at two percentiles of a scan, taken on a fixed grid of pixels.
+    """Return the pixel values at two percentiles of a scan, computed on a fixed grid of pixels.
+
+    The extremes of the whole scan replace percentiles that are equal.
 
     Args:
         pixels: (H, W).
-        percentiles: rising, in 0..100.
-        grid: `on_grid` of the pixels, if it is there already.
+        percentiles: rising, in [0, 100].
+        grid: `on_grid(pixels)` if it was computed before.
 
     Raises:
         ScanRefusedError: the scan is constant.
     """
     sample = (grid if grid is not None else on_grid(pixels)).ravel()
     places = [percent / 100 * (sample.size - 1) for percent in percentiles]
-    around = sorted({edge for place in places for edge in (int(place), min(int(place) + 1, sample.size - 1))})
-    ranked = dict(zip(around, _ranked(sample, around), strict=True))
+    ranks = [(int(place), min(int(place) + 1, sample.size - 1)) for place in places]
+    needed = sorted({rank for pair in ranks for rank in pair})
+    value = dict(zip(needed, _ranked(sample, needed), strict=True))
     low, high = (
-        ranked[int(place)] + (place % 1) * (ranked[min(int(place) + 1, sample.size - 1)] - ranked[int(place)])
-        for place in places
+        value[below] + (place % 1) * (value[above] - value[below])
+        for place, (below, above) in zip(places, ranks, strict=True)
     )
     if not high > low:
         low, high = float(pixels.min()), float(pixels.max())
@@ -101,9 +104,9 @@ def black_and_white(
 
 
 def _ranked(sample: npt.NDArray[np.generic], ranks: list[int]) -> list[float]:
-    """Return the values of a sample at some ranks, ascending from 0."""
+    """Return the values of a sample at some ranks; rank 0 is the smallest value."""
     if sample.dtype.kind == "u" and sample.dtype.itemsize <= 2:
-        # Counting values takes a third of the time of partitioning them.
+        # Counting the values takes a third of the time of partitioning them.
         below = np.cumsum(np.bincount(sample.astype(np.intp)))
         return [float(value) for value in np.searchsorted(below, ranks, side="right")]
     values = sample.astype(np.float64)

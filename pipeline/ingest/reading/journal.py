@@ -1,4 +1,4 @@
-"""Which scan each process is reading right now, so that one that kills or stalls its reader can be named."""
+"""Records which scan each process is reading, to identify scans that kill or stall their reader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PREFIX = "now-"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process was reading when its journal was looked at.
+    """A scan that a process was reading when its journal was inspected.
 
     Attributes:
-        pid: the process.
-        chunk, position: the scan, as position within its chunk.
-        seconds: for how long.
+        pid: process id.
+        chunk, position: number of the chunk, and position of the scan in it.
+        seconds: time since the process began to read the scan.
     """
 
     pid: int
@@ -32,38 +32,38 @@ class Reading:
 
 
 class Journal:
-    """A file of a process in which it overwrites what it is reading; a write costs about a microsecond.
+    """A file in which a process records the scan that it is reading; a write takes about a microsecond.
 
     Args:
-        folder: where the parts lie.
+        folder: folder of the parts.
     """
 
     def __init__(self, folder: Path) -> None:
-        handle = os.open(_path(folder, os.getpid()), os.O_CREAT | os.O_WRONLY, PRIVATE_FILE_MODE)
-        self._stream = os.fdopen(handle, "wb", buffering=0)
+        path = folder / f"{_PREFIX}{os.getpid()}"
+        # The file is unbuffered, so that an entry outlives a crash of the process.
+        self._stream = os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE_FILE_MODE), "wb", 0)
 
     def reading(self, chunk: int, position: int) -> None:
-        """Note that a scan is being read from now on."""
+        """Record that the process starts to read a scan."""
         # The monotonic clock is the same for all processes of a machine.
         self._write(chunk, position, time.monotonic())
 
     def idle(self) -> None:
-        """Note that nothing is being read."""
+        """Record that the process reads no scan."""
         self._write(_IDLE, _IDLE, 0.0)
 
     def close(self) -> None:
-        """Note the end and let go of the file."""
+        """Record that the process reads no scan, and close the file."""
         self.idle()
         self._stream.close()
 
     def _write(self, chunk: int, position: int, started: float) -> None:
-        # Without a buffer, so that it is there if the process dies at the next scan.
         self._stream.seek(0)
         self._stream.write(_FORMAT.pack(chunk, position, started))
 
 
 def readings(folder: Path) -> list[Reading]:
-    """Return what every process that keeps a journal in the folder is (or was, when it died) reading."""
+    """Return the scan that each process with a journal is reading, or was reading when it died."""
     found = []
     for path in sorted(folder.glob(f"{_PREFIX}*")):
         data = path.read_bytes()
@@ -76,11 +76,7 @@ def readings(folder: Path) -> list[Reading]:
     return found
 
 
-def forget(folder: Path) -> None:
+def remove_journals(folder: Path) -> None:
     """Remove all journals; the processes that keep them must have ended."""
     for path in folder.glob(f"{_PREFIX}*"):
         path.unlink(missing_ok=True)
-
-
-def _path(folder: Path, pid: int) -> Path:
-    return folder / f"{_PREFIX}{pid}"

@@ -1,4 +1,4 @@
-"""Finished chunks on disk: pixels and descriptions of a run that may be killed at any moment."""
+"""Stores pixels and descriptions of finished chunks on disk, so that an interrupted ingest can resume."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ _ROWS, _PIXELS = "rows.json", "pixels"
 
 @dataclass(slots=True)
 class PartRow:
-    """What is kept of one scan; a refused one has a `reason` and no pixels.
+    """What is kept of one scan; a refused scan has a `reason` and no pixels.
 
-    No value here identifies a patient, nor tells without the key whether a guess is right: ids are
-    pseudonyms, `sealed_draw` is masked (`pipeline.ingest.splitting.seals`). Parts of before, whose draws were
-    not, lack that name and are made again. `scan` is the position of the scan's file in its chunk: a file of
-    several frames gives several rows. `signature` tells the image's coarse structure, in hex
-    (`pipeline.ingest.reading.signatures`). `looks` holds the pseudonyms of what the patient id looks like,
-    with a space between two; `doubtful` says that a header's id may name nobody
-    (`pipeline.sources.tables.patient_ids`). `attributes` stand in the order of `SCAN_ATTRIBUTES`.
+    No value identifies a patient, and none confirms a guessed id without the key: ids are pseudonyms, and
+    draws are sealed (`pipeline.ingest.splitting.seals`). Parts of earlier versions that hold unsealed draws
+    are made again.
+
+    Attributes:
+        scan: position of the scan's file in its chunk; a file of several frames gives several rows.
+        looks: pseudonyms of the forms of the patient id, separated by spaces; ids that look alike share one
+            (`pipeline.sources.tables.patient_ids`).
+        doubtful: True if a header's id may name nobody.
+        attributes: values in the order of `SCAN_ATTRIBUTES`.
+        signature: coarse structure of the image, in hex (`pipeline.ingest.reading.signatures`).
     """
 
     sample_id: str
@@ -52,26 +56,30 @@ class PartRow:
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
-        """Return a row as it was written in JSON, which knows no tuples."""
+        """Return a row from its JSON object, which has lists instead of tuples."""
         return cls(**{**body, **{name: tuple(body[name]) for name in ("attributes", "flags")}})
+
+    def body(self) -> dict[str, Any]:
+        """Return the row as a JSON object; `asdict` would copy deeply, which takes longer than writing."""
+        return {name: getattr(self, name) for name in _NAMES}
 
 
 _NAMES = tuple(column.name for column in fields(PartRow))
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """Return where part `number` lies."""
+    """Return the path of part `number`."""
     return folder / f"part-{number:06d}.zip"
 
 
 class PartWriter:
-    """Writes one part row by row, so that a file of any number of frames needs no more memory than one.
+    """Writes one part row by row, so that memory does not grow with the number of frames of a file.
 
-    The part appears when the block ends without an error. It is not flushed to the disk: a part that a power
-    failure cuts short is found by its checksums and made again.
+    The part appears when the block ends without an error. It is not flushed to the disk: after a power
+    failure, its checksums show that it is incomplete, and it is made again.
 
     Args:
-        folder: where the parts lie.
+        folder: folder of the parts.
         number: number of the part.
     """
 
@@ -92,15 +100,14 @@ class PartWriter:
     def __exit__(self, *error: Any) -> bool | None:
         self._pixels.close()
         if error[0] is None:
-            # `asdict` would copy every value deeply, which takes longer than writing them.
-            rows = [{name: getattr(row, name) for name in _NAMES} for row in self._rows]
+            rows = [row.body() for row in self._rows]
             self._archive.writestr(_ROWS, json.dumps(rows, separators=(",", ":")))
         return self._stack.__exit__(*error)
 
     def add(self, row: PartRow, image: npt.NDArray[np.generic] | None = None) -> None:
-        """Append a row, with its stored image (S, S) unless it has a reason of refusal.
+        """Append a row, with its stored image (S, S) unless the scan was refused.
 
-        The row may be completed until the block ends.
+        The row may be changed until the block ends.
         """
         self._rows.append(row)
         if image is not None:
@@ -108,10 +115,10 @@ class PartWriter:
 
 
 def read_rows(folder: Path, number: int) -> list[PartRow]:
-    """Return the descriptions of a part, in source order.
+    """Return the rows of a part, in source order.
 
     Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: the file is not a whole part.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: the part is damaged or incomplete.
     """
     with zipfile.ZipFile(part_path(folder, number)) as archive:
         return _rows(archive)
@@ -120,7 +127,7 @@ def read_rows(folder: Path, number: int) -> list[PartRow]:
 def read_images(
     folder: Path, number: int, image_size: int, dtype: np.dtype[Any]
 ) -> Iterator[tuple[PartRow, npt.NDArray[np.generic] | None]]:
-    """Yield each row of a part with its stored image (S, S), None for a refused one; one image in memory."""
+    """Yield each row of a part with its stored image (S, S), or None if refused; one image in memory."""
     length = image_size**2 * dtype.itemsize
     with zipfile.ZipFile(part_path(folder, number)) as archive, archive.open(_PIXELS) as pixels:
         for row in _rows(archive):
@@ -133,7 +140,7 @@ def read_images(
 def images_at(
     folder: Path, number: int, positions: Sequence[int], image_size: int, dtype: np.dtype[Any]
 ) -> Iterator[npt.NDArray[np.generic]]:
-    """Yield stored images (S, S) of a part by their rising positions among its images, without its rows."""
+    """Yield the stored images (S, S) of a part at rising positions among its images."""
     length = image_size**2 * dtype.itemsize
     with zipfile.ZipFile(part_path(folder, number)) as archive, archive.open(_PIXELS) as pixels:
         for position in positions:
@@ -142,7 +149,7 @@ def images_at(
 
 
 def finished_parts(folder: Path, sizes: list[int]) -> set[int]:
-    """Return the numbers of whole parts of an earlier run; what is broken or of another size is removed."""
+    """Return the numbers of the complete parts of an earlier run; remove parts damaged or of another size."""
     done: set[int] = set()
     for number, size in enumerate(sizes):
         path = part_path(folder, number)

@@ -1,4 +1,4 @@
-"""Runs chunks of scans in this process or in a pool, resumable, in a bounded window of memory."""
+"""Runs chunks of scans in this process or in a pool, in bounded memory; an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from pipeline.distributed.cpu_threads import usable_cores
 from pipeline.errors import DataError
-from pipeline.ingest.reading.journal import Journal, Reading, forget, readings
+from pipeline.ingest.reading.journal import Journal, Reading, readings, remove_journals
 from pipeline.ingest.reading.parts import finished_parts
-from pipeline.ingest.reading.processes import STALLED, end_stalled, examine, process_pool, work_in_process
+from pipeline.ingest.reading.processes import STALLED, examine, kill_stalled, process_pool, work_in_process
 from pipeline.ingest.reading.worker import WorkOrder, work
 from pipeline.progress import track
 from pipeline.sources.base import ScanTask
@@ -22,30 +22,31 @@ from pipeline.storage import make_private_directory
 logger = logging.getLogger(__name__)
 
 POOL_PAYS_SECONDS = 3.0
-"""Work left (measured on the first scans) below which starting worker processes costs more than it saves."""
+"""Remaining seconds of work, estimated from the first scans, below which a pool costs more than it saves."""
 
 PROBE_SECONDS = 0.3
-"""How long scans are read in this process before that is judged."""
-
-_WINDOW = 2
-_FEWEST_CHUNKS, _SHORTEST_CHUNK = 16, 4
-_MOST_BREAKS = 3
-"""Times in a row that a pool may break without a scan to blame; then memory is short, or worse."""
+"""Seconds of reading in this process before a pool may start."""
 
 WATCH_SECONDS = 1.0
+"""Longest wait in seconds for a chunk before stalled workers are searched for."""
+
+_WINDOW = 2
+_MIN_CHUNKS, _MIN_CHUNK_SCANS = 16, 4
+_MAX_BREAKS = 3
+"""Breaks of the pool in a row, without a scan that caused them, after which the ingest fails."""
 
 
 @dataclass
-class _Work:
-    """The chunks of an ingest, and what is known of them.
+class _Plan:
+    """The chunks of an ingest and their state.
 
     Attributes:
-        order: what is the same for all chunks.
+        order: settings that all chunks share.
         scans: all scans.
-        length: scans a chunk.
-        scan_seconds: longest time that one file may take.
-        todo: numbers of the chunks that are not finished.
-        bad: chunk -> position -> reason, of scans that killed or stalled their reader.
+        length: scans per chunk.
+        scan_seconds: longest time in seconds that one file may take.
+        todo: numbers of the unfinished chunks.
+        bad: chunk -> position -> reason, for scans that killed or stalled their reader.
     """
 
     order: WorkOrder
@@ -63,8 +64,8 @@ class _Work:
 
 
 def chunk_length(num_scans: int, chunk_scans: int) -> int:
-    """Return the scans of a chunk: the setting, or fewer for a short list so that all workers get some."""
-    return min(chunk_scans, max(_SHORTEST_CHUNK, -(-num_scans // _FEWEST_CHUNKS)))
+    """Return the scans per chunk: the setting, or fewer if the list would give too few chunks for a pool."""
+    return min(chunk_scans, max(_MIN_CHUNK_SCANS, -(-num_scans // _MIN_CHUNKS)))
 
 
 def run_chunks(
@@ -72,49 +73,49 @@ def run_chunks(
 ) -> int:
     """Store the part of every chunk; return the number of parts.
 
-    Finished parts of a killed run are kept. The first scans are timed in this process: only where enough
-    work is left does a pool start. What a part holds does not depend on who made it. A file that kills its
-    reader (a decoder's own crash) or stalls it is found by the readers' journals, tried once more alone, and
-    refused by name; all others go on.
+    Finished parts of an interrupted run are kept. The first scans are timed in this process; a pool starts
+    only if enough work remains. The content of a part does not depend on the process that made it. The
+    journals identify files that kill or stall their reader. A file that may have killed its reader is read
+    once more alone, and refused if it fails again. A file that takes longer than `scan_seconds` is refused.
 
     Args:
-        order: what is the same for all chunks.
+        order: settings that all chunks share.
         tasks: all scans.
-        length: scans a chunk.
-        workers: processes; 0 takes one for each core this process may use.
-        scan_seconds: longest time that one file may take.
+        length: scans per chunk.
+        workers: number of processes; 0 uses one per core that this process may use.
+        scan_seconds: longest time in seconds that one file may take.
 
     Raises:
-        DataError: worker processes die without a scan to blame (out of memory).
+        DataError: worker processes die and no scan is the cause, probably because memory is short.
     """
     make_private_directory(order.folder)
-    plan = _Work(order, tasks, length, scan_seconds)
+    plan = _Plan(order, tasks, length, scan_seconds)
     sizes = [len(plan.tasks(number)) for number in range(len(plan))]
     done = finished_parts(order.folder, sizes)
     plan.todo = [number for number in range(len(plan)) if number not in done]
     _blame(plan)
     finished = sum(sizes[n] for n in done)
     if finished:
-        logger.info("ingest goes on: %d of %d scans were finished before", finished, len(tasks))
+        logger.info("ingest resumes: %d of %d scans are finished", finished, len(tasks))
     with track("ingest", len(tasks), done=finished, unit="scans") as progress:
         refused = 0
         for kept, bad in _results(plan, workers or usable_cores()):
             refused += bad
             progress.update(kept + bad, refused=refused)
-    forget(order.folder)
+    remove_journals(order.folder)
     return len(plan)
 
 
-def _results(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
-    """Yield (read, refused) of every chunk as it finishes."""
+def _results(plan: _Plan, workers: int) -> Iterator[tuple[int, int]]:
+    """Yield (files read, files refused) of each chunk as it finishes."""
     journal = Journal(plan.order.folder)
     began, finished = time.perf_counter(), 0
 
     def pool_pays(done: int) -> bool:
         spent = time.perf_counter() - began
         left = len(plan.todo) * plan.length - done
-        a_scan = spent / (finished + done)
-        return workers > 1 and spent > PROBE_SECONDS and a_scan * left > POOL_PAYS_SECONDS
+        seconds_per_scan = spent / (finished + done)
+        return workers > 1 and spent > PROBE_SECONDS and seconds_per_scan * left > POOL_PAYS_SECONDS
 
     try:
         while plan.todo:
@@ -135,11 +136,11 @@ def _results(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
     finally:
         journal.close()
     if plan.todo:
-        yield from _through_breaks(plan, workers)
+        yield from _restarted_pools(plan, workers)
 
 
-def _through_breaks(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
-    """Yield the results of pools, one after another until all is done."""
+def _restarted_pools(plan: _Plan, workers: int) -> Iterator[tuple[int, int]]:
+    """Yield the results of one pool after another until all chunks are done."""
     breaks = 0
     while plan.todo:
         before, bad = len(plan.todo), sum(map(len, plan.bad.values()))
@@ -149,16 +150,16 @@ def _through_breaks(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
             blamed = sum(map(len, plan.bad.values())) > bad or _blame(plan)
             breaks = 0 if blamed or len(plan.todo) < before else breaks + 1
             workers = workers if blamed else max(1, workers // 2)
-            if breaks >= _MOST_BREAKS:
+            if breaks >= _MAX_BREAKS:
                 raise DataError(
-                    "worker processes die, and no scan is to blame: the memory may be too small",
+                    f"worker processes died {breaks} times and no scan is the cause; memory may be short",
                     field="ingest",
-                    remedy="Run again with --set ingest.workers=1, which goes on with what was finished.",
+                    remedy="Run again with --set ingest.workers=1; finished chunks are kept.",
                 ) from error
 
 
-def _pooled(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
-    forget(plan.order.folder)
+def _pooled(plan: _Plan, workers: int) -> Iterator[tuple[int, int]]:
+    remove_journals(plan.order.folder)
     waiting = iter(list(plan.todo))
     with process_pool(workers) as pool:
         running: dict[Future[tuple[int, int]], int] = {}
@@ -173,7 +174,7 @@ def _pooled(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
                 return
             ended, _ = wait(running, timeout=WATCH_SECONDS, return_when=FIRST_COMPLETED)
             if not ended:
-                for stalled in end_stalled(plan.order.folder, plan.scan_seconds):
+                for stalled in kill_stalled(plan.order.folder, plan.scan_seconds):
                     _refuse(plan, stalled, STALLED)
             for future in ended:
                 counts = future.result()
@@ -181,8 +182,8 @@ def _pooled(plan: _Work, workers: int) -> Iterator[tuple[int, int]]:
                 yield counts
 
 
-def _blame(plan: _Work) -> bool:
-    """Note the scans that killed their readers, by the journals left behind; tell whether there are any."""
+def _blame(plan: _Plan) -> bool:
+    """Refuse the scans that killed their readers according to the journals; return whether there are any."""
     found = False
     for left in readings(plan.order.folder):
         if left.chunk not in plan.todo or left.position in plan.bad.get(left.chunk, {}):
@@ -190,15 +191,15 @@ def _blame(plan: _Work) -> bool:
         tasks = plan.tasks(left.chunk)
         if left.position >= len(tasks):
             continue
-        # Those that merely stood beside the culprit are read without harm.
+        # A journal also names scans that were being read when another one broke the pool.
         reason = examine(tasks[left.position], plan.scan_seconds)
         if reason:
             _refuse(plan, left, reason)
             found = True
-    forget(plan.order.folder)
+    remove_journals(plan.order.folder)
     return found
 
 
-def _refuse(plan: _Work, what: Reading, reason: str) -> None:
-    logger.warning("a scan %s; it is refused", reason)
-    plan.bad.setdefault(what.chunk, {})[what.position] = reason
+def _refuse(plan: _Plan, scan: Reading, reason: str) -> None:
+    logger.warning("a scan %s and is refused", reason)
+    plan.bad.setdefault(scan.chunk, {})[scan.position] = reason

@@ -1,4 +1,4 @@
-"""Worker processes: started afresh, ended with their parent, and ended when a file stalls them."""
+"""Worker processes: they start a new interpreter, end with their parent, and are killed if they stall."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CRASHED = "crashed its decoder"
 STALLED = "took too long to read"
 
 _START_SECONDS = 30.0
-"""What a fresh process may take to start, beside the time for the scan."""
+"""Time that a new process may take to start, in addition to the time for the scan."""
 
-_MOST_ON_WINDOWS = 61
-"""Worker processes that Python can wait for at once there."""
+_MAX_WORKERS_ON_WINDOWS = 61
+"""Largest number of worker processes that `concurrent.futures` supports on Windows."""
 
 _FAULT_ON_WINDOWS = 0xC0000000
-"""From here on an exit code names the exception that ended the process."""
+"""Smallest exit code on Windows that stands for an exception that ended the process."""
 
 _ABORTED_ON_WINDOWS = 3
 
@@ -36,10 +36,10 @@ _journal: Journal | None = None
 
 @contextlib.contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start worker processes, and end them with the block."""
-    # A fresh interpreter each: forking a process that has torch's threads can dead-lock.
+    """Yield a pool of worker processes, which ends with the block."""
+    # Forking a process that has torch's threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    workers = min(workers, _MOST_ON_WINDOWS) if ON_WINDOWS else workers
+    workers = min(workers, _MAX_WORKERS_ON_WINDOWS) if ON_WINDOWS else workers
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
         yield pool
@@ -50,8 +50,8 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def work_in_process(
     order: WorkOrder, number: int, tasks: list[ScanTask], known_bad: Mapping[int, str]
 ) -> tuple[int, int]:
-    """Do a chunk in a worker process, which keeps one journal for all its chunks."""
-    global _journal  # noqa: PLW0603 - a worker process has no other place that lasts
+    """Process a chunk in a worker process, which keeps one journal for all its chunks."""
+    global _journal  # noqa: PLW0603 - only module state lasts from chunk to chunk
     if _journal is None:
         _journal = Journal(order.folder)
     counts = work(order, number, tasks, journal=_journal, known_bad=known_bad)
@@ -59,25 +59,25 @@ def work_in_process(
     return counts
 
 
-def end_stalled(folder: Path, seconds: float) -> list[Reading]:
-    """Kill the workers that have been reading one file for longer than allowed; return what they read."""
+def kill_stalled(folder: Path, seconds: float) -> list[Reading]:
+    """Kill the workers that have read one file for more than `seconds`; return what they were reading."""
     stalled = [now for now in readings(folder) if now.seconds > seconds and now.pid != os.getpid()]
-    # Windows has no SIGKILL, and ends a process at once for SIGTERM.
+    # Windows has no SIGKILL; there, SIGTERM ends a process at once.
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)
     for now in stalled:
-        # It may have ended by itself, which each system says in its own way.
+        # The process may have ended; the class of the error then depends on the system.
         with contextlib.suppress(OSError):
             os.kill(now.pid, kill)
     return stalled
 
 
 def examine(task: ScanTask, seconds: float) -> str:
-    """Read one suspected file in a process of its own; return the reason to refuse it, or an empty text."""
+    """Read one suspect file in a separate process; return the reason to refuse it, or an empty string."""
     context = multiprocessing.get_context("spawn")
     fetched = context.Event()
     process = context.Process(target=_read_to_the_end, args=(task, fetched.set), daemon=True)
     process.start()
-    # The time of waiting for a server does not count: an outage must not refuse the scan.
+    # Waiting for a server does not count as a stall: an outage must not refuse the scan.
     while is_remote(task) and process.is_alive() and not fetched.wait(1.0):
         pass
     process.join(_START_SECONDS + seconds)
@@ -89,21 +89,21 @@ def examine(task: ScanTask, seconds: float) -> str:
 
 
 def has_crashed(exit_code: int) -> bool:
-    """Return whether a process was ended by a fault, by its exit code as `multiprocessing` tells it."""
+    """Return whether an exit code, as `multiprocessing` gives it, means that a fault ended the process."""
     if ON_WINDOWS and (exit_code >= _FAULT_ON_WINDOWS or exit_code == _ABORTED_ON_WINDOWS):
         return True
-    return exit_code < 0  # the signal that ended it
+    return exit_code < 0  # minus the number of the signal that ended it
 
 
 def _read_to_the_end(task: ScanTask, fetched: Callable[[], None]) -> None:
-    # Whatever Python can raise will be met again, and told, by the worker that reads the scan.
+    # Only crashes and stalls matter here; the worker that reads the scan handles exceptions.
     with contextlib.suppress(Exception):
         for _ in read_scans(task, fetched):
             pass
 
 
 def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed; it would wait for work for ever otherwise."""
+    """End this worker when its parent is killed; otherwise it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,17 +1,18 @@
-"""What was read from each file, kept beside a cohort so that the next one reads only what has changed."""
+"""Keeps what was read from each file beside a cohort, so that the next ingest reads only changed files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.artifacts.pixels import PixelShards
 from pipeline.ingest.reading.parts import PartRow
 from pipeline.ingest.writing.tables import BlockTable
@@ -20,20 +21,19 @@ from pipeline.sources.base import ReadRule, ScanTask
 NAME = "reads.parquet"
 ROWS_A_BLOCK = 1024
 _GROUPS_HELD = 4
-_PLACE = {"root", "store", "web"}
-_NAMES = tuple(column.name for column in fields(PartRow))
+_LOCATION = {"root", "store", "web"}
 
 
 class ReadTags:
-    """Names a file and the way it is read by two keyed digests of 8 bytes.
+    """Identifies a file, and the way it is read, by two keyed digests of 8 bytes.
 
-    Two runs give a file the same tag only where the same bytes would be read in the same way: size,
-    modification time or checksum, the source's rules, what tables say of the scan, and the settings that
-    shape the stored image are all part of it.
+    Two runs give a file the same tag only if they would read the same bytes in the same way. The tag covers
+    size, modification time or checksum, the rules of the source, what tables say about the scan, and the
+    settings that affect a row.
 
     Args:
-        key: the pseudonym key; without it no tag can be tested against a guess.
-        settings: text of all settings that shape a row.
+        key: the pseudonym key; without it, nobody can test a guess against a digest.
+        settings: text of all settings that affect a row.
     """
 
     def __init__(self, key: bytes, settings: str) -> None:
@@ -41,19 +41,18 @@ class ReadTags:
         self._rules: dict[ReadRule, str] = {}
 
     def scan(self, task: ScanTask) -> int:
-        """Return the number that names a task's file."""
+        """Return the digest of a task's file name as a signed 64-bit integer."""
         return self._number("scan", task.scan_name)
 
     def tag(self, task: ScanTask) -> int:
-        """Return the number that names the file's state and the way it is read; 0 if its state is unknown."""
+        """Return the digest of the file's state and of the way it is read; 0 if the state is unknown."""
         if not task.stamp:
             return 0
         rule = self._rules.get(task.rule)
         if rule is None:
-            rule = f"{self._settings}\0{_without_place(task.rule)}"
+            rule = f"{self._settings}\0{_without_location(task.rule)}"
             self._rules[task.rule] = rule
-        told = (task.stamp, task.patient, task.pixel_aspect, task.attributes)
-        return self._number(rule, repr(told))
+        return self._number(rule, repr((task.stamp, task.patient, task.pixel_aspect, task.attributes)))
 
     def _number(self, kind: str, text: str) -> int:
         message = f"{kind}\0{text}".encode("utf-8", "surrogatepass")
@@ -61,40 +60,38 @@ class ReadTags:
         return int.from_bytes(digest, "little", signed=True)
 
 
-def _without_place(rule: ReadRule) -> str:
-    """Return all of a rule but where the scans lie: a moved folder is still the same scans."""
-    return repr(tuple(getattr(rule, name) for name in ReadRule.__slots__ if name not in _PLACE))
+def _without_location(rule: ReadRule) -> str:
+    """Return the text of a rule without the location of the scans, so that a moved folder keeps its tags."""
+    return repr(tuple(getattr(rule, name) for name in ReadRule.__slots__ if name not in _LOCATION))
 
 
 @dataclass(frozen=True)
 class FileNumbers:
-    """Name and state of every file.
+    """Digests of the names and states of F files.
 
     Attributes:
-        scans: (F,) int64 names.
-        tags: (F,) int64 states, 0 where nothing can be taken over: state unknown, or refused by the listing.
+        scans: (F,) digests of the names.
+        tags: (F,) digests of the states, 0 if the state is unknown or the listing refused the file.
     """
 
-    scans: npt.NDArray[np.int64]
-    tags: npt.NDArray[np.int64]
+    scans: Ints
+    tags: Ints
 
 
 def number_files(tasks: list[ScanTask], tags: ReadTags) -> FileNumbers:
-    """Return the numbers of all files, in the order of the tasks."""
+    """Return the digests of all files, in the order of the tasks."""
     return FileNumbers(
-        np.fromiter((tags.scan(task) for task in tasks), dtype=np.int64, count=len(tasks)),
-        np.fromiter(
-            (0 if task.refusal else tags.tag(task) for task in tasks), dtype=np.int64, count=len(tasks)
-        ),
+        np.fromiter(map(tags.scan, tasks), np.int64, len(tasks)),
+        np.fromiter((0 if task.refusal else tags.tag(task) for task in tasks), np.int64, len(tasks)),
     )
 
 
 class ReadsWriter:
-    """Writes the table of reads; it lies outside the cohort's digest, as it depends on the files' times.
+    """Writes the table of reads. It depends on file times, so the cohort's digest does not cover it.
 
     Args:
         out: the cohort directory.
-        files: names and states of all files.
+        files: digests of the names and states of all files.
     """
 
     def __init__(self, out: Path, files: FileNumbers) -> None:
@@ -117,22 +114,21 @@ class ReadsWriter:
         return self._table.__exit__(*error)
 
     def add(self, number: int, row: PartRow, pixels: int | None) -> None:
-        """Append what was read, file by file.
+        """Append a row; the rows of one file must follow one another.
 
         Args:
             number: number of the file.
-            row: what was read of it.
-            pixels: position of the stored image in the cohort, or None if it has none there.
+            row: what was read of one scan in it.
+            pixels: position of the scan's image in the cohort, or None if the cohort does not have it.
         """
         if number != self._number:
             self._flush()
             self._number = number
-        kept = {name: getattr(row, name) for name in _NAMES}
-        text = json.dumps(kept, separators=(",", ":"))
+        text = json.dumps(row.body(), separators=(",", ":"))
         self._held.append({"pixels": -1 if pixels is None else pixels, "row": text, "reason": row.reason})
 
     def _flush(self) -> None:
-        """Write the rows of one file; a good image that is not in the cohort could not be given back."""
+        """Write the rows of one file, unless the cohort lacks an image that was read from it."""
         rows, self._held = self._held, []
         if not rows or any(row["pixels"] < 0 and not row["reason"] for row in rows):
             return
@@ -142,11 +138,11 @@ class ReadsWriter:
 
 
 class EarlierReads:
-    """The reads of an earlier cohort, looked up file by file.
+    """Looks up what an earlier ingest read from a file.
 
     Args:
         folder: the earlier cohort.
-        tags: names files; made for the settings of the new cohort.
+        tags: identifies files; made for the settings of the new cohort.
     """
 
     def __init__(self, folder: Path, tags: ReadTags) -> None:
@@ -164,7 +160,7 @@ class EarlierReads:
         self._groups: OrderedDict[int, list[str]] = OrderedDict()
 
     def rows(self, task: ScanTask) -> list[tuple[PartRow, npt.NDArray[np.generic] | None]]:
-        """Return what was read of a task's file, empty if it is new, changed, or to be read otherwise."""
+        """Return what was read from a task's file; empty if it is new, changed, or now read differently."""
         tag = self._tags.tag(task)
         if not tag:
             return []

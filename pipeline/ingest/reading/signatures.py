@@ -1,4 +1,4 @@
-"""Small fixed-size descriptions of a stored image: a thumbnail and a signature of its coarse structure."""
+"""Thumbnail of a stored image, and signature of its coarse structure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.artifacts.pixels import MAX_VALUE
 from pipeline.sources.images.resize import area_average
 
 THUMBNAIL_SIDE = 32
-"""Largest side of a thumbnail; a smaller stored image is its own thumbnail."""
+"""Largest side of a thumbnail in pixels; a smaller stored image is its own thumbnail."""
 
 FREQUENCIES = 8
-"""Cosine frequencies along each axis that a signature looks at; their radius stays below this number."""
+"""Cosine frequencies per axis from which a signature is made; it uses those of a radius below this number."""
 
 SCALE = 127
 
@@ -38,35 +38,36 @@ def thumbnail(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
 def signatures(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
     """Return the signatures of a stack of thumbnails.
 
-    A signature holds the lowest two-dimensional cosine coefficients but the mean, weighted by the root of
-    their frequency (natural images lose amplitude with frequency) and scaled to length `SCALE`. So it does
-    not change with brightness or contrast, and hardly with compression, resizing or a slight crop. Eight bits
-    keep products of two signatures whole numbers below 2**24, which float32 sums up exactly in any order.
+    A signature holds the lowest two-dimensional cosine coefficients without the mean, scaled to length
+    `SCALE`. They are weighted by the square root of their frequency, because natural images lose amplitude
+    with frequency. A signature does not change with brightness or contrast, and hardly with compression,
+    resizing or slight cropping. The product of two signatures is an integer below 2**24, which float32
+    computes exactly in any order of summation.
 
     Args:
         thumbnails: (N, T, T).
 
     Returns:
-        (N, D) int8, D = `len(_weights())`; all zero for a constant image.
+        (N, D) int8, D = `signature_length()`; all zero for a constant image.
     """
     waves = _waves(thumbnails.shape[1])
     rows, columns, weights = _weights()
     spectrum = np.matmul(np.matmul(waves, thumbnails.astype(np.float64)), waves.T)
     chosen = spectrum[:, rows, columns] * weights
     length = np.linalg.norm(chosen, axis=1, keepdims=True)
-    # Below this length only rounding noise of a flat image is left.
+    # A shorter vector is the rounding error of a constant image.
     kept = np.where(length > thumbnails.shape[1] * 1e-3, SCALE / np.maximum(length, 1e-12), 0.0)
     return np.rint(chosen * kept).astype(np.int8)
 
 
 def signature_length() -> int:
-    """Return the number of values of a signature."""
+    """Return the number of values in a signature."""
     return len(_weights()[2])
 
 
 @functools.cache
 def _waves(side: int) -> npt.NDArray[np.float64]:
-    """The orthonormal cosine basis (DCT-II), (FREQUENCIES, side)."""
+    """Return the orthonormal cosine basis (DCT-II), (FREQUENCIES, side)."""
     places = (np.arange(side) + 0.5) / side
     waves = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * places) * np.sqrt(2.0 / side)
     waves[0] /= np.sqrt(2.0)

@@ -1,4 +1,4 @@
-"""Boxes around text lines of a scan: joined where they overlap, and painted over."""
+"""Bounding boxes of the text lines of a scan: merging them and painting over them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TextBox:
-    """A text line: rows `top` to `bottom` and columns `left` to `right`, ends excluded."""
+    """Bounding box of a text line: rows `top` to `bottom` and columns `left` to `right`, ends excluded."""
 
     top: int
     left: int
@@ -22,12 +22,12 @@ class TextBox:
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.right - self.left
 
     def joined(self, other: TextBox) -> TextBox:
@@ -40,7 +40,7 @@ class TextBox:
         )
 
     def overlaps(self, other: TextBox) -> bool:
-        """Return whether both share a pixel."""
+        """Return whether the boxes share a pixel."""
         return (
             self.top < other.bottom
             and other.top < self.bottom
@@ -50,7 +50,7 @@ class TextBox:
 
 
 def paint_over(pixels: Pixels, boxes: list[TextBox]) -> Pixels:
-    """Return a copy in which each box is filled with the dark part of its own surroundings.
+    """Return a copy in which each box is filled with the lower quartile of the pixels around it.
 
     Args:
         pixels: (H, W).
@@ -59,7 +59,7 @@ def paint_over(pixels: Pixels, boxes: list[TextBox]) -> Pixels:
     painted = pixels.copy()
     height, width = pixels.shape
     for box in boxes:
-        # The ends of a line may be letters that were too faint, or too close to others, to count.
+        # Letters at the ends of a line may be too faint or too close together to be detected.
         pad, ends = 2 + box.height // 6, 2 + box.height
         top, left = max(box.top - pad, 0), max(box.left - ends, 0)
         bottom, right = min(box.bottom + pad, height), min(box.right + ends, width)
@@ -76,7 +76,7 @@ def paint_over(pixels: Pixels, boxes: list[TextBox]) -> Pixels:
 
 
 def merged_boxes(boxes: list[TextBox]) -> list[TextBox]:
-    """Join boxes that overlap, and return them from the top down."""
+    """Merge overlapping boxes and return them sorted from top to bottom."""
     merged: list[TextBox] = []
     for box in sorted(boxes, key=lambda b: (b.top, b.left, b.bottom, b.right)):
         current = box

@@ -1,4 +1,4 @@
-"""What a worker process does: read a chunk of scans, resize and describe them, and store the part."""
+"""Reads a chunk of scans, resizes and describes them, and stores them as a part."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ BURNED_IN = "burned-in text at the border"
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What is the same for every chunk of an ingest.
+    """Settings that all chunks of an ingest share.
 
     Attributes:
-        folder: where the parts are stored.
+        folder: folder of the parts.
         key: the pseudonym key.
         dataset: name of the manifest, part of every split draw.
         split_seed: seed of the split.
-        image_size: side of the stored images.
+        image_size: side of the stored images in pixels.
         bit_depth: 8 or 16.
         fit: `pad` or `crop`.
-        robust: take percentiles even where the format fixes black and white.
+        robust: use percentiles even if the format defines black and white.
         percentiles: percentiles that become black and white.
-        burned_in_text: what to do about text near the border, as in the settings.
-        modalities: expected DICOM modalities; none given, all are.
-        views: expected views; none given, all are.
+        burned_in_text: treatment of text near the border, as in the settings.
+        modalities: expected DICOM modalities; empty accepts all.
+        views: expected views; empty accepts all.
         refuse_unexpected: refuse scans of other modalities or views instead of flagging them.
-        earlier: an earlier cohort whose reads are taken over where nothing has changed.
+        earlier: earlier cohort whose reads of unchanged files are used again.
     """
 
     folder: Path
@@ -71,14 +71,14 @@ class WorkOrder:
     earlier: Path | None = None
 
     def tags(self) -> ReadTags:
-        """Return what names a file as it is read under this order."""
+        """Return the tags of files that are read under this order."""
         shaping = replace(self, folder=Path(), key=b"", earlier=None)
-        # Reads of before had their draws sealed otherwise, or told other attributes: read again.
+        # A change of the seal of draws, or of the attributes, makes earlier reads useless.
         rows = f"sealed by split\0{','.join(SCAN_ATTRIBUTES)}"
         return ReadTags(self.key, f"{CohortRef.version}\0{shaping!r}\0{rows}")
 
     def seal(self) -> DrawSeal:
-        """Return what seals the draws of the split."""
+        """Return the seal of the split draws."""
         return DrawSeal(self.key, self.dataset, self.split_seed)
 
 
@@ -94,15 +94,15 @@ def work(
     """Read one chunk and store it as part `number`.
 
     Args:
-        order: what is the same for all chunks.
+        order: settings that all chunks share.
         number: number of the chunk.
-        tasks: its scans.
-        journal: where this process notes what it reads.
+        tasks: scans of the chunk.
+        journal: journal of this process.
         known_bad: position in the chunk -> reason of refusal, for scans that must not be opened again.
-        give_up: called with the number of scans done; True ends the work without a part.
+        give_up: called with the number of scans done; if it returns True, the chunk is abandoned.
 
     Returns:
-        (files read, files refused), or None if it gave up.
+        (files read, files refused), or None if the chunk was abandoned.
     """
     reader = _Reader(order)
     refused = 0
@@ -113,13 +113,13 @@ def work(
                 def fetched(position: int = position) -> None:
                     journal.reading(number, position)
 
-                # Waiting for a server is no stall of the scan: the store has a patience of its own.
+                # Waiting for a server is no stall of the scan; the store has a time limit of its own.
                 journal.idle() if is_remote(task) else fetched()
-                if position in known_bad:
-                    problem: str | None = known_bad[position]
-                    part.add(reader.refused(task, position, known_bad[position]))
-                else:
+                problem = known_bad.get(position)
+                if problem is None:
                     problem = reader.read(task, position, part, fetched)
+                else:
+                    part.add(reader.refused(task, position, problem))
                 refused += problem is not None
                 if give_up(position + 1):
                     raise _GivenUpError
@@ -132,11 +132,11 @@ def work(
 
 
 class _GivenUpError(Exception):
-    """Leaves the part's block, so that what was begun is removed."""
+    """Leaves the block of the part, which removes the unfinished file."""
 
 
 class _Reader:
-    """Reads tasks into rows of a part."""
+    """Reads tasks into the rows of a part."""
 
     def __init__(self, order: WorkOrder) -> None:
         self._order, self._pseudonyms = order, Pseudonyms(order.key)
@@ -147,7 +147,7 @@ class _Reader:
     def read(
         self, task: ScanTask, position: int, part: PartWriter, fetched: Callable[[], None]
     ) -> str | None:
-        """Add the task's scans to the part; return the reason if it, or the rest of it, was refused."""
+        """Add the task's scans to the part; return the first reason if any of them was refused."""
         known = self._earlier.rows(task) if self._earlier is not None else []
         if known:
             for row, image in known:
@@ -160,7 +160,7 @@ class _Reader:
                 try:
                     self._add(scan, task, position, part)
                 except ScanRefusedError as error:
-                    # The frames behind a refused one are scans of their own.
+                    # Each frame is a scan of its own, so those after a refused one are still read.
                     problem = problem or error.problem
                     part.add(self.refused(task, position, error.problem, frame=scan.frame))
         except ScanRefusedError as error:
@@ -183,7 +183,7 @@ class _Reader:
         part.add(row, image)
 
     def sign(self) -> None:
-        """Give the rows read so far their signatures; all at once, which costs a third of one by one."""
+        """Compute the signatures of the rows read so far; a batch is three times as fast as single calls."""
         if self._unsigned:
             made = signatures(np.stack([small for _, small in self._unsigned]))
             for (row, _), signature in zip(self._unsigned, made, strict=True):
@@ -191,7 +191,7 @@ class _Reader:
             self._unsigned = []
 
     def refused(self, task: ScanTask, position: int, reason: str, *, frame: int | None = None) -> PartRow:
-        """Return the row of a scan, or of a frame of one, that cannot be used."""
+        """Return the row of a refused scan or frame."""
         sample_id = self._pseudonyms.scan(_name_of(task, frame))
         row = PartRow(sample_id, position, reason=reason, source_format=task.rule.kind)
         if task.patient is not None:
@@ -199,7 +199,7 @@ class _Reader:
         return row
 
     def _square(self, scan: Scan) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return the stored image, and the flags that only the full-size pixels tell."""
+        """Return the stored image and the flags that depend on the full-size pixels."""
         order = self._order
         fixed = scan.value_range if not order.robust else None
         grid = on_grid(scan.pixels)
@@ -212,7 +212,7 @@ class _Reader:
             flags = (*flags, TEXT_MASKED if order.burned_in_text == "mask" else TEXT)
             if order.burned_in_text == "mask":
                 pixels = paint_over(pixels, text)
-                # White letters would have moved the percentiles.
+                # The percentiles must not count the letters.
                 limits = fixed if fixed is not None else black_and_white(pixels, order.percentiles)
         square = to_square(
             pixels,
@@ -236,7 +236,7 @@ class _Reader:
         if not patient:
             raise ScanRefusedError(NO_ID)
         if task.patient is None:
-            # Of what a table or a name tells, the listing has already asked this.
+            # The listing has checked ids from tables and names.
             if names_nobody(patient):
                 raise ScanRefusedError(STAND_IN)
             row.doubtful = may_name_nobody(patient)
@@ -254,28 +254,28 @@ class _Reader:
 
 
 def _name_of(task: ScanTask, frame: int | None) -> str:
-    """Return what a scan's id is made of; the private map finds the frames of a file by the same name."""
+    """Return the name from which a scan's id is made; the private map finds frames by the same names."""
     return task.scan_name if frame is None else f"{task.scan_name}#{frame}"
 
 
 def close_earlier() -> None:
-    """Let go of the earlier cohort, which this process keeps open: Windows removes no open file."""
+    """Close the earlier cohort, which this process keeps open: Windows cannot remove an open file."""
     _earlier_reads.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)
 def _earlier_reads(order: WorkOrder) -> EarlierReads | None:
-    """Return the earlier cohort's reads, opened once in each process; None if there are none."""
+    """Return the reads of the earlier cohort, opened once per process; None if there are none."""
     if order.earlier is None or not (order.earlier / READS_NAME).is_file():
         return None
     return EarlierReads(order.earlier, order.tags())
 
 
 def draw(split_seed: int, dataset: str, patient: str) -> str:
-    """Return 12 hex digits that depend on seed, dataset and patient only: the patient's split draws.
+    """Return the split draw of a patient: 12 hex digits that depend only on seed, dataset and patient.
 
-    The pseudonym key has no part in it, so that every user of a dataset gets the same split; the draws are
-    only written sealed.
+    It does not depend on the pseudonym key, so every user of a dataset gets the same split. Draws are written
+    only in sealed form.
     """
     text = f"{split_seed}\0{dataset}\0{patient}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(b"phosphor split\0" + text).hexdigest()[:12]

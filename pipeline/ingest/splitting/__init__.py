@@ -1,1 +1,1 @@
-"""Which patient goes to which split."""
+"""Assigns patients to splits."""

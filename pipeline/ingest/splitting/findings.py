@@ -1,4 +1,4 @@
-"""The findings of each scan, where a manifest gives a scan several labels."""
+"""Findings of each scan, for manifests that give a scan several labels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ABSENT, PRESENT, UNCERTAIN = range(3)
 
 @dataclass(frozen=True)
 class Findings:
-    """Which findings each scan has.
+    """Findings of all scans.
 
     Attributes:
-        names: names of the findings, empty for a manifest with one label a scan.
-        states: (N, K) uint8: absent, present or uncertain.
+        names: names of the K findings, empty for a manifest with one label per scan.
+        states: (N, K) uint8: `ABSENT`, `PRESENT` or `UNCERTAIN`.
     """
 
     names: tuple[str, ...]
     states: npt.NDArray[np.uint8]
 
-    def told(self, row: int) -> str:
-        """Return a scan's findings as text: those present, and those uncertain with a question mark."""
+    def text(self, row: int) -> str:
+        """Return a scan's findings as text: those present, then those uncertain with a question mark."""
         states = self.states[row]
         shown = [name for name, state in zip(self.names, states, strict=True) if state == PRESENT]
         shown += [name + "?" for name, state in zip(self.names, states, strict=True) if state == UNCERTAIN]
@@ -34,14 +34,13 @@ class Findings:
 
 
 def findings_of(names: tuple[str, ...], tasks: list[ScanTask], task_of_row: Ints) -> Findings:
-    """Return the findings by row.
+    """Return the findings of all rows.
 
     Args:
         names: names of the findings.
-        tasks: every scan's file, with its findings.
-        task_of_row: (N,) number of the task that each row came from.
+        tasks: all tasks, with their findings.
+        task_of_row: (N,) number of the task of each row.
     """
-    width = len(names)
-    blank = bytes(width)
+    blank = bytes(len(names))
     table = np.frombuffer(b"".join(task.findings or blank for task in tasks), dtype=np.uint8)
-    return Findings(names, table.reshape(len(tasks), width)[task_of_row])
+    return Findings(names, table.reshape(len(tasks), len(names))[task_of_row])

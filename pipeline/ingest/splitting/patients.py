@@ -1,4 +1,4 @@
-"""What patient ids are like, before and after the split: look-alikes, stand-ins, the largest patient."""
+"""Checks of patient ids before and after the split: look-alikes, stand-ins, the patient with most scans."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.sources.base import OWN_PATIENT, ScanTask
 from pipeline.sources.tables.patient_ids import alike_numbers, crowded, looks_of
 
 LARGE_SHARE = 0.05
-"""Share of the scans from which a patient is told: half of what a split of a tenth holds hangs on one person.
-In a small cohort every share is large, so it must also be `LARGE_TIMES` an even one."""
+"""Share of the scans above which a patient is reported: half the size of a split of 10 %."""
 
 LARGE_TIMES = 3
+"""Multiple of the mean share that the patient must also exceed: in small cohorts every share is large."""
 
 
 def listed_ids(tasks: Iterable[ScanTask]) -> PatientIds:
-    """Return what is known of the patient ids before a scan is read; ids in headers are not."""
+    """Return statistics of the patient ids that are known before scans are read; ids in headers are not."""
     scans = Counter(
         task.patient
         for task in tasks
@@ -32,12 +32,12 @@ def listed_ids(tasks: Iterable[ScanTask]) -> PatientIds:
 
 
 def split_ids(patients: Codes, alike: Codes, side: Codes) -> PatientIds:
-    """Return what the ids of a cohort's patients are like.
+    """Return statistics of the patient ids of a cohort.
 
     Args:
         patients: (N,) patient number of each record.
-        alike: (P,) number of what the id of each patient looks like.
-        side: (N,) side of the split of each record.
+        alike: (P,) group of each patient; the ids of a group look alike.
+        side: (N,) split of each record.
     """
     if not len(patients):
         return PatientIds()
@@ -50,12 +50,12 @@ def split_ids(patients: Codes, alike: Codes, side: Codes) -> PatientIds:
 
 
 def crowded_rows(usable: Bools, patients: Codes, doubtful: Bools) -> Bools:
-    """Return (N,) True for scans whose doubtful id names nobody, as it has far more scans than any other.
+    """Return (N,) True for scans whose doubtful id names nobody: it has far more scans than any other id.
 
     Args:
-        usable: (N,) scans that count.
+        usable: (N,) True for scans that count.
         patients: (N,) patient number of each scan.
-        doubtful: (P,) patients whose id may name nobody.
+        doubtful: (P,) True for patients whose id may name nobody.
     """
     numbers, scans = np.unique(patients[usable & (patients >= 0)], return_counts=True)
     counted = dict(zip(numbers.tolist(), scans.tolist(), strict=True))
@@ -64,7 +64,7 @@ def crowded_rows(usable: Bools, patients: Codes, doubtful: Bools) -> Bools:
 
 
 def id_notes(ids: PatientIds) -> list[str]:
-    """Return what a reader should know of the ids, one sentence each, without any of them."""
+    """Return notes on the ids for the cohort's reader, one sentence each, without any id."""
     notes = [look_alikes(ids)] if ids.look_alike else []
     if is_large(ids):
         notes.append(
@@ -75,25 +75,25 @@ def id_notes(ids: PatientIds) -> list[str]:
 
 
 def is_large(ids: PatientIds) -> bool:
-    """Tell whether one patient has so many scans that a person should look at it."""
+    """Return whether one patient has so many scans that a person should check the id."""
     return ids.largest > max(LARGE_SHARE, LARGE_TIMES / max(ids.patients, 1)) * ids.scans
 
 
 def largest_share(ids: PatientIds) -> str:
-    """Return the largest patient's part of the scans in words."""
+    """Return the number and share of the scans of the patient with most scans, in words."""
     return f"{ids.largest} of {ids.scans} scans ({100 * ids.largest / max(ids.scans, 1):.1f} %)"
 
 
 def look_alikes(ids: PatientIds) -> str:
-    """Return how many ids look alike, in words."""
-    told = (
+    """Return the number of ids that look alike, in words."""
+    text = (
         f"{ids.look_alike} patient ids look alike (leading zeros, case, marks between, other forms of one "
         f"character) and count as {ids.look_alike} patients; they would be {ids.would_be}"
     )
     return (
-        told
+        text
         if ids.on_two_sides is None
-        else f"{told}, of whom {ids.on_two_sides} stand on two sides of the split"
+        else f"{text}, of whom {ids.on_two_sides} stand on two sides of the split"
     )
 
 
@@ -101,16 +101,15 @@ def refuse_look_alikes(ids: PatientIds) -> None:
     """Refuse data whose patient ids look alike.
 
     Raises:
-        DataError: some do; the message has the counts.
+        DataError: some ids look alike; the message has the counts.
     """
     if ids.look_alike:
         raise DataError(
             look_alikes(ids),
             field="patient",
-            remedy="Write each id in one way in table, name and header; where only some of them differ, take "
-            "the id of all scans from one table with patient.column. Where they are different patients of "
-            "several sources, tell them apart with patient.prefix. Without --set ingest.strict=true they are "
-            "only told.",
+            remedy="Write each id in one way in tables, file names and headers, or take all ids from one "
+            "table with patient.column. If they are different patients of several sources, distinguish them "
+            "with patient.prefix. Without --set ingest.strict=true such ids are only reported.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Overlap of the parts of a published split: patients, equal images, similar images."""
+"""Overlap of the parts of a published split: shared patients, equal images, similar images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishedSplit:
         parts: part -> number of patients.
         pairs: (part, part) -> number of patients in both.
         exact: (part, part) -> number of groups of exact duplicates in both.
-        alike: (part, part) -> number of groups of near-duplicates in both; None if they were not searched.
+        alike: (part, part) -> number of groups of near-duplicates in both; None without a search for them.
     """
 
     name: str
@@ -34,10 +34,10 @@ class PublishedSplit:
     alike: dict[tuple[str, str], int] | None = None
 
     def notes(self) -> list[str]:
-        """Return one sentence per pair of parts with the number of shared patients, and of shared images."""
-        notes = [self._says(self.pairs, pair, "patients") for pair in self.pairs]
+        """Return one sentence per pair of parts with the number of shared patients, and one if images are."""
+        notes = [self._note(self.pairs, pair, "patients") for pair in self.pairs]
         for counts, what in self._images():
-            notes += [self._says(counts, pair, what) for pair in counts if counts[pair]]
+            notes += [self._note(counts, pair, what) for pair in counts if counts[pair]]
             if not any(counts.values()):
                 notes.append(f"published split {self.name}: no {what} stand in two parts")
         return notes
@@ -45,47 +45,45 @@ class PublishedSplit:
     def leaks(self) -> list[str]:
         """Return the sentences about pairs of parts that share something."""
         checks = [(self.pairs, "patients"), *self._images()]
-        return [self._says(counts, pair, what) for counts, what in checks for pair in counts if counts[pair]]
+        return [self._note(counts, pair, what) for counts, what in checks for pair in counts if counts[pair]]
 
     def _images(self) -> list[tuple[Pairs, str]]:
         alike = [] if self.alike is None else [(self.alike, "groups of near-duplicate images")]
         return [(self.exact, "groups of exact duplicate images"), *alike]
 
-    def _says(self, counts: Pairs, pair: tuple[str, str], what: str) -> str:
+    def _note(self, counts: Pairs, pair: tuple[str, str], what: str) -> str:
         return f"published split {self.name}: {counts[pair]} {what} stand in both {pair[0]} and {pair[1]}"
 
 
 def check_published(
     name: str, parts: Sequence[str], patients: Codes, exact: Duplicates, alike: Duplicates | None = None
 ) -> PublishedSplit:
-    """Count what two parts of a published split share.
+    """Count the patients and images that each two parts of a published split share.
 
     Args:
         name: name of the published split.
-        parts: part of each scan, empty if it stands in none.
-        patients: (N,) patient number of each scan, -1 unknown.
+        parts: part of each scan, empty if it is in none.
+        patients: (N,) patient number of each scan, -1 if unknown.
         exact: exact duplicates.
-        alike: near-duplicates without the exact ones, where they were looked for.
+        alike: near-duplicates without the exact ones; None without a search for them.
     """
     names = sorted(set(parts) - {""}, key=_order)
     codes = {part: code for code, part in enumerate(names)}
     part = np.fromiter((codes.get(part, -1) for part in parts), dtype=np.int64, count=len(parts))
     members = [np.unique(patients[(part == code) & (patients >= 0)]) for code in range(len(names))]
-    shared = {
-        (names[a], names[b]): len(np.intersect1d(members[a], members[b], assume_unique=True))
-        for a, b in itertools.combinations(range(len(names)), 2)
-    }
+    pairs = list(itertools.combinations(range(len(names)), 2))
 
     def images(found: Duplicates) -> dict[tuple[str, str], int]:
         counts = pair_counts(found, part, len(names))
-        return {
-            (names[a], names[b]): int(counts[a, b]) for a, b in itertools.combinations(range(len(names)), 2)
-        }
+        return {(names[a], names[b]): int(counts[a, b]) for a, b in pairs}
 
     return PublishedSplit(
         name,
         {part: len(found) for part, found in zip(names, members, strict=True)},
-        shared,
+        {
+            (names[a], names[b]): len(np.intersect1d(members[a], members[b], assume_unique=True))
+            for a, b in pairs
+        },
         images(exact),
         images(alike) if alike is not None else None,
     )
@@ -95,7 +93,7 @@ def refuse_leaks(published: Sequence[PublishedSplit]) -> None:
     """Refuse data whose published splits share patients or images between parts.
 
     Raises:
-        DataError: they do; the message has the counts.
+        DataError: two parts share patients or images; the message has the counts.
     """
     leaks = [leak for split in published for leak in split.leaks()]
     if leaks:
@@ -103,7 +101,8 @@ def refuse_leaks(published: Sequence[PublishedSplit]) -> None:
             "; ".join(leaks),
             field="published_splits",
             remedy="Correct the published split. Without --set ingest.strict=true its parts are pooled and "
-            "split anew by patient, and what a kept test part shares with the rest is dropped from the rest.",
+            "split again by patient; scans of the rest that share a patient or image with a kept test part "
+            "are dropped.",
         )
 
 

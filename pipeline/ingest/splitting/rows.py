@@ -1,8 +1,9 @@
-"""What the listing says of every row: class, findings, published parts, and the numbers of its file."""
+"""Assigns to every row what the listing says about its file: class, findings, published parts, digests."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,16 @@ from pipeline.sources.folders import Listing
 
 @dataclass(frozen=True)
 class ScanRows:
-    """One entry a row of the parts; with this, the listing's tasks are no longer needed.
+    """What the listing says about the N rows of the parts; it replaces the listing's tasks.
 
     Attributes:
-        origin: (N,) number of the file that the row came from.
-        files: names and states of the files as numbers.
+        origin: (N,) number of each row's file.
+        files: digests of the names and states of the files.
         classes: class names.
         labels: (N,) class, -1 without one.
-        findings: findings beside the class.
-        published: part of each row, by published split.
-        kept_test: (N,) True in the published test part that is kept.
+        findings: findings in addition to the class.
+        published: published split -> part of each row.
+        kept_test: (N,) True for rows of the published test part that is kept.
         claims: row -> pseudonym of the patient that a table merely claims.
     """
 
@@ -49,14 +50,14 @@ class ScanRows:
 def describe_rows(
     manifest: Manifest, listing: Listing, origin: Codes, pseudonyms: Pseudonyms, tags: ReadTags
 ) -> ScanRows:
-    """Bring what the tasks say to the rows that came of them.
+    """Return what the tasks say about their rows.
 
     Args:
         manifest: the manifest, for classes and the kept test part.
         listing: all tasks.
-        origin: (N,) number of the task that each row came from.
-        pseudonyms: names the patients.
-        tags: names the files.
+        origin: (N,) number of each row's task.
+        pseudonyms: pseudonyms of the patients.
+        tags: identifies the files.
 
     Raises:
         DataError: no scan has a label, a class name is not usable, or the kept test part is empty.
@@ -81,54 +82,52 @@ def describe_rows(
 
 
 def task_of_rows(folder: Path, num_parts: int, length: int, limit: float) -> Codes:
-    """Return the number of the task that each row came from, and stop where too many were refused.
+    """Return (N,) the number of each row's task; fail if too many rows were refused.
 
     Args:
-        folder: where the parts lie.
-        num_parts: their number.
-        length: scans a chunk.
+        folder: folder of the parts.
+        num_parts: number of parts.
+        length: files per chunk.
         limit: largest share of refused rows.
 
     Raises:
         DataError: more rows than that, or all, were refused.
     """
     pieces: list[Ints] = []
-    reasons: dict[str, int] = {}
+    reasons = Counter[str]()
     for number in range(num_parts):
         rows = read_rows(folder, number)
         pieces.append(np.array([number * length + row.scan for row in rows], dtype=np.int64))
-        for row in rows:
-            if row.reason:
-                reasons[row.reason] = reasons.get(row.reason, 0) + 1
+        reasons.update(row.reason for row in rows if row.reason)
     origin = np.concatenate(pieces)
     check_refusals(reasons, len(origin), limit)
     return origin
 
 
 def check_refusals(reasons: Mapping[str, int], total: int, limit: float) -> None:
-    """Stop where too many scans were refused.
+    """Fail if too many scans were refused.
 
     Args:
-        reasons: reason -> scans.
-        total: all scans.
-        limit: largest share of refused ones.
+        reasons: reason -> number of scans.
+        total: number of all scans.
+        limit: largest share of refused scans.
 
     Raises:
-        DataError: more than that, or all, were refused.
+        DataError: more scans than that, or all, were refused; the message has the three main reasons.
     """
     refused = sum(reasons.values())
     if refused == total or refused > limit * total:
         ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:3]
-        told = ", ".join(f"{reason} ({count})" for reason, count in ranked)
+        main = ", ".join(f"{reason} ({count})" for reason, count in ranked)
         raise DataError(
-            f"{refused} of {total} scans cannot be used: {told}",
+            f"{refused} of {total} scans cannot be used: {main}",
             field="sources",
             remedy="Correct the manifest or the files, or raise --set ingest.max_reject_share.",
         )
 
 
 def class_names(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
-    """Return the class names, sorted as readers of class folders sort them: a label is a position here.
+    """Return the class names, sorted as readers of class folders sort them; a label is a position in them.
 
     Raises:
         DataError: no scan has a label, two classes differ in case only, or a folder, cell or file name is not
@@ -140,10 +139,10 @@ def class_names(manifest: Manifest, listing: Listing) -> tuple[str, ...]:
         other = folders.setdefault(name.casefold(), name)
         if other != name:
             raise DataError(
-                f"differs from the class {other} in case only, and on many machines their folders are one",
+                f"differs from the class {other} in case only; many file systems have one folder for both",
                 field="label",
                 value=name,
-                remedy="Map both to one name, or to two, with the manifest's label.values.",
+                remedy="Map both to one name, or to two distinct names, with the manifest's label.values.",
             )
         problem = "not usable as a class name (letters, digits, dot, hyphen, underscore)"
         if re.fullmatch(NAME_PATTERN, name):
@@ -167,7 +166,7 @@ def _kept_test(manifest: Manifest, published: dict[str, list[str]], count: int) 
     kept = np.array([part == manifest.split.test_part for part in parts], dtype=bool)
     if not kept.any():
         raise DataError(
-            f"no scan stands in part {manifest.split.test_part!r} of it",
+            f"no scan is in part {manifest.split.test_part!r} of this published split",
             field="split.keep_test",
             value=manifest.split.keep_test,
             remedy="Correct split.test_part in the manifest.",

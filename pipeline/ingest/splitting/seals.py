@@ -1,4 +1,4 @@
-"""Seals a patient's draw wherever it is written: unsealed it would tell whether a guessed id is right."""
+"""Seals the split draws that are written to disk; an unsealed draw would confirm a guessed patient id."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hmac
 
 
 class DrawSeal:
-    """Masks the draws of one split, a patient's always alike; sealing a sealed draw gives it back.
+    """Masks the draws of one split; sealing a sealed draw restores it.
 
-    A draw depends on seed, dataset and patient id alone, so anybody could compute those of all likely ids.
-    The mask (HMAC-SHA256, RFC 2104) is another for every patient, seed and dataset: were it the patient's
-    alone, two cohorts of one patient would cancel it.
+    A draw depends on seed, dataset and patient id alone, so anybody can compute the draws of likely ids. The
+    mask (HMAC-SHA256, RFC 2104) depends on patient, seed and dataset. A mask that depended on the patient
+    alone would cancel out between two cohorts of one patient.
 
     Args:
         key: the pseudonym key.
@@ -23,11 +23,11 @@ class DrawSeal:
         self._key, self._split = key, f"{split_seed}\0{dataset}"
 
     def __call__(self, draw: str, patient_id: str) -> str:
-        """Return a draw of hex digits sealed, or a sealed one opened.
+        """Return a draw sealed, or a sealed draw unsealed.
 
         Args:
-            draw: hex digits; none stay none.
-            patient_id: the patient's pseudonym.
+            draw: hex digits; an empty string stays empty.
+            patient_id: pseudonym of the patient.
         """
         if not draw:
             return ""

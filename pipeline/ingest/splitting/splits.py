@@ -1,19 +1,17 @@
-"""The patient-level split: drawn by hash, stratified by class and finding, frozen for patients of before.
+"""The patient-level split: drawn by hash, stratified by class and finding, fixed for known patients.
 
-What is promised, and what is not:
-
-- All scans of a group (a patient, joined with patients that share an image) stand on one side.
-- A patient whose place is known from an earlier cohort keeps side and audit role, whatever arrives.
-- Without an earlier cohort a patient's place follows from the hash of split seed, dataset and patient, the
-  same for every user (no key, no file order, no random state). Only the repair that gives every class and
-  finding its share of every split departs from it. It moves few patients, fewer the larger the cohort, so
-  that most keep their place when others arrive: most, not all, and those that a new scan joins into one
-  group may change theirs too. Only an earlier cohort makes a place certain.
-- Shares and tolerances count patients, never scans: a patient with a hundred scans weighs as one.
-- Which patients are moved is decided by class, finding and draw, never by what an image looks like: within a
-  class and finding, holdout and train stay exchangeable.
-- The audit members are settled before their coins are looked at, and no one leaves them afterwards: in and
-  out remain independent fair coins. The rest of train and holdout then make up for how the coins fell.
+- All scans of a group (a patient, joined with patients that share an image) are on one side.
+- A patient known from an earlier cohort keeps side and audit role.
+- The place of any other patient follows from the hash of split seed, dataset and patient. It is the same for
+  every user: key, file order and random state have no influence. Only the repair, which gives every class and
+  finding its share of every split, departs from the hash. It moves few patients, and relatively fewer in a
+  larger cohort. So most patients, but not all, keep their place when others arrive, and a new scan that joins
+  patients into one group may move them. Only an earlier cohort fixes a place.
+- Shares and tolerances count patients, never scans.
+- The repair decides by class, finding and draw, never by the image, so holdout and train stay exchangeable
+  within a class and finding.
+- The audit members are chosen without regard to their coins, and none leaves afterwards, so in and out remain
+  independent fair coins. The rest of train and holdout then compensates for the result of the coins.
 """
 
 from __future__ import annotations
@@ -36,17 +34,17 @@ assert SPLITS == ("train", "val", "test", "holdout")
 assert AUDIT_ROLES == ("", "in", "out")
 
 DRAW_DIGITS = 12
-"""Hex digits of a draw: the first eight place the patient in [0, 1), the ninth is the coin."""
+"""Hex digits of a draw: the first eight are the patient's position in [0, 1), the ninth is the coin."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The split by scan.
+    """The split of N scans.
 
     Attributes:
-        side: position in `SPLITS`, one a scan.
-        audit: position in `AUDIT_ROLES`, one a scan.
-        moved: how many patients (or groups of them) got another side or role than the drawn one.
+        side: (N,) position in `SPLITS`.
+        audit: (N,) position in `AUDIT_ROLES`.
+        moved: number of groups of patients whose side or role is not the drawn one.
     """
 
     side: Codes
@@ -56,19 +54,19 @@ class Split:
 
 @dataclass(frozen=True)
 class _Places:
-    """Side and audit role by group."""
+    """Side and audit role of each group, each (G,)."""
 
     side: Codes
     audit: Codes
 
 
 def drawn_sides(draws: Codes, settings: IngestSettings, *, draw_test: bool) -> tuple[Codes, Codes]:
-    """Return (sides, audit roles), each (G,), by the draws alone.
+    """Return (sides, audit roles), each (G,), that follow from the draws alone.
 
     Args:
-        draws: (G,) draws as whole numbers of `DRAW_DIGITS` hex digits.
-        settings: the shares.
-        draw_test: whether a test split is drawn (no published one is kept).
+        draws: (G,) draws as integers of `DRAW_DIGITS` hex digits.
+        settings: shares of the splits.
+        draw_test: whether a test split is drawn, because no published one is kept.
     """
     edges = np.cumsum(
         [
@@ -99,9 +97,9 @@ def split_scans(
 ) -> Split:
     """Split scans by groups of patients, stratified as far as possible.
 
-    For every class and finding, the number of groups in each part is within max(1, `stratify_tolerance` *
-    target) of its target, if enough groups may be moved. No requested part lacks a class, in the order train,
-    test, holdout, val, as long as there are groups of that class. If a class has very few groups, none of
+    For every class and finding, the number of groups in each split is within max(1, `stratify_tolerance` *
+    target) of its target, if enough groups can be moved. If a class has too few groups for all requested
+    splits, the splits get one in the order train, test, holdout, val. If a class has very few groups, none of
     them becomes an audit member, because its place could not change.
 
     Args:
@@ -111,9 +109,9 @@ def split_scans(
         kept_test: (N,) True for scans of a published test part that is kept; their groups hold no others.
         classes: class names.
         settings: shares and tolerance.
-        keeps_test: whether a published test part is kept (then none is drawn).
+        keeps_test: whether a published test part is kept; then no test split is drawn.
         findings: (N, K) findings of each scan besides its class.
-        known: (G,) sides and (G,) audit roles that must stay, `UNKNOWN` for groups without.
+        known: (G,) sides and (G,) audit roles that must stay, `UNKNOWN` for all other groups.
 
     Raises:
         DataError: a class has too few scans or patients for train and test, or there are too many classes and
@@ -143,7 +141,7 @@ def group_strata(
     """Return (G, C + K): the classes and findings that the scans of each group have.
 
     Raises:
-        DataError: more than `MAX_STRATA` of them.
+        DataError: there are more than `MAX_STRATA` classes and findings.
     """
     num_findings = 0 if findings is None else findings.shape[1]
     if num_classes + num_findings > MAX_STRATA:
@@ -151,7 +149,7 @@ def group_strata(
             "too many classes and findings to split by",
             field="label",
             value=num_classes + num_findings,
-            remedy=f"Map them to at most {MAX_STRATA} names with the manifest's label values.",
+            remedy=f"Map them to at most {MAX_STRATA} names with the manifest's label.values.",
         )
     strata = np.zeros((num_groups, num_classes + num_findings), dtype=bool)
     strata[groups, labels] = True
@@ -183,13 +181,13 @@ def _check_classes(
                 f"has {int(here.sum())} usable image(s), {patients} patient(s) to split; "
                 f"at least 2 images of {needed} patient(s) are needed",
                 field=f"class {name}",
-                remedy="Add scans of this class, or leave it out through the manifest's label values.",
+                remedy="Add scans of this class, or leave it out with the manifest's label.values.",
             )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the repair works towards."""
+    """Constraints of the repair."""
 
     strata: Bools
     draws: Codes
@@ -201,14 +199,14 @@ class _Plan:
 
     @property
     def wanted(self) -> list[int]:
-        """Splits that shall lack no class, the most important first."""
+        """Splits that should lack no class, the most important first."""
         settings = self.settings
         wanted = [TRAIN, TEST] if self.draws_test else [TRAIN]
         wanted += [HOLDOUT] if settings.holdout_share + settings.audit_share > 0 else []
         return wanted + ([VAL] if settings.val_share > 0 else [])
 
     def shares(self) -> list[float]:
-        """Share of the pool by side."""
+        """Return the share of the pool of each side."""
         settings = self.settings
         half, test = settings.audit_share / 2, settings.test_share if self.draws_test else 0.0
         left = 1.0 - test - settings.val_share - settings.holdout_share - settings.audit_share
@@ -217,13 +215,13 @@ class _Plan:
         return [by_side[side] for side in range(len(SPLITS))]
 
     def totals(self, side: Codes) -> Codes:
-        """Groups of each stratum to share out, (K,): those in the pool that are not tied to another split."""
+        """Return (K,) the number of groups of each stratum in the pool that are on a wanted side."""
         counted = self.in_pool & np.isin(side, self.wanted)
         return self.strata[counted].sum(axis=0, dtype=np.int64)
 
 
 def _settle_audit(places: _Places, plan: _Plan) -> _Places:
-    """Draw the audit members within strata, in exchange with the rest of train, blind to their coins."""
+    """Choose the audit members within strata, in exchange with the rest of train, without their coins."""
     share = plan.settings.audit_share
     if share == 0:
         return places
@@ -233,7 +231,7 @@ def _settle_audit(places: _Places, plan: _Plan) -> _Places:
     limits = Limits.around(np.stack([(1 - share) * total, share * total]), plan.settings.stratify_tolerance)
     low, high, ceiling = limits.low.copy(), limits.high.copy(), limits.ceiling.copy()
     low[0], high[0] = 0, ceiling[0]
-    # Coins may send all members the same way: enough other groups must be left for every split.
+    # The coins may send all members to one side, so enough other groups must remain for every split.
     ceiling[1, : plan.num_classes] = np.maximum(total[: plan.num_classes] - len(plan.wanted), 0)
     settled = settle(
         place,
@@ -251,7 +249,7 @@ def _settle_audit(places: _Places, plan: _Plan) -> _Places:
 
 
 def _settle_sides(places: _Places, plan: _Plan) -> _Places:
-    """Give every stratum its share of every side by moving groups that are no audit members."""
+    """Move groups that are no audit members until every stratum has its share of every side."""
     side = np.where(plan.in_pool, places.side, UNKNOWN)
     wanted = np.zeros(len(SPLITS), dtype=bool)
     wanted[plan.wanted] = True

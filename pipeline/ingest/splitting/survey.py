@@ -1,4 +1,4 @@
-"""Decides from the parts' descriptions which scan is kept, and on which side of the split it stands."""
+"""Decides from the facts about all scans which scans are kept, and in which split each of them is."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ MAPPED_LABEL = "label not among the classes"
 
 @dataclass
 class Overview:
-    """Everything about all scans that is needed to split them, in small arrays.
+    """Result of the survey of N scans.
 
     Attributes:
         kept: (N,) True for scans that become records.
-        reasons: scan number -> reason, for those refused while splitting (not while reading).
+        reasons: scan number -> reason, for scans refused while splitting (not while reading).
         labels: (N,) class of each scan, -1 without one.
-        split: the split of the kept scans, spread over all scans.
-        duplicates: exact duplicates among all readable scans.
-        duplicate_parts: duplicate groups by published part, before anything was dropped.
-        duplicate_sides: duplicate groups by split, among records.
-        shared: what parts of the published splits share.
-        patients: (N,) patient number, -1 unknown.
-        ids: what the ids of the records' patients are like.
-        num_joined: patients that had to stay together because of equal or alike images.
-        alike: near-duplicates that are not exact ones; None if none were looked for.
-        crossing: groups of equal and of alike images that stand on two sides, because patients of both had
-            theirs before.
-        num_known: patients of an earlier cohort among the records.
-        num_kept_known: patients of the kept test part that stay on another side, theirs of before.
+        split: split of all scans, -1 for scans that are not kept.
+        duplicates: exact duplicates among the usable scans.
+        duplicate_parts: published part -> number of groups of exact duplicates, before any scan was dropped.
+        duplicate_sides: split -> number of groups of exact duplicates among the records.
+        shared: overlap of the parts of each published split.
+        patients: (N,) patient number, -1 if unknown.
+        ids: statistics of the ids of the records' patients.
+        num_joined: number of patients joined with another because of equal or similar images.
+        alike: near-duplicates without the exact ones; None without a search for them.
+        crossing: numbers of groups of equal and of similar images on two sides, because their patients were
+            on these sides in the earlier cohort.
+        num_known: number of patients among the records that an earlier cohort has.
+        num_kept_known: number of patients of the kept test part that stay on another side, as in the earlier
+            cohort.
     """
 
     kept: Bools
@@ -73,7 +74,7 @@ class Overview:
     num_kept_known: int = 0
 
     def notes(self) -> list[str]:
-        """Return what a reader of the cohort should know of its split, one sentence each, without ids."""
+        """Return notes on the split for the cohort's reader, one sentence each, without ids."""
         notes = id_notes(self.ids)
         notes += [note for shared in self.shared for note in shared.notes()]
         found = self.duplicates
@@ -117,28 +118,28 @@ def survey(
     alike: Duplicates | None = None,
     join_alike: bool = True,
 ) -> Overview:
-    """Decide which scan is kept, and on which side.
+    """Decide which scans are kept, and in which split each of them is.
 
-    A scan that shares its patient or image with a kept test part leaves the pool. The published part decides
-    only for patients without a place of before: one that stood elsewhere in the earlier cohort stays there,
-    with all its scans, for moving it would put a patient into test whom a model may have seen.
+    A scan that shares its patient or image with a kept test part is dropped from the other splits. A patient
+    that was on another side in the earlier cohort stays there with all scans, whatever the published split
+    says: a model may have seen this patient.
 
     Args:
-        facts: what the parts say of all scans, with the places of patients in an earlier cohort.
-        labels: (N,) class of each scan, -1 where the manifest gives none.
-        published: part of each scan, by published split.
+        facts: facts about all scans, with the places of patients in an earlier cohort.
+        labels: (N,) class of each scan, -1 if the manifest gives none.
+        published: published split -> part of each scan.
         classes: class names.
         settings: ingest settings.
         kept_test: (N,) True for scans of the published test part that is kept.
-        claims: scan number -> patient pseudonym that a table merely claims, for the published splits' report.
-        keeps_test: whether there is such a part.
-        findings: (N, K) findings of each scan beside its class, to stratify by.
-        alike: groups of scans that look alike, over all scans; exact duplicates may be among them.
-        join_alike: keep scans that look alike on one side; they are only counted otherwise.
+        claims: scan number -> patient pseudonym that a table merely claims, to check published splits.
+        keeps_test: whether a published test part is kept.
+        findings: (N, K) findings of each scan besides its class, to stratify by.
+        alike: groups of similar images over all scans, which may include exact duplicates.
+        join_alike: whether similar images are kept on one side; otherwise they are only counted.
 
     Raises:
-        DataError: a class is too small to split, too many scans name nobody, or `settings.strict` refuses a
-            published split or ids that look alike.
+        DataError: a class is too small to split, the ids of too many scans name nobody, or `settings.strict`
+            refuses a published split or ids that look alike.
     """
     reasons = {int(row): MAPPED_LABEL for row in np.flatnonzero(facts.readable & (labels < 0))}
     usable = facts.readable & (labels >= 0)
@@ -197,7 +198,7 @@ def survey(
 
 
 def _without_stand_ins(usable: Bools, facts: Facts, settings: IngestSettings) -> tuple[Bools, list[int]]:
-    """Return the usable rows without those whose header names nobody, as their number tells; and these."""
+    """Return the usable rows without those whose id names nobody, and the numbers of these rows."""
     nobody = crowded_rows(usable, facts.patients, facts.doubtful)
     if nobody.any():
         reasons = {STAND_IN: int(nobody.sum()), "cannot be read": int((~facts.readable).sum())}
@@ -206,7 +207,7 @@ def _without_stand_ins(usable: Bools, facts: Facts, settings: IngestSettings) ->
 
 
 def _kept_test(test: Bools, facts: Facts) -> tuple[Bools, int]:
-    """Return the rows of the test part without patients that stood elsewhere before, and their number."""
+    """Return the rows of the test part without patients known on another side, and the number of these."""
     elsewhere = np.zeros_like(test)
     side = facts.known_side[facts.patients[test]]
     elsewhere[test] = (side >= 0) & (side != TEST)
@@ -216,7 +217,7 @@ def _kept_test(test: Bools, facts: Facts) -> tuple[Bools, int]:
 def _leaks_into_test(
     usable: Bools, test: Bools, patients: Codes, exact: Duplicates, near: Duplicates | None
 ) -> dict[int, str]:
-    """Return scan number -> reason for scans of the pool that share something with the kept test part."""
+    """Return scan number -> reason for scans outside the kept test part that share something with it."""
     reasons: dict[int, str] = {}
     checks = [(patients, IN_TEST), (exact.group, TEST_DUPLICATE)]
     checks += [(near.group, TEST_ALIKE)] if near is not None else []
@@ -245,10 +246,10 @@ def _split(
     settings: IngestSettings,
     keeps_test: bool,
 ) -> Split:
-    """Split the kept rows and spread the result over all."""
+    """Return the split of all scans, -1 for those not kept."""
     patients = facts.patients[rows]
     num_groups = int(groups.max(initial=-1)) + 1
-    # A group takes the smallest draw of its patients, whatever their order, and the place that one had.
+    # A group takes the smallest draw of its patients, whatever their order, and the known place of any.
     draws = np.full(num_groups, np.iinfo(np.int64).max)
     np.minimum.at(draws, groups, facts.draws[patients])
     known = np.full((2, num_groups), -1, dtype=np.int64)

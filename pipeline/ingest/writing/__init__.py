@@ -1,1 +1,1 @@
-"""What ingest writes: shards, tables, the quality page and the private map."""
+"""Writes what an ingest makes: shards, tables, the quality page and the private map."""

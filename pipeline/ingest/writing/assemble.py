@@ -1,4 +1,4 @@
-"""Writes the cohort's files from the parts: shards of bounded size, records, labels, split, refused scans."""
+"""Writes the files of a cohort from the parts: pixel shards, records, labels, split, refused scans."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from pipeline.storage import write_npy
 
 ROWS_A_BLOCK = 1024
 EXAMPLES = 12
-"""Records of a flag that the quality page shows."""
+"""Largest number of records per flag that the quality page shows."""
 
 
 @dataclass
 class Written:
-    """What the cohort's files hold, for `cohort.json` and the quality page.
+    """Statistics of the cohort's files, for `cohort.json` and the quality page.
 
     Attributes:
         files: names of the content files.
-        counts: split -> class -> scans.
-        patients: split -> patients.
-        num_patients: patients in all.
-        pixel_mean, pixel_std: over the train split, in [-1, 1].
-        rejected: reason -> scans, most frequent first.
-        flags: quality flag -> records.
+        counts: split -> class -> number of scans.
+        patients: split -> number of patients.
+        num_patients: number of all patients.
+        pixel_mean, pixel_std: mean and standard deviation over the train split, in [-1, 1].
+        rejected: reason -> number of scans, most frequent first.
+        flags: quality flag -> number of records.
         examples: quality flag -> positions of its first records.
-        attributes: attribute -> its values in the order of their codes; empty where no scan has any.
+        attributes: attribute -> its values in the order of their codes; empty if no scan has any.
     """
 
     files: list[str]
@@ -74,12 +74,12 @@ def write_cohort(
 
     Args:
         out: the cohort directory.
-        parts: where the finished parts lie.
-        num_parts: their number.
-        overview: which scans are kept, and where.
-        looks: flags that comparing the images has given.
-        rows: classes, findings and files of every row.
-        image_size: side of the images.
+        parts: folder of the finished parts.
+        num_parts: number of parts.
+        overview: which scans are kept, and their splits.
+        looks: flags from the comparison of images.
+        rows: class, findings and file of every row.
+        image_size: side of the images in pixels.
         bit_depth: 8 or 16.
     """
     for stale in out.glob("pixels-*.npy"):
@@ -106,9 +106,9 @@ def write_cohort(
             duplicate = (DUPLICATE,) if overview.duplicates.size[at] > 1 else ()
             row.flags = (*row.flags, *duplicate, *looks.flags.get(at, ()))
             for flag in row.flags:
-                note = examples.setdefault(flag, [])
-                if len(note) < EXAMPLES:
-                    note.append(shards.written)
+                positions = examples.setdefault(flag, [])
+                if len(positions) < EXAMPLES:
+                    positions.append(shards.written)
             flags.update(row.flags)
             side = int(overview.split.side[at])
             shards.add(pixels, train=side == TRAIN)
@@ -116,27 +116,26 @@ def write_cohort(
             role = AUDIT_ROLES[int(overview.split.audit[at])]
             records.add(
                 **_record(row, classes[int(overview.labels[at])], SPLITS[side], role),
-                findings=findings.told(at),
+                findings=findings.text(at),
             )
     kept = np.flatnonzero(overview.kept)
     sides, labels, patients = overview.split.side[kept], overview.labels[kept], overview.patients[kept]
-    for name, codes in (("labels.npy", labels.astype(np.int32)), ("split.npy", sides.astype(np.uint8))):
-        write_npy(out / name, codes, private=True)
-    files = [*shards.names, "records.parquet", "rejected.parquet", "labels.npy", "split.npy"]
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "labels.npy": labels.astype(np.int32),
+        "split.npy": sides.astype(np.uint8),
+    }
     if findings.names:
-        write_npy(out / FINDINGS_NAME, findings.states[kept], private=True)
-        files.append(FINDINGS_NAME)
-    known, codes = attributes.finish()
-    if known:
-        write_npy(out / ATTRIBUTES_NAME, codes, private=True)
-        files.append(ATTRIBUTES_NAME)
-    if known or findings.names:
-        # Training counts patients, and reads no table.
-        numbers = np.unique(patients, return_inverse=True)[1]
-        write_npy(out / PATIENTS_NAME, numbers.astype(np.int32), private=True)
-        files.append(PATIENTS_NAME)
+        arrays[FINDINGS_NAME] = findings.states[kept]
+    attribute_values, attribute_codes = attributes.finish()
+    if attribute_values:
+        arrays[ATTRIBUTES_NAME] = attribute_codes
+    if attribute_values or findings.names:
+        # Training counts patients, but reads no tables.
+        arrays[PATIENTS_NAME] = np.unique(patients, return_inverse=True)[1].astype(np.int32)
+    for name, array in arrays.items():
+        write_npy(out / name, array, private=True)
     return Written(
-        files=files,
+        files=[*shards.names, "records.parquet", "rejected.parquet", *arrays],
         counts={
             split: {name: int(((sides == code) & (labels == c)).sum()) for c, name in enumerate(classes)}
             for code, split in enumerate(SPLITS)
@@ -148,7 +147,7 @@ def write_cohort(
         rejected=dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
         flags=dict(sorted(flags.items())),
         examples=examples,
-        attributes=known,
+        attributes=attribute_values,
     )
 
 

@@ -1,4 +1,4 @@
-"""The attributes of every record as codes, which training reads without a table library."""
+"""Encodes the attributes of every record, so that training reads them without a table library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 class AttributeCodes:
     """Collects the attributes record by record, in one byte each.
 
-    Each attribute has few values (`pipeline.scan_attributes`): 255 at most, and one code for unknown.
+    An attribute (`pipeline.scan_attributes`) has at most 255 values; one more code means unknown.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class AttributeCodes:
         """Append one record: a value for each of `ATTRIBUTES`, empty if unknown.
 
         Raises:
-            DataError: an attribute has too many values.
+            DataError: an attribute has more than 255 values.
         """
         self._codes += bytes([self._code(*pair) for pair in zip(ATTRIBUTES, values, strict=True)])
 
@@ -37,14 +37,14 @@ class AttributeCodes:
             raise DataError(
                 f"has more than {UNKNOWN} values",
                 field=f"attributes.{name}",
-                remedy="Map them to fewer with `values`, or leave the attribute out.",
+                remedy="Map them to fewer values with `values`, or leave the attribute out.",
             )
         return found.setdefault(value, len(found))
 
     def finish(self) -> tuple[dict[str, tuple[str, ...]], npt.NDArray[np.uint8]]:
-        """Return the values of each attribute, sorted, and the codes (N, attributes) uint8.
+        """Return attribute -> its sorted values, and the codes (N, attributes) uint8.
 
-        The values are empty if no record has any attribute.
+        The mapping is empty if no record has any attribute.
         """
         codes = np.frombuffer(bytes(self._codes), dtype=np.uint8).reshape(-1, len(ATTRIBUTES)).copy()
         known: dict[str, tuple[str, ...]] = {}

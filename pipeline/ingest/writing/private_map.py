@@ -1,7 +1,8 @@
-"""The private map from hashed ids back to file names and patients, written only where the user asks."""
+"""The private map from hashed ids to file names and patients, written only if the user asks for it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -14,55 +15,50 @@ from pipeline.sources.base import OWN_PATIENT, ScanTask
 from pipeline.sources.reading import read_patient
 
 COLUMNS = ("sample_id", "patient_id", "name", "patient", "name_bytes")
-"""A frame of a file stands there by `name#frame`, as its id was made."""
+"""Columns of the map. The name of a frame is `name#frame`, from which its id was made."""
 
 
 def check_map_path(path: Path | None, out: Path) -> None:
-    """Refuse a map that would lie in an output, where it would undo the pseudonyms.
+    """Refuse a map inside an output, where it would undo the pseudonyms.
 
     Raises:
-        UsageError: the path lies in the cohort directory or in another stage's output beside it.
+        UsageError: the path lies in the run of the cohort or in the output of a stage.
     """
     if path is None:
         return
-    place = path.absolute().resolve()
-    run = (
-        out.absolute().resolve().parent if (out.parent / "recipe.yaml").exists() else out.absolute().resolve()
-    )
+    place, run = path.absolute().resolve(), out.absolute().resolve()
+    if (out.parent / "recipe.yaml").exists():
+        run = run.parent
     if place.is_relative_to(run) or any((folder / "inputs.json").exists() for folder in place.parents):
         raise UsageError(
             "the private map must lie outside every output",
             field="ingest.private_map",
             value=str(path),
-            remedy="Name a file in a folder that only you may read.",
+            remedy="Choose a file in a folder that only you can read.",
         )
 
 
 def write_private_map(path: Path, tasks: list[ScanTask], unread: Mapping[str, str], cohort: Path) -> None:
     """Write the map as Parquet with mode 0600: `sample_id`, `patient_id`, `name`, `patient`, `name_bytes`.
 
-    What is no UTF-8 in a name reads `\\udcff` for the byte FF; `name_bytes` has the name as the disk has it.
+    A byte of a name that is not UTF-8 reads `\\udcff` (for FF); `name_bytes` has the name as it is on disk.
 
     Args:
         path: the file.
         tasks: all scans.
-        unread: name of what was not read -> why; the quality page names some of it by its hash.
-        cohort: the finished cohort, whose ids tell how many frames a file had.
+        unread: name of each unread file -> reason; the quality page names some of them by hash.
+        cohort: the finished cohort; its ids give the number of frames of each file.
     """
     import pyarrow as pa
 
     pseudonyms, known_ids = Pseudonyms(load_key()), ids_of_cohort(cohort)
-    kinds = {"name_bytes": pa.binary()}
-    with BlockTable(
-        path, pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS]), 4096
-    ) as table:
+    schema = pa.schema([(name, pa.binary() if name == "name_bytes" else pa.string()) for name in COLUMNS])
+    with BlockTable(path, schema, 4096) as table:
         for task in tasks:
             patient = task.patient
             if patient is None and not task.refusal:
-                try:
+                with contextlib.suppress(ScanRefusedError):
                     patient = read_patient(task)
-                except ScanRefusedError:
-                    patient = None
             known = patient is not None and not patient.startswith(OWN_PATIENT)
             for frame in frames_of(task, pseudonyms, known_ids):
                 table.add(
@@ -79,7 +75,7 @@ def write_private_map(path: Path, tasks: list[ScanTask], unread: Mapping[str, st
 
 
 def ids_of_cohort(cohort: Path) -> set[int]:
-    """Return the ids of all scans that became records or were refused, as numbers."""
+    """Return the ids of all records and refused scans of a cohort as integers."""
     import pyarrow.parquet as pq
 
     found: set[int] = set()
@@ -90,7 +86,7 @@ def ids_of_cohort(cohort: Path) -> set[int]:
 
 
 def _bytes(name: str) -> bytes:
-    """Return a name as bytes; one out of an archive may have surrogates that stand for no byte."""
+    """Return a name as bytes; a name from an archive may have surrogates that stand for no byte."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:
@@ -98,14 +94,14 @@ def _bytes(name: str) -> bytes:
 
 
 def frames_of(task: ScanTask, pseudonyms: Pseudonyms, known_ids: set[int]) -> Iterator[str]:
-    """Yield what each id of a file adds to its name: nothing, and its frames' numbers from the first on."""
+    """Yield what each id of a file adds to its name: nothing for the file, `#1`, `#2`, ... for its frames."""
 
     def is_known(added: str) -> bool:
         return number_of(pseudonyms.scan(task.scan_name + added)) in known_ids
 
     frames = itertools.takewhile(is_known, (f"#{frame}" for frame in itertools.count(1)))
     first = next(frames, None)
-    # A file of frames stands under its own name too where the rest of it was refused.
+    # If reading stops within a file of frames, its refusal has the id of the file itself.
     if first is None or is_known(""):
         yield ""
     if first is not None:
@@ -114,5 +110,5 @@ def frames_of(task: ScanTask, pseudonyms: Pseudonyms, known_ids: set[int]) -> It
 
 
 def number_of(sample_id: str) -> int:
-    """Return the pseudonym of a scan as a number, which takes less memory than its text."""
+    """Return the pseudonym of a scan as an integer, which takes less memory than its text."""
     return int(sample_id.removeprefix("s-"), 16)

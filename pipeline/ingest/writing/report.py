@@ -1,14 +1,13 @@
-"""The private quality page of a cohort: counts, refusals, flags with pictures, duplicates, conflicts."""
+"""Writes the private quality page of a cohort: counts, refusals, flags with images, duplicates, conflicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bools, Codes, Floats, Ints
 from pipeline.artifacts.cohort import CohortInfo
 from pipeline.artifacts.pixels import PixelShards, StoredPixels
 from pipeline.ingest.duplicates.duplicates import pattern_counts
@@ -22,18 +21,26 @@ from pipeline.records import SPLITS
 from pipeline.rendering.templating import render
 from pipeline.storage import write_text
 
-IMAGES_A_CLASS = 24
+IMAGES_PER_CLASS = 24
 COLUMNS = 12
 PAIRS = 12
-"""Pairs of a kind that the page shows."""
+"""Largest number of pairs of each kind that the page shows."""
 
 TILE_PIXELS = 96
-"""Side to which small pictures are enlarged, by a whole factor, and from twice of which large ones shrink."""
+"""Side of a shown image in pixels: images of half that side or less are enlarged by the largest integer
+factor that fits, images of twice that side or more are reduced to it."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the page: its address, its hashed id, and what stands below it."""
+    """An image of the page.
+
+    Attributes:
+        address: `data:` address of the image.
+        sample_id: hashed id of the scan.
+        label: class of the scan.
+        split: split of the scan.
+    """
 
     address: str
     sample_id: str
@@ -43,7 +50,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures side by side; `agreement` is the correlation of a near-duplicate, None of an exact one."""
+    """Two images side by side.
+
+    Attributes:
+        left, right: the images.
+        same_patient: whether both are of one patient.
+        agreement: correlation of near-duplicates, None for other pairs.
+    """
 
     left: Picture
     right: Picture
@@ -54,15 +67,15 @@ class Pair:
 def write_quality_page(
     out: Path, info: CohortInfo, written: Written, overview: Overview, looks: Looks, *, unread: list[str]
 ) -> Path:
-    """Write `qc.html`: one file, no network, mode 0600; it shows real patients.
+    """Write `qc.html`, a single file without network access, of mode 0600 because it shows real patients.
 
     Args:
         out: the cohort directory, with its shards and records written.
-        info: the content of `cohort.json`.
+        info: content of `cohort.json`.
         written: counts by reason and flag, and examples.
-        overview: duplicates, shared patients, and where each scan stands.
+        overview: duplicates, shared patients, and the split of each scan.
         looks: near-duplicates and contradicting labels.
-        unread: what lies in the source and was not read, one sentence a reason.
+        unread: one sentence per reason why files in the sources were not read.
     """
     gallery = _Gallery(out, info, overview)
     near_here = looks.near_groups(overview.kept)
@@ -102,7 +115,7 @@ def write_quality_page(
 
 
 class _Gallery:
-    """Pictures of records by position, read from the cohort's own shards."""
+    """Images of records by position, read from the shards of the cohort."""
 
     def __init__(self, out: Path, info: CohortInfo, overview: Overview) -> None:
         self._out, self._info, self._overview = out, info, overview
@@ -110,10 +123,10 @@ class _Gallery:
         self._rows = np.flatnonzero(overview.kept)
 
     def pictures(self, positions: list[int]) -> list[Picture]:
-        """Return the pictures of records at positions of the cohort."""
+        """Return the images of the records at some positions of the cohort."""
         from pipeline.rendering.pictures import data_uri, png_bytes
 
-        images = _shown(self._shards.take(positions))
+        images = _reduced(self._shards.take(positions))
         ids = read_ids(self._out / "records.parquet", positions)
         scale = max(1, TILE_PIXELS // images.shape[-1])
         rows = self._rows[positions].tolist()
@@ -128,7 +141,7 @@ class _Gallery:
         ]
 
     def pairs(self, looks: Looks) -> tuple[list[Pair], list[Pair], list[Pair]]:
-        """Return some exact, near and contradicting pairs; those of different patients come first."""
+        """Return some exact, near and contradicting pairs; pairs of different patients come first."""
         kept, patients = self._overview.kept, looks.patients
         exact = _first_two(self._overview.duplicates.group, self._overview.duplicates.size, kept)
         near = looks.near.pairs if looks.near is not None else np.zeros((0, 2), dtype=np.int64)
@@ -140,37 +153,33 @@ class _Gallery:
             dtype=np.int64,
         ).reshape(-1, 2)
 
-        def shown(found: npt.NDArray[np.int64], told: Iterable[float | None]) -> list[Pair]:
-            order = np.argsort(patients[found[:, 0]] == patients[found[:, 1]], kind="stable")[:PAIRS]
-            values = list(told)
+        def shown(found: Ints, agreement: Floats | None = None) -> list[Pair]:
+            same = patients[found[:, 0]] == patients[found[:, 1]]
+            order = np.argsort(same, kind="stable")[:PAIRS]
             pictures = self.pictures(np.searchsorted(self._rows, found[order].ravel()).tolist())
             return [
-                Pair(left, right, bool(patients[found[at, 0]] == patients[found[at, 1]]), values[at])
+                Pair(left, right, bool(same[at]), None if agreement is None else float(agreement[at]))
                 for at, left, right in zip(order.tolist(), pictures[::2], pictures[1::2], strict=True)
             ]
 
-        return (
-            shown(exact, [None] * len(exact)),
-            shown(near, strength.tolist()),
-            shown(conflicts, [None] * len(conflicts)),
-        )
+        return shown(exact), shown(near, strength), shown(conflicts)
 
     def sheets(self) -> dict[str, str]:
-        """Return class -> data address of a contact sheet, evenly spaced over the class's records."""
+        """Return class -> `data:` address of a contact sheet of records evenly spaced over the class."""
         from pipeline.rendering.pictures import contact_sheet, data_uri
 
         labels = self._overview.labels[self._rows]
         sheets = {}
         for code, name in enumerate(self._info.classes):
             rows = np.flatnonzero(labels == code)
-            chosen = rows[np.linspace(0, len(rows) - 1, min(IMAGES_A_CLASS, len(rows))).astype(int)]
-            images = _shown(self._shards.take(chosen))
+            chosen = rows[np.linspace(0, len(rows) - 1, min(IMAGES_PER_CLASS, len(rows))).astype(int)]
+            images = _reduced(self._shards.take(chosen))
             sheets[name] = data_uri(contact_sheet(images, COLUMNS, max(1, TILE_PIXELS // images.shape[-1])))
         return sheets
 
 
-def _shown(images: StoredPixels) -> StoredPixels:
-    """Return images (n, 1, S, S) below twice a tile: no browser likes a page of large pictures."""
+def _reduced(images: StoredPixels) -> StoredPixels:
+    """Return images (n, 1, S, S), reduced if their side is at least twice that of a tile."""
     from pipeline.sources.images.resize import area_average
 
     side = images.shape[-1]
@@ -182,10 +191,8 @@ def _shown(images: StoredPixels) -> StoredPixels:
     return small
 
 
-def _first_two(
-    group: npt.NDArray[np.int64], size: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
-    """Return (G, 2): the first two kept rows of each group that has two."""
+def _first_two(group: Codes, size: Ints, kept: Bools) -> Ints:
+    """Return (G, 2): the first two kept rows of each group that has at least two."""
     rows = np.flatnonzero((size > 1) & kept)
     rows = rows[np.argsort(group[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(group[rows], prepend=-1))
@@ -195,7 +202,7 @@ def _first_two(
 
 
 def _contradicting(rows: list[int], overview: Overview) -> tuple[int, int] | None:
-    """Return two kept rows of a group with different labels, or None if no two are left."""
+    """Return two kept rows of a group that have different labels, or None."""
     kept = [row for row in rows if overview.kept[row]]
     return next(
         ((kept[0], row) for row in kept[1:] if overview.labels[row] != overview.labels[kept[0]]), None

@@ -1,4 +1,4 @@
-"""Writes the cohort's pixel shards image by image, and sums up the train split on the way."""
+"""Writes the pixel shards of a cohort image by image, with the mean and deviation of the train split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SHARD_BYTES = 8 * 2**20
 
 
 class ShardWriter:
-    """Shards of equal length, the last one shorter; one image is in memory at a time.
+    """Writes shards of equal length, of which the last may be shorter, with one image in memory at a time.
 
     Args:
         out: the cohort directory.
-        total: images that will come, which the shards' headers tell in advance.
-        image_size: side of the images.
+        total: number of images that will be added; the headers of the shards need it in advance.
+        image_size: side of the images in pixels.
         bit_depth: 8 or 16.
     """
 
@@ -44,7 +44,7 @@ class ShardWriter:
         return self._stack.__exit__(*error)
 
     def add(self, image: npt.NDArray[Any], *, train: bool) -> None:
-        """Append an image (S, S); `train` says whether it counts for mean and standard deviation."""
+        """Append an image (S, S); mean and standard deviation count it if `train` is true."""
         if self._stream is None:
             self._stream = self._begin()
         self._stream.write(np.ascontiguousarray(image, dtype=self._dtype).data)

@@ -1,4 +1,4 @@
-"""Parquet tables written block by block, so that a table of any length needs little memory."""
+"""Writes Parquet tables block by block, so that memory does not grow with their length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.storage import atomic_path
 
 
 def record_schema() -> Any:
-    """Return the Arrow schema of `records.parquet`; its names are `RECORD_COLUMNS`."""
+    """Return the Arrow schema of `records.parquet` (`RECORD_COLUMNS`)."""
     import pyarrow as pa
 
     from pipeline.artifacts.cohort import RECORD_COLUMNS
@@ -29,12 +29,12 @@ def rejected_schema() -> Any:
 
 
 class BlockTable:
-    """A Parquet file that grows by row groups of a fixed length and appears when it is closed.
+    """A Parquet file that is written in row groups of fixed length and appears when it is closed.
 
     Args:
         path: the file, written with mode 0600.
         schema: its Arrow schema.
-        block: rows a row group; part of the file's bytes, so it is fixed.
+        block: rows per row group; a change of it changes the bytes of the file.
     """
 
     def __init__(self, path: Path, schema: Any, block: int) -> None:
@@ -73,13 +73,13 @@ class BlockTable:
 
 
 def _column(values: list[Any], kind: Any) -> Any:
-    """Return an Arrow array from its buffers: `pyarrow.array` would import pandas, half a second of work."""
+    """Return an Arrow array from its buffers; `pyarrow.array` would import pandas, taking half a second."""
     import pyarrow as pa
 
     missing = np.array([value is None for value in values], dtype=bool)
     valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        # What is no UTF-8 in a file name is a surrogate, which a string column cannot hold.
+        # Bytes of a file name that are not UTF-8 are surrogates, which a string column cannot hold.
         texts = [
             value if isinstance(value, bytes) else (value or "").encode("utf-8", "backslashreplace")
             for value in values
@@ -93,11 +93,11 @@ def _column(values: list[Any], kind: Any) -> Any:
 
 
 def read_ids(path: Path, positions: list[int]) -> list[str]:
-    """Return the sample ids of records by their positions, one row group in memory at a time.
+    """Return the sample ids of the records at some positions, with one row group in memory at a time.
 
     Args:
         path: `records.parquet`.
-        positions: rows, in any order.
+        positions: row numbers, in any order.
     """
     import pyarrow.parquet as pq
 

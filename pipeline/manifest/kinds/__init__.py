@@ -1,1 +1,1 @@
-"""The kinds of source that a manifest may name: the rule of each, and the table that holds them all."""
+"""Kinds of sources in a manifest: the rules of each kind, and the table of all kinds."""

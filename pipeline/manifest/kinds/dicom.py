@@ -19,8 +19,7 @@ class DicomReading(Rule):
         "frame as a scan, or read the frame with this number (from 1).",
     )
     window: Literal["none"] | Annotated[int, Field(ge=0, le=100)] = Field(
-        0,
-        description="Index of the window or VOI LUT to apply (from 0), or none for the stored range.",
+        0, description="Index of the window or VOI LUT to apply (from 0), or none for the stored range."
     )
     headless: bool = Field(False, description="Read files without preamble or file meta information.")
     colour: Colour = Field("refuse", description=COLOUR)

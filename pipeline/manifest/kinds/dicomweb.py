@@ -1,4 +1,4 @@
-"""Rules of a DICOMweb server: its address, its query, and the variables with the secrets."""
+"""Rules of a DICOMweb server: address, query, and environment variables with the credentials."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ class ServerRule(Rule):
     def _as_text(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        # A number that YAML reads differently (007) stays a number and is refused: it needs quotes.
+        # A number in another notation (007) is not converted, so it is refused: it needs quotes.
         return {key: str(wanted) if type(wanted) is int else wanted for key, wanted in value.items()}
 
     @field_validator("url")
     @classmethod
     def _plain_address(cls, value: str) -> str:
         problem = "" if value.startswith("${") else url_problem(value.replace("${", "").replace("}", ""))
-        # The user is in the part of an address before the first slash after the scheme.
+        # User and password are in the part of an address before the first slash after the scheme.
         if problem or "@" in value:
-            raise ValueError(problem or "an address must not hold a user or password")
+            raise ValueError(problem or "an address must not contain a user or password")
         return value
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
         if (self.user is None) != (self.password is None):
-            raise ValueError("user and password belong together")
+            raise ValueError("user and password require each other")
         if self.user is not None and self.token is not None:
-            raise ValueError("give user and password, or token")
+            raise ValueError("give user and password, or token, not both")
         return self
 
 

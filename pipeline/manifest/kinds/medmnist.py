@@ -67,17 +67,17 @@ class MedmnistSource(SourceRule):
         if self.download is not None and self.sizes is not None:
             raise ValueError("give download or sizes, not both")
         if self.sizes is None and self.path is not None and re.search(r"(?<!\$)\{(size|suffix)\}", self.path):
-            raise ValueError("{size} and {suffix} in path need `sizes`")
+            raise ValueError("{size} and {suffix} in path require sizes")
         if self.multi_label and set(self.labels) != {str(number) for number in range(len(self.labels))}:
-            raise ValueError("labels must number the findings from 0")
+            raise ValueError("labels must have the keys 0, 1, ... without gaps, if multi_label")
         if self.multi_label and len(set(self.labels.values())) != len(self.labels):
-            raise ValueError("labels: a finding stands twice")
+            raise ValueError("labels: a finding is listed twice")
         if not self.multi_label and {"none", "several"} & self.model_fields_set:
-            raise ValueError("none and several belong to multi_label")
+            raise ValueError("none and several require multi_label")
         if self.patient is not None and (
             self.patient.table is None or set(self.patient.keys) != {"split", "index"}
         ):
-            raise ValueError("patient needs a table with keys [split, index] here")
+            raise ValueError("patient requires a table with keys [split, index]")
         return self
 
     @property
@@ -101,11 +101,11 @@ class MedmnistSource(SourceRule):
         return bool(self.findings) and self.several == "first"
 
     def not_here(self, present: Callable[[str], Path | None]) -> str:
-        """Return the address of the smallest size; empty if it is on this machine or has no address."""
+        """Return a note with the address of the smallest size; empty if the file exists or has no address."""
         path, download = self.chosen(None)
         if download is None or (path is not None and present(path) is not None):
             return ""
-        return f"not on this machine; ingest fetches it from {download.url}"
+        return f"not on this machine; ingest downloads it from {download.url}"
 
     def chosen(self, image_size: int | None) -> tuple[str | None, Download | None]:
         """Return (local path, download) of the smallest size of at least `image_size`, or of the largest.

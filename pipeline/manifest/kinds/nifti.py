@@ -30,5 +30,5 @@ class NiftiSource(UntaggedRule):
     @model_validator(mode="after")
     def _rising_window(self) -> Self:
         if self.window is not None and not self.window[0] < self.window[1]:
-            raise ValueError("window must be two rising numbers")
+            raise ValueError("window must be two numbers, the smaller one first")
         return self

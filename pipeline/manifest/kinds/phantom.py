@@ -22,4 +22,4 @@ class PhantomSource(SourceRule):
 
     def not_here(self, present: Callable[[str], Path | None]) -> str:
         """Return a note with the number of patients of the cohort that ingest will create."""
-        return f"phantom of {self.settings.num_patients} patients, made when ingested"
+        return f"phantom of {self.settings.num_patients} patients, created by ingest"

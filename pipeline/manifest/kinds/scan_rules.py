@@ -82,11 +82,11 @@ class ScanRules(SourceRule):
     def _columns_need_a_table(self) -> Self:
         wanted = self.table_columns()
         if wanted and self.table is None:
-            raise ValueError(f"column {wanted[0][0]!r} needs a table")
+            raise ValueError(f"column {wanted[0][0]!r} requires a table")
         if self.table is not None:
             pooled = {table.repeated for table in (self.table, *self.table.joins)} - {"refuse", "agree"}
             if "any" in pooled and not self.label.multiple:
-                raise ValueError("repeated: any needs a label of several findings")
+                raise ValueError("repeated: any requires a label with several findings")
         return self
 
     @property
@@ -106,13 +106,13 @@ class ScanRules(SourceRule):
 
     def table_columns(self) -> list[tuple[str, ...]]:
         """Return all columns of the table that are used, each with the possible spellings of its name."""
-        named = [*self.label.table_columns, *self.select]
-        named += (
-            [self.patient.column] if self.patient and self.patient.column and not self.patient.table else []
-        )
-        named += [self.pixel_aspect.column] if self.pixel_aspect else []
-        named += [rule.column for rule in self.published().values() if rule.column]
-        return [(name,) for name in named] + [rule.spellings for rule in self.attributes.columns().values()]
+        names = [*self.label.table_columns, *self.select]
+        if self.patient and self.patient.column and not self.patient.table:
+            names.append(self.patient.column)
+        if self.pixel_aspect:
+            names.append(self.pixel_aspect.column)
+        names += [rule.column for rule in self.published().values() if rule.column]
+        return [(name,) for name in names] + [rule.spellings for rule in self.attributes.columns().values()]
 
     def published(self) -> dict[str, PublishedRule]:
         """Return the published splits, each as a rule."""
@@ -137,5 +137,5 @@ class UntaggedRule(FolderRule):
     @model_validator(mode="after")
     def _no_tag(self) -> Self:
         if self.patient and self.patient.tag:
-            raise ValueError("patient.tag belongs to DICOM sources; use column, pattern or table")
+            raise ValueError("patient.tag requires a DICOM source; use column, pattern or table")
         return self

@@ -20,8 +20,8 @@ from pipeline.manifest.kinds.scan_rules import SourceRule
 class SourceKind:
     """Kind of source.
 
-    Functions are given as `package.module:function` and imported at the first call. So a manifest is checked
-    without any reader, and a worker process loads only the readers of its scans.
+    Functions are given as `package.module:function` and imported at the first call, so that checking a
+    manifest imports no reader, and a worker process only those of its scans.
 
     Attributes:
         rule: class of such a source in a manifest; a `FolderRule` has a folder, include patterns and a table,
@@ -47,7 +47,7 @@ class SourceKind:
 
     def __post_init__(self) -> None:
         if self.reads and self.has_files and not self.values:
-            raise ValueError(f"{self.reads}: name in `values` what collects the identifying values of a file")
+            raise ValueError(f"{self.reads}: set `values` to the collector of a file's identifying values")
 
 
 KINDS: dict[str, SourceKind] = {
@@ -79,7 +79,7 @@ KINDS: dict[str, SourceKind] = {
     ),
     "phantom": SourceKind(PhantomSource, lists="pipeline.sources.phantom:list_phantom"),
 }
-"""Name of the kind in a manifest -> its record, in the order of messages."""
+"""Name of the kind in a manifest -> its record, in the order of error messages."""
 
 
 @functools.cache

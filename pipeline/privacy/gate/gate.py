@@ -14,6 +14,7 @@ from pipeline.privacy.gate.filter import Calibration, calibrate
 from pipeline.privacy.gate.needed import needed
 from pipeline.privacy.gate.planted_copies import KINDS, PLAIN_KINDS, POWER_KINDS, plant
 from pipeline.privacy.gate.set_tests import (
+    DEPTHS,
     POOLED,
     Plan,
     SideTest,
@@ -30,6 +31,13 @@ from pipeline.privacy.settings import AuditSettings
 from pipeline.wording.power import clopper_pearson
 
 EXACT, PERCEPTUAL, DUPLICATE = "exact_hash", "perceptual_hash", "duplicate"
+
+TUNING_SHARE = 0.8
+"""Share of the false-reject budget used on the tuning half, so that the fresh half stays within it."""
+HASH_DISTANCE = 8
+"""Largest number of bits, of 240, in which the perceptual hashes of two matching images differ."""
+DUPLICATE_SIMILARITY = 0.995
+"""Smallest correlation at which two candidates count as duplicates."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def tune(views: Views, halfway: Halfway | None = None) -> Tuned:
         control = {view: join([own, known.views[view]]) for view, own in pseudo.views.items()}
     hashed = _hashed(images, references, settings)
     tuning = references.tuning[held]
-    share = settings.false_reject_budget * settings.tuning_share
+    share = settings.false_reject_budget * TUNING_SHARE
     calibration = calibrate(pseudo.take(tuning), share, hashed[tuning])
     by_rule = calibration.scores(pseudo.take(~tuning)) < calibration.score
     return Tuned(pseudo, control, calibration, by_rule, by_rule.any(axis=1) | hashed[~tuning])
@@ -168,7 +176,7 @@ def measure(
     planted_found = halfway.search("planted", views, planted)
     planted_hit, _ = calibration.rejects(planted_found)
     names = np.array(kinds)
-    plan = Plan(settings.depths, settings.null_draws, references.holdout_share)
+    plan = Plan(DEPTHS, settings.null_draws, references.holdout_share)
     cut = {view: isolation_cut(calibration, view) for view in VIEWS}
     tests = run_tests(found.views, labels, classes, plan, control=tuned.control, cut=cut)
     for_power = np.isin(names, POWER_KINDS)
@@ -254,7 +262,7 @@ def _hashed(images: torch.Tensor, references: References, settings: AuditSetting
     if not settings.hash_rules:
         return np.zeros(len(images), dtype=bool)
     train = references.images[torch.from_numpy(references.in_train)]
-    return hash_matches(images, train, settings.hash_distance)
+    return hash_matches(images, train, HASH_DISTANCE)
 
 
 def _reasons(
@@ -271,7 +279,7 @@ def _reasons(
     rejected, strongest = calibration.rejects(found)
     hashed = _hashed(images, references, settings)
     exact = np.array([digest in train_digests for digest in digests]) & settings.hash_rules
-    repeated = duplicates(images, settings.duplicate_similarity, settings.flat_field_sigma)
+    repeated = duplicates(images, DUPLICATE_SIMILARITY, settings.flat_field_sigma)
     reasons = []
     for i in range(len(images)):
         rule = calibration.rules[strongest[i]]

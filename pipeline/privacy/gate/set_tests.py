@@ -16,6 +16,8 @@ from pipeline.privacy.search.views import VIEWS
 POOLED = "pooled"
 SIGN_TEST = "sign_test"
 AFTER_FILTER = "sign_test_after_filter"
+DEPTHS = (25, 50, 100, 200)
+"""Numbers of most copy-like candidates at which the sides are counted."""
 CONTROL_RANKS = (1, 3, 8)
 """Ranks, among the real images, of the copy-like images that set the mark. There are several because one real
 image may be close by chance."""

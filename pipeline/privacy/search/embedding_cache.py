@@ -22,6 +22,12 @@ from pipeline.storage import atomic_path, digest_of
 logger = logging.getLogger(__name__)
 
 EMBEDDING_VERSION = 2
+"""Also stands for the constants below, which every embedding is trained with."""
+LEARNING_RATE, TEMPERATURE = 3e-3, 0.1
+"""Peak learning rate, and temperature of the contrastive loss."""
+_SEED = 0
+"""Seed of the embedding, separate from the run's seed: a cohort has one embedding."""
+_DETERMINED_BY = ("search_size", "embedding_steps", "embedding_batch", "max_minutes")
 _STEPS = "num_steps"
 
 
@@ -38,12 +44,13 @@ def cohort_embedding(cohort: Cohort, references: References, settings: AuditSett
     Args:
         cohort: cohort whose `derived` folder (private, outside the digest) holds the weights.
         references: real images; only the train images are used.
-        settings: `embedding_*`, search size and flat-fielding. Together with the cohort they determine the
-            weights, unless `max_minutes` ends the training early.
+        settings: `embedding_*` and search size. Together with the cohort they determine the weights, unless
+            `max_minutes` ends the training early.
     """
     from safetensors.torch import save_file
 
-    key = digest_of({**settings.embedding_key(), "cohort": cohort.digest, "version": EMBEDDING_VERSION})
+    own = {name: getattr(settings, name) for name in _DETERMINED_BY}
+    key = digest_of({**own, "cohort": cohort.digest, "version": EMBEDDING_VERSION})
     path = cohort.derived_path(f"copy-embedding-{key[:16]}.safetensors")
     if path.is_file():
         try:
@@ -78,7 +85,7 @@ def train_embedding(
         settings: settings of the audit.
         on_step: called with (step, loss, currently planned number of steps).
     """
-    generator, device = torch.Generator().manual_seed(settings.embedding_seed), default_device()
+    generator, device = torch.Generator().manual_seed(_SEED), default_device()
     budget: TimeBudget | None = None
     if settings.half_seconds is not None:
         budget = TimeBudget(settings.half_seconds, settings.embedding_steps)
@@ -96,8 +103,8 @@ def train_embedding(
         copies_in_pairs(to_device(images, device), settings.embedding_batch, generator),
         lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
         num_steps=settings.embedding_steps,
-        learning_rate=settings.embedding_learning_rate,
-        temperature=settings.embedding_temperature,
+        learning_rate=LEARNING_RATE,
+        temperature=TEMPERATURE,
         generator=generator,
         on_step=after,
         device=device,

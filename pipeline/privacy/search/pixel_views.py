@@ -16,6 +16,12 @@ from pipeline.privacy.search.neighbours import FLOOR, Nearest, Neighbours, Sides
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import Progress
 
+SCALES = (0.8, 0.87, 0.93, 1.0, 1.07, 1.15, 1.25)
+"""Zoom factors tried on the shortlist."""
+COARSE_SCALES = (0.85, 1.0, 1.18)
+"""Zoom factors tried on all pairs, at half resolution."""
+BLEND_SHORTLIST = 32
+"""Real images tried as the first of the two sources of a blend."""
 LOOKS = 3
 """Number of searches per query, which the progress bar counts."""
 
@@ -107,7 +113,7 @@ class PixelSearch:
             in_train=torch.from_numpy(self.in_train),
             own=own,
             sigma=sigma,
-            shortlist=settings.blend_shortlist,
+            shortlist=BLEND_SHORTLIST,
             least=FLOOR,
         )
         for _, isolation in pairs_of:
@@ -136,8 +142,8 @@ class PixelSearch:
 def alignments(settings: AuditSettings) -> tuple[Alignments, Alignments]:
     """Return the alignments of the coarse search of all pairs and of the fine search of the shortlist."""
     sigma, reach = settings.flat_field_sigma, settings.max_shift
-    coarse = Alignments(reach, settings.coarse_scales, settings.coarse_rotations, sigma=sigma)
-    return coarse, Alignments(reach, settings.scales, settings.rotations, sigma=sigma)
+    coarse = Alignments(reach, COARSE_SCALES, settings.coarse_rotations, sigma=sigma)
+    return coarse, Alignments(reach, SCALES, settings.rotations, sigma=sigma)
 
 
 def most_telling(halves: Sequence[Neighbours]) -> Neighbours:

@@ -20,6 +20,10 @@ from pipeline.privacy.search.references import References
 from pipeline.privacy.settings import AuditSettings
 from pipeline.progress import track
 
+COMPONENT_NOISE = 0.3
+"""Noise, in a range of 2, below which structure counts as generated anew by a model."""
+TEXTURE_QUANTILE = 0.75
+"""Fine detail above this quantile of the real images counts as noise that hides a copy."""
 VIEWS = ("correlation", "embedding", "halves", "components")
 BLEND = "blend"
 """Not a view of neighbours: a blend is explained by a pair of images, which may be of both sides."""
@@ -93,9 +97,9 @@ class Views:
         self._network = copy.deepcopy(network).to(self._device, non_blocking=True)
         self._vectors = embed_flat(self._network, images, settings)
         # Fitted to both sides: components of train alone would describe train better.
-        self._components = principal_components(images, settings.component_noise)
+        self._components = principal_components(images, COMPONENT_NOISE)
         self._structure = self._components(images)
-        self._redraw = redraw(images, settings.component_noise)
+        self._redraw = redraw(images, COMPONENT_NOISE)
         self._known = self._redraw.known(images)
         self._patients = to_device(torch.from_numpy(references.patients), self._device)
         codes = np.arange(references.patients.max() + 1)
@@ -108,7 +112,7 @@ class Views:
             references.in_train,
             references.groups,
             settings,
-            float(detail.quantile(settings.texture_quantile)),
+            float(detail.quantile(TEXTURE_QUANTILE)),
         )
         self._sides = self._pixels.sides()
 

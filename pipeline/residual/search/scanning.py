@@ -64,8 +64,9 @@ def scan_for_values(
     """Search the contents and paths of all files below `folder` for identifying values.
 
     Each value is searched for as UTF-8, Latin-1, UTF-16 and UTF-32 in any case; within base64 (every
-    alignment), hexadecimal, HTML, URL and JSON escapes; and inside gzip, zlib, bzip2, xz, zstd, zip, tar, PNG
-    chunks and decoded Parquet columns, nested. Links are not followed; their targets are searched as text.
+    alignment), hexadecimal, HTML, URL and JSON escapes; and inside gzip, zlib, zip, PNG chunks and decoded
+    Parquet columns, nested. Links are not followed; their targets are searched as text. Archives of kinds
+    that Phosphor does not write, such as bzip2, are reported as not searched.
     Short values count only if they are delimited, and very short ones not in base64, hexadecimal and noise
     (`coincidence.py`). Values under 16 characters do not count within arrays of numbers (`numbers.py`).
 

@@ -1,1 +1,1 @@
-"""DICOM files: header, pixels and display, by allow-list."""
+"""DICOM files: an allow-listed header, stored pixels, and their display."""

@@ -1,7 +1,7 @@
-"""The bits of a stored word that are the value's own (PS3.5, 8.1.1), and words that do not keep to them.
+"""Extracts pixel values from stored words (PS3.5, 8.1.1), also where values exceed Bits Stored.
 
-The standard says that whatever lies outside of Bits Stored is to be ignored: once overlays lay there. Today
-it is mostly a header that names too few bits, and a picture that would wrap round if they were cut off.
+The standard ignores all bits outside Bits Stored, where old files keep overlays. In recent files, set bits
+there usually mean that the header names too few bits. Cutting them off would wrap bright values around.
 """
 
 from __future__ import annotations
@@ -22,73 +22,75 @@ Stored = npt.NDArray[Any]
 def own_bits(
     pixels: Stored, layout: Layout, overlays: int = 0, *, codestream: bool = False
 ) -> tuple[Stored, bool]:
-    """Return the values that words stand for, and whether they go beyond the bits that the header gives them.
+    """Return the pixel values of stored words, and whether they exceed `BitsStored` bits.
 
     Args:
-        pixels: words as they are stored.
+        pixels: stored words.
         layout: the file's layout.
-        overlays: bits of a word that hold overlays by the header, which are removed.
-        codestream: whether a JPEG or JPEG-LS decoder made the words, which has no room for a sign.
+        overlays: mask of the bits that hold overlays according to the header; these bits are removed.
+        codestream: whether the words come from a compressed codestream. Such words may lack sign extension.
 
     Returns:
-        The values of `BitsStored` bits up to `HighBit`, signed as the header says. Where other bits are set,
-        and no overlay is there, the whole words, and True. Words of positive numbers alone that are negative
-        by their `BitsStored` bits are taken as the standard has it, and True as well: they may be wrapped.
+        The values of the `BitsStored` bits up to `HighBit`, signed as the header says, and False. If bits
+        outside them are set that hold no overlay, the values of the whole words and True. If all words are
+        non-negative, but some are negative in `BitsStored` bits, the negative values and True: the values
+        may have wrapped around. From a codestream, such values are expected, and the flag is False.
 
     Raises:
-        ScanRefusedError: colours go beyond their bits, so that nothing says what is white.
+        ScanRefusedError: colour values exceed `BitsStored` bits, so the value of white is unknown.
     """
     width = 8 * pixels.dtype.itemsize
     if pixels.dtype.kind not in "iu" or layout.stored >= width:
         return pixels, False
     high = layout.stored - 1 if codestream or layout.allocated > width else layout.high
-    values, beyond = (_signed if layout.signed else _unsigned)(
-        pixels, layout.stored, high, overlays, codestream
-    )
-    if beyond and layout.samples != 1:
+    if layout.signed:
+        values, exceeds = _signed(pixels, layout.stored, high, overlays, codestream)
+    else:
+        values, exceeds = _unsigned(pixels, layout.stored, high, overlays)
+    if exceeds and layout.samples != 1:
         raise ScanRefusedError("values beyond the bits stored")
-    return values, beyond
+    return values, exceeds
 
 
 def overlay_bits(header: Header) -> int:
-    """Return the bits of a pixel's word that hold overlays (PS3.3 C.9.2, retired in 2004), as a mask."""
-    found = 0
+    """Return a mask of the bits of a pixel's word that hold overlays (PS3.3 C.9.2, retired in 2004)."""
+    mask = 0
     for group in OVERLAY_GROUPS:
-        # An overlay with data of its own has one bit allocated, and position 0.
+        # An overlay stored outside the pixel data has one bit allocated and position 0.
         if header.number(f"OverlayBitsAllocated {group:04X}", 1) > 1:
             position = header.number(f"OverlayBitPosition {group:04X}", 0)
-            found |= 1 << position if position < 32 else 0
-    return found
+            mask |= 1 << position if position < 32 else 0
+    return mask
 
 
-def _unsigned(pixels: Stored, stored: int, high: int, overlays: int, _: bool) -> tuple[Stored, bool]:
-    below = high + 1 - stored
-    own = ((1 << stored) - 1) << below
+def _unsigned(pixels: Stored, stored: int, high: int, overlays: int) -> tuple[Stored, bool]:
+    shift = high + 1 - stored
+    value_bits = ((1 << stored) - 1) << shift
     used = int(np.bitwise_or.reduce(pixels, axis=None))
-    if used & ~own & ~overlays:
-        return _without(pixels, used & overlays & ~own), True
-    values = _without(pixels, used & ~own)
-    return values >> below if below else values, False
+    if used & ~value_bits & ~overlays:
+        return _cleared(pixels, used & overlays & ~value_bits), True
+    values = _cleared(pixels, used & ~value_bits)
+    return values >> shift if shift else values, False
 
 
 def _signed(pixels: Stored, stored: int, high: int, overlays: int, codestream: bool) -> tuple[Stored, bool]:
-    width, below = 8 * pixels.dtype.itemsize, high + 1 - stored
+    width, shift = 8 * pixels.dtype.itemsize, high + 1 - stored
     above = width - 1 - high
     used = int(np.bitwise_or.reduce(pixels.view(f"u{width // 8}"), axis=None))
-    low_bits = (1 << below) - 1
+    low_bits = (1 << shift) - 1
     if used & low_bits & ~overlays:
         return pixels, True
-    half, least, most = 1 << high, int(pixels.min()), int(pixels.max())
-    if -half <= least and most < half and not used & low_bits:
-        return pixels >> below if below else pixels, False
-    # The words hold no copies of the sign, or overlays in their place.
-    packed = least >= 0 and most < 2 * half
-    if packed or overlays >> (high + 1):
-        return (pixels << above) >> (above + below), packed and not overlays and not codestream
+    half, low, top = 1 << high, int(pixels.min()), int(pixels.max())
+    if -half <= low and top < half and not used & low_bits:
+        return pixels >> shift if shift else pixels, False
+    # The bits above the value hold overlays, or lack the copies of the sign bit.
+    unextended = low >= 0 and top < 2 * half
+    if unextended or overlays >> (high + 1):
+        return (pixels << above) >> (above + shift), unextended and not overlays and not codestream
     return pixels, True
 
 
-def _without(pixels: Stored, bits: int) -> Stored:
-    """Return words with some bits set to 0; the words themselves where there are none."""
-    top = (1 << 8 * pixels.dtype.itemsize) - 1
-    return pixels & pixels.dtype.type(top & ~bits) if bits else pixels
+def _cleared(pixels: Stored, bits: int) -> Stored:
+    """Return words with the bits of a mask set to 0; the array itself if the mask is 0."""
+    all_bits = (1 << 8 * pixels.dtype.itemsize) - 1
+    return pixels & pixels.dtype.type(all_bits & ~bits) if bits else pixels

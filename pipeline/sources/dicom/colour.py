@@ -1,4 +1,4 @@
-"""Colour pictures of a DICOM file as grey ones: luma of ITU-R BT.601, and what counts as colourful."""
+"""Converts colour frames of a DICOM file to luma (ITU-R BT.601), and refuses truly colourful ones."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pipeline.sources.images.source import COLOUR_TOLERANCE
 Grey = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _CHROMA_TO_RGB = np.array([[0.0, 1.402], [-0.114 * 1.772 / 0.587, -0.299 * 1.402 / 0.587], [1.772, 0.0]])
-"""(R, G, B) - Y by (Cb, Cr), full range (PS3.3 C.7.6.3.1.2)."""
+"""(3, 2) matrix that maps full-range (Cb, Cr) to (R, G, B) - Y (PS3.3 C.7.6.3.1.2)."""
 
 
 def grey_of(
     pixels: npt.NDArray[Any], photometric: str, layout: Layout, header: Header, *, colourful: bool
 ) -> tuple[Grey, float]:
-    """Return the luma of a colour frame, (H, W), and the value of white; black is 0.
+    """Return the (H, W) luma of a colour frame and the value of white; black is 0.
 
     Args:
         pixels: (H, W, 3) samples, or (H, W) indices into a palette.
         photometric: photometric interpretation of the decoded samples.
         layout: the file's layout.
-        header: the file's header, for its palette.
-        colourful: whether a picture that is not grey in itself is taken.
+        header: the file's header, which may hold a palette.
+        colourful: whether images with colour content are accepted.
 
     Raises:
-        ScanRefusedError: a colourful picture that is not wanted, or colours that are not supported.
+        ScanRefusedError: the image is colourful and `colourful` is false, or its colours are not supported.
     """
     step = max(1, pixels.shape[0] // 128)
     sample, bits = pixels[::step, ::step], layout.stored
@@ -46,7 +46,7 @@ def grey_of(
     if photometric not in {"RGB", "YBR_FULL", "YBR_FULL_422"}:
         raise ScanRefusedError("colour model not supported")
     top = float((1 << bits) - 1)
-    if not colourful and _spread(sample, photometric, bits) * 255 / top > COLOUR_TOLERANCE:
+    if not colourful and _channel_difference(sample, photometric, bits) * 255 / top > COLOUR_TOLERANCE:
         raise ScanRefusedError("colour image")
     if palette is not None:
         return palette.look_up(pixels, luma(palette.table)), top
@@ -59,13 +59,13 @@ def grey_of(
 
 
 def luma(rgb: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
-    """Return the luma of (..., 3) samples in whole numbers, 16 bits behind the point, as Pillow has it."""
+    """Return the luma of (..., 3) RGB samples, computed as in Pillow in 16-bit fixed-point arithmetic."""
     red, green, blue = (rgb[..., number].astype(np.uint64) for number in range(3))
     return np.asarray((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint16)
 
 
-def _spread(sample: npt.NDArray[Any], photometric: str, bits: int) -> float:
-    """Return the mean difference between the channels of an RGB picture, as for image files."""
+def _channel_difference(sample: npt.NDArray[Any], photometric: str, bits: int) -> float:
+    """Return the mean difference between the colour channels, measured as for image files."""
     chroma = sample.astype(np.float64)
     if photometric != "RGB":
         chroma = (chroma[..., 1:] - float(1 << (bits - 1))) @ _CHROMA_TO_RGB.T

@@ -1,4 +1,4 @@
-"""Unpacks deflated data sets (PS3.5 A.5), up to a limit."""
+"""Inflates deflated data sets (PS3.5 A.5) up to a size limit."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import zlib
 from pipeline.errors import ScanRefusedError
 
 MAX_INFLATED_BYTES = 256 * 2**20
-"""Largest deflated data set once unpacked: an image of `MAX_PIXELS` words and a header."""
+"""Largest inflated data set: an image of `MAX_PIXELS` 16-bit words and a header."""
 
 
 def inflate(data: bytes, limit: int = 0) -> bytes:
-    """Return a deflated data set (PS3.5 A.5) unpacked, unless it is too large."""
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    """Return the inflated data set.
+
+    Args:
+        data: deflated bytes.
+        limit: largest size of the result in bytes; 0 for `MAX_INFLATED_BYTES`.
+
+    Raises:
+        ScanRefusedError: the data are corrupt, or the result is larger than the limit.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        unpacked = unpacker.decompress(data, limit or MAX_INFLATED_BYTES)
+        inflated = inflater.decompress(data, limit or MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise ScanRefusedError("deflated data corrupt") from error
-    if unpacker.unconsumed_tail:
+    if inflater.unconsumed_tail:
         raise ScanRefusedError("file too large")
-    return unpacked
+    return inflated

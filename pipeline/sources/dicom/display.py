@@ -1,7 +1,7 @@
-"""From stored values to values as they are meant to be seen: Modality LUT, VOI LUT, photometric sense.
+"""Converts stored values to display values: Modality LUT, VOI LUT, Presentation LUT and inversion.
 
-The order is the standard's (PS3.3 C.11, PS3.4 N.2). Where nothing but straight lines and a clipping lie
-between stored and shown values, stored values are kept and only clipped, so that whole numbers stay whole.
+The order is that of PS3.3 C.11 and PS3.4 N.2. If all steps are linear, stored values are only clipped to the
+window and inverted, so that integers stay integers.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from pipeline.sources.dicom.luts import Lut, Numbers, Window, lut_of, rescale_of
 Mask = npt.NDArray[np.bool_]
 
 _BLOCK_PIXELS = 2**20
-"""Pixels that are worked on at once where a step needs room for copies."""
+"""Number of pixels per block in steps that copy pixels."""
 
-_LARGEST_TABLE = 2**17
+_MAX_TABLE_VALUES = 2**17
 _FINE_WINDOW = 2048
-"""Values a window needs so that rounding its edges to whole numbers stays below 1/4096 of black to white."""
+"""Smallest window width at which rounding an edge to an integer moves it by at most 1/4096 of the width."""
 
 
 class Shown(NamedTuple):
-    """A frame as it is meant to be seen.
+    """A frame in display values.
 
     Attributes:
-        pixels: (H, W) real numbers, bright = dense, on a scale of their own.
-        black: the value on that scale that is black by the file, or the smallest that occurs.
-        white: the value that is white by the file, or the largest that occurs.
-        beyond: whether stored values go beyond the bits that the header gives them.
+        pixels: (H, W) real numbers; larger values are brighter.
+        black: value that the file displays as black, or the smallest value.
+        white: value that the file displays as white, or the largest value.
+        exceeds_bits: whether stored values exceed `BitsStored` bits.
     """
 
     pixels: npt.NDArray[Any]
     black: float
     white: float
-    beyond: bool = False
+    exceeds_bits: bool = False
 
 
 class Chain(NamedTuple):
-    """All that lies between stored and shown values.
+    """The steps from stored to display values.
 
     Attributes:
         slope: rescale slope.
         intercept: rescale intercept.
-        modality: Modality LUT; takes the place of the rescale.
+        modality: Modality LUT; replaces the rescale.
         voi: VOI LUT or window.
         presentation: Presentation LUT.
-        inverted: whether small values are bright.
+        inverted: whether small values are displayed bright.
     """
 
     slope: float
@@ -63,12 +63,16 @@ class Chain(NamedTuple):
 
     @property
     def is_linear(self) -> bool:
-        """Whether rescale and a straight window are all."""
-        straight = self.voi is None or (isinstance(self.voi, Window) and self.voi.function != "SIGMOID")
-        return straight and self.modality is None and self.presentation is None
+        """Whether there is no lookup table and no sigmoid window."""
+        linear = self.voi is None or (isinstance(self.voi, Window) and self.voi.function != "SIGMOID")
+        return linear and self.modality is None and self.presentation is None
 
     def levels(self, stored: Numbers) -> tuple[Numbers, float]:
-        """Return the shown values of stored ones, and the value that is white; black is 0."""
+        """Return display levels before inversion, and the largest possible level; the smallest is 0.
+
+        Raises:
+            ScanRefusedError: there is a Presentation LUT, but its input has no fixed range.
+        """
         values, top = self.slope * stored + self.intercept, 0.0
         if self.modality is not None:
             values, top = self.modality.look_up(stored), self.modality.top
@@ -86,7 +90,7 @@ class Chain(NamedTuple):
 
 
 def chain_of(values: Values, window: str, *, signed: bool, little: bool) -> Chain:
-    """Return what has to be applied to the stored values of a frame.
+    """Return the steps that convert the stored values of a frame.
 
     Args:
         values: attributes of the frame.
@@ -95,7 +99,7 @@ def chain_of(values: Values, window: str, *, signed: bool, little: bool) -> Chai
         little: whether the file is little-endian.
 
     Raises:
-        ScanRefusedError: a table, window or rescale cannot be used.
+        ScanRefusedError: a lookup table, window or rescale is invalid.
     """
     tables = values.get("ModalityLUTSequence")
     modality = lut_of(tables[0], signed=signed, little=little) if tables else None
@@ -118,22 +122,22 @@ def show(stored: npt.NDArray[Any], chain: Chain, empty: Mask | None) -> Shown:
 
     Args:
         stored: (H, W) stored values; not changed.
-        chain: what has to be applied.
-        empty: (H, W) where there is no image: padding, or outside the shutter. These pixels have no part in
-            any range and take the darkest value of the image.
+        chain: the steps to apply.
+        empty: (H, W) mask of padding and of pixels outside the shutter. These pixels are excluded from value
+            ranges and set to the darkest value of the image.
 
     Returns:
         The frame; `pixels` may be `stored` itself.
 
     Raises:
-        ScanRefusedError: no pixel is left, or the window lies beside all of them.
+        ScanRefusedError: all pixels are empty, no pixel value lies in the window, or a step is invalid.
     """
-    low, high = value_range(stored, empty)
+    found = value_range(stored, empty)
     window = _edges(chain, stored.dtype) if chain.is_linear else None
     if window is not None:
-        shown, dark = _clipped(stored, window, (low, high), chain.inverted ^ (chain.slope < 0))
+        shown, dark = _clipped(stored, window, found, chain.inverted ^ (chain.slope < 0))
     else:
-        shown = _looked_up(stored, chain, (low, high))
+        shown = _looked_up(stored, chain, found)
         dark = value_range(shown.pixels, empty)[0] if empty is not None else 0
     if empty is None:
         return shown
@@ -143,22 +147,23 @@ def show(stored: npt.NDArray[Any], chain: Chain, empty: Mask | None) -> Shown:
 
 
 def row_blocks(pixels: npt.NDArray[Any]) -> Iterator[slice]:
-    """Yield slices of rows that hold about `_BLOCK_PIXELS` pixels each."""
+    """Yield slices of rows with about `_BLOCK_PIXELS` pixels each."""
     step = max(1, _BLOCK_PIXELS // pixels.shape[1])
     for start in range(0, len(pixels), step):
         yield slice(start, start + step)
 
 
 def value_range(pixels: npt.NDArray[Any], empty: Mask | None) -> tuple[Any, Any]:
-    """Return the smallest and the largest value where there is an image.
+    """Return the smallest and the largest value of the pixels that are not empty.
 
     Raises:
-        ScanRefusedError: there is none, or a value is not finite.
+        ScanRefusedError: all pixels are empty, or a value is not finite.
     """
     if empty is None:
         low, high = pixels.min(), pixels.max()
     else:
-        found = [(part.min(), part.max()) for part in _kept(pixels, empty) if part.size]
+        parts = (pixels[rows][~empty[rows]] for rows in row_blocks(pixels))
+        found = [(part.min(), part.max()) for part in parts if part.size]
         if not found:
             raise ScanRefusedError("nothing but padding and shutter")
         low, high = min(pair[0] for pair in found), max(pair[1] for pair in found)
@@ -169,13 +174,8 @@ def value_range(pixels: npt.NDArray[Any], empty: Mask | None) -> tuple[Any, Any]
     return float(low), float(high)
 
 
-def _kept(pixels: npt.NDArray[Any], empty: Mask) -> Iterator[npt.NDArray[Any]]:
-    for rows in row_blocks(pixels):
-        yield pixels[rows][~empty[rows]]
-
-
 def _edges(chain: Chain, dtype: np.dtype[Any]) -> tuple[float, float] | None:
-    """Return the window's edges as stored values; None: rounding them to whole numbers would show."""
+    """Return the window's edges as stored values, or None if rounding them to integers would be visible."""
     if not isinstance(chain.voi, Window):
         return -np.inf, np.inf
     low, high = sorted((edge - chain.intercept) / chain.slope for edge in chain.voi.edges)
@@ -192,29 +192,26 @@ def _edges(chain: Chain, dtype: np.dtype[Any]) -> tuple[float, float] | None:
 def _clipped(
     stored: npt.NDArray[Any], window: tuple[float, float], found: tuple[Any, Any], inverted: bool
 ) -> tuple[Shown, Any]:
-    """Return stored values clipped to a window and turned bright = dense, and the darkest of them."""
+    """Return stored values clipped to a window, inverted if needed, and the darkest value."""
     low, high = max(window[0], found[0]), min(window[1], found[1])
     if high <= window[0] or low >= window[1]:
         raise ScanRefusedError("window lies outside the pixel values")
-    black, white = (window[0], window[1]) if np.isfinite(window[0]) else found
-    pixels = stored
-    if stored.dtype == np.float64:
-        pixels = stored.astype(np.float32)
+    black, white = window if np.isfinite(window[0]) else found
+    pixels = stored.astype(np.float32) if stored.dtype == np.float64 else stored
     if low > found[0] or high < found[1]:
         kind = pixels.dtype.type
         pixels = np.clip(pixels, kind(low), kind(high))
     if inverted:
-        out = None if pixels is stored else pixels
-        pixels = _mirrored(pixels, low + high, out)
+        pixels = _mirrored(pixels, low + high, None if pixels is stored else pixels)
         black, white = low + high - white, low + high - black
     return Shown(pixels, float(black), float(white)), low
 
 
 def _mirrored(pixels: npt.NDArray[Any], total: Any, out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    """Return `total - pixels` in the same dtype: a mirror about the middle of the pixels' own range."""
+    """Return `total - pixels` in the same dtype; `total` is the smallest plus the largest value."""
     if pixels.dtype.kind == "f":
         return np.subtract(pixels.dtype.type(total), pixels, out=out)
-    # Modulo 2**bits, since the total itself may lie outside the dtype; the difference never does.
+    # Modulo 2**bits, because the total may lie outside the dtype; the difference never does.
     unsigned = np.dtype(f"u{pixels.dtype.itemsize}")
     base = unsigned.type(int(total) % (1 << (8 * pixels.dtype.itemsize)))
     target = None if out is None else out.view(unsigned)
@@ -222,13 +219,13 @@ def _mirrored(pixels: npt.NDArray[Any], total: Any, out: npt.NDArray[Any] | None
 
 
 def _looked_up(stored: npt.NDArray[Any], chain: Chain, found: tuple[Any, Any]) -> Shown:
-    """Return levels from black to white, as whole numbers of at most 16 bits.
+    """Return display levels from black to white as integers of at most 16 bits.
 
-    Each step maps a stored value to one value whatever its neighbours are, so that the chain is worked out
-    once for each value that can occur and looked up for the pixels.
+    All steps are pointwise. If the value range is small, the chain is therefore evaluated once per value in
+    the range, and the pixels are looked up.
     """
     low, high = found
-    short = stored.dtype.kind in "iu" and high - low < _LARGEST_TABLE
+    short = stored.dtype.kind in "iu" and high - low < _MAX_TABLE_VALUES
     table, top = _words(chain, np.arange(low, high + 1, dtype=np.float64)) if short else (None, 0.0)
     pixels = np.empty(stored.shape, dtype=np.uint16)
     for rows in row_blocks(stored):

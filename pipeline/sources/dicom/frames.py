@@ -1,4 +1,4 @@
-"""Attributes of one frame of an enhanced multi-frame object (PS3.3 C.7.6.16): shared, then its own."""
+"""Attributes of one frame of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameDisplayShutterSequence": tuple(name for name, _ in WANTED.values() if "Shutter" in name),
 }
-"""Functional groups that say how a frame is shown, and what is taken of them."""
+"""Functional groups that affect the display of a frame, and the attributes read from each."""
 
-_REPRESENTATION = {keyword: (tag, vr) for tag, (keyword, vr) in WANTED.items()}
+_TAG_AND_VR = {keyword: (tag, vr) for tag, (keyword, vr) in WANTED.items()}
 
 
 def frame_values(header: Header, index: int) -> Values:
-    """Return the attributes that hold for a frame (from 0 on): its functional groups over the file's own.
+    """Return the attributes of a frame, counted from 0.
+
+    Its own functional groups override the shared ones, and these override the attributes of the file.
 
     Raises:
         ScanRefusedError: a value is unreadable.
@@ -33,16 +35,16 @@ def frame_values(header: Header, index: int) -> Values:
         for group in (*shared[:1], *own[index : index + 1]):
             for name, keywords in _GROUPS.items():
                 for item in (group.get(name) or ())[:1]:
-                    values.update(_taken(item, keywords))
+                    values.update(_item_values(item, keywords))
     return values
 
 
-def _taken(item: Any, keywords: tuple[str, ...]) -> Values:
+def _item_values(item: Any, keywords: tuple[str, ...]) -> Values:
     from pipeline.sources.dicom.tolerant import plain_value
 
     found = {}
     for keyword in keywords:
-        tag, vr = _REPRESENTATION[keyword]
+        tag, vr = _TAG_AND_VR[keyword]
         if tag in item:
             value = plain_value(item, tag, keyword, vr)
             if value:

@@ -1,4 +1,4 @@
-"""What is taken of a DICOM file: an allow-list of attributes, and where its pixel data lie. Nothing else."""
+"""The allow-list of attributes that are read from a DICOM file, and the location of its pixel data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.errors import ScanRefusedError
 from pipeline.scan_attributes import SCAN_ATTRIBUTES
 
 Values = dict[str, Any]
-"""Keyword -> value: numbers as a tuple, text as one stripped string, sequences as a list of data sets."""
+"""Keyword -> value: a tuple of numbers, a stripped string, or a list of data sets for a sequence."""
 
 # fmt: off
 WANTED: Mapping[int, tuple[str, str]] = {
@@ -71,8 +71,7 @@ WANTED: Mapping[int, tuple[str, str]] = {
     **{kept.tag: (kept.keyword, kept.vr) for kept in SCAN_ATTRIBUTES.values() if kept.keyword},
 }
 # fmt: on
-"""Tag -> (keyword, value representation) of all that is ever taken from a header, beside the manifest's
-patient tag; the rest is not even parsed."""
+"""Tag -> (keyword, value representation) of all parsed attributes except the manifest's patient tag."""
 
 OVERLAY_GROUPS = range(0x6000, 0x6020, 2)
 
@@ -81,7 +80,7 @@ _OVERLAYS = {
     for group in OVERLAY_GROUPS
     for element, keyword in ((0x100, "OverlayBitsAllocated"), (0x102, "OverlayBitPosition"))
 }
-"""Which bits of a pixel's word are an overlay's; a group stands after each keyword, since they recur."""
+"""Tag -> (keyword and group, value representation) of the attributes that locate overlay bits."""
 
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
@@ -95,15 +94,15 @@ class Header:
     """The allow-listed attributes of a file and its pixel data.
 
     Attributes:
-        values: keyword -> value of the attributes that the file has.
+        values: keyword -> value of the attributes in the file.
         syntax: transfer syntax UID.
-        storage: SOP class UID by the file meta information, may be empty.
-        pixels: bytes that hold the pixel data; the file itself where that saves a copy.
+        storage: SOP class UID in the file meta information; may be empty.
+        pixels: bytes that hold the pixel data; may be the whole file, which saves a copy.
         start: offset of the value of the pixel data in `pixels`.
-        length: bytes of the value; for encapsulated data, up to the end of `pixels`.
-        keyword: `PixelData`, `FloatPixelData`, `DoubleFloatPixelData`, or empty if there are none.
+        length: length of the value in bytes; encapsulated data extend to the end of `pixels`.
+        keyword: `PixelData`, `FloatPixelData` or `DoubleFloatPixelData`; empty without pixel data.
         pixel_vr: value representation of the pixel data.
-        in_items: whether the pixel data have no length of their own: encapsulated, in items (PS3.5 A.4).
+        in_items: whether the pixel data have undefined length: they are encapsulated (PS3.5 A.4).
     """
 
     values: Values
@@ -117,11 +116,12 @@ class Header:
     in_items: bool = False
 
     def number(self, keyword: str, default: int) -> int:
-        """Return the first whole number of an attribute."""
-        return first_number(self.values, keyword, default)
+        """Return the first number of an attribute as an integer, or the default if it is absent."""
+        found = self.values.get(keyword)
+        return int(found[0]) if found else default
 
     def text(self, keyword: str) -> str:
-        """Return the text of an attribute, empty if it is absent."""
+        """Return the text of an attribute; empty if it is absent."""
         return str(self.values.get(keyword, ""))
 
     @property
@@ -130,15 +130,16 @@ class Header:
         return _DIRECTORY_CLASS in {self.storage, self.text("SOPClassUID")}
 
 
-def first_number(values: Values, keyword: str, default: int) -> int:
-    """Return the first number of an attribute as a whole number."""
-    found = values.get(keyword)
-    return int(found[0]) if found else default
-
-
 @functools.cache
 def wanted(patient_tag: str) -> dict[int, tuple[str, str]]:
-    """Return tag -> (keyword, value representation) of all that is taken."""
+    """Return tag -> (keyword, value representation) of all attributes to parse.
+
+    Args:
+        patient_tag: keyword of the manifest's patient tag; may be empty.
+
+    Raises:
+        ScanRefusedError: no DICOM attribute has this keyword.
+    """
     if not patient_tag:
         return {**WANTED, **_OVERLAYS}
     from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -151,7 +152,7 @@ def wanted(patient_tag: str) -> dict[int, tuple[str, str]]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings and log records of pydicom and its decoders away: they quote header values."""
+    """Suppress warnings and log records of pydicom and its decoders, because they quote header values."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -15,7 +15,7 @@ COLOURS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 
 MAX_FRAMES = 10_000
 MAX_TOTAL_PIXELS = 2**31
-"""Most frames, and most pixels of all frames together, that are decoded of one file."""
+"""Largest number of frames, and of pixels in all frames together, that are decoded from one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,15 @@ class Layout:
     """How the pixels of a file are laid out.
 
     Attributes:
-        rows: height of a frame.
-        columns: width of a frame.
-        samples: values a pixel, 1 or 3.
+        rows: height of a frame in pixels.
+        columns: width of a frame in pixels.
+        samples: values per pixel, 1 or 3.
         photometric: photometric interpretation.
-        planar: 0 colour by pixel, 1 colour by plane.
+        planar: 0 for colour by pixel, 1 for colour by plane.
         frames: number of frames.
-        allocated: bits a value takes.
-        stored: bits a value has.
-        high: position of the highest of them.
+        allocated: bits allocated per value.
+        stored: bits stored per value.
+        high: position of the highest stored bit.
         signed: whether values are signed.
         is_float: whether values are floating-point numbers.
     """
@@ -53,7 +53,7 @@ def layout_of(header: Header) -> Layout:
     """Return the layout of a file's pixels.
 
     Raises:
-        ScanRefusedError: no image, or one whose layout is missing, contradictory or out of bounds.
+        ScanRefusedError: the file holds no image, or its layout is missing, contradictory or out of bounds.
     """
     if header.is_directory:
         raise ScanRefusedError("a DICOM directory, not an image")
@@ -86,13 +86,12 @@ def layout_of(header: Header) -> Layout:
 def _check(layout: Layout, representation: int) -> None:
     check_size(layout.rows, layout.columns)
     if layout.frames < 1:
-        raise ScanRefusedError("number of frames absurd")
+        raise ScanRefusedError("number of frames below 1")
     if not layout.photometric:
         raise ScanRefusedError("photometric interpretation missing")
-    samples = 3 if layout.photometric in COLOURS else 1
     if layout.photometric not in GREY | COLOURS | {PALETTE}:
         raise ScanRefusedError("colour model not supported")
-    if layout.samples != samples:
+    if layout.samples != (3 if layout.photometric in COLOURS else 1):
         raise ScanRefusedError("samples per pixel contradict the photometric interpretation")
     if layout.is_float:
         if layout.samples != 1 or layout.photometric == PALETTE:
@@ -100,7 +99,7 @@ def _check(layout: Layout, representation: int) -> None:
     elif layout.allocated not in {1, 8, 16, 32}:
         raise ScanRefusedError("bits allocated missing or not supported")
     elif layout.allocated == 32 and layout.samples != 1:
-        raise ScanRefusedError("colours of more than 16 bits")
+        raise ScanRefusedError("colour samples of more than 16 bits")
     if not 1 <= layout.stored <= layout.high + 1 <= layout.allocated:
         raise ScanRefusedError("bits stored and high bit contradict each other")
     if representation not in {0, 1}:
@@ -110,14 +109,15 @@ def _check(layout: Layout, representation: int) -> None:
 
 
 def chosen_frames(layout: Layout, frames: str) -> Sequence[int]:
-    """Return the indices (from 0 on) of the frames that the source's rule asks for.
+    """Return the indices, counted from 0, of the frames that the manifest selects.
 
     Args:
         layout: the file's layout.
         frames: as in `DicomOptions`.
 
     Raises:
-        ScanRefusedError: several frames that the rule does not choose from, none of that number, or too many.
+        ScanRefusedError: the file has several frames but the manifest selects none, the selected frame does
+            not exist, or there are too many frames.
     """
     if frames == "refuse" and layout.frames != 1:
         raise ScanRefusedError("several frames")

@@ -1,4 +1,4 @@
-"""Lookup tables of a DICOM file (PS3.3 C.11.1, C.11.2, C.11.6), and which VOI LUT or window applies."""
+"""Lookup tables and VOI windows of a DICOM file (PS3.3 C.11.1, C.11.2, C.11.6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 class Window(NamedTuple):
-    """A VOI window: centre, width, and function `LINEAR`, `LINEAR_EXACT` or `SIGMOID`."""
+    """A VOI window; its function is `LINEAR`, `LINEAR_EXACT` or `SIGMOID`."""
 
     center: float
     width: float
@@ -22,16 +22,16 @@ class Window(NamedTuple):
 
     @property
     def edges(self) -> tuple[float, float]:
-        """The values that become black and white; of a sigmoid, where it leaves 0.12 and 0.88."""
+        """The values displayed as black and white; for a sigmoid, as 0.12 and 0.88 of white."""
         if self.function == "LINEAR":
             return self.center - 0.5 - (self.width - 1) / 2, self.center - 0.5 + (self.width - 1) / 2
         return self.center - self.width / 2, self.center + self.width / 2
 
     def levels(self, values: Numbers) -> Numbers:
-        """Return values on the scale from 0, black, to 1, white (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+        """Return display levels from 0 (black) to 1 (white) (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
         if self.function == "SIGMOID":
-            slope = np.clip(-4.0 * (values - self.center) / self.width, -700.0, 700.0)
-            return 1.0 / (1.0 + np.exp(slope))
+            exponent = np.clip(-4.0 * (values - self.center) / self.width, -700.0, 700.0)
+            return 1.0 / (1.0 + np.exp(exponent))
         low, high = self.edges
         if high == low:
             return (values > low).astype(np.float64)
@@ -42,9 +42,9 @@ class Lut(NamedTuple):
     """A lookup table.
 
     Attributes:
-        first: the value that the first entry stands for.
-        entries: (N,) values from 0 to `top`.
-        top: the largest value by the number of bits an entry has.
+        first: input value that is mapped to the first entry.
+        entries: (N,) output values from 0 to `top`.
+        top: largest output value that the bits of an entry can hold.
     """
 
     first: int
@@ -52,21 +52,21 @@ class Lut(NamedTuple):
     top: float
 
     def look_up(self, values: Numbers) -> Numbers:
-        """Return the entries of values; beyond both ends, the first and the last one (PS3.3 C.11.1.1)."""
-        places = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
-        return self.entries[places.astype(np.int64)]
+        """Return the entries of values; values outside the table get its first or last entry."""
+        indices = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
+        return self.entries[indices.astype(np.int64)]
 
 
 def lut_of(item: Any, *, signed: bool, little: bool) -> Lut:
-    """Return a lookup table of a sequence's item.
+    """Return the lookup table of a sequence item.
 
     Args:
-        item: a data set with LUT descriptor and LUT data.
-        signed: whether the values that are looked up may be negative.
+        item: a data set with LUT Descriptor and LUT Data.
+        signed: whether input values may be negative.
         little: whether the file is little-endian.
 
     Raises:
-        ScanRefusedError: no descriptor, no data, or they contradict each other.
+        ScanRefusedError: the descriptor or the data are missing, or they contradict each other.
     """
     try:
         count, first, bits = (int(number) for number in item.LUTDescriptor)
@@ -74,21 +74,21 @@ def lut_of(item: Any, *, signed: bool, little: bool) -> Lut:
         if signed and first > 0x7FFF:
             first -= 0x10000
         entries = lut_entries(item.LUTData, count, little=little)
-    # pydicom raises many kinds on broken attributes (AttributeError, ValueError, struct.error, ...).
+    # pydicom raises many exception types for corrupt attributes (AttributeError, ValueError, ...).
     except Exception as error:
         raise ScanRefusedError("lookup table missing or corrupt") from error
     if not 8 <= bits <= 16:
         raise ScanRefusedError("lookup table missing or corrupt")
-    # Some files name fewer bits than their entries have.
+    # In some files, entries have more bits than the descriptor says.
     bits = max(bits, int(entries.max()).bit_length())
     return Lut(first, entries.astype(np.float64), float((1 << bits) - 1))
 
 
 def lut_entries(data: Any, count: int, *, little: bool) -> npt.NDArray[np.integer]:
-    """Return the entries of a table, whether they are words, bytes, or bytes packed into words.
+    """Return the (count,) entries of a table, stored as words, as bytes, or as bytes packed into words.
 
     Raises:
-        ValueError: another number of entries.
+        ValueError: the number of entries is not `count`.
     """
     if not isinstance(data, bytes):
         words = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
@@ -98,7 +98,7 @@ def lut_entries(data: Any, count: int, *, little: bool) -> npt.NDArray[np.intege
     if len(data) == 2 * count:
         return np.frombuffer(data, dtype="<u2" if little else ">u2")
     if len(data) != count + count % 2:
-        raise ValueError("another number of entries")
+        raise ValueError(f"expected {count} entries, got {len(data)} bytes")
     if not little:
         data = np.frombuffer(data, dtype=">u2").astype("<u2").tobytes()
     return np.frombuffer(data, dtype=np.uint8)[:count]
@@ -108,30 +108,28 @@ def rescale_of(values: Values) -> tuple[float, float]:
     """Return rescale slope and intercept.
 
     Raises:
-        ScanRefusedError: they are not finite, or the slope is 0.
+        ScanRefusedError: one is not finite, or the slope is 0.
     """
-    slope, intercept = (float(values.get(key, (default,))[0]) for key, default in _RESCALE)
+    slope = float(values.get("RescaleSlope", (1.0,))[0])
+    intercept = float(values.get("RescaleIntercept", (0.0,))[0])
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise ScanRefusedError("rescale slope or intercept not usable")
     return slope, intercept
 
 
-_RESCALE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-
-
 def voi_of(values: Values, chosen: str, *, signed: bool, little: bool) -> Window | Lut | None:
-    """Return the VOI LUT or window that applies, or None: all values are shown.
+    """Return the VOI LUT or window to apply, or None to display all values.
 
-    A file may offer several; they are counted from 0 on, tables before windows.
+    A file may hold several. They are counted from 0, lookup tables before windows.
 
     Args:
         values: attributes of the frame.
-        chosen: number of the wanted one, or `none`.
-        signed: whether the values that it is applied to may be negative.
+        chosen: number of a lookup table or window, or `none`.
+        signed: whether input values may be negative.
         little: whether the file is little-endian.
 
     Raises:
-        ScanRefusedError: there is no such table or window, or it cannot be read.
+        ScanRefusedError: the chosen lookup table or window does not exist or is invalid.
     """
     if chosen == "none":
         return None

@@ -1,4 +1,4 @@
-"""Decodes the frames of a DICOM file, one at a time, to the values that are stored in them."""
+"""Decodes the frames of a DICOM file to stored values, one at a time."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ import numpy as np
 from pipeline.errors import ScanRefusedError
 from pipeline.sources.dicom.bits import Stored, overlay_bits, own_bits
 from pipeline.sources.dicom.codestream import (
-    alone,
-    bare,
     check_codestream,
     check_uncompressed,
+    encapsulated,
     encoded_frames,
     is_jpeg_2000,
-    with_plain_scan,
+    with_standard_selection,
+    without_jp2_boxes,
 )
 from pipeline.sources.dicom.header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, quiet
 from pipeline.sources.dicom.layout import Layout
 from pipeline.sources.images.jpeg_scans import scans_of, with_foreign_bytes
 
 MAX_PACKING = 200
-"""Most values that a compressed byte may stand for: no radiograph comes near, and a decoder that is given a
-large size and next to no data works on it all the same."""
+"""Largest number of values per compressed byte; that of radiographs is far smaller. Decoders would spend
+their full time on a large image with almost no data."""
 
 _SMALL = 2**22
-"""Values that take no time worth a check."""
+"""Number of values per frame that are decoded without this check."""
 
 _PADDING_BITS = 256
-"""Most bits of padding behind the pixels of tiny images that are no further frame."""
+"""Largest padding after the pixels, in bits; it may be larger than a whole frame of a tiny image."""
 
 _NATIVE = {IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN}
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
 _EXTENDED = _JPEG + "51"
 _RETIRED = {_JPEG + number for number in ("52", "53", "54", "55", "56")}
-"""Retired lossy processes (PS3.6 A), which the decoder of the extended process tells by their codestreams."""
+"""Retired lossy processes (PS3.6 A); the decoder of the extended process also reads their codestreams."""
 
 
 class Decoded(NamedTuple):
     """A decoded frame.
 
     Attributes:
-        pixels: stored values.
+        pixels: (H, W) or (H, W, 3) stored values.
         photometric: photometric interpretation after decoding.
-        beyond: whether values go beyond the bits that the header gives them.
+        exceeds_bits: whether values exceed `BitsStored` bits.
     """
 
     pixels: Stored
     photometric: str
-    beyond: bool
+    exceeds_bits: bool
 
 
 def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> Iterator[Decoded]:
-    """Yield the stored values of the chosen frames.
+    """Yield the stored values of the chosen frames, without unused bits.
 
-    Values have their unused bits removed; a view of the file's bytes is yielded where nothing has to change.
+    The pixels are a view of the file's bytes if no value has to change.
 
     Raises:
-        ScanRefusedError: truncated, corrupt, or compressed in a way that no installed decoder reads.
+        ScanRefusedError: the pixel data are truncated or corrupt, or no installed decoder reads them.
     """
     overlays = overlay_bits(header)
     try:
@@ -68,8 +68,8 @@ def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
             check_uncompressed(header)
             _check_length(header, layout)
             for index in indices:
-                pixels, beyond = own_bits(_native(header, layout, index), layout, overlays)
-                yield Decoded(pixels, layout.photometric, beyond)
+                pixels, exceeds_bits = own_bits(_native(header, layout, index), layout, overlays)
+                yield Decoded(pixels, layout.photometric, exceeds_bits)
         elif layout.is_float:
             raise ScanRefusedError("compressed floating-point pixels")
         else:
@@ -78,23 +78,23 @@ def decoded_frames(header: Header, layout: Layout, indices: Sequence[int]) -> It
             for frame in encoded_frames(header, layout, indices):
                 with quiet():
                     pixels, photometric = _decompress(decoder, header.syntax, frame, layout)
-                # Codestreams hold values and not words: overlays have no place in them.
+                # Codestreams hold values instead of words, so they have no overlay bits.
                 codestream = header.syntax != _RLE
-                pixels, beyond = own_bits(
+                pixels, exceeds_bits = own_bits(
                     pixels, layout, 0 if codestream else overlays, codestream=codestream
                 )
-                yield Decoded(pixels, photometric, beyond)
+                yield Decoded(pixels, photometric, exceeds_bits)
     except ScanRefusedError:
         raise
     except MemoryError as error:
         raise ScanRefusedError("image too large") from error
-    # pydicom and its decoders raise many kinds on broken pixels (ValueError, struct.error, ...).
+    # pydicom and its decoders raise many exception types for corrupt pixels (ValueError, struct.error, ...).
     except Exception as error:
         raise ScanRefusedError("pixel data truncated or corrupt") from error
 
 
 def _check_length(header: Header, layout: Layout) -> None:
-    """Refuse uncompressed pixel data with a frame or more too many: the header tells of another picture."""
+    """Refuse uncompressed pixel data that hold at least one frame more than the header says."""
     bits = layout.rows * layout.columns * layout.samples * layout.allocated
     excess = 8 * header.length - layout.frames * bits
     if excess >= bits and excess > _PADDING_BITS:
@@ -121,16 +121,14 @@ def _native(header: Header, layout: Layout, index: int) -> Stored:
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     if layout.samples == 1:
-        pixels = pixels.reshape(layout.rows, layout.columns)
-    elif layout.planar:
-        pixels = pixels.reshape(layout.samples, layout.rows, layout.columns).transpose(1, 2, 0)
-    else:
-        pixels = pixels.reshape(layout.rows, layout.columns, layout.samples)
-    return pixels
+        return pixels.reshape(layout.rows, layout.columns)
+    if layout.planar:
+        return pixels.reshape(layout.samples, layout.rows, layout.columns).transpose(1, 2, 0)
+    return pixels.reshape(layout.rows, layout.columns, layout.samples)
 
 
 def _native_with_pydicom(header: Header, layout: Layout, index: int) -> Stored:
-    """Return a frame of single bits, of subsampled colour, or of bytes in swapped words."""
+    """Return a frame of single bits, subsampled colour, or bytes in big-endian words."""
     bits = layout.allocated * (2 if layout.photometric == "YBR_FULL_422" else layout.samples)
     if (index + 1) * layout.rows * layout.columns * bits > 8 * header.length:
         raise ScanRefusedError("pixel data truncated or corrupt")
@@ -149,11 +147,11 @@ def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tupl
         raise ScanRefusedError("pixel data truncated or corrupt")
     if syntax == _RLE:
         return _decoded(decoder, frame, layout)
-    check_codestream(frame := bare(frame), layout)
+    check_codestream(frame := without_jp2_boxes(frame), layout)
     if is_jpeg_2000(frame):
         return _decoded(decoder, frame, layout)
     if syntax == _EXTENDED or syntax in _RETIRED:
-        frame = with_plain_scan(frame)
+        frame = with_standard_selection(frame)
     scans = scans_of(frame)
     scans.check()
     pixels, photometric = _decoded(decoder, frame, layout)
@@ -168,11 +166,11 @@ def _decompress(decoder: Any, syntax: str, frame: bytes, layout: Layout) -> tupl
 
 def _decoded(decoder: Any, frame: bytes, layout: Layout) -> tuple[Stored, str]:
     try:
-        pixels, found = decoder.as_array(alone(frame), index=0, raw=True, **_options(layout, 1, "OB"))
+        pixels, found = decoder.as_array(encapsulated(frame), index=0, raw=True, **_options(layout, 1, "OB"))
     except RuntimeError as error:
         raise ScanRefusedError("compression cannot be decoded") from error
     except BaseException as error:
-        # The RLE decoder, written in Rust, panics on runs that are too long: no `Exception`, and not public.
+        # The Rust RLE decoder panics on runs that are too long. Its exception is private and no `Exception`.
         if type(error).__name__ != "PanicException":
             raise
         raise ScanRefusedError("compression cannot be decoded") from error
@@ -180,10 +178,10 @@ def _decoded(decoder: Any, frame: bytes, layout: Layout) -> tuple[Stored, str]:
 
 
 def _decoder(syntax: str) -> Any:
-    """Return pydicom's decoder of a transfer syntax.
+    """Return pydicom's decoder for a transfer syntax.
 
     Raises:
-        ScanRefusedError: there is none, or its plug-in is not installed.
+        ScanRefusedError: pydicom has no decoder, or its plug-in is not installed.
     """
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -211,6 +209,6 @@ def _options(layout: Layout, frames: int, pixel_vr: str) -> dict[str, Any]:
         "pixel_keyword": "PixelData",
         "pixel_vr": pixel_vr,
         "allow_excess_frames": False,
-        # To cut them off would wrap values that the header gives too few bits.
+        # pydicom would wrap values that exceed `BitsStored`; `own_bits` handles them.
         "correct_unused_bits": False,
     }

@@ -1,7 +1,7 @@
-"""Where a DICOM frame shows no image: padding (PS3.3 C.7.5.1.1.2) and the display shutter (C.7.6.11).
+"""Masks the pixels of a DICOM frame in its padding (PS3.3 C.7.5.1.1.2) or outside its shutter (C.7.6.11).
 
-Rectangular, circular and polygonal shutters are applied, the picture being what all of them leave open. The
-bitmap shutter, an overlay plane that only presentation states use, is not.
+The image is the intersection of its rectangular, circular and polygonal shutters. Bitmap shutters are
+ignored, because only presentation states use them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pipeline.sources.dicom.display import Mask, row_blocks
 from pipeline.sources.dicom.header import Values
 
 MAX_VERTICES = 2_000
-"""Most vertices of a polygonal shutter."""
+"""Largest number of vertices of a polygonal shutter."""
 
-_FARTHEST = 100_000
+_MAX_COORDINATE = 100_000
 _EDGES = (
     "ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge",
     "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge",
@@ -28,16 +28,16 @@ _EDGES = (
 def empty_pixels(
     stored: npt.NDArray[Any], values: Values, *, signed: bool, pixel_aspect: float
 ) -> Mask | None:
-    """Return where a frame shows no image, (H, W); None if it shows one everywhere.
+    """Return an (H, W) mask of the pixels in padding or outside the shutter; None if there are none.
 
     Args:
         stored: (H, W) stored values.
         values: attributes of the frame.
         signed: whether stored values are signed.
-        pixel_aspect: width over height of a pixel; a circular shutter is round on the screen.
+        pixel_aspect: width over height of a pixel; a circular shutter is a circle in physical units.
 
     Raises:
-        ScanRefusedError: a shutter's attributes are missing or absurd.
+        ScanRefusedError: an attribute of the shutter is missing or out of range.
     """
     padded = _padding(stored, values, signed)
     shutter = shutter_of(stored.shape[:2], values, pixel_aspect)
@@ -51,9 +51,9 @@ def _padding(stored: npt.NDArray[Any], values: Values, signed: bool) -> Mask | N
     if not first or stored.dtype.kind not in "iu" or stored.ndim != 2:
         return None
     limits = [int(first[0]), int((values.get("PixelPaddingRangeLimit") or first)[0])]
-    # Its own sign need not be that of the pixels: the bits count.
-    base = 0x8000 if signed else 0
-    low, high = sorted((limit + base) % 0x10000 - base for limit in limits)
+    # The padding value may be read with another sign than the pixels, so its 16 bits are reinterpreted.
+    offset = 0x8000 if signed else 0
+    low, high = sorted((limit + offset) % 0x10000 - offset for limit in limits)
     if low == high:
         empty = stored == low
     else:
@@ -64,23 +64,23 @@ def _padding(stored: npt.NDArray[Any], values: Values, signed: bool) -> Mask | N
 
 
 def shutter_of(shape: tuple[int, ...], values: Values, pixel_aspect: float = 1.0) -> Mask | None:
-    """Return what lies outside the display shutter, (H, W), or None if there is none.
+    """Return an (H, W) mask of the pixels outside the display shutter; None if there are none.
 
     Raises:
-        ScanRefusedError: an attribute is missing or absurd.
+        ScanRefusedError: an attribute of the shutter is missing or out of range.
     """
     shapes = {text.strip() for text in str(values.get("ShutterShape", "")).split("\\")}
-    makers = {"RECTANGULAR": _outside_rectangle, "CIRCULAR": _outside_circle, "POLYGONAL": _outside_polygon}
+    masks = {"RECTANGULAR": _outside_rectangle, "CIRCULAR": _outside_circle, "POLYGONAL": _outside_polygon}
     outside: Mask | None = None
-    for name in makers.keys() & shapes:
-        found = makers[name](shape, values, pixel_aspect)
-        outside = found if outside is None else np.logical_or(outside, found, out=outside)
+    for name in masks.keys() & shapes:
+        mask = masks[name](shape, values, pixel_aspect)
+        outside = mask if outside is None else np.logical_or(outside, mask, out=outside)
     return outside if outside is not None and outside.any() else None
 
 
-def _numbers(values: Values, keyword: str, least: int) -> tuple[int, ...]:
+def _numbers(values: Values, keyword: str, min_count: int) -> tuple[int, ...]:
     found = values.get(keyword, ())
-    if len(found) < least or any(abs(number) > _FARTHEST for number in found):
+    if len(found) < min_count or any(abs(number) > _MAX_COORDINATE for number in found):
         raise ScanRefusedError("display shutter not usable")
     return tuple(int(number) for number in found)
 
@@ -88,15 +88,15 @@ def _numbers(values: Values, keyword: str, least: int) -> tuple[int, ...]:
 def _outside_rectangle(shape: tuple[int, ...], values: Values, _: float) -> Mask:
     top, bottom, left, right = (_numbers(values, keyword, 1)[0] for keyword in _EDGES)
     outside = np.ones(shape, dtype=np.bool_)
-    # Rows and columns count from 1 on, and the edges themselves are part of the picture.
+    # Rows and columns count from 1; the edges belong to the image.
     outside[max(top - 1, 0) : max(bottom, 0), max(left - 1, 0) : max(right, 0)] = False
     return outside
 
 
 def _outside_circle(shape: tuple[int, ...], values: Values, pixel_aspect: float) -> Mask:
     row, column = _numbers(values, "CenterOfCircularShutter", 2)[:2]
-    (radius,) = _numbers(values, "RadiusOfCircularShutter", 1)[:1]
-    # The radius is given in pixels along a row.
+    radius = _numbers(values, "RadiusOfCircularShutter", 1)[0]
+    # The radius is in pixels along a row.
     down = ((np.arange(shape[0]) + 1 - row) / pixel_aspect) ** 2
     across = (np.arange(shape[1]) + 1.0 - column) ** 2
     outside = np.empty(shape, dtype=np.bool_)

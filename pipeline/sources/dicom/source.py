@@ -1,4 +1,4 @@
-"""DICOM files: frames as they are meant to be seen, and the few attributes that are kept of a header."""
+"""Reads DICOM files: frames in display values, and the allow-listed attributes of the header."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from pipeline.sources.dicom.header import BIG_ENDIAN, Header, Values
 from pipeline.sources.dicom.layout import GREY, chosen_frames, layout_of
 from pipeline.sources.dicom.parse import parse
 from pipeline.sources.dicom.pixels import decoded_frames
-from pipeline.sources.dicom.shutter import empty_pixels
+from pipeline.sources.dicom.shutter import empty_pixels, shutter_of
 
 _MODALITIES = {"CR", "DX", "MG", "RF", "XA", "RG", "CT", "MR", "US", "PX", "IO", "OT", "NM", "PT", "SC"}
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
-    """Decode the frames of a DICOM file that the source's rule asks for, one at a time.
+    """Yield the frames of a DICOM file that the manifest selects, decoded one at a time.
 
-    Applied in the order of the standard (PS3.3 C.11, PS3.4 N.2): Modality LUT or rescale, VOI LUT or window,
-    Presentation LUT, then inversion for MONOCHROME1 or an INVERSE presentation shape. Padding and what lies
-    outside a display shutter become the darkest value of the image. Overlays are not drawn.
+    The display steps follow PS3.3 C.11 and PS3.4 N.2: Modality LUT or rescale, VOI LUT or window,
+    Presentation LUT, then inversion for MONOCHROME1 or an INVERSE presentation shape. Pixels in padding or
+    outside the display shutter get the darkest value of the image. Overlays are not drawn.
 
     Args:
-        task: the scan and how it is read.
+        task: the scan and how to read it.
         data: the file's bytes.
 
     Raises:
-        ScanRefusedError: not DICOM, no image, colourful, several frames, too large, corrupt, or compressed in
-            a way that no installed decoder reads.
+        ScanRefusedError: the file is not DICOM, holds no image, is too large or corrupt, has colours or
+            several frames that the manifest does not accept, or no installed decoder reads its compression.
     """
     rule, options = task.rule, task.rule.read_with(DicomOptions)
     digest = hashlib.sha256(data).hexdigest()
     header = parse(data, rule.patient_tag, headless=options.headless)
-    about = _about(header.values, task)
+    about = _scan_fields(header.values, task)
     for index, shown, is_colour in displayed(header, options):
         spacing, aspect = _spacing(frame_values(header, index))
         yield Scan(
@@ -50,7 +50,7 @@ def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
             spacing_mm=spacing,
             pixel_aspect=aspect * task.pixel_aspect,
             frame=index + 1 if options.frames == "each" else None,
-            flags=(BEYOND_BITS,) if shown.beyond else (),
+            flags=(BEYOND_BITS,) if shown.exceeds_bits else (),
             **about,
         )
 
@@ -59,14 +59,14 @@ def read_patient(task: ScanTask, data: bytes) -> str | None:
     """Return the value of the manifest's patient tag, or None if it is absent or empty.
 
     Raises:
-        ScanRefusedError: not a readable DICOM file.
+        ScanRefusedError: the file is not a readable DICOM file.
     """
     tag, options = task.rule.patient_tag, task.rule.read_with(DicomOptions)
     return _patient(parse(data, tag, headless=options.headless).values, tag) or None
 
 
 def displayed(header: Header, options: DicomOptions) -> Iterator[tuple[int, Shown, bool]]:
-    """Yield (index from 0 on, frame as meant to be seen, whether it was in colour) of the chosen frames.
+    """Yield (index from 0, frame in display values, whether it was in colour) for each chosen frame.
 
     Raises:
         ScanRefusedError: as for `read`.
@@ -74,20 +74,19 @@ def displayed(header: Header, options: DicomOptions) -> Iterator[tuple[int, Show
     layout = layout_of(header)
     indices = chosen_frames(layout, options.frames)
     decoded = decoded_frames(header, layout, indices)
-    for index, (stored, photometric, beyond) in zip(indices, decoded, strict=True):
+    for index, (stored, photometric, exceeds_bits) in zip(indices, decoded, strict=True):
         values = frame_values(header, index)
-        if layout.photometric in GREY:
+        if is_grey := layout.photometric in GREY:
             chain = chain_of(values, options.window, signed=layout.signed, little=header.syntax != BIG_ENDIAN)
             empty = empty_pixels(stored, values, signed=layout.signed, pixel_aspect=_spacing(values)[1])
-            yield index, show(stored, chain, empty)._replace(beyond=beyond), False
+            shown = show(stored, chain, empty)
         else:
             shown = _grey(stored, photometric, header, values, options)
-            yield index, shown._replace(beyond=beyond), True
+        yield index, shown._replace(exceeds_bits=exceeds_bits), not is_grey
 
 
 def _grey(stored: Stored, photometric: str, header: Header, values: Values, options: DicomOptions) -> Shown:
     from pipeline.sources.dicom.colour import grey_of
-    from pipeline.sources.dicom.shutter import shutter_of
 
     colourful = options.colour == "grey"
     pixels, top = grey_of(stored, photometric, layout_of(header), header, colourful=colourful)
@@ -96,13 +95,14 @@ def _grey(stored: Stored, photometric: str, header: Header, values: Values, opti
 
 
 def _patient(values: Values, keyword: str) -> str:
-    return "\\".join(map(str, found)) if isinstance(found := values.get(keyword, ""), tuple) else str(found)
+    value = values.get(keyword, "")
+    return "\\".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _about(values: Values, task: ScanTask) -> dict[str, Any]:
-    """Return what is the same for all frames of a file."""
+def _scan_fields(values: Values, task: ScanTask) -> dict[str, Any]:
+    """Return the fields of `Scan` that all frames of a file share."""
     modality = str(values.get("Modality", "")).upper()
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "source_format": f"dicom {modality}" if modality in _MODALITIES else "dicom",
         "attributes": tuple(
             known or attribute.from_header(str(values.get(attribute.keyword, "")))
@@ -110,8 +110,8 @@ def _about(values: Values, task: ScanTask) -> dict[str, Any]:
         ),
     }
     if task.rule.patient_tag:
-        found["patient"] = _patient(values, task.rule.patient_tag)
-    return found
+        fields["patient"] = _patient(values, task.rule.patient_tag)
+    return fields
 
 
 def _spacing(values: Values) -> tuple[float | None, float]:
@@ -121,7 +121,7 @@ def _spacing(values: Values) -> tuple[float | None, float]:
         if len(pair) == 2 and 0 < pair[0] < 100 and 0.1 < pair[1] / pair[0] < 10:
             return float(pair[0]), float(pair[1] / pair[0])
     ratio = values.get("PixelAspectRatio", ())
-    # Whole numbers of any length: their quotient may be too large for a real one.
+    # The numbers are integers of any length, whose quotient may overflow a float.
     if len(ratio) == 2 and 0 < ratio[0] < 2**31 and 0 < ratio[1] < 2**31 and 0.1 < ratio[1] / ratio[0] < 10:
         return None, ratio[1] / ratio[0]
     return None, 1.0

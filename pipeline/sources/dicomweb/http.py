@@ -1,4 +1,4 @@
-"""HTTP for DICOMweb: one kept-alive session a process, bounded answers, waiting while the server is away."""
+"""HTTP for DICOMweb: one session per process, limited response sizes, retries while the server is down."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
 BODY_SECONDS = 1800.0
-"""Longest that one answer may take; a server that drips bytes would hold ingest for ever."""
+"""Time limit of one response body in seconds; a server that sends single bytes would block ingest."""
 
 QUICK_SECONDS = 5.0
 MAX_WAIT_SECONDS = 15.0
 _BLOCK = 2**18
-_REDIRECTS = 5
-_AWAY = {408, 425, 429, 502, 503, 504}
-"""Answers that pass: the server is overloaded, starting or behind a proxy that does not reach it."""
-_FAULT_TRIES = 4
+_MAX_REQUESTS = 5
+"""Largest number of requests along a chain of redirects."""
+_TEMPORARY = {408, 425, 429, 502, 503, 504}
+"""Status codes of a server that is overloaded, starting, or unreachable for its proxy."""
+_MAX_500 = 4
+"""Number of responses with status 500 after which the status is final."""
 
 T = TypeVar("T")
 
 
-class CutError(Exception):
-    """An answer that is worth asking for again: cut short, or mangled on its way."""
+class TruncatedError(Exception):
+    """A response is truncated or corrupt and has to be requested again."""
 
 
 class TooLargeError(Exception):
-    """An answer beyond its bound; nothing of it is kept."""
+    """A response body exceeds its size limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `body` is empty unless the status is 200."""
+    """A complete response. `body` is empty unless the status is 200."""
 
     status: int
     content_type: str
@@ -57,8 +59,8 @@ class WebServer:
     """One DICOMweb service.
 
     Args:
-        url: its address without a slash at the end, such as `http://127.0.0.1:8042/dicom-web`.
-        access: credentials (by the names of their variables), certificates, patience.
+        url: its address without a trailing slash, such as `http://127.0.0.1:8042/dicom-web`.
+        access: references to credentials, certificates, and the retry time.
     """
 
     def __init__(self, url: str, access: WebAccess) -> None:
@@ -77,70 +79,68 @@ class WebServer:
         limit: int,
         parse: Callable[[Answer], T],
     ) -> T:
-        """Ask until there is an answer, and return what `parse` makes of it.
+        """Send a request until it is answered, and return the result of `parse`.
 
         Args:
-            path: below the service's address, starting with a slash.
-            parameters: of the query.
-            accept: media types.
-            limit: most bytes of a body.
-            parse: called with the answer; raises `CutError` for one that has to be fetched again.
+            path: path below the service's address, with a leading slash.
+            parameters: query parameters.
+            accept: accepted media types.
+            limit: largest size of the body in bytes.
+            parse: function of the response; it raises `TruncatedError` to request the response again.
 
         Raises:
             TooLargeError: the body is larger than `limit`.
-            DataError: no answer within the source's `retry_seconds`, wrong credentials or certificate, or a
-                redirect to another server.
+            DataError: the server did not answer within `retry_seconds`, refuses the credentials, has an
+                untrusted certificate, or redirects to another server.
         """
-        patience = _Patience(self.origin, self._access.retry_seconds)
-        faults = 0
+        retries = _Retries(self.origin, self._access.retry_seconds)
+        num_500 = 0
         while True:
             try:
-                answer, pause = self._ask(path, parameters, accept, limit)
-                faults += answer.status == 500
-                if answer.status in _AWAY or (answer.status == 500 and faults < _FAULT_TRIES):
-                    raise _AwayError(f"HTTP {answer.status}", pause)
+                answer, pause = self._request(path, parameters, accept, limit)
+                num_500 += answer.status == 500
+                if answer.status in _TEMPORARY or (answer.status == 500 and num_500 < _MAX_500):
+                    raise _UnavailableError(f"HTTP {answer.status}", pause)
                 found = parse(answer)
-            except CutError:
-                patience.wait("its answer was cut short")
-            except _AwayError as away:
-                patience.wait(away.reason, away.pause)
+            except TruncatedError:
+                retries.wait("its response was truncated")
+            except _UnavailableError as error:
+                retries.wait(error.reason, error.pause)
             else:
-                patience.over()
+                retries.log_recovery()
                 return found
 
-    def _ask(
+    def _request(
         self, path: str, parameters: Mapping[str, str | int], accept: str, limit: int
     ) -> tuple[Answer, float]:
-        """Return one answer and for how many seconds the server asks to be left alone."""
+        """Return one response, and the number of seconds to wait that its Retry-After header names."""
         import requests
         import urllib3
 
         url, sent = self._url + path, dict(parameters)
         try:
-            for _ in range(_REDIRECTS):
+            for _ in range(_MAX_REQUESTS):
                 with self._open(url, sent, accept) as response:
                     if response.status_code not in {301, 302, 303, 307, 308}:
-                        self._refuse_strangers(response.status_code)
-                        body = _body(response, limit) if response.status_code == 200 else bytearray()
+                        self._check_authorized(response.status_code)
+                        body = _read_body(response, limit) if response.status_code == 200 else bytearray()
                         kind = response.headers.get("Content-Type", "")
-                        pause = _seconds(response.headers.get("Retry-After", ""))
+                        pause = _retry_after(response.headers.get("Retry-After", ""))
                         return Answer(response.status_code, kind, body), pause
-                    url, sent = self._same_server(url, response.headers.get("Location", "")), {}
+                    url, sent = self._redirected(url, response.headers.get("Location", "")), {}
         except requests.exceptions.SSLError:
-            raise DataError(
+            raise self._unusable(
                 "the server's certificate is not trusted",
-                field="sources.url",
-                value=self.origin,
-                remedy="Name the certificate of its authority as `ca_file` in the manifest.",
+                "Set `ca_file` in the manifest to the certificate of its certificate authority.",
             ) from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-            raise self._unusable("not an address that can be asked", "Correct `url`.") from None
+            raise self._unusable("not a valid HTTP address", "Correct `url`.") from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _AwayError(_cause(error)) from None
-        raise self._unusable("the server redirects in a circle", "Name the final address as `url`.")
+            raise _UnavailableError(_cause(error)) from None
+        raise self._unusable("the server redirects too often", "Set `url` to the final address.")
 
     def _open(self, url: str, parameters: Mapping[str, str | int], accept: str) -> requests.Response:
-        # Pixels hardly shrink, and packing them made a local Orthanc 1.10 more than 4 times slower.
+        # Compression hardly shrinks pixels and made a local Orthanc 1.10 more than 4 times slower.
         return self._connected().get(
             url,
             params=parameters,
@@ -152,7 +152,7 @@ class WebServer:
         )
 
     def _connected(self) -> requests.Session:
-        """Return this process's session: a forked one must not share the sockets of its parent."""
+        """Return the session of this process; a forked process must not share the sockets of its parent."""
         import requests
 
         if self._session is None or self._process != os.getpid():
@@ -164,23 +164,22 @@ class WebServer:
                 return request
 
             self._session, self._process = requests.Session(), os.getpid()
-            # Set even where there is nothing to send: otherwise a .netrc of the user would be taken.
+            # Set even without credentials; otherwise requests would read the user's .netrc.
             self._session.auth = authorize
-            # requests would read a redirect to its end even where it is not to follow it.
+            # requests reads the body of a redirect even if it does not follow the redirect.
             self._session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         return self._session
 
-    def _refuse_strangers(self, status: int) -> None:
+    def _check_authorized(self, status: int) -> None:
         if status in {401, 403}:
-            raise DataError(
-                f"the server refuses these credentials (HTTP {status})",
-                field="sources.url",
-                value=self.origin,
-                remedy="Check the variables that the manifest names as user and password, or token, and "
-                "whether that account may search and retrieve.",
+            raise self._unusable(
+                f"the server refuses the credentials (HTTP {status})",
+                "Check the environment variables that the manifest names as `user` and `password`, or as "
+                "`token`, and whether the account may search and retrieve.",
             )
 
-    def _same_server(self, url: str, location: str) -> str:
+    def _redirected(self, url: str, location: str) -> str:
+        """Return the address that a redirect leads to, which must be on the same server."""
         try:
             target = urljoin(url, location)
             parts = urlsplit(target)
@@ -189,8 +188,8 @@ class WebServer:
             same = False
         if not same:
             raise self._unusable(
-                "the server redirects to another one, which is not followed",
-                "Name the address that answers itself as `url`.",
+                "the server redirects to another server, which is not followed",
+                "Set `url` to the final address.",
             )
         return target
 
@@ -198,76 +197,76 @@ class WebServer:
         return DataError(problem, field="sources.url", value=self.origin, remedy=remedy)
 
 
-class _AwayError(Exception):
-    """The server does not answer now, or says that it cannot."""
+class _UnavailableError(Exception):
+    """The server does not answer, or reports a temporary failure."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
         self.reason, self.pause = reason, pause
 
 
-class _Patience:
-    """Waits longer and longer between the tries of one request, until its time is up.
+class _Retries:
+    """Waits with exponential backoff between the attempts of one request, up to a time limit.
 
-    The first try after a quick failure comes at once and in silence: a server closes idle connections, and
-    one may be closed in the moment in which it is used.
+    The first retry after a quick failure follows at once and is not logged, because a server may close an
+    idle connection at the moment of its use.
     """
 
     def __init__(self, origin: str, seconds: float) -> None:
         self._origin, self._seconds = origin, seconds
-        self._began, self._until = time.monotonic(), 0.0
-        self._failures, self._told = 0, False
+        self._start, self._deadline = time.monotonic(), 0.0
+        self._failures, self._warned = 0, False
 
     def wait(self, reason: str, pause: float = 0.0) -> None:
         self._failures += 1
         now = time.monotonic()
         if self._failures == 1:
-            self._until = now + self._seconds
-            if now - self._began < QUICK_SECONDS:
+            self._deadline = now + self._seconds
+            if now - self._start < QUICK_SECONDS:
                 time.sleep(min(pause, self._seconds))
                 return
-        if now >= self._until:
+        if now >= self._deadline:
             raise DataError(
                 f"the DICOMweb server does not answer ({reason})",
                 field="sources.url",
                 value=self._origin,
-                remedy="Run the same command again once it does: finished scans are kept. `retry_seconds` "
-                "in the manifest is how long ingest waits.",
+                remedy="Run the same command again when the server answers; finished scans are kept. Raise "
+                "`retry_seconds` in the manifest to wait longer.",
             )
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             logger.warning(
-                "the DICOMweb server %s is away (%s): ingest waits up to %.0f s for it",
+                "the DICOMweb server %s is unavailable (%s): ingest waits up to %.0f s for it",
                 self._origin,
                 reason,
                 self._seconds,
             )
-        growing = min(0.25 * 2 ** min(max(self._failures - 2, 0), 10), MAX_WAIT_SECONDS)
-        time.sleep(min(max(pause, growing * random.uniform(0.5, 1.0)), self._until - now))
+        backoff = min(0.25 * 2 ** min(max(self._failures - 2, 0), 10), MAX_WAIT_SECONDS)
+        time.sleep(min(max(pause, backoff * random.uniform(0.5, 1.0)), self._deadline - now))
 
-    def over(self) -> None:
-        if self._told:
+    def log_recovery(self) -> None:
+        if self._warned:
             logger.warning("the DICOMweb server %s answers again", self._origin)
 
 
-def _body(response: requests.Response, limit: int) -> bytearray:
-    """Read a body, unpacked if it is compressed against our wish, no further than `limit`."""
+def _read_body(response: requests.Response, limit: int) -> bytearray:
+    """Return a body, decompressed if the server compressed it in spite of the request."""
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise TooLargeError
-    body, until = bytearray(), time.monotonic() + BODY_SECONDS
-    # What has arrived, not a full block: a dripping server comes by the clock below with every few bytes.
+    body, deadline = bytearray(), time.monotonic() + BODY_SECONDS
+    # `read1` does not wait for a full block, so the deadline is checked even if single bytes arrive.
     while block := response.raw.read1(_BLOCK, decode_content=True):
         body += block
         if len(body) > limit:
             raise TooLargeError
-        if time.monotonic() > until:
-            raise _AwayError("its answer never ends")
+        if time.monotonic() > deadline:
+            raise _UnavailableError(f"its response took longer than {BODY_SECONDS:g} s")
     return body
 
 
-def _seconds(text: str) -> float:
-    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3), 0 if it says none."""
+def _retry_after(text: str) -> float:
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); 0 if absent or invalid."""
     if text.strip().isdigit():
         return float(text.strip()[:9])
     try:
@@ -277,13 +276,13 @@ def _seconds(text: str) -> float:
 
 
 def _cause(error: Any) -> str:
-    """Name a failure; the exception's own text holds the address asked for, and so a scan's UIDs."""
+    """Return the cause of a failed request, without the exception's text, whose address holds UIDs."""
     import requests
 
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy is not reachable"
     if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ReadTimeout):
-        return "no answer in time"
+        return "timeout"
     if isinstance(error, requests.exceptions.ConnectionError):
         return "not reachable"
-    return "the connection was cut"
+    return "the connection was lost"

@@ -1,4 +1,4 @@
-"""QIDO-RS: which instances a DICOMweb server holds, page by page (PS3.18, section 10.6)."""
+"""Lists the instances of a DICOMweb server with QIDO-RS (PS3.18, section 10.6), page by page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.errors import DataError, ManifestError
-from pipeline.sources.dicomweb.http import Answer, CutError, TooLargeError, WebServer
+from pipeline.sources.dicomweb.http import Answer, TooLargeError, TruncatedError, WebServer
 from pipeline.sources.stores.base import Entry
 
 logger = logging.getLogger(__name__)
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 64 * 2**20
 MAX_INSTANCES = 5_000_000
-"""Most instances of one source."""
+"""Largest number of instances of one source."""
 
-UNUSABLE_UID = "the server names it by no usable UID"
-"""Reason of refusal of an instance whose UIDs cannot stand in an address."""
+UNUSABLE_UID = "the server returned a missing or invalid UID"
+"""Reason for refusing an instance whose UIDs cannot be part of an address."""
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 _ACCEPT = "application/dicom+json"
@@ -44,12 +44,12 @@ class Query:
 
     Args:
         server: the server.
-        filters: attribute (keyword or tag in hex) and wanted value.
-        page_size: rows asked for at once.
+        filters: pairs of attribute (keyword or hexadecimal tag) and wanted value.
+        page_size: number of rows requested per page.
 
     Raises:
-        ManifestError: a filter is no DICOM attribute. Servers pass over what they do not know, and would
-            answer with everything.
+        ManifestError: a filter is not a DICOM attribute. Servers ignore unknown attributes and would return
+            all instances.
     """
 
     def __init__(
@@ -62,81 +62,80 @@ class Query:
         """Return an entry `study/series/instance` for every matching instance, sorted by name.
 
         Raises:
-            DataError: the server does not answer, answers with something else, or passes over a filter.
+            DataError: the server does not answer, returns no valid search result, or ignores a filter.
         """
-        found = self._pages("/instances", self._filters, _full_name)
-        if found is None:
-            logger.info("the server does not search all instances at once: asking study by study")
-            found = self._by_study()
+        names = self._pages("/instances", self._filters, _full_name)
+        if names is None:
+            logger.info("the server does not search all instances at once: searching study by study")
+            names = self._by_study()
         return [
-            Entry(name, 0, name.rsplit("/", 1)[-1], UNUSABLE_UID if _unusable(name) else "")
-            for name in sorted(found)
+            Entry(name, 0, name.rsplit("/", 1)[-1], UNUSABLE_UID if _is_unusable(name) else "")
+            for name in sorted(names)
         ]
 
     def _by_study(self) -> set[str]:
         levels: tuple[list[tuple[str, str]], ...] = ([], [], [])
         for name, value in self._filters:
             levels[0 if name in _STUDY_KEYS else 1 if name in _SERIES_KEYS else 2].append((name, value))
-        found: set[str] = set()
+        names: set[str] = set()
         for study in sorted(self._level("/studies", levels[0], STUDY)):
             path = f"/studies/{study}/series"
-            for series in [study] if _unusable(study) else sorted(self._level(path, levels[1], SERIES)):
+            for series in [study] if _is_unusable(study) else sorted(self._level(path, levels[1], SERIES)):
                 at = f"{path}/{series}/instances"
-                for uid in [series] if _unusable(series) else self._level(at, levels[2], INSTANCE):
-                    found.add(uid if _unusable(uid) else f"{study}/{series}/{uid}")
-                if len(found) > MAX_INSTANCES:
-                    raise self._wrong(f"it names more than {MAX_INSTANCES} instances")
-        return found
+                for uid in [series] if _is_unusable(series) else self._level(at, levels[2], INSTANCE):
+                    names.add(uid if _is_unusable(uid) else f"{study}/{series}/{uid}")
+                if len(names) > MAX_INSTANCES:
+                    raise self._wrong(f"it lists more than {MAX_INSTANCES} instances")
+        return names
 
     def _level(self, path: str, filters: list[tuple[str, str]], tag: str) -> set[str]:
-        found = self._pages(path, tuple(filters), lambda row: _uid(row, tag))
-        if found is None:
+        uids = self._pages(path, tuple(filters), lambda row: _uid(row, tag))
+        if uids is None:
             raise DataError(
                 "no DICOMweb search service answers at this address",
                 field="sources.url",
                 value=self._server.origin,
-                remedy="Name the root of the service; of Orthanc it ends in /dicom-web.",
+                remedy="Set `url` to the root of the service; Orthanc's root ends in /dicom-web.",
             )
-        return found
+        return uids
 
     def _pages(
         self, path: str, filters: tuple[tuple[str, str], ...], name_of: Callable[[Row], str]
     ) -> set[str] | None:
         """Return the names of all rows, or None if the server does not offer this search.
 
-        A page that is shorter than asked for need not be the last (servers have limits of their own), so the
-        end is a page without rows.
+        Pages are requested until one has no rows, because servers may return fewer rows than requested.
         """
-        found: set[str] = set()
+        names: set[str] = set()
         offset = 0
         while True:
             rows = self._page(path, filters, offset)
             if rows is None:
                 return None
             if not rows:
-                return found
-            before = len(found)
+                return names
+            before = len(names)
             for row in rows:
                 self._check(row, filters)
-                found.add(name_of(row))
-            if len(found) == before:
+                names.add(name_of(row))
+            if len(names) == before:
                 if offset == before != self._page_size:
-                    logger.warning("the server does not page its answers: its first one is taken as whole")
-                    return found
+                    logger.warning("the server does not page its results: the first page is used as complete")
+                    return names
                 raise self._wrong("it answers every page with the same instances")
-            if len(found) > MAX_INSTANCES:
-                raise self._wrong(f"it names more than {MAX_INSTANCES} instances")
+            if len(names) > MAX_INSTANCES:
+                raise self._wrong(f"it lists more than {MAX_INSTANCES} instances")
             offset += len(rows)
 
     def _page(self, path: str, filters: tuple[tuple[str, str], ...], offset: int) -> list[Row] | None:
-        asked: dict[str, Any] = {"limit": self._page_size, "offset": offset, **dict(filters)}
-        asked["includefield"] = [name for name, _ in filters]
+        parameters: dict[str, Any] = {"limit": self._page_size, "offset": offset, **dict(filters)}
+        parameters["includefield"] = [name for name, _ in filters]
         try:
             status, rows = self._server.get(
-                path, asked, accept=_ACCEPT, limit=MAX_PAGE_BYTES, parse=self._parse
+                path, parameters, accept=_ACCEPT, limit=MAX_PAGE_BYTES, parse=self._parse
             )
         except TooLargeError:
-            raise self._wrong(f"a page of it is larger than {MAX_PAGE_BYTES} bytes") from None
+            raise self._wrong(f"a page is larger than {MAX_PAGE_BYTES} bytes") from None
         if status in {200, 204}:
             return rows
         if status in _NOT_OFFERED:
@@ -151,34 +150,34 @@ class Query:
         try:
             rows = json.loads(answer.body)
         except RecursionError:
-            raise self._wrong("its JSON is nested without end") from None
+            raise self._wrong("its JSON is nested too deeply") from None
         except ValueError:
-            raise CutError from None
+            raise TruncatedError from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise self._wrong("it is not DICOM JSON")
         return 200, rows
 
     def _check(self, row: Row, filters: tuple[tuple[str, str], ...]) -> None:
-        """Refuse a row that contradicts a filter: a server may pass over what it cannot match."""
+        """Refuse a row that contradicts a filter: servers may ignore filters that they do not support."""
         for name, wanted in filters:
-            if not _agrees(_values(row, self._tags[name]), name, wanted):
+            if not _may_match(_values(row, self._tags[name]), name, wanted):
                 raise DataError(
-                    "the server does not search by this attribute, it answers with other values",
+                    "the server does not search by this attribute: it returned another value",
                     field=f"sources.query.{name}",
-                    remedy="Remove it from the manifest's query, and leave other scans out by a table.",
+                    remedy="Remove the attribute from `query` in the manifest, and exclude scans by a table.",
                 )
 
     def _wrong(self, problem: str) -> DataError:
         return DataError(
-            f"the server's answer to a search cannot be used: {problem}",
+            f"the server's search result cannot be used: {problem}",
             field="sources.url",
             value=self._server.origin,
-            remedy="Check that the address is that of a DICOMweb service, and the server's log.",
+            remedy="Check that the address is that of a DICOMweb service, and read the server's log.",
         )
 
 
 def _tag(name: str) -> str:
-    """Return the tag, in hex, of a keyword or tag."""
+    """Return the hexadecimal tag of a keyword or tag."""
     from pydicom.datadict import tag_for_keyword
 
     tag = int(name, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", name) else tag_for_keyword(name)
@@ -195,13 +194,13 @@ def _tag(name: str) -> str:
 def _values(row: Row, tag: str) -> list[str]:
     element = row.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
-    return (
-        [str(value) for value in values if isinstance(value, str | int)] if isinstance(values, list) else []
-    )
+    if not isinstance(values, list):
+        return []
+    return [str(value) for value in values if isinstance(value, str | int)]
 
 
-def _agrees(values: list[str], name: str, wanted: str) -> bool:
-    """Tell whether a row may match; what is not returned or takes wildcards is left to the server."""
+def _may_match(values: list[str], name: str, wanted: str) -> bool:
+    """Return whether values may match a filter; missing values, lists and wildcards are not checked."""
     if not values or set(wanted) & set("*?\\,"):
         return True
     if re.fullmatch(r"\d{8}-\d{8}", wanted) and name.endswith("Date"):
@@ -213,15 +212,15 @@ def _agrees(values: list[str], name: str, wanted: str) -> bool:
 
 def _full_name(row: Row) -> str:
     parts = [_uid(row, tag) for tag in (STUDY, SERIES, INSTANCE)]
-    return next((part for part in parts if _unusable(part)), "/".join(parts))
+    return next((part for part in parts if _is_unusable(part)), "/".join(parts))
 
 
-def _unusable(name: str) -> bool:
+def _is_unusable(name: str) -> bool:
     return name.startswith("-/")
 
 
 def _uid(row: Row, tag: str) -> str:
-    """Return a row's UID; a stand-in that starts with `-/` where it is missing or could lead elsewhere."""
+    """Return a row's UID, or a placeholder that starts with `-/` if the UID is missing or invalid."""
     found = _values(row, tag)[:1]
     if found and _UID.fullmatch(found[0]):
         return found[0]

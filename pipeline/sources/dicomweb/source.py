@@ -1,4 +1,4 @@
-"""Which instances a DICOMweb server holds, as tasks: the rules of folders applied to a server's answers."""
+"""Lists the instances of a DICOMweb server as reading tasks, by the same rules as the files of a folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from pipeline.sources.stores import open_store
 
 
 def list_server(manifest: Manifest, source: DicomWebSource, number: int, asked: Asked) -> Listing:
-    """Ask a server for the instances of a source, and list them in sorted order of their names.
+    """List the instances of a source on its server, sorted by name.
 
     Args:
         manifest: the manifest, for its paths and the kept test split.
         source: the source's rules.
         number: position of the source in the manifest.
-        asked: nothing here depends on it.
+        asked: unused.
 
     Raises:
-        ManifestError: a variable is not set, a column is missing, a filter is no DICOM attribute.
-        DataError: the server does not answer, or holds nothing that matches.
+        ManifestError: an environment variable is not set, a column is missing, or a filter is not a DICOM
+            attribute.
+        DataError: the server does not answer, or no instance matches.
     """
     at = f"sources.{number}"
     access = WebAccess(
@@ -47,8 +48,8 @@ def list_server(manifest: Manifest, source: DicomWebSource, number: int, asked: 
     listing = list_entries(manifest, source, rule, number, open_store(rule).entries())
     if not listing.tasks:
         raise DataError(
-            "the server holds nothing that matches",
+            "no instance on the server matches",
             field=f"{at}.query",
-            remedy="Widen the query, or check what the account may see.",
+            remedy="Widen the query, or check which instances the account may read.",
         )
     return listing

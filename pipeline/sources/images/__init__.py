@@ -1,1 +1,1 @@
-"""PNG, JPEG, TIFF and JPEG 2000 files."""
+"""PNG, JPEG and TIFF files, and checks of JPEG and JPEG 2000 codestreams."""

@@ -1,4 +1,4 @@
-"""Whether a PNG or TIFF file has the data of all its rows; Pillow and libtiff are silent about the rest."""
+"""Checks that a PNG or TIFF file has the data of all its rows; Pillow and libtiff accept missing rows."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from pipeline.sources.base import MAX_PIXELS
 from pipeline.sources.images.jpeg_scans import scans_of, with_foreign_bytes, without_end
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples a pixel of each colour type of PNG."""
+"""Colour type of PNG -> samples per pixel."""
 
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-"""First row, first column, and steps of both, of the passes of an interlaced PNG (ISO/IEC 15948, 8.2)."""
+"""(first row, first column, row step, column step) per pass of an interlaced PNG (ISO/IEC 15948, 8.2)."""
 
-_PIECE = 2**18
-_ROOM = 2
-"""By how much the tiles of a picture may exceed its largest size, since those at the border are whole."""
+_BLOCK = 2**18
+_MAX_TILE_EXCESS = 2
+"""Largest ratio of the pixels of all tiles to `MAX_PIXELS`; tiles at the border exceed the image."""
 
-_STRIPS, _TILES, _TABLES = (273, 279), (324, 325), 347
+_STRIPS, _TILES, _JPEG_TABLES = (273, 279), (324, 325), 347
+"""Tags of TIFF 6.0: (offsets, byte counts) of strips and of tiles, and the tables that they share."""
+
 MAX_STRIPS = 70_000
-"""Most strips or tiles of a TIFF file of JPEG pictures; 65,535 rows have no more."""
+"""Largest number of strips or tiles of a JPEG-compressed TIFF file: about one per row of `MAX_SIDE`."""
 
 
 def check_png(data: bytes) -> None:
-    """Refuse a PNG whose compressed data end before its last row, or do not agree with their checksum.
+    """Refuse a PNG whose compressed data end before its last row or contradict their checksum.
 
     Raises:
         ScanRefusedError: rows are missing.
-        zlib.error: corrupt.
-        struct.error: no header.
+        zlib.error: the compressed data are corrupt.
+        struct.error: the header is missing.
     """
     width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     sample_bits = bits * _SAMPLES.get(colour, 1)
@@ -41,16 +43,16 @@ def check_png(data: bytes) -> None:
     if interlaced:
         sizes = [(-(-(height - row) // down), -(-(width - column) // across))
                  for row, column, down, across in _PASSES]  # fmt: skip
-    left = sum(rows * (1 + -(-columns * sample_bits // 8)) for rows, columns in sizes if rows > 0 < columns)
-    unpacker = zlib.decompressobj()
+    missing = sum(rows * (1 + -(-width * sample_bits // 8)) for rows, width in sizes if rows > 0 < width)
+    inflater = zlib.decompressobj()
     for chunk in _image_chunks(data):
         rest = chunk
-        while rest and not unpacker.eof:
-            left -= len(unpacker.decompress(rest, _PIECE))
-            rest = unpacker.unconsumed_tail
-            if left < -_PIECE:
+        while rest and not inflater.eof:
+            missing -= len(inflater.decompress(rest, _BLOCK))
+            rest = inflater.unconsumed_tail
+            if missing < -_BLOCK:
                 return
-    if left > 0:
+    if missing > 0:
         raise ScanRefusedError("truncated image")
 
 
@@ -66,54 +68,48 @@ def _image_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def check_tiff(data: bytes, image: Any) -> None:
-    """Refuse a TIFF file of JPEG pictures, strip by strip or tile by tile, that lacks a part of one of them.
+    """Refuse a JPEG-compressed TIFF file with an incomplete strip or tile.
 
     Args:
         data: the file's bytes.
         image: the file, opened by Pillow.
 
     Raises:
-        ScanRefusedError: truncated, or too many strips.
-        OSError: a strip cannot be decoded.
+        ScanRefusedError: a strip or tile is truncated, or there are too many.
+        OSError: a strip or tile cannot be decoded.
     """
     if image.info.get("compression") != "jpeg":
         return
     tags = image.tag_v2
-    offsets, counts = next(
-        (
-            (tags[first], tags[second])
-            for first, second in (_STRIPS, _TILES)
-            if first in tags and second in tags
-        ),
-        ((), ()),
-    )
+    found = (pair for pair in (_STRIPS, _TILES) if pair[0] in tags and pair[1] in tags)
+    offsets, counts = next(((tags[first], tags[second]) for first, second in found), ((), ()))
     if not 0 < len(offsets) == len(counts) <= MAX_STRIPS:
         raise ScanRefusedError("truncated image")
-    # The tables stand once, in a picture without scans.
-    tables = bytes(tags.get(_TABLES, b""))[2:-2]
-    left = _ROOM * MAX_PIXELS
+    # The shared tables form a JPEG image without scans, here without its start and end markers.
+    tables = bytes(tags.get(_JPEG_TABLES, b""))[2:-2]
+    max_pixels = _MAX_TILE_EXCESS * MAX_PIXELS
     for offset, count in zip(offsets, counts, strict=True):
         strip = data[offset : offset + count]
-        left -= _check_strip(strip[:2] + tables + strip[2:], left)
+        max_pixels -= _check_strip(strip[:2] + tables + strip[2:], max_pixels)
 
 
-def _check_strip(strip: bytes, most: int) -> int:
-    """Return the number of pixels of a strip that is whole, and has no more than `most`."""
+def _check_strip(strip: bytes, max_pixels: int) -> int:
+    """Return the number of pixels of a complete strip with at most `max_pixels`."""
     scans = scans_of(strip)
     scans.check()
     if scans.is_plain:
-        return len(_pixels(without_end(strip, scans), most))
-    pixels = _pixels(strip, most)
-    if not scans.num_scans or pixels != _pixels(with_foreign_bytes(strip, scans), most):
+        return len(_pixels(without_end(strip, scans), max_pixels))
+    pixels = _pixels(strip, max_pixels)
+    if not scans.num_scans or pixels != _pixels(with_foreign_bytes(strip, scans), max_pixels):
         raise ScanRefusedError("truncated image")
     return len(pixels)
 
 
-def _pixels(strip: bytes, most: int) -> bytes:
+def _pixels(strip: bytes, max_pixels: int) -> bytes:
     from PIL import Image
 
-    with Image.open(io.BytesIO(strip), formats=("JPEG",)) as picture:
-        # A strip's own size need not be that of the file.
-        if picture.height * picture.width > most:
+    with Image.open(io.BytesIO(strip), formats=("JPEG",)) as image:
+        # The size in a strip may differ from the size in the file's tags.
+        if image.height * image.width > max_pixels:
             raise ScanRefusedError("image too large")
-        return bytes(picture.convert("L").tobytes())
+        return bytes(image.convert("L").tobytes())

@@ -1,8 +1,8 @@
-"""Whether a JPEG or JPEG-LS codestream has all its scan data (ISO/IEC 10918-1 and 14495-1).
+"""Checks that a JPEG or JPEG-LS codestream has all its scan data (ISO/IEC 10918-1 and 14495-1).
 
-The decoders make up what is missing, without a word: the lower part of a picture whose scan was cut before
-its end marker is a flat grey. Whether they did can be seen from outside. Bytes put in where a scan ends are
-skipped if the scan is whole, and taken for picture if it is not.
+Decoders silently fill in missing scan data, so the lower part of a truncated image is flat grey. To detect
+this, bytes are inserted at the end of each scan. A decoder skips them after a complete scan, and decodes
+them as pixels after an incomplete one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pipeline.errors import ScanRefusedError
 
 MAX_SCANS = 100
-"""Most scans of a codestream; progressive ones have about ten, and each goes over the whole image again."""
+"""Largest number of scans; progressive images have about ten, and each decodes the whole image again."""
 
 MAX_MARKS = 200_000
-"""Most segments, and most restart intervals, of a codestream; one a row of blocks is usual."""
+"""Largest number of segments, and of restart intervals, of which one per row of blocks is usual."""
 
 _START_OF_IMAGE, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -27,30 +27,30 @@ _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = frozenset({0x01, *_RESTARTS})
 
-_MARKER, _AMONG_DATA = re.compile(rb"\xff[\x01-\xff]"), re.compile(rb"\xff[\x80-\xff]")
-"""What begins a marker; among scan data 00 stands after a byte FF in JPEG, less than 80 in JPEG-LS."""
+_MARKER, _MARKER_IN_SCAN = re.compile(rb"\xff[\x01-\xff]"), re.compile(rb"\xff[\x80-\xff]")
+"""Starts of markers. In scan data, a byte FF is followed by 00 in JPEG and by less than 80 in JPEG-LS."""
 
-_OTHER = re.compile(rb"[^\xff]")
+_NOT_FF = re.compile(rb"[^\xff]")
 _MAX_STEPS = 1_000_000
 
 _FOREIGN = bytes(random.Random(1).randrange(1, 0x80) for _ in range(64))
-"""Bytes that are no marker, and no picture that anything would make up."""
+"""Random bytes without a marker; no decoder fills in pixels that equal theirs."""
 
-_NO_CODE = b"\xff\0" * 8
-"""As many 1 bits as a decoder reads ahead. No Huffman code is all ones: a block is two of these at least."""
+_ONES = b"\xff\0" * 8
+"""The 1 bits that a decoder reads ahead. No Huffman code is all ones, so they encode no block."""
 
 
 @dataclass(slots=True)
 class Scans:
-    """What a codestream says of its scans.
+    """The scans of a codestream.
 
     Attributes:
-        process: number of the marker of the frame, 0 without one.
-        components: numbers of the components of the frame.
-        bands: component -> the lowest bit of each of its coefficients that was coded; 255 without any.
-        marks: offsets at which scan data end: before a restart marker, the next segment, or at the end.
+        process: number of the frame's marker; 0 without a frame.
+        components: identifiers of the frame's components.
+        bands: component -> lowest coded bit of each of its 64 coefficients; 255 for uncoded coefficients.
+        marks: offsets of the ends of scan data, at a restart marker, the next segment or the end of the file.
         num_scans: number of scans.
-        end: offset behind the data of the last scan.
+        end: offset of the end of the last scan's data.
     """
 
     process: int = 0
@@ -62,51 +62,55 @@ class Scans:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one Huffman-coded scan from top to bottom, without restarts."""
+        """Whether there is one Huffman-coded sequential scan without restart markers."""
         return self.process in _SEQUENTIAL and self.num_scans == 1 and len(self.marks) == 1
 
     def check(self) -> None:
-        """Refuse a codestream that lacks whole scans, or has absurdly many.
+        """Refuse a codestream that lacks scans or has too many.
 
         Raises:
-            ScanRefusedError: too many scans, a component or a coefficient was not coded to its last bit, or
-                the codes are arithmetic: their scans need not be whole.
+            ScanRefusedError: there are too many scans, a component or coefficient lacks its last bit, or the
+                coding is arithmetic, so that truncated scans cannot be detected.
         """
         if self.num_scans > MAX_SCANS:
             raise ScanRefusedError("too many scans")
         if self.process in _ARITHMETIC:
             raise ScanRefusedError("arithmetic coding not supported")
-        wanted = 64 if self.process == _PROGRESSIVE else 1
-        for number in self.components:
-            if any(self.bands.get(number, [255])[:wanted]):
+        coefficients = 64 if self.process == _PROGRESSIVE else 1
+        for component in self.components:
+            if any(self.bands.get(component, [255])[:coefficients]):
                 raise ScanRefusedError("scans of the image missing")
 
 
 def scans_of(data: bytes) -> Scans:
-    """Return what a codestream, from its first byte on, says of its scans; up to where it makes no sense."""
+    """Return the scans of a codestream, which starts at the first byte.
+
+    Raises:
+        ScanRefusedError: there are too many segments, restart intervals or invalid markers.
+    """
     found = Scans()
-    for marker, place in _segments(data, found):
-        length = int.from_bytes(data[place : place + 2], "big")
-        body = data[place + 2 : place + length]
+    for marker, start in _segments(data, found):
+        length = int.from_bytes(data[start : start + 2], "big")
+        body = data[start + 2 : start + length]
         if marker in _FRAMES and len(body) >= 6 and not found.process:
             found.process, found.components = marker, body[6 : 6 + 3 * body[5] : 3]
         if marker == _START_OF_SCAN and body and len(body) >= 4 + 2 * body[0]:
             found.num_scans += 1
             first, last, bits = body[1 + 2 * body[0] :][:3]
             progressive = found.process == _PROGRESSIVE
-            for number in body[1 : 1 + 2 * body[0] : 2]:
-                band = found.bands.setdefault(number, [255] * 64)
+            for component in body[1 : 1 + 2 * body[0] : 2]:
+                band = found.bands.setdefault(component, [255] * 64)
                 for coefficient in range(first, min(last, 63) + 1) if progressive else (0,):
                     band[coefficient] = bits & 15 if progressive else 0
     return found
 
 
 def _segments(data: bytes, found: Scans) -> Iterator[tuple[int, int]]:
-    """Yield (marker, offset of its length) of all segments, and note where scan data end."""
+    """Yield (marker, offset of its length field) of all segments, and add the scan ends to `found`."""
     position = 2 if data[:2] == _START_OF_IMAGE else len(data)
     for _ in range(MAX_MARKS):
-        # As the decoders do, whatever stands before the next marker is stepped over.
-        _, position = _next(_MARKER, data, position)
+        # Like the decoders, skip all bytes before the next marker.
+        _, position = _next_marker(_MARKER, data, position)
         if position >= len(data) or (marker := data[position]) == _END_OF_IMAGE:
             return
         position += 1
@@ -122,9 +126,9 @@ def _segments(data: bytes, found: Scans) -> Iterator[tuple[int, int]]:
 
 
 def _end_of_scan(data: bytes, position: int, found: Scans) -> int:
-    """Note where the data of a scan end, and return the offset behind them."""
+    """Add the ends of a scan's data to `found`, and return the offset of the last."""
     while len(found.marks) < MAX_MARKS:
-        mark, position = _next(_AMONG_DATA, data, position)
+        mark, position = _next_marker(_MARKER_IN_SCAN, data, position)
         found.marks.append(mark)
         if position >= len(data) or data[position] not in _RESTARTS:
             break
@@ -132,30 +136,30 @@ def _end_of_scan(data: bytes, position: int, found: Scans) -> int:
     return found.end
 
 
-def _next(kind: re.Pattern[bytes], data: bytes, position: int) -> tuple[int, int]:
-    """Return where the next marker begins and where its number stands; without one, the end of the data."""
+def _next_marker(pattern: re.Pattern[bytes], data: bytes, position: int) -> tuple[int, int]:
+    """Return the offsets of the next marker and of its number; without a marker, the end of the data."""
     for _ in range(_MAX_STEPS):
-        match = kind.search(data, position)
-        # Any number of bytes FF may stand before a marker's own.
-        number = _OTHER.search(data, match.end() - 1) if match else None
+        match = pattern.search(data, position)
+        # Any number of fill bytes FF may precede a marker.
+        number = _NOT_FF.search(data, match.end() - 1) if match else None
         if match is None or number is None:
             return len(data), len(data)
         position = number.start()
-        if kind.match(b"\xff" + data[position : position + 1]):
+        if pattern.match(b"\xff" + data[position : position + 1]):
             return match.start(), position
     raise ScanRefusedError("compressed pixels truncated or corrupt")
 
 
 def without_end(data: bytes, scans: Scans) -> bytes:
-    """Return a codestream of one plain scan with no end marker, but with bits to read ahead.
+    """Return a codestream of one plain scan without its end marker, followed by bits to read ahead.
 
-    A decoder that waits for more data, as Pillow's does, has all rows only if the scan has all blocks.
+    Decoders that wait for more data, such as Pillow's, return all rows only if the scan has all blocks.
     """
-    return data[: scans.end] + _NO_CODE
+    return data[: scans.end] + _ONES
 
 
 def with_foreign_bytes(data: bytes, scans: Scans) -> bytes:
-    """Return a codestream that decodes to the same picture if, and only if, all scan data are there."""
+    """Return a codestream that decodes to the same pixels if and only if all scan data are present."""
     pieces = []
     position = restarts = 0
     for mark in scans.marks:
@@ -164,7 +168,7 @@ def with_foreign_bytes(data: bytes, scans: Scans) -> bytes:
         if len(following := data[mark : mark + 16].lstrip(b"\xff")) and following[0] in _RESTARTS:
             restarts += 1
         elif restarts:
-            # Where whole intervals are lost, a decoder looks for the next one before it reads on.
+            # If whole intervals are missing, a decoder searches for the next restart marker.
             pieces += [bytes((0xFF, _RESTARTS[restarts % 8])), _FOREIGN]
             restarts = 0
     return b"".join([*pieces, data[position:]])

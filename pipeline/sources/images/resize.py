@@ -1,4 +1,4 @@
-"""Exact area averaging at any ratio: each new pixel is the mean over the area it covers."""
+"""Resizes images by exact area averaging at any ratio."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import numpy as np
 import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
-"""(top, left, bottom, right) in source pixels, edges may lie between pixels."""
+"""(top, left, bottom, right) in source pixels; edges may lie between pixels."""
 
 _BLOCK_PIXELS = 2**22
-"""Source pixels that are summed at once."""
+"""Number of source pixels per block of the sum."""
 
 
 def area_average(
     pixels: npt.NDArray[np.generic], height: int, width: int, box: Box | None = None
 ) -> npt.NDArray[np.float64]:
-    """Resample an image so that each new pixel is the mean of the source area it covers.
+    """Resize an image so that each new pixel is the mean of the source area that it covers.
 
-    Sums run in float64 and in a fixed order (no matrix product), so the result does not depend on the
-    number of threads or the kind of processor.
+    Sums are computed in float64 and in a fixed order (no matrix product), so the result does not depend on
+    the number of threads or the processor.
 
     Args:
         pixels: (H, W), any real dtype.
         height: new height in pixels.
         width: new width in pixels.
-        box: the source area to take, inside the image; the whole image by default.
+        box: the source area, inside the image; the whole image by default.
 
     Returns:
-        (height, width) float64, with the mean of the box kept.
+        (height, width) float64 pixels with the same mean as the box.
 
     Raises:
-        ValueError: the box is empty or lies outside the image.
+        ValueError: the box is empty or exceeds the image, or the new size is below 1.
     """
     rows, columns = pixels.shape
     top, left, bottom, right = box if box is not None else (0.0, 0.0, float(rows), float(columns))
@@ -45,17 +45,17 @@ def area_average(
 def _average_rows(
     pixels: npt.NDArray[np.generic], count: int, start: float, stop: float
 ) -> npt.NDArray[np.float64]:
-    """Average along axis 0 between the edges `start` and `stop` into `count` rows."""
+    """Average the rows from edge `start` to edge `stop` into `count` new rows."""
     rows = len(pixels)
     step = (stop - start) / count
     edges = start + np.arange(count + 1) * step
     edges[-1] = stop
     whole = np.minimum(edges.astype(np.int64), rows - 1)
-    # Part of row `whole[i]` that lies before edge i; the last edge may stand at the image's end (part 1).
+    # The part of row `whole[i]` before edge i; it is 1 if the last edge is the end of the image.
     part = (edges - whole)[:, None]
     border = pixels[whole].astype(np.float64)
     if np.all(np.diff(whole) >= 1):
-        # reduceat makes float64 of all that it is given, so it is given some of the new rows at a time.
+        # reduceat converts its whole input to float64, so it gets a block of rows at a time.
         sums = np.empty((count, pixels.shape[1]))
         group = max(1, _BLOCK_PIXELS * count // pixels.size)
         for first in range(0, count, group):
@@ -66,7 +66,7 @@ def _average_rows(
             )
         sums += part[1:] * border[1:] - part[:-1] * border[:-1]
     else:
-        # Enlarging: several edges fall into one row, where reduceat has no empty sums; small images only.
+        # When enlarging, several edges lie in one row, and reduceat cannot compute empty sums.
         running = np.zeros((rows + 1, pixels.shape[1]))
         np.cumsum(pixels, axis=0, dtype=np.float64, out=running[1:])
         sums = np.diff(running[whole] + part * border, axis=0)

@@ -1,4 +1,4 @@
-"""Image files: PNG, JPEG and TIFF, grey, 8 or 16 bit, decoded with Pillow inside fixed bounds."""
+"""Reads PNG, JPEG and TIFF files as grey images with Pillow, within fixed size limits."""
 
 from __future__ import annotations
 
@@ -26,79 +26,79 @@ from pipeline.sources.images.modes import (
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 MAX_WIDE_PIXELS = 60_000_000
-"""Largest image that takes over six bytes a pixel to decode: of 32 bits, or a progressive JPEG."""
+"""Largest number of pixels of a 32-bit image or progressive JPEG; decoding takes over six bytes per pixel."""
 
 _JPEG = b"\xff\xd8"
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
-"""TIFF 6.0, PhotometricInterpretation; Pillow undoes it for 8 bits only."""
+"""Tag PhotometricInterpretation of TIFF 6.0; Pillow inverts WhiteIsZero images of 8 bits only."""
 
 COLOUR_TOLERANCE = 8.0
-"""Largest mean difference between colour channels (of 255) of an image that still counts as grey."""
+"""Largest mean difference between the colour channels, in levels of 255, of an image that counts as grey."""
 
 
 def read(task: ScanTask, data: bytes) -> Iterator[Scan]:
     """Yield the one scan of an image file.
 
     Args:
-        task: the scan.
+        task: the scan and how to read it.
         data: the file's bytes.
 
     Raises:
-        ScanRefusedError: not one of the formats, corrupt, too large, several frames, colour, or samples
-            that Pillow would narrow.
+        ScanRefusedError: the file has another format, several frames, colours that the manifest does not
+            accept, or samples that Pillow would change; or it is corrupt or too large.
     """
-    # Its debug log quotes the values of tags, such as an image's description.
+    # Pillow's debug log quotes the values of tags, such as the image description.
     logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
     luma = task.rule.read_with(ImageOptions).colour == "grey"
-    picture = (_whole_jpeg if data[:2] == _JPEG else _decoded)(data, luma=luma)
+    image = (_decoded_jpeg if data[:2] == _JPEG else _decoded)(data, luma=luma)
     yield Scan(
-        pixels=picture.pixels,
-        value_range=picture.value_range,
+        pixels=image.pixels,
+        value_range=image.value_range,
         sha256=hashlib.sha256(data).hexdigest(),
-        source_format=picture.kind,
-        pixel_aspect=1 / task.pixel_aspect if picture.on_its_side else task.pixel_aspect,
+        source_format=image.format,
+        pixel_aspect=1 / task.pixel_aspect if image.is_transposed else task.pixel_aspect,
         attributes=task.attributes,
     )
 
 
-class _Picture(NamedTuple):
+class _DecodedImage(NamedTuple):
     """A decoded image file.
 
     Attributes:
-        pixels: (H, W), upright.
-        value_range: values of black and white, None where they are not fixed by the format.
-        kind: short name of the format.
-        on_its_side: whether rows of the file are columns of the picture.
+        pixels: (H, W) upright pixels.
+        value_range: values of black and white, or None if the format does not fix them.
+        format: lower-case name of the format.
+        is_transposed: whether rows of the file are columns of the upright image.
     """
 
     pixels: npt.NDArray[np.generic]
     value_range: tuple[float, float] | None
-    kind: str
-    on_its_side: bool
+    format: str
+    is_transposed: bool
 
 
-def _whole_jpeg(data: bytes, *, luma: bool) -> _Picture:
-    """Decode a JPEG file, unless a part of its scans is missing, which the decoder would make up."""
+def _decoded_jpeg(data: bytes, *, luma: bool) -> _DecodedImage:
+    """Decode a JPEG file; refuse missing scan data, which the decoder would silently fill in."""
     scans = scans_of(data)
     scans.check()
     if scans.is_plain:
         return _decoded(without_end(data, scans), luma=luma)
-    picture = _decoded(data, luma=luma)
-    if not np.array_equal(picture.pixels, _decoded(with_foreign_bytes(data, scans), luma=luma).pixels):
+    image = _decoded(data, luma=luma)
+    if not np.array_equal(image.pixels, _decoded(with_foreign_bytes(data, scans), luma=luma).pixels):
         raise ScanRefusedError("truncated image")
-    return picture
+    return image
 
 
-def _decoded(data: bytes, *, luma: bool) -> _Picture:
+def _decoded(data: bytes, *, luma: bool) -> _DecodedImage:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images and odd tags; our own bound decides, and warnings may quote tags.
+            # Warnings of large images duplicate `check_size`, and warnings of unusual tags may quote them.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 check_size(image.height, image.width)
-                # Counting the frames would follow a chain of directories to its end: quadratic time.
+                # `n_frames` would follow the whole chain of directories in quadratic time.
                 if getattr(image, "is_animated", False):
                     raise ScanRefusedError("several frames")
                 wide = image.mode in {"I", "F"} or "progressive" in image.info
@@ -113,20 +113,20 @@ def _decoded(data: bytes, *, luma: bool) -> _Picture:
                 pixels, value_range = _grey(image, luma=luma)
                 if image.format != "TIFF":
                     pixels = upright(pixels, orientation)
-                return _Picture(pixels, value_range, (image.format or "image").lower(), orientation >= 5)
+                return _DecodedImage(pixels, value_range, (image.format or "image").lower(), orientation >= 5)
     except UnidentifiedImageError as error:
         raise ScanRefusedError("not a PNG, JPEG or TIFF image") from error
     except Image.DecompressionBombError as error:
         raise ScanRefusedError("image too large") from error
     except ScanRefusedError:
         raise
-    # Pillow raises many kinds on broken files (OSError, SyntaxError, ValueError, struct.error, ...).
+    # Pillow raises many exception types for corrupt files (OSError, SyntaxError, ValueError, ...).
     except Exception as error:
         raise ScanRefusedError("truncated image" if "truncated" in str(error) else "corrupt image") from error
 
 
 def _grey(image: Any, *, luma: bool) -> tuple[npt.NDArray[np.generic], tuple[float, float] | None]:
-    """Return grey pixels and the values of black and white, None where they are not fixed by the format."""
+    """Return grey pixels and the values of black and white, or None if the format does not fix them."""
     mode: str = image.mode
     check_opaque(image)
     if mode == "L":
@@ -146,17 +146,17 @@ def _grey(image: Any, *, luma: bool) -> tuple[npt.NDArray[np.generic], tuple[flo
     if mode in {"P", "PA"}:
         return _grey(image.convert("RGB"), luma=luma)
     if mode in {"RGB", "RGBA"}:
-        if not luma and _spread(image) > COLOUR_TOLERANCE:
+        if not luma and _channel_difference(image) > COLOUR_TOLERANCE:
             raise ScanRefusedError("colour image")
-        # ITU-R BT.601 luma, as Pillow computes it, in whole numbers.
+        # Pillow computes the luma of ITU-R BT.601 in integers.
         return np.asarray(image.convert("L")), (0.0, 255.0)
     raise ScanRefusedError("unsupported pixel format")
 
 
-def _spread(image: Any) -> float:
+def _channel_difference(image: Any) -> float:
     """Return the mean difference between the channels of a colour image, over a grid of its pixels.
 
-    Row by row, because an array of all its pixels would need two more copies of them.
+    The image is converted row by row, because an array of the whole image would need two more copies.
     """
     step = max(1, image.height // 128)
     total = count = 0

@@ -1,10 +1,11 @@
-"""Where the files of a source lie: a folder, an archive, a DICOM medium, each listed and read alike."""
+"""Stores of files: folders, archives, DICOM media and DICOMweb servers behind one interface."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,11 @@ def kind_of(path: Path, *, field: str) -> str:
     """Return the kind of store at a path: `folder`, `zip`, `tar` or `dicomdir`.
 
     Args:
-        path: absolute path from a manifest.
-        field: manifest key that named it, for messages.
+        path: absolute path.
+        field: manifest key or option with this path, for error messages.
 
     Raises:
-        DataError: nothing is there, or it is no store.
+        DataError: the path does not exist, cannot be read, or is not a store.
     """
     if path.is_dir():
         return "folder"
@@ -55,7 +56,7 @@ def kind_of(path: Path, *, field: str) -> str:
             "cannot be read", field=field, value=str(path), remedy="Give yourself read access to it."
         ) from error
     raise DataError(
-        "neither a folder nor a zip or tar archive nor a DICOMDIR",
+        "not a folder, zip archive, tar archive or DICOMDIR",
         field=field,
         value=str(path),
         remedy="Name the folder, archive or DICOMDIR that holds the scans.",
@@ -63,53 +64,49 @@ def kind_of(path: Path, *, field: str) -> str:
 
 
 def open_store(rule: ReadRule) -> Store:
-    """Return the store of a source, opened once in each process and anew when the archive has changed."""
+    """Return the store of a source, opened once per process, and again if the archive changed.
+
+    Raises:
+        DataError: the archive no longer exists or cannot be opened.
+    """
     if rule.store == "dicomweb":
-        return _served(rule.root, rule.web or WebAccess())
+        return _server_store(rule.root, rule.web or WebAccess())
     stamp = 0
     if rule.store in {"zip", "tar", "dicomdir"}:
         try:
             status = Path(rule.root).stat()
         except OSError as error:
             raise DataError(
-                "the archive is gone", field="sources", remedy="Put it back and run again."
+                "the archive no longer exists", field="sources", remedy="Restore it and run again."
             ) from error
         stamp = hash((status.st_size, status.st_mtime_ns))
-    return _opened(rule.store, rule.root, stamp)
+    return _file_store(rule.store, rule.root, stamp)
 
 
 @functools.lru_cache(maxsize=16)
-def _served(url: str, access: WebAccess) -> Store:
+def _server_store(url: str, access: WebAccess) -> Store:
     from pipeline.sources.dicomweb.store import DicomWebStore
 
     return DicomWebStore(url, access)
 
 
 @functools.lru_cache(maxsize=16)
-def _opened(kind: str, root: str, stamp: int) -> Store:
-    if kind == "zip":
-        from pipeline.sources.stores.zip import ZipStore
-
-        return ZipStore(Path(root))
-    if kind == "tar":
-        from pipeline.sources.stores.tar import TarStore
-
-        return TarStore(Path(root))
-    if kind == "dicomdir":
-        from pipeline.sources.stores.dicomdir import DicomdirStore
-
-        return DicomdirStore(Path(root))
+def _file_store(kind: str, root: str, stamp: int) -> Store:
+    from pipeline.sources.stores.dicomdir import DicomdirStore
     from pipeline.sources.stores.folder import FolderStore
+    from pipeline.sources.stores.tar import TarStore
+    from pipeline.sources.stores.zip import ZipStore
 
-    return FolderStore(Path(root))
+    stores: dict[str, Callable[[Path], Store]] = {"zip": ZipStore, "tar": TarStore, "dicomdir": DicomdirStore}
+    return stores.get(kind, FolderStore)(Path(root))
 
 
 def drop_unpacked(rules: set[ReadRule]) -> None:
-    """Remove what compressed archives were unpacked to in the cache, once all their scans are read."""
+    """Remove the unpacked copies of compressed archives from the cache, after all scans are read."""
     from pipeline.sources.stores.tar import unpacked_path
 
-    # Closed first: Windows removes no open file, and leaves one that another run reads to that run.
-    _opened.cache_clear()
+    # Windows does not remove open files: close those of this run, and keep those that another run reads.
+    _file_store.cache_clear()
     for rule in rules:
         if rule.store == "tar":
             with contextlib.suppress(PermissionError):

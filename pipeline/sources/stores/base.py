@@ -1,4 +1,4 @@
-"""What every store offers, and the bounds that all of them keep."""
+"""The interface of stores, and their shared limits."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_FILE_BYTES = 512 * 2**20
-"""Largest file that is read into memory."""
+"""Largest file in bytes that is read into memory."""
 
 MAX_MEMBERS = 5_000_000
-"""Most files of one archive."""
+"""Largest number of files in one archive."""
 
 MAX_RATIO = 1100
-"""Most bytes that a byte of an archive may stand for; deflate ends at 1032 (RFC 1951)."""
+"""Largest ratio of unpacked to packed bytes; deflate reaches 1032 (RFC 1951)."""
 
 UNSAFE = "unsafe path in the archive"
-"""Reason of refusal of a member whose name leads out of the archive."""
+"""Reason for refusing a member whose name leads out of the archive."""
 
 LINK = "a link or device in the archive, not a file"
-"""Reason of refusal of an archive member that is no regular file."""
+"""Reason for refusing an archive member that is not a regular file."""
 
 HIDDEN = "hidden"
 FOLDER_LINK = "a link to a folder elsewhere, which is not followed"
 INNER_LINK = "a link to a folder of the source itself, which is not followed"
 NO_FILE = "neither a file nor a folder"
 CLOSED = "a folder that cannot be read"
-NOT_NAMED = "not named by the DICOMDIR"
+NOT_NAMED = "not listed in the DICOMDIR"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What lies in a store, before it is read: a file, or something that is passed over and counted.
+    """A file of a store that was not read yet, or an item that is skipped and counted.
 
     Attributes:
-        name: relative name with `/` between its parts. Identifying: never written or logged.
-        size: bytes, 0 if unknown.
-        stamp: text that changes when the content does (modification time, checksum, instance UID).
-        refusal: why the file cannot be used, known without reading it; empty if nothing is known.
-        skipped: why it is passed over whatever a manifest includes; empty for a file that may be a scan.
+        name: relative name with `/` as separator; identifying, so it is never written or logged.
+        size: size in bytes; 0 if unknown.
+        stamp: text that changes with the content (modification time, checksum, instance UID).
+        refusal: reason for refusing the file that is known without reading it; empty if there is none.
+        skipped: reason for skipping the item in every manifest; empty for a file that may be a scan.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Store(Protocol):
     """A place that holds files."""
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all that lies there but plain folders, sorted by name; `skipped` marks what is no scan.
+        """Yield all items except plain folders, sorted by name.
 
         Raises:
             DataError: the store itself cannot be read.
@@ -63,18 +63,25 @@ class Store(Protocol):
 
         Raises:
             ScanRefusedError: this file is missing, empty, too large or damaged.
-            DataError: the store itself is gone.
+            DataError: the store itself no longer exists.
         """
 
 
+def member_entry(name: str, size: int, stamp: str, refusal: str) -> Entry:
+    """Return the entry of an archive member; hidden members and links are skipped."""
+    if is_hidden(name):
+        return Entry(name, size, stamp, skipped=HIDDEN)
+    return Entry(name, size, stamp, refusal, LINK if refusal == LINK else "")
+
+
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or a folder above it is hidden, or an archiver's own."""
+    """Return whether a file, or a folder above it, is hidden or was added by the archiver."""
     parts = name.split("/")
     return any((part[:1] == "." and part != "..") or part == "__MACOSX" for part in parts)
 
 
 def is_unsafe(name: str) -> bool:
-    """Tell whether a member's name is absolute, climbs, or is spelled for another system."""
+    """Return whether a member's name is empty, absolute, leads upwards, or is a Windows path."""
     parts = name.split("/")
     return (
         not name

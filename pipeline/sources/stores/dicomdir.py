@@ -1,4 +1,4 @@
-"""A DICOM medium: the files that a DICOMDIR lists (PS3.3 F.3, PS3.10 8)."""
+"""A DICOM medium as a store: the files that its DICOMDIR lists (PS3.3 F.3, PS3.10 8)."""
 
 from __future__ import annotations
 
@@ -23,41 +23,37 @@ _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 class DicomdirStore(FolderStore):
-    """The files that a DICOMDIR refers to; a file that it names but that is not there is refused by name.
+    """The files that a DICOMDIR lists; a listed file that is missing is refused.
 
     Args:
         path: the DICOMDIR file.
 
     Raises:
-        DataError: not a DICOMDIR, or too large.
+        DataError: the file is not a DICOMDIR, lists no file, or is too large.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.parent)
         self._directory = path.name
-        self._names = _referenced(path)
+        self._names = _listed_names(path)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every referenced file, sorted by its name on the disk; others as passed over."""
+        """Yield the listed files, and all others as skipped, sorted by their names on the disk."""
         found: dict[str, Entry] = {}
         try:
             for entry in super().entries():
-                # The directory itself was read.
                 if entry.name != self._directory:
                     found[entry.name] = entry if entry.skipped else replace(entry, skipped=NOT_NAMED)
         except DataError:
-            # What the medium names may be readable all the same.
+            # The listed files may be readable even if a folder is not.
             found[""] = Entry("", 0, "", skipped=CLOSED)
-        for name in self._names:
-            entry = self._entry(name)
-            found[entry.name] = entry
-        for name in sorted(found):
-            yield found[name]
+        found.update((entry.name, entry) for entry in map(self._entry, self._names))
+        yield from (found[name] for name in sorted(found))
 
     def _entry(self, name: str) -> Entry:
         if is_unsafe(name):
             return Entry(name, 0, "", UNSAFE)
-        # Media are often copied to disks with their names in lower case.
+        # Names are often changed to lower case when media are copied.
         for spelled in (name, name.lower()):
             path = self._root / spelled
             if path.is_file():
@@ -66,8 +62,8 @@ class DicomdirStore(FolderStore):
         return Entry(name, 0, "", "file missing")
 
 
-def _referenced(path: Path) -> list[str]:
-    """Return the relative names of all files that the directory records refer to."""
+def _listed_names(path: Path) -> list[str]:
+    """Return the relative names of all files in the directory records."""
     import pydicom
 
     problem = DataError(
@@ -89,7 +85,7 @@ def _referenced(path: Path) -> list[str]:
                     names.append("/".join([parts] if isinstance(parts, str) else [str(p) for p in parts]))
         except DataError:
             raise
-        # pydicom raises many kinds on broken files.
+        # pydicom raises many exception types for corrupt files.
         except Exception as error:
             raise problem from error
     if not names or len(names) > MAX_MEMBERS:

@@ -1,4 +1,4 @@
-"""A folder of files, walked without following links."""
+"""A folder as a store, traversed without following links to folders."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from pipeline.sources.stores.base import (
 
 
 class FolderStore:
-    """The files below a folder; hidden ones are passed over.
+    """The files below a folder.
 
-    Folders that are links are not entered, so a walk ends and stays inside; a file that is a link is read
-    only if it leads to a file inside. What is passed over is listed all the same, with the reason.
+    Links to folders are not followed, so the traversal ends and stays inside. A link to a file is read only
+    if the file is inside. Hidden files and other skipped items are listed with the reason.
     """
 
     def __init__(self, root: Path) -> None:
         self._root, self._text = root, str(root)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every file, sorted; a change of size or modification time changes its stamp."""
+        """Yield every item, sorted by folder and name; the stamp of a file is its modification time."""
         try:
             yield from self._walk(self._text, "", "")
         except PermissionError as error:
             raise DataError(
-                "the folder, or one below it, cannot be read",
+                "the folder or one of its subfolders cannot be read",
                 field="sources",
                 value=self._text,
                 remedy="Give yourself read access (chmod u+rX) and run again.",
             ) from error
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file, read once."""
+        """Return the bytes of a file."""
         path = f"{self._text}/{name}"
         if ".." in name.split("/"):
             raise ScanRefusedError("leads out of the source folder")
         try:
-            if os.path.islink(path):  # noqa: PTH114 - a Path for each of a million files costs more than this
-                self._check_link(Path(path))
+            # A Path per file would be slow for a million files.
+            if os.path.islink(path) and not self._is_inside(Path(path)):  # noqa: PTH114
+                raise ScanRefusedError("leads out of the source folder")
             with open(path, "rb") as stream:  # noqa: PTH123
                 size = os.fstat(stream.fileno()).st_size
                 if size > MAX_FILE_BYTES:
@@ -58,22 +59,15 @@ class FolderStore:
         except FileNotFoundError as error:
             if not self._root.is_dir():
                 raise DataError(
-                    "the folder is gone",
+                    "the folder no longer exists",
                     field="sources",
                     value=self._text,
                     remedy="Mount or restore it and run again; finished scans are kept.",
                 ) from error
             raise ScanRefusedError("file missing") from error
-        except (OSError, ValueError) as error:
+        # A loop of links is a RuntimeError.
+        except (OSError, RuntimeError, ValueError) as error:
             raise ScanRefusedError("file unreadable") from error
-
-    def _check_link(self, path: Path) -> None:
-        try:
-            inside = self._is_inside(path)
-        except (OSError, RuntimeError) as error:
-            raise ScanRefusedError("file unreadable") from error
-        if not inside:
-            raise ScanRefusedError("leads out of the source folder")
 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._root.resolve())
@@ -95,14 +89,14 @@ class FolderStore:
                 yield Entry(name, 0, "", skipped=NO_FILE)
 
     def _hidden(self, entry: os.DirEntry[str], name: str) -> Iterator[Entry]:
-        """Yield what lies in a hidden folder, which may well be another user's."""
+        """Yield the items of a hidden folder, which may be unreadable."""
         try:
             yield from self._walk(entry.path, name + "/", HIDDEN)
         except PermissionError:
             yield Entry(name, 0, "", skipped=CLOSED)
 
     def _link(self, entry: os.DirEntry[str], name: str, hidden: str) -> Entry:
-        """Return a link's entry, stamped by what it leads to: that is what will be read."""
+        """Return the entry of a link, with the size and stamp of its target, which will be read."""
         reason = ""
         try:
             status = entry.stat()
@@ -110,6 +104,5 @@ class FolderStore:
                 reason = INNER_LINK if self._is_inside(Path(entry.path)) else FOLDER_LINK
         except (OSError, RuntimeError):
             status = entry.stat(follow_symlinks=False)
-        # Hidden or not, what lies behind a link to a folder is not known.
-        refusal = "" if hidden else reason
-        return Entry(name, status.st_size, f"link {status.st_mtime_ns}", refusal, reason or hidden)
+        stamp = f"link {status.st_mtime_ns}"
+        return Entry(name, status.st_size, stamp, "" if hidden else reason, reason or hidden)

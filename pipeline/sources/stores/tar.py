@@ -1,4 +1,4 @@
-"""A tar archive: a plain one is read in place, a compressed one through an unpacked copy in the cache."""
+"""A tar archive as a store; a compressed archive is read from an unpacked copy in the cache."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from typing import IO, BinaryIO
 from pipeline.errors import DataError, ScanRefusedError
 from pipeline.identity import load_key
 from pipeline.sources.stores.base import (
-    HIDDEN,
     LINK,
     MAX_FILE_BYTES,
     MAX_MEMBERS,
     MAX_RATIO,
     UNSAFE,
     Entry,
-    is_hidden,
     is_unsafe,
+    member_entry,
 )
 from pipeline.storage import atomic_path, cache_directory, free_bytes, make_private_directory
 
-_PACKED = (b"\x1f\x8b", b"BZ", b"\xfd7")
+_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")
+"""First two bytes of gzip, bzip2 and xz files."""
 _BLOCK = 2**20
 _SLACK_BYTES = 64 * 2**20
 
@@ -38,36 +38,36 @@ _SLACK_BYTES = 64 * 2**20
 class TarStore:
     """The members of a tar archive (plain, gzip, bzip2 or xz).
 
-    Links, devices and names that climb out are listed with their reason of refusal; of several members of
-    one name the last counts, as tar itself has it. A compressed archive cannot be read from its middle, so
-    it is unpacked once, still as one tar file, into the private cache; `drop_unpacked` removes that copy.
+    Links, devices and unsafe names are listed with the reason for refusal. Of several members with one name,
+    the last counts, as in tar. A compressed archive has no random access, so it is decompressed once to a tar
+    file in the private cache. `drop_unpacked` removes this copy.
 
     Raises:
-        DataError: not a tar archive, damaged, or a bomb.
+        DataError: the file is not a tar archive, is damaged, has too many members, or unpacks to too much
+            data.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             with path.open("rb") as stream:
-                packed = stream.read(2) in _PACKED
-            self._path = _unpacked(path) if packed else path
-            self._members = _index(self._path)
-            self._stream = self._path.open("rb")
+                compressed = stream.read(2) in _COMPRESSED
+            plain = _unpacked(path) if compressed else path
+            self._members = _members(plain)
+            self._stream = plain.open("rb")
             self._reading = threading.Lock()
         except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError) as error:
             raise DataError(
-                "not a readable tar archive, or cut short",
+                "not a readable tar archive, or truncated",
                 field="sources",
                 value=str(path),
-                remedy="Fetch or pack it again.",
+                remedy="Copy or create the archive again.",
             ) from error
 
     def entries(self) -> Iterator[Entry]:
-        """Yield every member, sorted; a change of size or modification time changes its stamp."""
+        """Yield every member, sorted by name; its stamp is its modification time."""
         for name in sorted(self._members):
             _, size, stamp, refusal = self._members[name]
-            skipped = HIDDEN if is_hidden(name) else LINK if refusal == LINK else ""
-            yield Entry(name, size, stamp, "" if skipped == HIDDEN else refusal, skipped)
+            yield member_entry(name, size, stamp, refusal)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member."""
@@ -88,7 +88,7 @@ class TarStore:
 
 
 def is_tar(path: Path) -> bool:
-    """Tell whether a file is a tar archive, compressed or not."""
+    """Return whether a file is a tar archive, compressed or not."""
     try:
         return tarfile.is_tarfile(path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError):
@@ -96,18 +96,15 @@ def is_tar(path: Path) -> bool:
 
 
 def unpacked_path(path: Path) -> Path:
-    """Return where the unpacked copy of a compressed archive lies in the cache; its name tells no path."""
+    """Return the path of the unpacked copy of a compressed archive in the cache, named by a keyed hash."""
     status = path.stat()
     text = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    return (
-        cache_directory()
-        / "unpacked"
-        / f"{hmac.new(load_key(), os.fsencode(text), hashlib.sha256).hexdigest()[:32]}.tar"
-    )
+    name = hmac.new(load_key(), os.fsencode(text), hashlib.sha256).hexdigest()[:32]
+    return cache_directory() / "unpacked" / f"{name}.tar"
 
 
 def _unpacked(path: Path) -> Path:
-    """Return the unpacked copy of a compressed archive, made if it is not there."""
+    """Return the unpacked copy of a compressed archive; create it if it does not exist."""
     from pipeline.progress import track
 
     target = unpacked_path(path)
@@ -115,27 +112,26 @@ def _unpacked(path: Path) -> Path:
         return target
     make_private_directory(target.parent)
     packed = path.stat().st_size
-    with path.open("rb") as raw:
-        done = 0
-        with (
-            track("unpack archive", max(packed // _BLOCK, 1), unit="MiB") as progress,
-            _plain(raw) as stream,
-            atomic_path(target, private=True) as temporary,
-            temporary.open("wb") as out,
-        ):
-            written = 0
-            while block := stream.read(_BLOCK):
-                written += len(block)
-                _check_growth(written, packed, target)
-                out.write(block)
-                now = raw.tell() // _BLOCK
-                progress.update(max(0, now - done))
-                done = max(done, now)
+    written = done = 0
+    with (
+        path.open("rb") as raw,
+        track("unpack archive", max(packed // _BLOCK, 1), unit="MiB") as progress,
+        _decompressed(raw) as stream,
+        atomic_path(target, private=True) as temporary,
+        temporary.open("wb") as out,
+    ):
+        while block := stream.read(_BLOCK):
+            written += len(block)
+            _check_growth(written, packed, target)
+            out.write(block)
+            now = raw.tell() // _BLOCK
+            progress.update(max(0, now - done))
+            done = max(done, now)
     return target
 
 
-def _plain(raw: BinaryIO) -> IO[bytes]:
-    """Return the unpacked stream of a gzip, bzip2 or xz file."""
+def _decompressed(raw: BinaryIO) -> IO[bytes]:
+    """Return the decompressed stream of a gzip, bzip2 or xz file."""
     start = raw.read(2)
     raw.seek(0)
     if start == b"\x1f\x8b":
@@ -146,9 +142,9 @@ def _plain(raw: BinaryIO) -> IO[bytes]:
 def _check_growth(written: int, packed: int, target: Path) -> None:
     if written > MAX_RATIO * packed + _SLACK_BYTES:
         raise DataError(
-            "the archive unpacks to more than an honest one can",
+            "the archive unpacks to more data than its compression allows",
             field="sources",
-            remedy="Unpack it with care and name the folder.",
+            remedy="Unpack it with care, and name the folder in the manifest.",
         )
     if written % (256 * _BLOCK) < _BLOCK and free_bytes(target.parent) < 2**30:
         raise DataError(
@@ -158,8 +154,8 @@ def _check_growth(written: int, packed: int, target: Path) -> None:
         )
 
 
-def _index(path: Path) -> dict[str, tuple[int, int, str, str]]:
-    """Return name -> (offset, size, stamp, reason of refusal) of every member."""
+def _members(path: Path) -> dict[str, tuple[int, int, str, str]]:
+    """Return name -> (offset, size, stamp, reason for refusal) of every member except folders."""
     members: dict[str, tuple[int, int, str, str]] = {}
     with path.open("rb") as raw:
         for member in _headers(raw):
@@ -168,17 +164,12 @@ def _index(path: Path) -> dict[str, tuple[int, int, str, str]]:
                 continue
             if len(members) >= MAX_MEMBERS:
                 raise DataError("too many files in the archive", field="sources", remedy="Split the archive.")
-            members[name] = (
-                member.offset_data,
-                member.size,
-                str(member.mtime),
-                _refusal(member, name),
-            )
+            members[name] = (member.offset_data, member.size, str(member.mtime), _refusal(member, name))
     return members
 
 
 def _headers(raw: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """Yield the members' headers without keeping them: an archive may hold a million."""
+    """Yield the headers of the members without keeping them: an archive may have a million."""
     with tarfile.open(fileobj=raw, mode="r:") as archive:
         while (member := archive.next()) is not None:
             yield member

@@ -1,1 +1,1 @@
-"""Tables of labels, patients and attributes beside the scans."""
+"""Tables of labels, patients and attributes of the scans."""

@@ -1,4 +1,4 @@
-"""The attributes of a scan from columns of the table, each brought to its few known values."""
+"""Attributes of a scan from columns of the table, converted to the values that are stored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.sources.tables.rows import ScanRow
 
 
 class Attributes:
-    """Reads a scan's attributes.
+    """Function from a scan's row to its attributes.
 
     Args:
-        columns: key of an attribute in the manifest -> where it stands.
+        columns: key of an attribute in the manifest -> rule for its column.
     """
 
     def __init__(self, columns: Mapping[str, AttributeColumn]) -> None:
@@ -25,7 +25,7 @@ class Attributes:
         found = tuple(
             attribute.from_cell(self._value(row, attribute.key)) for attribute in SCAN_ATTRIBUTES.values()
         )
-        # Few combinations recur, so a million scans share a few hundred objects.
+        # There are few combinations, so a million scans share a few hundred tuples.
         return self._kept.setdefault(found, found)
 
     def _value(self, row: ScanRow, key: str) -> str:

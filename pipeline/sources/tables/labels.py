@@ -1,4 +1,4 @@
-"""From a scan's row to its class and its findings, or to the reason why it has none."""
+"""Class and findings of a scan from its row, or the reason of refusal."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _ITEM = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _IS_LIST = re.compile(rf"\[\s*(?:(?:{_ITEM})\s*(?:,\s*(?:{_ITEM})\s*)*,?\s*)?\]")
 
 Verdict = tuple[str, bytes, str]
-"""(class name, states of the findings, reason of refusal); the class is empty where there is a reason."""
+"""(class name, states of the findings, reason of refusal); the class is empty if there is a reason."""
 
 
 class Labeller:
-    """Applies a manifest's label rule.
+    """Function from a scan's row to its class and findings, by a manifest's label rule.
 
     Args:
         rule: the rule.
-        ranked: the findings that are classes, the one that counts first in front.
+        ranked: the findings that are classes, in descending priority.
     """
 
     def __init__(self, rule: LabelRule, ranked: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ class Labeller:
             **dict.fromkeys(cells.uncertain, UNCERTAIN),
         }
         named = (rule.columns or rule.values or {}).values()
-        self._explicit = rule.none is not None and rule.none in named
+        self._has_none_cell = rule.none is not None and rule.none in named
 
     def __call__(self, row: ScanRow) -> Verdict:
         """Return class, findings and reason of refusal of a scan."""
@@ -88,14 +88,16 @@ class Labeller:
             if None in known:
                 return "", b"", NOT_LISTED
             states[name] = stronger([states.get(name, ABSENT), *known])  # type: ignore[list-item]
-        said = states.pop(self.rule.none or "", ABSENT) == PRESENT
+        has_none = states.pop(self.rule.none or "", ABSENT) == PRESENT
         if UNCERTAIN in states.values():
             if self.rule.uncertain == "refuse":
                 return "", b"", ONLY_UNCERTAIN
             if self.rule.uncertain != "keep":
                 settled = PRESENT if self.rule.uncertain == "present" else ABSENT
-                states = {name: settled if s == UNCERTAIN else s for name, s in states.items()}
-        return self._chooser.choose(states, says_none=said if self._explicit else not any(states.values()))
+                states = {name: settled if state == UNCERTAIN else state for name, state in states.items()}
+        if not self._has_none_cell:
+            has_none = not any(states.values())
+        return self._chooser.choose(states, has_none=has_none)
 
     def _from_cell(self, row: ScanRow, separator: str) -> Verdict:
         cell = row.cell(self.rule.column) or ""
@@ -114,19 +116,19 @@ class Labeller:
         if "" in names and self.rule.unlisted == "refuse":
             return "", b"", NOT_LISTED
         states = {name: PRESENT for name in names if name and name != self.rule.none}
-        # An ignored finding is one nevertheless: only a cell that says so makes such a scan one without any.
-        said = self._explicit and self.rule.none in names
-        return self._chooser.choose(states, says_none=said, others="" in names)
+        # An ignored finding is a finding too, so only an explicit cell gives the class without findings.
+        has_none = self._has_none_cell and self.rule.none in names
+        return self._chooser.choose(states, has_none=has_none, has_ignored="" in names)
 
 
 class ClassChooser:
-    """Gives a scan its one class from the states of its findings.
+    """Choice of a scan's single class from the states of its findings.
 
     Args:
-        findings: names of the findings in order.
-        none: class of a scan without any, or None: there is no such class.
-        ranked: the findings that are classes, the one that counts first in front.
-        several: `first` finding in the order of `ranked`, or `refuse`.
+        findings: names of the findings, in the order of the states in `ScanTask.findings`.
+        none: class of a scan without findings, or None if there is no such class.
+        ranked: the findings that are classes, in descending priority.
+        several: treatment of several findings that are classes: choose the `first` in `ranked`, or `refuse`.
     """
 
     def __init__(
@@ -136,32 +138,32 @@ class ClassChooser:
         self._order = tuple(name for name in ranked if name in self._findings)
         self._kept: dict[bytes, bytes] = {}
 
-    def choose(self, states: Mapping[str, int], *, says_none: bool, others: bool = False) -> Verdict:
+    def choose(self, states: Mapping[str, int], *, has_none: bool, has_ignored: bool = False) -> Verdict:
         """Return class, findings and reason of refusal.
 
         Args:
-            states: state of each finding; one that is not named is absent.
-            says_none: whether the scan is one without any finding, should none of the classes be present.
-            others: whether it has findings that the manifest ignores.
+            states: finding -> state; missing findings are absent.
+            has_none: whether the scan gets the class `none` if no finding that is a class is present.
+            has_ignored: whether the scan has findings that the manifest ignores.
         """
         packed = bytes(states.get(name, ABSENT) for name in self._findings)
-        # Few combinations recur, so a million scans share a few thousand objects.
+        # There are few combinations, so a million scans share a few thousand objects.
         packed = self._kept.setdefault(packed, packed)
-        here = [name for name in self._order if states.get(name) == PRESENT]
-        if len(here) > 1 and self._several == "refuse":
+        present = [name for name in self._order if states.get(name) == PRESENT]
+        if len(present) > 1 and self._several == "refuse":
             return "", packed, SEVERAL_FINDINGS
-        if here:
-            return here[0], packed, ""
-        unsure = any(states.get(name) == UNCERTAIN for name in self._order)
-        if says_none and self._none is not None and not unsure:
+        if present:
+            return present[0], packed, ""
+        uncertain = any(states.get(name) == UNCERTAIN for name in self._order)
+        if has_none and self._none is not None and not uncertain:
             return self._none, packed, ""
-        if (others or PRESENT in packed) and not unsure:
+        if (has_ignored or PRESENT in packed) and not uncertain:
             return "", packed, NOT_A_CLASS
         return "", packed, ONLY_UNCERTAIN if UNCERTAIN in packed else NO_LABEL
 
 
 def stronger(states: Sequence[int]) -> int:
-    """Return the state that wins where several cells speak of one finding: present, uncertain, absent."""
+    """Return the state of a finding with several cells: present before uncertain before absent."""
     for state in (PRESENT, UNCERTAIN):
         if state in states:
             return state
@@ -169,7 +171,7 @@ def stronger(states: Sequence[int]) -> int:
 
 
 def list_items(cell: str) -> list[str] | None:
-    """Return the texts of a list in Python's notation, or None if the cell is none; nothing is evaluated."""
+    """Return the texts of a list in Python notation without evaluating it; None if it is not such a list."""
     if not _IS_LIST.fullmatch(cell):
         return None
     return [re.sub(r"\\(.)", r"\1", item[1:-1]) for item in re.findall(_ITEM, cell)]

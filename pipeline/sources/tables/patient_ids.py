@@ -1,6 +1,6 @@
-"""Patient ids as text: which of them name nobody, and which look alike though their texts differ.
+"""Patient ids as text: placeholders that identify nobody, and ids that differ only in spelling.
 
-What is compared here is never what a patient is known by: ids that look alike are told, and not merged.
+The normalised texts only serve for comparison. Patients with similar ids are reported, not merged.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TypeVar
 
 from pipeline.sources.base import OWN_PATIENT
 
-STAND_IN = "patient id is a stand-in that names nobody"
-"""Reason of refusal of a scan whose id is a stand-in; otherwise it counts as a scan without an id."""
+STAND_IN = "patient id is a placeholder"
+"""Reason of refusal of a scan whose id is a placeholder; otherwise the scan counts as one without an id."""
 
-STAND_IN_REMEDY = "say whose they are in a table (patient.column), or leave them out with select or include"
+STAND_IN_REMEDY = "give their patients in a table (patient.column), or exclude them (select, include)"
 
 CROWD = 3
-"""A doubtful id with more than this many times the scans of any other patient names nobody. Numbering from
-0 and a patient called TEST are real: such a patient has about as many scans as others have."""
+"""A doubtful id is a placeholder if it has more than this many times the scans of any other patient. A real
+patient numbered 0 or named TEST has about as many scans as other patients."""
 
 COMPACT_LENGTH = 6
-"""Characters from which an id written in groups, `943-476-5919`, is looked for written without them.
-Shorter ones meet by chance: `1-12` and `11-2` are no spellings of `112`."""
+"""Smallest length in characters at which an id with separators, `943-476-5919`, equals the id without them.
+Shorter ids would collide: `1-12` and `11-2` are different from `112`."""
 
 _NOBODY = """
     anonymous anon anonymized anonymised deidentified unidentified redacted removed deleted withheld masked
@@ -61,10 +61,10 @@ _POWER = re.compile(r"\s*\d(?:\.\d+)?[eE]\+\d{1,2}\s*")
 
 
 def names_nobody(text: str) -> bool:
-    """Tell whether a patient id is none: empty, only marks, or a word that de-identifiers put in its place.
+    """Return whether a patient id is a placeholder: no letters or digits, or a word such as `anonymous`.
 
     Args:
-        text: the id as found in a table, a name or a header, without the manifest's prefix.
+        text: the id in a table, file name or header, without the manifest's prefix.
     """
     words = _words(text)
     if not words or " ".join(words) in _phrases:
@@ -75,10 +75,10 @@ def names_nobody(text: str) -> bool:
 
 
 def may_name_nobody(text: str) -> bool:
-    """Tell whether a patient id is doubtful: `0`, `999999`, `123456`, `TEST`; it may be a patient's too.
+    """Return whether a patient id is doubtful (`0`, `999999`, `123456`, `TEST`): a placeholder or a real id.
 
     Args:
-        text: an id that `names_nobody` does not know.
+        text: an id for which `names_nobody` is False.
     """
     words = _words(text)
     digits = "".join(word for word in words if word.isdecimal())
@@ -87,28 +87,27 @@ def may_name_nobody(text: str) -> bool:
         return len(words) == 1 and len(words[0]) > 2 and len(set(words[0])) == 1
     if not digits.strip("0"):
         return True
-    alike = len(digits) > 3 and (len(set(digits)) == 1 or digits in "1234567890")
-    return not others and alike
+    return not others and len(digits) > 3 and (len(set(digits)) == 1 or digits in "1234567890")
 
 
 def crowded(scans: Mapping[IdT, int], doubtful: Collection[IdT]) -> set[IdT]:
-    """Return the doubtful ids that name nobody, by how many scans they have.
+    """Return the doubtful ids that are placeholders, by their numbers of scans.
 
     Args:
-        scans: id, or the number it goes by, -> its scans, of all patients.
-        doubtful: those of them that may name nobody.
+        scans: id (or its number) -> number of scans, for all patients.
+        doubtful: ids that may be placeholders.
     """
     largest = max((count for patient, count in scans.items() if patient not in doubtful), default=0)
     return {patient for patient in doubtful if scans.get(patient, 0) > CROWD * max(largest, 1)}
 
 
 def looks_of(patient: str) -> tuple[str, ...]:
-    """Return what a patient id looks like: one text, or two where it is written in groups.
+    """Return the normalised texts of a patient id: one, or two if the id has separators.
 
-    Leading zeros, case, white space, marks between letters and digits, `.0` behind a number and other forms
-    of one character (full-width ones, say) make no difference. Marks between two numbers do: `1-12` is not
-    `11-2`. Case does where an id mixes it, as base64 has it. An id of groups also gets the text without
-    them. A scan that is its own patient looks like nobody.
+    These make no difference: leading zeros, case, white space, separators between letters and digits, `.0`
+    after a number, and other forms of a character (such as full-width ones). A separator between two numbers
+    does: `1-12` differs from `11-2`. So does case in an id of mixed case, as in base64. The second text of an
+    id with separators has none. A scan that is its own patient has no text.
     """
     if patient.startswith(OWN_PATIENT):
         return ()
@@ -116,7 +115,7 @@ def looks_of(patient: str) -> tuple[str, ...]:
     if _FLOAT.fullmatch(text):
         text = text.split(".")[0]
     elif _POWER.fullmatch(text):
-        # What a table program makes of a long number; exact where all its digits are still there.
+        # Spreadsheets write long numbers like this; the value is exact if all its digits are there.
         text = f"{Decimal(text.strip()):f}"
     parts = _PART.findall(text.casefold() if _one_case(text) else text)
     if not parts:
@@ -130,7 +129,7 @@ def looks_of(patient: str) -> tuple[str, ...]:
 
 
 def alike_numbers(looks: Iterable[Sequence[Hashable]]) -> list[int]:
-    """Return a number for each id; ids that look alike have the same one.
+    """Return a number for each id; similar ids have the same number.
 
     Args:
         looks: `looks_of` each id, or pseudonyms of these texts.
@@ -159,20 +158,20 @@ def _plain(text: str) -> str:
 
 
 def _one_case(text: str) -> bool:
-    """Tell whether case says nothing: all letters are of one, or every word starts with a capital."""
+    """Return whether case is irrelevant: all letters have the same case, or every word is capitalised."""
     if text.upper() == text or text.lower() == text:
         return True
     return all(len(word) > 2 and word.istitle() for word in _WORD.findall(text) if not word.isdecimal())
 
 
 def _number(part: str) -> str:
-    """Return a part of an id without the zeros that fill it up: only where it ends in its one number."""
+    """Return a part of an id without leading zeros, if its only number is at its end."""
     match = _ZEROS.fullmatch(part)
     return match.group(1) + match.group(2) if match else part
 
 
 def _words(text: str) -> list[str]:
-    """Return the words and numbers of a text, small, without accents and marks."""
+    """Return the words and numbers of a text, in lower case and without accents."""
     bare = unicodedata.normalize("NFKD", _plain(text).casefold())
     return _WORD.findall("".join(mark for mark in bare if not unicodedata.combining(mark)))
 

@@ -1,4 +1,4 @@
-"""Patient tables: which patient a row of an archive shows, believed only where the images agree."""
+"""Patient tables of archives, whose rows are used only if the images agree."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _BLOCK = 256
 def patient_of_rows(
     rule: PatientRule, table: Path, archive: Path, check: Path | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return two maps from `part/row` to patient: what the images confirm, and what the table merely claims.
+    """Return two mappings `part/row` -> patient: confirmed by the images, and only claimed by the table.
 
     Args:
         rule: the manifest's patient rule, with `table`, `keys` = split and index, and `column`.
         table: the CSV file.
-        archive: the npz file the patients are wanted for.
-        check: an npz file with the images the table was made for, or None: believe every row.
+        archive: the npz file of the source.
+        check: the npz file for which the table was made, or None to confirm every row.
 
     Raises:
-        DataError: the table or the archive for the check cannot be used.
+        DataError: the table or `check` cannot be used, or no image agrees.
     """
     found = ScanTable(table, ("split", "index"), (rule.column or "",), field="patient.table")
     ids = {key: row[0] for key, row in found.rows.items() if row[0] and not names_nobody(row[0])}
     scans = Counter(ids.values())
-    nobody = crowded(scans, {text for text in scans if may_name_nobody(text)})
-    patients = {key: rule.prefix + text for key, text in ids.items() if text not in nobody}
+    placeholders = crowded(scans, {text for text in scans if may_name_nobody(text)})
+    patients = {key: rule.prefix + text for key, text in ids.items() if text not in placeholders}
     if check is None or rule.verify_images is None:
         return patients, {}
     agreeing: set[str] = set()
@@ -48,21 +48,21 @@ def patient_of_rows(
         agreeing.update(f"{part}/{row}" for row in good.tolist())
     if not agreeing:
         raise DataError(
-            "no image agrees with the patient table's images",
+            "no image agrees with the images of the patient table",
             field="patient.verify_images",
-            remedy="The table belongs to another archive; correct or remove it.",
+            remedy="The table was made for another archive: correct or remove it.",
         )
     confirmed = {key: patient for key, patient in patients.items() if key in agreeing}
     return confirmed, {key: patient for key, patient in patients.items() if key not in agreeing}
 
 
-def _agreement(ours: medmnist.RowStream, theirs: medmnist.RowStream) -> npt.NDArray[np.float64]:
-    """Return the correlation of every row with the other archive's, 0 for rows that only we have."""
-    out = np.zeros(ours.shape[0])
+def _agreement(images: medmnist.RowStream, references: medmnist.RowStream) -> npt.NDArray[np.float64]:
+    """Return the correlation of every image with the reference of the same row, 0 without a reference."""
+    out = np.zeros(images.shape[0])
     start = 0
-    for images, references in zip(ours.blocks(_BLOCK), theirs.blocks(_BLOCK), strict=False):
-        count = min(len(images), len(references))
-        out[start : start + count] = correlations(images[:count], references[:count])
+    for block, reference in zip(images.blocks(_BLOCK), references.blocks(_BLOCK), strict=False):
+        count = min(len(block), len(reference))
+        out[start : start + count] = correlations(block[:count], reference[:count])
         start += count
     return out
 
@@ -74,7 +74,7 @@ def correlations(
 
     Args:
         images: (N, H, W).
-        references: (N, R, S); the larger of the two is area-averaged to the smaller.
+        references: (N, R, S); the larger size is area-averaged to the smaller one.
 
     Returns:
         (N,) in [-1, 1]; 0 where an image is constant.

@@ -1,4 +1,4 @@
-"""The part of each published split that a scan stands in: from a column, lists, a folder, a pattern."""
+"""A scan's part in each published split: from a column, lists, a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.sources.tables.tables import CONFLICT, DISAGREE
 MAX_LIST_BYTES = 2**30
 MAX_LINE = 4096
 
-IN_SEVERAL = "stands in several parts of a published split"
-NOT_A_NAME = "part of a published split is not a name"
+IN_SEVERAL = "in several parts of a published split"
+NOT_A_NAME = "part of a published split is not a valid name"
 
 _NAME = re.compile(NAME_PATTERN)
 
 
 class PublishedParts:
-    """Tells the parts of a scan.
+    """Function from a scan's row to its parts in the published splits of a source.
 
     Args:
         manifest: the manifest, for its paths.
         rules: the published splits of the source, in order.
-        at: manifest key of the source, for messages.
-        state: takes up the content of the lists.
+        at: manifest key of the source, for error messages.
+        state: digest that is updated with the lists' content.
 
     Raises:
         DataError: a list is missing, too large or not text.
@@ -50,18 +50,18 @@ class PublishedParts:
         self._kept: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __call__(self, row: ScanRow) -> tuple[tuple[str, ...], str]:
-        """Return the part in each published split (empty: in none), and a reason of refusal or nothing."""
+        """Return the part in each published split (empty if none), and a reason of refusal (or empty)."""
         found, refusal = [], ""
         for number, rule in enumerate(self._rules):
             part = self._part(number, rule, row)
             if part in {CONFLICT, IN_SEVERAL}:
                 refusal, part = (DISAGREE if part == CONFLICT else IN_SEVERAL), ""
             part = rule.values.get(part, part)
-            if part and not _NAME.match(part):
+            if part and not _NAME.fullmatch(part):
                 refusal, part = NOT_A_NAME, ""
             found.append(sys.intern(part))
         parts = tuple(found)
-        # A handful of combinations recurs over all scans.
+        # There are few combinations, so all scans share a few tuples.
         return self._kept.setdefault(parts, parts), refusal
 
     def _part(self, number: int, rule: PublishedRule, row: ScanRow) -> str:
@@ -79,12 +79,12 @@ class PublishedParts:
 
 
 def _load_lists(manifest: Manifest, rule: PublishedRule, at: str, state: hashlib._Hash) -> dict[str, str]:
-    """Return file -> part of all lists."""
+    """Return file -> part for all lists of a published split."""
     found: dict[str, str] = {}
     for part, text in (rule.lists or {}).items():
         path = manifest.resolve(text, at)
         if not path.is_file():
-            raise DataError("no such list of files", field=at, value=str(path), remedy="Correct its path.")
+            raise DataError("the list does not exist", field=at, value=str(path), remedy="Correct its path.")
         for name in _names(path, at, state):
             if found.setdefault(name, part) != part:
                 found[name] = IN_SEVERAL
@@ -93,7 +93,7 @@ def _load_lists(manifest: Manifest, rule: PublishedRule, at: str, state: hashlib
 
 def _names(path: Path, at: str, state: hashlib._Hash) -> list[str]:
     if path.stat().st_size > MAX_LIST_BYTES:
-        raise DataError("the list is too large", field=at, remedy="Correct it.")
+        raise DataError(f"the list is larger than {MAX_LIST_BYTES} bytes", field=at, remedy="Split it.")
     names = []
     try:
         with path.open("rb") as raw:
@@ -102,9 +102,9 @@ def _names(path: Path, at: str, state: hashlib._Hash) -> list[str]:
             with io.TextIOWrapper(raw, encoding="utf-8-sig") as stream:
                 while line := stream.readline(MAX_LINE):
                     if len(line) == MAX_LINE or "\0" in line:
-                        raise DataError("not a list of file names", field=at, remedy="Correct it.")
+                        raise DataError("not a list of file names", field=at, remedy="Correct the list.")
                     if line.strip():
                         names.append(line.strip())
     except (OSError, UnicodeError) as error:
-        raise DataError("not a readable UTF-8 list", field=at, remedy="Write it again.") from error
+        raise DataError("not a readable UTF-8 list", field=at, remedy="Save it as UTF-8.") from error
     return names

@@ -1,4 +1,4 @@
-"""One scan's name and its row of the table, as the rules on labels, parts and attributes look at it."""
+"""A scan's name and row of the table, as input to the rules for labels, parts and attributes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _DOUBLE = (".nii.gz", ".dcm.gz")
 
 
 def file_key(name: str, match: Match) -> str:
-    """Return what a table or list that is matched by `match` holds for a file.
+    """Return the key of a file in a table or list.
 
     Args:
         name: relative name of the file, with `/` between its parts.
-        match: `path` for all of it, `name` for its last part, `stem` for that without its extension.
+        match: form of the key: `path` for the name, `name` for its last part, `stem` for that without ending.
     """
     if match == "path":
         return name
@@ -30,7 +30,7 @@ def file_key(name: str, match: Match) -> str:
 
 
 def key_finder(table: TableRule | None) -> Callable[[str], str]:
-    """Return what gives a file's key in a source's table, and the key of what the file column holds."""
+    """Return a function from a file name, or a cell of the file column, to the key in a source's table."""
     if table is None or table.pattern is None:
         match: Match = table.match if table is not None else "path"
         return lambda name: file_key(name, match)
@@ -39,13 +39,13 @@ def key_finder(table: TableRule | None) -> Callable[[str], str]:
 
 
 def folder_of(name: str, position: int) -> str:
-    """Return the folder at a position of a name (0 the first, -1 the last), empty if there is none."""
+    """Return the folder at this position of a name (0 first, -1 last), or an empty text if there is none."""
     folders = name.split("/")[:-1]
     return folders[position] if -len(folders) <= position < len(folders) else ""
 
 
 class ScanRow:
-    """A file's cells.
+    """A file and its cells.
 
     Attributes:
         name: relative name of the file. Identifying: never written or logged.
@@ -59,10 +59,10 @@ class ScanRow:
         self.known = table is None or key in table.rows
 
     def cell(self, column: str | None) -> str | None:
-        """Return a cell, None without such a row; `CONFLICT` where several rows of the scan disagree."""
+        """Return a cell; None without a row, `CONFLICT` if the scan's rows disagree."""
         return self._table.cell(self._key, column) if self._table is not None and column else None
 
     def text(self, column: str | None) -> str:
-        """Return a cell, empty without such a row and where several rows disagree."""
+        """Return a cell; an empty text without a row or if the scan's rows disagree."""
         found = self.cell(column)
         return found if found and found != CONFLICT else ""

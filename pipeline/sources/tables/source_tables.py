@@ -1,4 +1,4 @@
-"""The tables that a source's rules name, read with just the columns that are used, and joined."""
+"""Tables of a source: only the columns that are used are read, and joined tables are added."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.sources.tables.tables import SEVERAL, ScanTable
 
 
 def load_table(manifest: Manifest, source: ScanRules, at: str, state: hashlib._Hash) -> ScanTable | None:
-    """Return the source's table with its joins, or None if it has none.
+    """Return the source's table with its joins, or None if the source has none.
 
     Args:
         manifest: the manifest, for its paths.
         source: the source's rules.
-        at: manifest key of the source, for messages.
-        state: takes up the content of the files.
+        at: manifest key of the source, for error messages.
+        state: digest that is updated with the files' content.
 
     Raises:
         ManifestError: a variable is not set, or a column is missing.
@@ -30,21 +30,21 @@ def load_table(manifest: Manifest, source: ScanRules, at: str, state: hashlib._H
     if rule is None:
         return None
     at = f"{at}.table"
-    joined = {name for join in rule.joins for name in join.named()}
+    joined = {name for join in rule.joins for name in join.new_columns()}
     pooled = set(source.label.table_columns)
     own = [spellings for spellings in source.table_columns() if spellings[0] not in joined]
     own += [(ours,) for join in rule.joins for ours in (join.keys or {}).values() if ours not in joined]
     key_of = key_finder(rule) if rule.pattern is not None else None
     table = _open(manifest, rule, (rule.file_column,), own, at=at, pooled=pooled, state=state, key_of=key_of)
     for join in rule.joins:
-        named = join.named()
-        theirs = tuple(join.keys) if join.keys else (join.file_column or "file",)
-        pooled_here = {column for name, column in named.items() if name in pooled}
+        columns = join.new_columns()
+        keys = tuple(join.keys) if join.keys else (join.file_column or "file",)
+        pooled_here = {column for name, column in columns.items() if name in pooled}
         other = _open(
-            manifest, join, theirs, [(name,) for name in named.values()], at=f"{at}.joins",
+            manifest, join, keys, [(name,) for name in columns.values()], at=f"{at}.joins",
             pooled=pooled_here, state=state, key_of=None if join.keys else key_of,
         )  # fmt: skip
-        table.join(other, named, tuple(join.keys.values()) if join.keys else ())
+        table.join(other, columns, tuple(join.keys.values()) if join.keys else ())
     return table
 
 
@@ -78,7 +78,7 @@ def _open(
 
 
 def load_patients(manifest: Manifest, source: ScanRules, at: str, state: hashlib._Hash) -> ScanTable | None:
-    """Return the separate table of patients, or None if there is none; see `load_table`."""
+    """Return the separate patient table, or None if there is none; see `load_table`."""
     rule = source.patient
     if rule is None or rule.table is None:
         return None

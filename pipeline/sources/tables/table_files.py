@@ -1,4 +1,4 @@
-"""Rows of a table file, CSV or Parquet, as text cells inside fixed bounds; no message quotes a cell."""
+"""Rows of a CSV or Parquet file as text, with size limits; no error message contains a cell."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typing import Any
 from pipeline.errors import DataError, ManifestError, PhosphorError
 
 MAX_TABLE_BYTES = 2 * 2**30
-"""Largest table, once it is unpacked."""
+"""Largest size of a table in bytes, after unpacking."""
 
 MAX_ROWS = 5_000_000
 MAX_COLUMNS = 4096
 MAX_CELL = 10_000
-"""Longest cell of a column that is used, in characters; no other cell may be longer than csv's own bound."""
+"""Longest cell of a used column in characters; other cells have the limit of the csv module."""
 
 MAX_LINE = 4 * 2**20
-"""Longest line of a CSV, in characters: a file without line ends must not be read as one."""
+"""Longest line of a CSV in characters, so that a file without line ends is not read as one line."""
 
 MAX_BATCH_BYTES = 256 * 2**20
-"""Most bytes of the different texts in a batch of rows of a Parquet column."""
+"""Largest size in bytes of the distinct texts in a batch of rows of a Parquet column."""
 
 _BATCH = 16_384
 
 Line = tuple[int, list[str]]
-"""Number of a line (the header is 1) and its cells in the order that was asked for."""
+"""Line number (that of the header is 1), and the cells in the order of the requested columns."""
 
 
 def read_table(
@@ -42,21 +42,21 @@ def read_table(
     encoding: str = "utf-8",
     delimiter: str = ",",
 ) -> Iterator[Line]:
-    """Yield every row of a table, with the wanted cells, stripped of blanks around them.
+    """Yield the requested cells of every row, without white space around them.
 
     Args:
-        path: a `.parquet` file, a gzipped CSV (`.gz`), or else a CSV.
-        columns: the wanted columns, each with the spellings its name may have.
-        field: manifest key that named the table, for messages.
+        path: a `.parquet` file, a gzipped CSV (`.gz`), or a CSV.
+        columns: the requested columns, each as the possible spellings of its name.
+        field: manifest key of the table, for error messages.
         encoding: character set of a CSV.
-        delimiter: what stands between the cells of a CSV.
+        delimiter: delimiter of the cells of a CSV.
 
     Raises:
         ManifestError: a column is missing.
-        DataError: no such file, not a table, too large, or a line is damaged (it is named by its number).
+        DataError: the file does not exist, is not a table or too large, or a line is damaged.
     """
     if not path.is_file():
-        raise DataError("no such table", field=field, value=str(path), remedy="Correct its path.")
+        raise DataError("the table does not exist", field=field, value=str(path), remedy="Correct its path.")
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise _too_large(field)
     rows = _parquet(path, columns, field) if path.suffix == ".parquet" else None
@@ -70,22 +70,20 @@ def read_table(
 def _csv(
     path: Path, columns: Sequence[tuple[str, ...]], field: str, encoding: str, delimiter: str
 ) -> Iterator[Line]:
-    # A byte order mark is no part of the first column's name.
+    # A byte order mark is not part of the first column's name.
     encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
     try:
         with io.TextIOWrapper(io.BufferedReader(_Bounded(path, field)), encoding, newline="") as stream:
             lines = csv.reader(_lines(stream, field), delimiter=delimiter)
             header = [name.strip() for name in next(lines, [])]
-            where = places(header, columns, field)
+            where = positions(header, columns, field)
             for line in lines:
                 if not line:
                     continue
                 if len(line) < len(header) or any(map(str.strip, line[len(header) :])):
                     few = "few" if len(line) < len(header) else "many"
                     raise DataError(
-                        f"line {lines.line_num} has too {few} cells",
-                        field=field,
-                        remedy="Correct the table.",
+                        f"line {lines.line_num} has too {few} cells", field=field, remedy="Correct the table."
                     )
                 yield lines.line_num, [line[position] for position in where]
     except csv.Error as error:
@@ -98,16 +96,16 @@ def _csv(
         raise DataError(
             f"not {encoding.removesuffix('-sig')} text",
             field=field,
-            remedy="Name the table's character set with `encoding`.",
+            remedy="Set `encoding` to the table's character set.",
         ) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError("not a readable table", field=field, remedy="Fetch or write it again.") from error
+        raise DataError("not a readable table", field=field, remedy="Download or save it again.") from error
 
 
 def _lines(stream: io.TextIOWrapper, field: str) -> Iterator[str]:
     while line := stream.readline(MAX_LINE):
         if len(line) == MAX_LINE:
-            raise DataError("the table has a line that is too long", field=field, remedy="Correct it.")
+            raise DataError(f"a line has more than {MAX_LINE} characters", field=field, remedy="Correct it.")
         yield line
 
 
@@ -117,10 +115,10 @@ def _parquet(path: Path, columns: Sequence[tuple[str, ...]], field: str) -> Iter
     try:
         with pq.ParquetFile(path) as table:
             header = table.schema_arrow.names
-            where = places(header, columns, field)
+            where = positions(header, columns, field)
             names = [header[position] for position in where]
             _check_plain([table.schema_arrow.field(position) for position in where], field)
-        # As dictionaries, texts that repeat stay one text: a small file cannot fill the memory with them.
+        # In dictionaries, repeated texts are stored once, so a small file cannot fill the memory with them.
         with pq.ParquetFile(path, read_dictionary=sorted(set(names))) as table:
             meta = table.metadata
             unpacked = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
@@ -133,27 +131,27 @@ def _parquet(path: Path, columns: Sequence[tuple[str, ...]], field: str) -> Iter
                     yield number, list(row)
     except PhosphorError:
         raise
-    # pyarrow raises many kinds on broken files (ArrowInvalid, OSError, IndexError, UnicodeDecodeError, ...).
+    # pyarrow raises many types on damaged files (ArrowInvalid, OSError, IndexError, UnicodeDecodeError, ...).
     except Exception as error:
-        raise DataError("not a readable Parquet table", field=field, remedy="Write it again.") from error
+        raise DataError("not a readable Parquet table", field=field, remedy="Save it again.") from error
 
 
-def places(header: Sequence[str], columns: Sequence[tuple[str, ...]], field: str) -> list[int]:
-    """Return where each wanted column stands in a header.
+def positions(header: Sequence[str], columns: Sequence[tuple[str, ...]], field: str) -> list[int]:
+    """Return the position of each requested column in a header.
 
     Raises:
-        ManifestError: it is not there; only a similar name is quoted, for a table without a header begins
-            with a patient.
-        DataError: it stands there twice, or there are too many columns.
+        ManifestError: a column is missing. Only a similar name is shown, because the first line of a table
+            without a header has patient data.
+        DataError: a column occurs twice, or there are too many columns.
     """
     if len(header) > MAX_COLUMNS:
-        raise DataError("has too many columns", field=field, remedy="Correct the table.")
+        raise DataError(f"the table has more than {MAX_COLUMNS} columns", field=field, remedy="Correct it.")
     found = []
     for spellings in columns:
         here = [name for name in spellings if name in header]
         if not here:
             near = difflib.get_close_matches(spellings[0], header, n=1, cutoff=0.8)
-            remedy = f"Did you mean {near[0]!r}?" if near else f"It has {len(header)} others."
+            remedy = f"Did you mean {near[0]!r}?" if near else f"The table has {len(header)} other columns."
             raise ManifestError(f"the table has no column {spellings[0]!r}", field=field, remedy=remedy)
         if header.count(here[0]) > 1:
             raise DataError(
@@ -170,9 +168,9 @@ def _check_plain(fields: Sequence[Any], field: str) -> None:
         kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
         if kinds.is_nested(kind) or kinds.is_binary(kind) or kinds.is_large_binary(kind):
             raise DataError(
-                f"the column {column.name!r} does not hold plain values",
+                f"the column {column.name!r} has nested or binary values",
                 field=field,
-                remedy="Write it as text or numbers.",
+                remedy="Save it as text or numbers.",
             )
 
 
@@ -196,16 +194,16 @@ def _checked(cell: str, number: int, field: str) -> str:
         raise DataError(f"line {number} has a cell that is too long", field=field, remedy="Correct it.")
     cell = cell.strip()
     if not cell.isprintable() and any(ord(letter) < 32 and letter not in "\t\r\n" for letter in cell):
-        raise DataError(f"line {number} holds control characters", field=field, remedy="Correct it.")
+        raise DataError(f"line {number} contains control characters", field=field, remedy="Correct it.")
     return cell
 
 
 def _too_large(field: str) -> DataError:
-    return DataError("the table is too large", field=field, remedy="Split the cohort.")
+    return DataError("the table is too large", field=field, remedy="Split it.")
 
 
 class _Bounded(io.RawIOBase):
-    """The bytes of a file, unpacked if it is gzipped, up to the largest table."""
+    """Bytes of a file, after decompression if it is gzipped, limited to the size of the largest table."""
 
     def __init__(self, path: Path, field: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tables beside the scans: chosen columns by key, joined, with several rows of one scan brought together."""
+"""Tables of scans: selected columns by key, joins, and the merging of several rows of one scan."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from pipeline.errors import DataError
 from pipeline.sources.tables.table_files import MAX_ROWS, read_table
 
 CONFLICT = "\0"
-"""Cell of a column in which the rows of one scan disagree; no table can hold it."""
+"""Cell of a column in which the rows of one scan disagree; no table can contain it."""
 
 SEVERAL = "\x1f"
-"""What stands between the cells of several rows that count together; no table can hold it."""
+"""Separator of the cells of several rows that count together; no table can contain it."""
 
 DISAGREE = "rows of the table disagree"
-"""Reason of refusal of a scan whose rows contradict each other."""
+"""Reason of refusal of a scan whose rows disagree."""
 
 Repeated = Literal["refuse", "agree", "majority", "any"]
 Row = tuple[str | None, ...]
 
 
 class ScanTable:
-    """Chosen columns of a table, reached by the text of one or more key columns.
+    """Selected columns of a table, with one or more key columns.
 
-    Values are interned, because a column such as a split has few different ones.
+    Values are interned, because a column such as a split has few distinct ones.
 
     Args:
-        path: a CSV file, gzipped or not, or a Parquet file; or several with the same columns.
-        keys: the columns that name a row; their texts are joined by `between`.
-        columns: the columns to keep, or for each the spellings its name may have (the first names it).
-        field: manifest key that named the table, for messages.
+        path: a CSV file, gzipped or not, a Parquet file, or several files with the same columns.
+        keys: the key columns of a row; their texts are joined by `between`.
+        columns: the columns to keep, each as its name or as the possible spellings (the first is the name).
+        field: manifest key of the table, for error messages.
         encoding: character set of a CSV.
-        delimiter: what stands between the cells of a CSV.
-        strip_prefix: taken off the start of the key text.
-        key_of: gives the key of what is left of the text; without it, all of it.
-        repeated: what several rows of one key mean.
+        delimiter: delimiter of the cells of a CSV.
+        strip_prefix: prefixes to remove from the key text; the first that matches is removed.
+        key_of: function from the remaining text to the key; by default, the text is the key.
+        repeated: treatment of several rows with one key, see `TableFile`.
         pooled: columns to which `majority` and `any` apply; in all others the rows must agree.
-        between: joins the texts of several key columns.
+        between: separator of the texts of several key columns.
 
     Raises:
         ManifestError: a column is missing.
-        DataError: the file is missing or not a table, or a key stands twice where that is refused.
+        DataError: a file is missing or not a table, or a key occurs twice and `repeated` is `refuse`.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class ScanTable:
         self.columns: tuple[str, ...] = tuple(wanted)
         self.rows: dict[str, Row] = {}
         self._places = {name: place for place, name in enumerate(self.columns)}
-        found = [(key,) for key in keys] + list(wanted.values())
-        doubled: dict[str, list[Row]] = {}
+        spellings = [(key,) for key in keys] + list(wanted.values())
+        repeated_rows: dict[str, list[Row]] = {}
         paths = [path] if isinstance(path, Path) else path
         reads = [
             read_table(
                 each,
-                found,
+                spellings,
                 field=field if len(paths) == 1 else f"{field}.path.{number}",
                 encoding=encoding,
                 delimiter=delimiter,
@@ -85,7 +85,7 @@ class ScanTable:
         ]
         for number, cells in itertools.chain.from_iterable(reads):
             if len(self.rows) > MAX_ROWS:
-                raise DataError("the tables are too large", field=field, remedy="Split the cohort.")
+                raise DataError(f"more than {MAX_ROWS} rows", field=field, remedy="Split the tables.")
             key = _stripped(between.join(cells[: len(keys)]), strip_prefix)
             if key_of is not None:
                 key = key_of(key)
@@ -94,34 +94,34 @@ class ScanTable:
             if first is not row:
                 if repeated == "refuse":
                     raise DataError(
-                        f"line {number} names a scan that an earlier line named",
+                        f"line {number} has the same key as an earlier line",
                         field=field,
-                        remedy="Keep one, or say with `repeated` what several rows mean.",
+                        remedy="Keep one of the lines, or set `repeated` in the manifest.",
                     )
-                doubled.setdefault(key, [first]).append(row)
-        for key, rows in doubled.items():
+                repeated_rows.setdefault(key, [first]).append(row)
+        for key, rows in repeated_rows.items():
             self.rows[key] = self._merged(rows, repeated, pooled)
 
     def cell(self, key: str, column: str) -> str | None:
-        """Return a cell; None if the row, or its partner in a joined table, is absent."""
+        """Return a cell; None if the row, or its partner in a joined table, does not exist."""
         row = self.rows.get(key)
         return row[self._places[column]] if row is not None else None
 
     def join(self, other: ScanTable, named: Mapping[str, str], by: Sequence[str] = ()) -> None:
-        """Take over columns of `other`, row by row; a row without partner gets None.
+        """Add columns of `other`; they are None in rows without a partner.
 
         Args:
             other: the other table.
-            named: new name -> column of `other`.
-            by: columns of this table that hold the other's key, or none: the same key.
+            named: new column name -> column of `other`.
+            by: columns of this table with the keys of `other`; empty if both tables have the same keys.
         """
-        at = [self._places[column] for column in by]
-        taken = [other._places[column] for column in named.values()]
-        blank: Row = (None,) * len(taken)
+        key_places = [self._places[column] for column in by]
+        added = [other._places[column] for column in named.values()]
+        blank: Row = (None,) * len(added)
         for key, row in self.rows.items():
-            wanted = SEVERAL.join(row[place] or "" for place in at) if at else key
+            wanted = SEVERAL.join(row[place] or "" for place in key_places) if by else key
             partner = other.rows.get(wanted)
-            self.rows[key] = row + (tuple(partner[place] for place in taken) if partner else blank)
+            self.rows[key] = row + (tuple(partner[place] for place in added) if partner else blank)
         self.columns = (*self.columns, *named)
         self._places = {name: place for place, name in enumerate(self.columns)}
 

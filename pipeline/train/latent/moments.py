@@ -28,7 +28,7 @@ Moments = npt.NDArray[np.float16]
 
 
 def weights_digest(autoencoder: Autoencoder) -> str:
-    """Return the sha256 (hex) of the network's weights, whatever their layout in memory."""
+    """Return the sha256 (hex) of the network's weights, independent of their layout in memory."""
     digest = hashlib.sha256()
     for name, tensor in sorted(autoencoder.network.state_dict().items()):
         digest.update(name.encode())
@@ -37,7 +37,7 @@ def weights_digest(autoencoder: Autoencoder) -> str:
 
 
 def encode_rows(autoencoder: Autoencoder, cohort: Cohort, rows: Ints) -> Moments:
-    """Return the moments of cohort rows, on the autoencoder's device, as they are stored.
+    """Return the moments of cohort rows (N, 2 C, h, w) float16, computed on the autoencoder's device.
 
     Raises:
         TrainingError: a value is not finite in half precision.
@@ -47,7 +47,7 @@ def encode_rows(autoencoder: Autoencoder, cohort: Cohort, rows: Ints) -> Moments
     moments = autoencoder.moments(images).to(torch.float16)
     if not bool(torch.isfinite(moments).all()):
         raise TrainingError(
-            "the autoencoder gives latents that are not finite in half precision",
+            "the latents of the autoencoder are not finite in half precision",
             field="train.latent.kl_weight",
             remedy="Raise it, or lower train.latent.learning_rate, and train again with --force.",
         )
@@ -58,14 +58,14 @@ def encode_rows(autoencoder: Autoencoder, cohort: Cohort, rows: Ints) -> Moments
 def encode_cohort(
     autoencoder: Autoencoder, cohort: Cohort, folder: Path | None, ranks: Ranks
 ) -> MomentShards:
-    """Encode the train rows into shards; whole shards of the same autoencoder are kept.
+    """Encode the train rows into shards; complete shards of the same autoencoder are kept.
 
-    A shard belongs to the process that its number falls to, so that each is encoded once.
+    The number of a shard determines the process that encodes it.
 
     Args:
         autoencoder: the trained autoencoder, frozen, on its device, the same on every process.
         cohort: the cohort.
-        folder: the checkpoint directory; None on every process but the first, which tells the others.
+        folder: the checkpoint directory on process 0, which sends it to the others; None on these.
         ranks: the processes of the job; all must reach the checkpoint directory.
 
     Raises:
@@ -81,7 +81,7 @@ def encode_cohort(
         for number, part in enumerate(parts)
         if _open(home / shard_name(number), (len(part), *shape)) is None
     ]
-    # What one process sees, all go by: another may look when a shard has just appeared.
+    # Process 0 decides for all, because shards may appear between the checks of two processes.
     missing = ranks.broadcast(missing)
     mine = [number for number in missing if number % ranks.size == ranks.rank]
     with _progress(parts, missing, mine, ranks) as progress:
@@ -101,8 +101,8 @@ class MomentShards:
     """Read access to the shards as one array of rows, in the order of the train split's rows.
 
     Args:
-        folder: where the shards lie.
-        lengths: rows of each shard.
+        folder: folder of the shards.
+        lengths: number of rows of each shard.
         shape: shape of one row.
 
     Raises:
@@ -117,9 +117,9 @@ class MomentShards:
             shard = _open(folder / shard_name(number), (length, *shape))
             if shard is None:
                 raise DataError(
-                    f"{shard_name(number)} is missing or does not fit",
+                    f"{shard_name(number)} is missing or has another shape",
                     field="latents",
-                    remedy="Name an --out that all nodes of the job share, or train again.",
+                    remedy="Choose an --out that all nodes of the job share, or train again.",
                 )
             self._shards.append(shard)
 
@@ -127,7 +127,7 @@ class MomentShards:
         return int(self._starts[-1])
 
     def take(self, places: Ints) -> Moments:
-        """Return the moments at `places` (counted in the train split), (n, 2 C, h, w), as a new array."""
+        """Return the moments at some positions in the train split, (n, 2 C, h, w), as a new array."""
         out = np.empty((len(places), *self.shape), dtype=np.float16)
         owner = np.searchsorted(self._starts, places, side="right") - 1
         for number in np.unique(owner):
@@ -136,10 +136,10 @@ class MomentShards:
         return out
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and standard deviation of the drawn latents, each (C,) float32.
+        """Return mean and standard deviation of latents drawn from the moments, each (C,) float32.
 
-        The variance is that of the means plus the mean of the variances that are drawn from; both are added
-        up in fp64 over all rows.
+        The variance is the variance of the means plus the mean of the variances, summed in fp64 over all
+        rows.
         """
         num_channels = self.shape[0] // 2
         total, squares, variance = (np.zeros(num_channels) for _ in range(3))
@@ -157,7 +157,7 @@ class MomentShards:
 
 
 def _prepare(folder: Path, autoencoder: Autoencoder, cohort: Cohort) -> Path:
-    """Make the folder of the shards and empty it of those of another autoencoder or cohort."""
+    """Create the folder of the shards, and remove shards of another autoencoder or cohort."""
     home = make_private_directory(folder.resolve() / FOLDER_NAME)
     index = {
         "autoencoder": weights_digest(autoencoder),
@@ -176,7 +176,7 @@ def _prepare(folder: Path, autoencoder: Autoencoder, cohort: Cohort) -> Path:
 def _progress(
     parts: list[Ints], missing: list[int], mine: list[int], ranks: Ranks
 ) -> Iterator[Progress | None]:
-    """Show what process 0 has to encode; the others encode as much beside it."""
+    """Show the progress of process 0; every other process encodes about as many scans."""
     if not ranks.is_main:
         yield None
         return
@@ -197,7 +197,7 @@ def _encode_part(autoencoder: Autoencoder, cohort: Cohort, rows: Ints, progress:
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Moments | None:
-    """Map a shard if it is whole; shards appear by rename, so never in part."""
+    """Map a shard into memory; return None if it is missing, unreadable or of another shape or type."""
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -1,1 +1,1 @@
-"""What a training records and watches: progress, grids, memorisation, and why it failed."""
+"""Monitors a training: progress, sample grids, memorisation and the causes of failures."""

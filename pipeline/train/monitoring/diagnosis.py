@@ -1,4 +1,4 @@
-"""Why a training cannot go on, in words that help: a loss that is not finite, or too little memory."""
+"""Diagnoses a failed training: a loss or gradient that is not finite, or too little memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def not_finite(
     learning_rate: float,
     saved_step: int,
 ) -> TrainingError:
-    """Say which step broke, how, and what is likely to help. All processes must call it together.
+    """Return an error that names the first step that is not finite and a remedy. All processes must call it.
 
     Args:
-        step: the step object, which remembers its last losses.
-        done: steps done.
-        schedule: of the training.
-        precision: the arithmetic in use.
+        step: the optimiser step, which remembers its last losses.
+        done: number of steps done.
+        schedule: schedule of the training.
+        precision: precision of the training.
         ranks: the processes of the job.
-        learning_rate: of the last step.
-        saved_step: steps of the newest saved state; 0 if there is none.
+        learning_rate: learning rate of the last step.
+        saved_step: step of the newest saved state; 0 if there is none.
     """
     losses = step.losses.clone()
     if ranks.size > 1:
@@ -59,7 +59,7 @@ def not_finite(
             problem,
             field="train.precision",
             value=precision.dtype,
-            remedy="Set train.precision=fp32; if that is not it, lower train.learning_rate.",
+            remedy="Set train.precision=fp32. If that does not help, lower train.learning_rate.",
         )
     lower = f"Set train.learning_rate={schedule.learning_rate / 3:.2g}"
     longer = max(2 * schedule.warmup_steps, 100)
@@ -73,7 +73,7 @@ def not_finite(
 
 
 def _first_bad(losses: torch.Tensor, norms: torch.Tensor, done: int) -> tuple[int, torch.Tensor]:
-    """Return the first step that is not finite (counted from 1) and which of its losses are not (N,)."""
+    """Return the first step that is not finite (counted from 1), and (N,) True for losses not finite."""
     for number in range(max(done - REMEMBERED_STEPS, 0) + 1, done + 1):
         row = (number - 1) % REMEMBERED_STEPS
         bad = ~torch.isfinite(losses[row])
@@ -83,12 +83,12 @@ def _first_bad(losses: torch.Tensor, norms: torch.Tensor, done: int) -> tuple[in
 
 
 def too_large(step: TrainingStep, *, recomputes: bool, saved_step: int) -> TrainingError:
-    """Try halves of the micro-batch and say which one fits.
+    """Return an error that names the largest micro-batch that fits, found by trials of repeated halves.
 
     Args:
-        step: the step that ran out of memory; no tensor of its computation may be held any more.
-        recomputes: whether activations are computed again already, to save memory.
-        saved_step: steps of the newest saved state; 0 if there is none.
+        step: the step that ran out of memory; nothing may refer to tensors of its computation.
+        recomputes: whether `train.checkpoint_activations` is set.
+        saved_step: step of the newest saved state; 0 if there is none.
     """
     working = step.working
 
@@ -103,15 +103,13 @@ def too_large(step: TrainingStep, *, recomputes: bool, saved_step: int) -> Train
     recompute = "" if recomputes else " Or set train.checkpoint_activations=true."
     if fits:
         remedy = (
-            f"Set train.micro_batch={fits}, which fits in a trial here: the same training up to rounding, "
-            f"and a saved state is gone on with.{recompute}"
+            f"Set train.micro_batch={fits}, which fits in a trial. Training then resumes from a saved state, "
+            f"and its weights are equal up to rounding.{recompute}"
         )
     else:
-        remedy = (
-            f"Not even one scan fits: take smaller train.channels, or a device with more memory.{recompute}"
-        )
+        remedy = f"Not even one scan fits. Reduce train.channels or use a device with more memory.{recompute}"
     return TrainingError(
-        f"there is not enough memory for {step.micro_batch} scans at a time; {kept_words(saved_step)}",
+        f"not enough memory for {step.micro_batch} scans at a time; {kept_words(saved_step)}",
         field="train.micro_batch",
         value=step.micro_batch,
         remedy=remedy,

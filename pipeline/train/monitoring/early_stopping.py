@@ -25,6 +25,7 @@ COLUMNS = ("step", "train_loss", "val_loss", "gap", "gap_error")
 MAX_CHARACTERS = 2**20
 
 NUM_ERRORS = 3.0
+"""Standard errors above zero from which a gap is significant."""
 MIN_SHARE = 0.05
 """Smallest gap that matters, as a share of the val loss; a smaller gap is normal for unseen scans."""
 
@@ -32,7 +33,7 @@ Row = tuple[int, Gap]
 
 
 def is_open(gap: Gap) -> bool:
-    """Return whether a gap is significant (three standard errors) and of a size that matters (5 %)."""
+    """Return whether a gap is significant (`NUM_ERRORS`) and large enough to matter (`MIN_SHARE`)."""
     return gap.mean > NUM_ERRORS * gap.error and gap.mean > MIN_SHARE * gap.val
 
 
@@ -65,25 +66,21 @@ class MemorisationWatch:
     """
 
     def __init__(
-        self,
-        scans: PairedScans,
-        folder: Path,
-        settings: AverageSettings,
-        snapshots: Snapshots,
+        self, scans: PairedScans, folder: Path, settings: AverageSettings, snapshots: Snapshots
     ) -> None:
         self._path = folder / FILE_NAME
         self._snapshots = snapshots
         self._scans = scans
         # The average that becomes the model, or the nearest one in every snapshot.
-        self._length = min(settings.ema_lengths, key=lambda own: abs(own - settings.ema_length))
+        self._length = min(settings.ema_lengths, key=lambda length: abs(length - settings.ema_length))
         self._rows: list[Row] = []
         self.active = settings.stop_when_memorising and len(self._scans) >= MIN_PAIRS
         if settings.stop_when_memorising and not self.active:
             logger.warning(
-                "train.stop_when_memorising: the val split gives %d pairs of scans and %d are needed; "
-                "training goes on to its last step unwatched",
-                len(self._scans),
+                "train.stop_when_memorising has no effect: it needs %d pairs of train and val scans, "
+                "and the val split gives %d",
                 MIN_PAIRS,
+                len(self._scans),
             )
 
     @property

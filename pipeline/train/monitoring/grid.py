@@ -1,4 +1,4 @@
-"""Sample grids drawn during training: the same noise every time, so that progress is seen by eye."""
+"""Draws grids of samples during training, always from the same noise, so that progress is visible."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ GAP = 2
 def write_grid(
     folder: Path, denoiser: Denoiser, *, step: int, seed: int, autoencoder: Autoencoder | None = None
 ) -> Path:
-    """Draw one row of samples a class (at most eight classes) and write `grids/step-<step>.png` (private).
+    """Draw one row of samples per class (at most eight) and write `grids/step-<step>.png` (private).
 
     Args:
         folder: the checkpoint directory.
         denoiser: the averaged denoiser.
-        step: optimiser steps done.
+        step: number of optimiser steps done.
         seed: run seed; the noise does not depend on the step.
-        autoencoder: turns what the denoiser makes into images; None if it makes images.
+        autoencoder: decodes the denoiser's latents into images; None if it generates images.
     """
     num_rows = min(denoiser.num_classes, MAX_ROWS)
     device = next(denoiser.parameters()).device
@@ -59,7 +59,7 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     A training node may have no imaging library.
     """
     height, width = image.shape
-    # Every line of a PNG opens with its filter type; 0 stores the line as it is.
+    # Every line of a PNG starts with its filter type; 0 means unfiltered.
     lines = np.concatenate([np.zeros((height, 1), np.uint8), image], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b"")]

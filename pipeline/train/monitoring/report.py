@@ -1,4 +1,4 @@
-"""Reports of a training by process 0: live progress, `progress.csv` and grids."""
+"""Reports of a training by process 0: live progress, `progress.csv` and sample grids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_CHARACTERS = 256 * 2**20
 
 
 class History:
-    """Appends rows to `progress.csv`, one every few steps; rows after the resumed step are removed first.
+    """Appends rows to `progress.csv`; rows after the resumed step are removed first.
 
     Args:
         folder: checkpoint directory.
@@ -67,7 +67,7 @@ class History:
 
 
 class Report:
-    """Adds up losses between two reports.
+    """Sums the losses between two reports.
 
     Args:
         history: `progress.csv`; None on a process that writes nothing.

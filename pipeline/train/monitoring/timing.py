@@ -1,4 +1,4 @@
-"""Where the time of a training goes, part by part; costs nothing when nobody asks."""
+"""Measures the time of the parts of a training, only on request."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from models.devices import default_device, synchronise
 
 COMPUTING = ("forward", "backward", "optimizer")
-"""The parts that training is about; everything else is overhead."""
+"""The parts that are not overhead."""
 
 
 class Timing:
-    """Adds up the wall time of the parts of a training.
+    """Sums the wall time of the parts of a training.
 
-    On an accelerator each part waits for it, so that its work is counted where it belongs: the parts then no
-    longer overlap, and the whole takes longer than without.
+    Each part waits for the accelerator, so that its work counts for the right part. The parts then do not
+    overlap, and the whole takes longer than without timing.
 
     Attributes:
         seconds: part -> seconds; `wall` is the whole loop, parts are `data`, `draw`, `forward`, `backward`,
@@ -29,7 +29,7 @@ class Timing:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def part(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Count the time inside the block for part `name`."""
+        """Return a context that counts the time of its block for part `name`."""
         return self._counted(name)
 
     @contextlib.contextmanager
@@ -46,8 +46,8 @@ class Timing:
 
 
 class NoTiming(Timing):
-    """Counts nothing."""
+    """Measures nothing."""
 
     def part(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Return a block that counts nothing."""
+        """Return a context that does nothing."""
         return contextlib.nullcontext()

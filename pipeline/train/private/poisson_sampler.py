@@ -1,4 +1,4 @@
-"""Which scans a private training step sees: each patient by a coin of its own, and one scan of each."""
+"""Poisson sampling of the scans of a private training step: patients at random, and one scan of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def draw_of(
     cohort: Cohort, scans: ScanSettings, batch_size: int, seed: int, budget: PrivacyBudget | None
 ) -> BatchPlan | PatientDraw:
-    """Return what draws the scans of every step: batches, or patients by their own coins under a budget."""
+    """Return what draws the scans of every step: batches, or under a budget Poisson samples of patients."""
     if budget is not None:
         return PatientDraw(cohort, sample_rate=budget.sample_rate, secret=budget.secret)
     return BatchPlan(
@@ -35,12 +35,12 @@ def draw_of(
 class PatientDraw:
     """Draws patients for every step independently of one another (Poisson sampling).
 
-    The accountant assumes just that; a step so sees more or fewer scans than expected, or none. Of each
-    patient drawn one scan is taken, so that a patient moves a step by one clipped gradient.
+    The privacy accountant assumes this sampling. The number of scans of a step varies and can be zero. Each
+    drawn patient gives one scan, so that a patient changes a step by one clipped gradient.
 
     Args:
-        cohort: the cohort; rows of its train split are drawn.
-        sample_rate: chance of each patient to be part of a step.
+        cohort: the cohort, from whose train split rows are drawn.
+        sample_rate: probability of each patient to be part of a step, in (0, 1].
         secret: seed of the draws.
     """
 

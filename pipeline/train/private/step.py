@@ -18,17 +18,17 @@ from pipeline.train.step import TrainingStep
 
 
 class PrivateStep(TrainingStep):
-    """A step whose gradient is a sum of bounded shares of patients, and noise.
+    """A step whose gradient is the sum of one clipped gradient per patient, plus noise.
 
     Args:
         denoiser: the denoiser to train.
         settings: training settings.
-        plan: what this machine computes with; fp32.
+        plan: machine plan; its precision is fp32.
         ranks: this process alone.
         seed: run seed.
-        timing: counts where the time goes.
-        source: turns what was read into what is denoised.
-        budget: how much noise.
+        timing: measures the parts of the step.
+        source: converts what was read into what is denoised.
+        budget: noise multiplier, clipping norm and secret seed.
     """
 
     stratified = False
@@ -59,7 +59,7 @@ class PrivateStep(TrainingStep):
         return count, slice(0, count)
 
     def _backward(self, step: int, images: Tensor, codes: Tensor) -> Tensor:
-        """Leave the private gradient in the master; return the mean loss of the scans, 0 without any."""
+        """Store the private gradient in the master; return the mean loss of the scans, 0 without scans."""
         with self._timing.part("draw"):
             drawn = self._draw(step, images, codes)
         total = torch.zeros((), device=self.device)

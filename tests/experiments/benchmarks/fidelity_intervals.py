@@ -57,7 +57,6 @@ def measure_scopes(
         val,
         train,
         cohort.info.classes,
-        settings=settings,
         rng=np.random.default_rng([seed, 0]),
     )
     rng = np.random.default_rng([seed, 3])

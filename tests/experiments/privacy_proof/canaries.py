@@ -30,6 +30,7 @@ from pipeline.privacy.membership.attack import (
 )
 from pipeline.privacy.membership.release_attack import release_scores
 from pipeline.privacy.search.references import load_references, search_images
+from pipeline.privacy.search.views import COMPONENT_NOISE
 from pipeline.privacy.settings import AuditSettings
 from pipeline.sample import run_sample
 from pipeline.train import run_train
@@ -92,7 +93,7 @@ def model_scores(whole: Cohort, groups: Groups, checkpoint: Path, settings: Audi
 def image_scores(whole: Cohort, groups: Groups, drawn: AuditedSet, settings: AuditSettings) -> Scores:
     """Score the groups' scans by the images that come closest; components know no canary."""
     references = load_references(whole, settings, np.random.default_rng([1, 1]))
-    components = principal_components(references.images, settings.component_noise)
+    components = principal_components(references.images, COMPONENT_NOISE)
     images = search_images(drawn.take, np.arange(len(drawn.table)), settings.search_size)
     scans = search_images(whole.take, groups.every, settings.search_size)
     return release_scores(groups.every, scans, images, components, settings)

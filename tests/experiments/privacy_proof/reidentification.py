@@ -21,7 +21,7 @@ from models.privacy.copy_embedding import CopyEmbedding, train_on_pairs
 from models.privacy.matching import Alignments, coarse_similarity, flat_field
 from pipeline.arrays import Bools, Ints
 from pipeline.artifacts.cohort import Cohort
-from pipeline.privacy.search.embedding_cache import cohort_embedding
+from pipeline.privacy.search.embedding_cache import LEARNING_RATE, TEMPERATURE, cohort_embedding
 from pipeline.privacy.search.references import References, load_references
 from pipeline.privacy.search.views import embed_flat
 from pipeline.privacy.settings import AuditSettings
@@ -78,7 +78,6 @@ def at_size(settings: AuditSettings, size: int) -> AuditSettings:
     return settings.model_copy(
         update={
             "search_size": max(size, settings.search_size),
-            "flat_field_sigma": settings.flat_field_sigma * scale,
             "max_shift": round(settings.max_shift * scale),
         }
     )
@@ -137,8 +136,8 @@ def patient_embedding(
             two_scans,
             lambda batch: flat_field(batch, sigma=settings.flat_field_sigma),
             num_steps=steps,
-            learning_rate=settings.embedding_learning_rate,
-            temperature=settings.embedding_temperature,
+            learning_rate=LEARNING_RATE,
+            temperature=TEMPERATURE,
             generator=generator,
             on_step=lambda _, loss: progress.update(1, loss=loss),
             dimension=DIMENSION,

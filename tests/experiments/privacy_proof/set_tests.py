@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.privacy.gate.gate import isolation_cut, tune
-from pipeline.privacy.gate.set_tests import Plan, holm, run_tests
+from pipeline.privacy.gate.set_tests import DEPTHS, Plan, holm, run_tests
 from pipeline.privacy.search.embedding_cache import cohort_embedding
 from pipeline.privacy.search.references import load_references
 from pipeline.privacy.search.views import VIEWS, Found, Views
@@ -30,7 +30,7 @@ class SetTests:
         )
         self.tuned = tune(self.views)
         self._significance = settings.significance
-        self._plan = Plan(settings.depths, settings.null_draws, self.references.holdout_share)
+        self._plan = Plan(DEPTHS, settings.null_draws, self.references.holdout_share)
         self._classes = {name: code for code, name in enumerate(cohort.info.classes)}
         self._cut = {view: isolation_cut(self.tuned.calibration, view) for view in VIEWS}
 

@@ -260,7 +260,6 @@ def test_sources_that_were_changed_are_refused(
         ({"split": "everything"}, "train, val or test"),
         ({"mask": (0.5, 0.1, 0.4, 0.9)}, "x0 < x1"),
         ({"mask": None, "sampler": "repaint"}, "set a mask"),
-        ({"guidance_low": 2.0, "guidance_high": 1.0}, "guidance_low"),
         ({"shard_size": 7}, "shard_size"),
     ],
 )

@@ -179,7 +179,7 @@ def test_a_server_killed_midway_is_waited_for_and_the_cohort_is_that_of_the_fold
     ingest = Ingest(place, "patient.yaml", tmp_path / "cohort", orthanc)
     ingest.until_midway()
     orthanc.kill()
-    ingest.until_told("is away")
+    ingest.until_told("is unavailable")
     assert 2 <= ingest.finished_parts() < NUM_SCANS // 8
     orthanc.start()
     assert ingest.end() == 0, ingest.text()
@@ -210,7 +210,7 @@ def test_a_server_away_for_too_long_ends_ingest_and_the_same_command_goes_on(
     # More patience changes how the server is reached, not the cohort: what was finished still counts.
     again = Ingest(place, "patient.yaml", out, orthanc)
     assert again.end() == 0, again.text()
-    assert "ingest goes on" in again.text()
+    assert "ingest resumes" in again.text()
     assert content(out) == expected
 
 
@@ -267,5 +267,5 @@ def test_a_wrong_password_ends_ingest_without_showing_it(
     wrong = "wrong-Secret-2846"
     ingest = Ingest(place, "patient.yaml", tmp_path / "cohort", orthanc, password=wrong)
     assert ingest.end() == 3
-    assert "refuses these credentials" in ingest.text()
+    assert "refuses the credentials" in ingest.text()
     assert problems(scan_for_values(tmp_path, [wrong])) == []

@@ -163,7 +163,7 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes_without_reading_twice(
     damaged.write_bytes(damaged.read_bytes()[:100])
     with caplog.at_level("INFO"):
         resumed = ingest(tmp_path, settings)
-    assert "were finished before" in caplog.text
+    assert "scans are finished" in caplog.text
     assert resumed.digest == undisturbed.digest
     assert not parts.exists()
 

@@ -84,7 +84,7 @@ def test_chestxray14_keeps_its_test_list_and_refuses_what_cannot_be_told(nih: In
     assert {name.rpartition("/")[2]: reason for name, reason in nih.refused.items()} == {
         "00000041_001.png": IN_TEST,
         "00000042_000.png": "label not listed in the manifest",
-        "00000043_000.png": "stands in several parts of a published split",
+        "00000043_000.png": "in several parts of a published split",
         "00000044_000.png": "file missing",
         "00000099_000.png": "not in the table",
     }
@@ -199,7 +199,7 @@ def test_chexpert_keeps_uncertain_observations_and_makes_no_class_of_them(
 def test_chexpert_takes_frontal_views_and_says_how_many_it_left_out(chexpert: Ingested, layout: str) -> None:
     assert not any("lateral" in name for name in chexpert.records.index)
     assert any(
-        "1 scans are left out" in note and "Frontal/Lateral" in note for note in chexpert.listing.notes
+        "1 scans are excluded" in note and "Frontal/Lateral" in note for note in chexpert.listing.notes
     )
     parts = chexpert.parts("chexpert")
     valid = chexpert_place(layout, "valid", 64541)
@@ -275,7 +275,7 @@ def test_mimic_joins_labels_by_study_and_the_split_by_image(mimic: Ingested) -> 
     assert mimic.refused["gone"] == "file missing"
     assert list(mimic.records["split"]).count("test") == 1
     assert set(mimic.parts("mimic").values()) == {"train", "val", "test", ""}
-    assert any("1 scans are left out" in note for note in mimic.listing.notes)
+    assert any("1 scans are excluded" in note for note in mimic.listing.notes)
 
 
 @pytest.fixture(scope="module")
@@ -326,4 +326,4 @@ def test_padchest_reads_lists_of_findings_from_16_bit_files(padchest: Ingested) 
     ]
     lying = padchest.records[padchest.records["patient"] == "lying"].iloc[0]
     assert (lying["view"], lying["sex"], lying["source_format"]) == ("AP", "F", "png")
-    assert any("2 scans are left out" in note for note in padchest.listing.notes)
+    assert any("2 scans are excluded" in note for note in padchest.listing.notes)

@@ -56,7 +56,7 @@ def test_what_is_not_selected_is_left_out_and_counted(tmp_path: Path) -> None:
         "c.png": "rows of the table disagree",
         "d.png": "not in the table",
     }
-    assert listing.notes == ["1 scans are left out by the manifest's selection (view)"]
+    assert listing.notes == ["1 scans are excluded by the manifest's `select` (view)"]
 
 
 def test_a_row_that_fits_several_files_is_refused_for_all_of_them(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_a_row_that_fits_several_files_is_refused_for_all_of_them(tmp_path: Path
     (tmp_path / "t.csv").write_text("file,label\na,x\nb,x\nc,x\n")
     listing = listed(tmp_path, "    table: {path: t.csv, match: stem}\n    label: {column: label}\n")
     assert {name: task.refusal for name, task in by_name(listing).items()} == {
-        "one/a.png": "a row of the table fits several files",
-        "two/a.png": "a row of the table fits several files",
+        "one/a.png": "a row of the table matches several files",
+        "two/a.png": "a row of the table matches several files",
         "two/b.png": "",
         "c": "file missing",
     }
@@ -91,12 +91,17 @@ def test_parts_come_from_lists_folders_patterns_and_constants(tmp_path: Path) ->
     assert tasks["train/a_tr.png"].published == ("train", "train", "tr", "train")
     assert tasks["valid/b_te.png"].published == ("test", "val", "te", "train")
     assert tasks["valid/c_.png"].published == ("", "val", "", "train")
-    assert tasks["valid/c_.png"].refusal == "stands in several parts of a published split"
+    assert tasks["valid/c_.png"].refusal == "in several parts of a published split"
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "no such list"), (b"a\0b\n", "not a list"), (b"x" * 9000, "not a list"), (b"\xff\xfe", "UTF-8")],
+    [
+        (None, "the list does not exist"),
+        (b"a\0b\n", "not a list"),
+        (b"x" * 9000, "not a list"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
 )
 def test_a_list_that_is_none_is_a_data_error(tmp_path: Path, content: bytes | None, problem: str) -> None:
     files(tmp_path, "train/a_tr.png")
@@ -150,11 +155,11 @@ def test_priority_says_which_finding_counts_first_and_nothing_else_does(
     [
         (
             "",
-            r"nothing says which counts first.*priority: \[edema, fracture, zoster\], or set several: refuse",
+            r"required, because .*priority: \[edema, fracture, zoster\], or set several: refuse",
         ),
         ("classes: [zoster, healthy, edema]\n", r"priority: \[zoster, edema\]"),
-        ("priority: [edema, fracture]\n", "priority: lacks zoster"),
-        ("priority: [edema, fracture, zoster, edema]\n", "priority: a name stands twice"),
+        ("priority: [edema, fracture]\n", "priority: zoster must be listed too"),
+        ("priority: [edema, fracture, zoster, edema]\n", "priority: a name is listed twice"),
         ("priority: [edema, fracture, zoster, healthy]\n", "'healthy' is not both a finding and a class"),
         ("classes: [zoster, healthy]\npriority: [zoster, edema]\n", "'edema' is not both"),
     ],
@@ -174,7 +179,7 @@ def test_priority_is_not_asked_for_where_no_scan_can_need_it(tmp_path: Path) -> 
     one_class = listed(tmp_path, FINDINGS, "classes: [edema, healthy]" + HEAD)
     assert [task.label for task in one_class.tasks] == ["edema", "edema"]
     for text in (refusing, "    label: {folder: 0}\n"):
-        with pytest.raises(ManifestError, match="priority: no scan here gets its class"):
+        with pytest.raises(ManifestError, match="priority: not allowed, because no source"):
             listed(tmp_path, text, "priority: [edema]" + HEAD)
 
 
@@ -211,7 +216,7 @@ def test_columns_of_an_archive_become_findings_by_name(tmp_path: Path) -> None:
         ("edema", b"\1\1\0"), ("zoster", b"\0\0\1"), ("healthy", b"\0\0\0")
     ]  # fmt: skip
     (tmp_path / "m.yaml").write_text(text.replace("1: fracture", "1: edema"))
-    with pytest.raises(ManifestError, match="a finding stands twice"):
+    with pytest.raises(ManifestError, match="a finding is listed twice"):
         load_manifest(tmp_path / "m.yaml")
 
 
@@ -254,7 +259,7 @@ def test_a_prefix_keeps_numbers_apart_and_has_no_place_beside_a_tag(tmp_path: Pa
     files(tmp_path, "7_a.png")
     text = "    label: {value: x}\n    patient: {pattern: '^([0-9]+)_', prefix: north-}\n"
     assert listed(tmp_path, text).tasks[0].patient == "north-7"
-    with pytest.raises(ManifestError, match="prefix belongs"):
+    with pytest.raises(ManifestError, match="prefix requires"):
         listed(
             tmp_path,
             "    label: {value: x}\n    patient: {tag: PatientID, prefix: a}\n",
@@ -285,7 +290,7 @@ def test_cells_that_look_like_formulas_are_data_and_reach_no_output(tmp_path: Pa
     manifest = load_manifest(tmp_path / "m.yaml")
     tasks = by_name(list_scans(manifest))
     assert tasks["14.png"].refusal == "label not listed in the manifest"
-    assert tasks["15.png"].refusal == "part of a published split is not a name"
+    assert tasks["15.png"].refusal == "part of a published split is not a valid name"
     assert (tasks["0.png"].label, tasks["0.png"].attributes) == ("normal", ("", "", "PA"))
     run_ingest(manifest, tmp_path / "cohort", IngestSettings(image_size=8, workers=1))
     for path in (tmp_path / "cohort").rglob("*"):

@@ -84,14 +84,14 @@ def test_the_schema_file_is_the_models_schema() -> None:
         (("kind: images", "kind: pictures"), "sources", "dicom, nifti, images"),
         (("name: small", "name: ../up"), "name", "README"),
         (("{folder: 0}", "{folder: 0, column: x}"), "label", "exactly one"),
-        (("{folder: 0}", "{column: x}"), "", "needs a table"),
+        (("{folder: 0}", "{column: x}"), "", "requires a table"),
         (('"(p[0-9]+)_"', '"p[0-9"'), "pattern", "regular expression"),
         (('"(p[0-9]+)_"', '"p"'), "pattern", "one group"),
-        (('{pattern: "(p[0-9]+)_"}', "{tag: PatientID}"), "", "belongs to DICOM"),
+        (('{pattern: "(p[0-9]+)_"}', "{tag: PatientID}"), "", "requires a DICOM source"),
         (("name: small", "name: small\nsplit: {keep_test: kaggle}"), "", "not a published split"),
         (("{folder: 0}", "{folder: 0, vlues: {a: b}}"), "vlues", "Did you mean 'values'"),
-        (("    path: scans\n", "    path: scans\n    select: {view: [PA]}\n"), "", "needs a table"),
-        (("    path: scans\n", "    path: scans\n    frames: each\n"), "frames", "It has no place here"),
+        (("    path: scans\n", "    path: scans\n    select: {view: [PA]}\n"), "", "requires a table"),
+        (("    path: scans\n", "    path: scans\n    frames: each\n"), "frames", "It is not allowed here"),
         (
             ("{folder: 0}", "{value: a}\n    published_splits: {own: {folder: 0, vale: b}}"),
             "published_splits.own.vale",
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_manifest_is_refused_and_not_a_crash(tmp_path: Path, t
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no such manifest"):
+    with pytest.raises(ManifestError, match="the manifest does not exist"):
         load_manifest(tmp_path / "none.yaml")
     with pytest.raises(ManifestError, match="larger than"):
         load_manifest(written(tmp_path, GOOD + "# " + "x" * 2**20))

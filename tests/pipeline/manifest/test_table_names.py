@@ -24,7 +24,7 @@ __all__ = ["call"]
 
 MISREAD = {
     "an empty cell": "None NA NULL NaN nan null Null",
-    "a truth value": "True true TRUE False false FALSE tRuE",
+    "a Boolean": "True true TRUE False false FALSE tRuE",
     "a number": "0 1 007 1.10 1. 1e5 1E5 inf Infinity NAN 0x10 0b1 1_000 20200101",
     "a date": "2020-01-01 2020-1-1",
 }
@@ -49,7 +49,7 @@ def test_a_name_that_a_reader_takes_for_something_else_is_refused(what: str, nam
     assert (
         any(found != name for found in read_back(name)) or yaml.safe_load(name) != name or name == "2020-1-1"
     )
-    assert f"take {name!r} for {what}" in name_problem(name)
+    assert f"read {name!r} as {what}" in name_problem(name)
 
 
 @pytest.mark.parametrize("name", KEPT.split())
@@ -85,7 +85,7 @@ PLACES = {
 @pytest.mark.parametrize("name", ["NA", "None", "true", "1"])
 def test_wherever_a_manifest_names_what_lands_in_tables(tmp_path: Path, field: str, name: str) -> None:
     (tmp_path / "m.yaml").write_text(PLACES[field].replace("'NA'", f'"{name}"'))
-    with pytest.raises(ManifestError, match=f"readers of tables take '{name}' for") as caught:
+    with pytest.raises(ManifestError, match=f"table readers read '{name}' as") as caught:
         load_manifest(tmp_path / "m.yaml")
     assert caught.value.field == field
     (tmp_path / "m.yaml").write_text(PLACES[field].replace("'NA'", "fine"))
@@ -100,12 +100,12 @@ def test_a_folder_of_such_a_name_is_refused_by_validate_and_before_anything_is_r
     for picture in scans.rglob("*.png"):
         picture.write_bytes(b"unread")
     manifest = manifest_of(tmp_path)
-    with pytest.raises(DataError, match=r"take 'None' for an empty cell.*label\.values"):
+    with pytest.raises(DataError, match=r"read 'None' as an empty cell.*label\.values"):
         run_ingest(manifest, tmp_path / "c", IngestSettings(image_size=16, workers=1))
     assert not (tmp_path / "c").exists()
     done = call("validate", str(tmp_path / "manifest.yaml"))
     assert done.code == 3
-    assert "take 'None' for an empty cell" in done.err
+    assert "read 'None' as an empty cell" in done.err
 
 
 @pytest.mark.parametrize("named", ["", "classes: [Disc, disc]\n"])

@@ -57,17 +57,17 @@ def test_a_byte_order_mark_blank_lines_and_trailing_commas_are_no_damage(tmp_pat
     [
         (f"file,label\n{SECRET}.png\n", "line 2 has too few cells"),
         (f"file,label\na.png,x\n{SECRET}.png,x,y\n", "line 3 has too many cells"),
-        (f"file,label\n{SECRET}.png,x\0y\n", "line 2 holds control characters"),
-        (f"file,label\n{SECRET}.png,x\x1fy\n", "line 2 holds control characters"),
+        (f"file,label\n{SECRET}.png,x\0y\n", "line 2 contains control characters"),
+        (f"file,label\n{SECRET}.png,x\x1fy\n", "line 2 contains control characters"),
         (f"file,label\n{SECRET}.png,{'x' * 10_001}\n", "line 2 has a cell that is too long"),
         (f'file,label\n{SECRET}.png,"{"x" * 200_000}\n', "line 2 is not CSV, or has a cell that is too long"),
-        (f"file,label\n{SECRET}.png,x\n{SECRET}.png,y\n", "line 3 names a scan that an earlier line named"),
+        (f"file,label\n{SECRET}.png,x\n{SECRET}.png,y\n", "line 3 has the same key as an earlier line"),
         (f"file,label,label\n{SECRET}.png,x,y\n", "the column 'label' twice"),
         (f"{SECRET}.png,x\n{SECRET}2.png,y\n", "the table has no column 'file'"),
         ("", "the table has no column 'file'"),
         (f"file,label\n{SECRET}.png,m\xfcde\n".encode("latin-1"), "not utf-8 text"),
         (f"file,label\n{SECRET}.png,x\n".encode("utf-16"), "not utf-8 text"),
-        (",".join(f"c{n}" for n in range(5000)) + "\n", "too many columns"),
+        (",".join(f"c{n}" for n in range(5000)) + "\n", "more than 4096 columns"),
     ],
 )
 def test_damage_is_named_by_line_and_no_cell_is_quoted(
@@ -99,7 +99,7 @@ def test_no_table_can_grow_without_bounds(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(table_files, "MAX_TABLE_BYTES", 2**20)
         with pytest.raises(DataError, match="too large"):
             table(tmp_path / "t.csv.gz", bomb)
-    with pytest.raises(DataError, match="line that is too long"):
+    with pytest.raises(DataError, match="a line has more than"):
         table(tmp_path / "t.csv.gz", bomb)
 
 
@@ -154,7 +154,7 @@ def test_several_files_make_one_table_and_a_mistake_names_the_file(tmp_path: Pat
 
 def test_a_nested_parquet_column_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"file": ["a"], "label": [["x", "y"]]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="'label' does not hold plain values"):
+    with pytest.raises(DataError, match="'label' has nested or binary values"):
         ScanTable(tmp_path / "t.parquet", ("file",), ("label",), field="table")
 
 

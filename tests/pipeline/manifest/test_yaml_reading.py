@@ -37,26 +37,26 @@ def loaded(folder: Path, old: str, new: str, text: str = GOOD) -> Manifest:
 @pytest.mark.parametrize(
     ("old", "new", "field", "line", "taken", "written"),
     [
-        ("name: small", "name: small\nclasses: [no, yes]", "classes.0", 2, "a truth value", "no"),
-        ("name: small", "name: small\nclasses: [one, Off]", "classes.1", 2, "a truth value", "Off"),
-        ("name: small", "name: on", "name", 1, "a truth value", "on"),
+        ("name: small", "name: small\nclasses: [no, yes]", "classes.0", 2, "a Boolean", "no"),
+        ("name: small", "name: small\nclasses: [one, Off]", "classes.1", 2, "a Boolean", "Off"),
+        ("name: small", "name: on", "name", 1, "a Boolean", "on"),
         ("name: small", "name: small\nlicense: 4.10", "license", 2, "a number", "4.10"),
         ("name: small", "name: small\ncitation: 2020-01-01", "citation", 2, "a date or time", "2020-01-01"),
         ("name: small", "name: small\naccess: 12:30", "access", 2, "a number", "12:30"),
-        ("name: small", "name: small\ndescription: ~", "description", 2, "nothing", "~"),
+        ("name: small", "name: small\ndescription: ~", "description", 2, "null", "~"),
         ("path: scans", "path: 0x1F", "sources.0.path", 4, "a number", "0x1F"),
         ("path: t.csv", "path: 1_000", "sources.0.table.path", 5, "a number", "1_000"),
-        ("theirs", "null", "sources.0.table.joins.0.columns.more", 5, "nothing", "null"),
+        ("theirs", "null", "sources.0.table.joins.0.columns.more", 5, "null", "null"),
         ("a: one", "1: one", "sources.0.label.values.1", 6, "a number", "1"),
-        ("a: one", "no: one", "sources.0.label.values.no", 6, "a truth value", "no"),
+        ("a: one", "no: one", "sources.0.label.values.no", 6, "a Boolean", "no"),
         ("a: one", "1.0: one", "sources.0.label.values.1.0", 6, "a number", "1.0"),
-        ("a: one", "~: one", "sources.0.label.values.~", 6, "nothing", "~"),
+        ("a: one", "~: one", "sources.0.label.values.~", 6, "null", "~"),
         ("a: one", "007: one", "sources.0.label.values.007", 6, "a number", "007"),
         ("a: one", "2020-01-01: one", "sources.0.label.values.2020-01-01", 6, "a date or time", "2020-01-01"),
-        ("a: one", "a: yes", "sources.0.label.values.a", 6, "a truth value", "yes"),
+        ("a: one", "a: yes", "sources.0.label.values.a", 6, "a Boolean", "yes"),
         ("column: label", "column: 3", "sources.0.label.column", 6, "a number", "3"),
         ("[PA]", "[PA, 1]", "sources.0.select.view.1", 7, "a number", "1"),
-        ("x: train", "x: on", "sources.0.published_splits.own.values.x", 8, "a truth value", "on"),
+        ("x: train", "x: on", "sources.0.published_splits.own.values.x", 8, "a Boolean", "on"),
         ("sex: sex", "sex: 1", "sources.0.attributes.sex", 9, "a number", "1"),
         ("[Age, age]", "[Age, 7]", "sources.0.attributes.age.column.1", 9, "a number", "7"),
         ('"80"', "80", "sources.0.attributes.age.values.old", 9, "a number", "80"),
@@ -68,7 +68,7 @@ def test_what_yaml_reads_otherwise_is_told_with_line_value_and_quotes(
     with pytest.raises(ManifestError) as caught:
         loaded(tmp_path, old, new)
     assert caught.value.field == field
-    assert f"line {line}: YAML reads this as {taken}, and a text is wanted" in str(caught.value)
+    assert f"line {line}: YAML reads this as {taken}, but a text is required" in str(caught.value)
     assert f"(got '{written}')" in str(caught.value)
     assert f'Put it in quotes: "{written}".' in str(caught.value)
 
@@ -81,14 +81,14 @@ def test_quotes_are_the_remedy_that_they_are_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_left_out_is_called_that(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"name: line 1: nothing stands here"):
+    with pytest.raises(ManifestError, match=r"name: line 1: the value is empty"):
         loaded(tmp_path, "name: small", "name:")
 
 
 @pytest.mark.parametrize(("old", "new"), [("[no, yes]", "[0, 1]"), ("[no, yes]", "[true, false]")])
 def test_where_quotes_alone_would_not_do_that_is_said_at_once(tmp_path: Path, old: str, new: str) -> None:
     text = GOOD.replace("name: small", f"name: small\nclasses: {old}")
-    with pytest.raises(ManifestError, match=r"classes\.0: readers of tables take '(0|true)' for a") as caught:
+    with pytest.raises(ManifestError, match=r"classes\.0: table readers read '(0|true)' as a") as caught:
         loaded(tmp_path, old, new, text)
     assert "quotes" not in str(caught.value)
 
@@ -104,7 +104,9 @@ def test_a_filter_is_never_another_number_than_was_written(tmp_path: Path, wante
 
 
 def test_a_secret_that_yaml_misreads_is_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"sources\.0\.token: a secret itself must not") as caught:
+    with pytest.raises(
+        ManifestError, match=r"sources\.0\.token: the manifest must not contain a secret"
+    ) as caught:
         loaded(tmp_path, "label:", "token: 31415926\n    label:", SERVER)
     assert "31415926" not in str(caught.value)
     with pytest.raises(ManifestError, match=r"sources\.0\.token: line 6: .*Put it in quotes\.") as caught:

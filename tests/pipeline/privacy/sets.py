@@ -24,7 +24,6 @@ QUICK = AuditSettings(
     embedding_steps=40,
     embedding_batch=96,
     rotations=(0.0,),
-    coarse_rotations=(0.0,),
     planted_per_kind=12,
     control_scans=100,
     power_draws=20,

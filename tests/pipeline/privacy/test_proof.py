@@ -15,7 +15,7 @@ from pipeline.ingest import run_ingest
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
 from pipeline.privacy import run_audit
-from pipeline.privacy.gate.set_tests import Plan, holm, run_tests
+from pipeline.privacy.gate.set_tests import DEPTHS, Plan, holm, run_tests
 from pipeline.privacy.search.embedding_cache import cohort_embedding
 from pipeline.privacy.search.references import load_references, shrink
 from pipeline.privacy.search.views import Views
@@ -32,7 +32,7 @@ def failures(cohort: Cohort, resamples: int) -> int:
     views = Views(references, cohort_embedding(cohort, references, QUICK).network, QUICK)
     held = np.flatnonzero(~references.in_train)
     control = views.search(references.images[torch.from_numpy(held)], references.patients[held]).views
-    plan = Plan(QUICK.depths, QUICK.null_draws, references.holdout_share)
+    plan = Plan(DEPTHS, QUICK.null_draws, references.holdout_share)
     classes = {name: code for code, name in enumerate(CLASSES)}
     failed = 0
     for seed in range(resamples):

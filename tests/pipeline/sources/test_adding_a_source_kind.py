@@ -174,5 +174,5 @@ def test_every_record_names_what_there_is(kind: str) -> None:
 
 
 def test_a_kind_whose_files_nothing_searches_is_no_kind() -> None:
-    with pytest.raises(ValueError, match="name in `values` what collects"):
+    with pytest.raises(ValueError, match="set `values` to the collector"):
         SourceKind(PgmSource, lists=f"{__name__}:list_pgm", reads=f"{__name__}:read_pgm")

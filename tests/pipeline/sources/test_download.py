@@ -114,7 +114,7 @@ def test_a_wrong_md5_is_refused_and_the_file_removed(server: Server) -> None:
     assert not list((cache_directory() / "downloads" / wrong[:12]).iterdir())
 
 
-@pytest.mark.parametrize(("status", "tries"), [(404, 1), (503, 5)])
+@pytest.mark.parametrize(("status", "tries"), [(404, 1), (429, 5), (503, 5)])
 def test_a_server_error_is_told_and_only_a_passing_one_is_tried_again(
     server: Server, status: int, tries: int
 ) -> None:

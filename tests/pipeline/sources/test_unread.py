@@ -91,7 +91,7 @@ def test_validate_tells_links_and_endings_and_no_name(tmp_path: Path, call: Call
     assert (
         f"not read: 4 entries of the source ({UNMATCHED}; .JP2 3, another ending 1), such as s-" in done.err
     )
-    assert "put the folder itself there" in done.err
+    assert "replace the link by the folder" in done.err
     assert "Smith" not in done.err
 
 
@@ -103,7 +103,7 @@ def test_validate_makes_no_key_to_tell_names(
     away(tmp_path)
     manifest_of(tmp_path, ANY_DEPTH)
     done = call("validate", tmp_path / "manifest.yaml")
-    assert f"({FOLDER_LINK}; no ending 1); put" in done.err
+    assert f"({FOLDER_LINK}; no ending 1); replace" in done.err
     assert not (tmp_path / "nowhere.key").exists()
 
 

@@ -171,7 +171,7 @@ def test_a_stand_in_for_half_of_the_scans_is_nobody(tmp_path: Path, stand_in: st
     assert (info.num_scans, info.num_patients) == (30, 30)
     assert refused(made_cohort.path) == {STAND_IN: 30}
     assert made_cohort.counts["rejected"] == 30
-    assert any(note.startswith("30 scans are refused: patient id is a stand-in") for note in info.notes)
+    assert any(note.startswith("30 scans are refused: patient id is a placeholder") for note in info.notes)
     assert STAND_IN in (tmp_path / "c" / "qc.html").read_text()
 
 
@@ -186,7 +186,7 @@ def test_a_stand_in_is_treated_as_an_empty_id_is_and_told_by_validate(tmp_path: 
     lenient = list_scans(load_manifest(tmp_path / "m.yaml"))
     assert len({task.patient for task in lenient.tasks}) == 60
     assert not any(task.refusal for task in lenient.tasks)
-    assert "30 scans without a patient id count as a patient each (unmatched)" in lenient.notes
+    assert "30 scans without a patient id count as one patient each (unmatched)" in lenient.notes
 
 
 def test_a_doubtful_crowd_also_counts_as_without_an_id_under_unmatched(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_patient_0_of_an_archive_that_counts_from_0_is_kept(tmp_path: Path) ->
 
 def test_a_crowd_in_headers_counts_against_the_largest_share_of_refused_scans(tmp_path: Path) -> None:
     manifest = dicom_and_table(tmp_path, IDS, ["0"] * 30)
-    with pytest.raises(DataError, match=r"30 of 60 scans cannot be used: patient id is a stand-in"):
+    with pytest.raises(DataError, match=r"30 of 60 scans cannot be used: patient id is a placeholder"):
         run_ingest(manifest, tmp_path / "c", SETTINGS.model_copy(update={"max_reject_share": 0.3}))
 
 
@@ -267,7 +267,7 @@ sources:
 
 
 def test_a_tag_takes_no_rule_for_scans_without_an_id(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="unmatched belongs to column, pattern or table"):
+    with pytest.raises(ManifestError, match="unmatched requires column, pattern or table"):
         dicom_and_table(tmp_path, ["1"], ["2"])
         text = (
             (tmp_path / "m.yaml").read_text().replace("{tag: PatientID}", "{tag: PatientID, unmatched: own}")

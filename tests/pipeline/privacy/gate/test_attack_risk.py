@@ -22,6 +22,7 @@ from pipeline.privacy.gate.attack_risk import (
     risk,
 )
 from pipeline.privacy.search.references import References, load_references
+from pipeline.privacy.search.views import COMPONENT_NOISE
 from tests.pipeline.privacy.sets import QUICK, fresh
 
 
@@ -29,7 +30,7 @@ from tests.pipeline.privacy.sets import QUICK, fresh
 def known(gate_cohort: Path) -> tuple[References, Components]:
     cohort = Cohort(gate_cohort)
     references = load_references(cohort, QUICK, np.random.default_rng(0))
-    return references, principal_components(references.images, QUICK.component_noise)
+    return references, principal_components(references.images, COMPONENT_NOISE)
 
 
 def found(known: tuple[References, Components], released: Released) -> dict[str, AttackRisk]:

@@ -17,6 +17,7 @@ from pipeline.privacy import run_audit
 from pipeline.privacy.membership.run import Membership, measure_membership
 from pipeline.privacy.membership.settings import MembershipSettings
 from pipeline.privacy.search.references import load_references
+from pipeline.privacy.search.views import COMPONENT_NOISE
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import CheckpointRef, Verdict
 from pipeline.sample import run_sample
@@ -38,7 +39,7 @@ CONTROLS = ["control_untrained", "control_members"]
 def attacked(folder: Path, released: torch.Tensor, settings: AuditSettings = SETTINGS) -> Membership:
     cohort = Cohort(folder)
     references = load_references(cohort, settings, np.random.default_rng(0))
-    components = principal_components(references.images, settings.component_noise)
+    components = principal_components(references.images, COMPONENT_NOISE)
     return measure_membership(cohort, references, released, components, settings, seed=0, checkpoint=None)
 
 

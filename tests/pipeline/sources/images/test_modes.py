@@ -70,7 +70,7 @@ def test_a_png_of_16_bit_colour_or_transparency_is_not_read_as_8_bit(colour_type
     samples = np.repeat(TWELVE_BITS[..., None], count, axis=2)
     if count != 3:
         samples[..., -1] = 65_535
-    assert refusal(png_16(samples, colour_type)) == "colour or transparency of 16 bits a sample"
+    assert refusal(png_16(samples, colour_type)) == "16-bit colour or transparency"
     assert np.array_equal(read(png_16(TWELVE_BITS, 0)).pixels, TWELVE_BITS)
 
 
@@ -79,7 +79,7 @@ def test_a_png_of_16_bit_colour_or_transparency_is_not_read_as_8_bit(colour_type
 def test_a_tiff_of_16_bit_colour_is_not_read_as_8_bit(count: int, planar: bool) -> None:
     data = tiff_16(np.repeat(TWELVE_BITS[..., None], count, axis=2), planar=planar)
     assert Image.open(io.BytesIO(data)).mode in {"RGB", "RGBA"}
-    assert refusal(data) == "colour or transparency of 16 bits a sample"
+    assert refusal(data) == "16-bit colour or transparency"
 
 
 def with_tag(path: Path, tag: int, value: int, instead: int) -> bytes:
@@ -98,7 +98,7 @@ def with_tag(path: Path, tag: int, value: int, instead: int) -> bytes:
 def test_whole_numbers_of_another_sign_than_pillow_has_are_not_wrapped(tmp_path: Path) -> None:
     # RowsPerStrip is not needed for one strip, so that SampleFormat (339) can take its place.
     signed = with_tag(tiff(tmp_path / "a.tif", (EIGHT.astype(int) - 100).astype(np.int8)), 339, 2, 278)
-    assert refusal(signed) == "signed samples of 8 bits"
+    assert refusal(signed) == "signed 8-bit samples"
     below = EIGHT.astype(np.int32) - 100
     negative = with_tag(tiff(tmp_path / "b.tif", below), 339, 2, 278)
     assert np.array_equal(read(negative).pixels, below)
@@ -108,7 +108,7 @@ def test_whole_numbers_of_another_sign_than_pillow_has_are_not_wrapped(tmp_path:
     assert refusal(large) == "values above 2**31 - 1"
 
 
-@pytest.mark.parametrize(("scale", "reason"), [(16, "palette of 16 bits a sample"), (256, ""), (257, "")])
+@pytest.mark.parametrize(("scale", "reason"), [(16, "16-bit palette"), (256, ""), (257, "")])
 def test_a_tiff_palette_of_more_than_8_bits_is_not_narrowed(scale: int, reason: str) -> None:
     plain = saved(Image.fromarray(EIGHT).convert("P"), "TIFF")
     written, wanted = (np.tile(np.arange(256) * factor, 3).astype("<u2").tobytes() for factor in (256, scale))

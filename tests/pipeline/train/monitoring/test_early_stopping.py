@@ -118,7 +118,7 @@ def test_too_few_val_scans_are_told_and_training_goes_on(
     settings = TrainSettings(**{**FIELDS, "num_steps": 4, "channels": (8, 16)})
     with caplog.at_level(logging.WARNING, logger="pipeline.train.monitoring.early_stopping"):
         made = run_train(cohort, tmp_path / "checkpoint", settings, seed=1)
-    assert "12 are needed; training goes on" in caplog.text
+    assert "it needs 12 pairs of train and val scans" in caplog.text
     assert read_checkpoint_info(made.path).num_steps == 4
     assert not (made.path / "memorisation.csv").exists()
 
