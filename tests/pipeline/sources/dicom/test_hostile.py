@@ -75,7 +75,7 @@ def jpeg_2000(height: int, width: int) -> bytes:
     ("data", "reason"),
     [
         (compressed(jpeg(65_000, 65_000), JPEGBaseline8Bit), "another size"),
-        (compressed(jpeg(4, 6, 3), JPEGBaseline8Bit), "other samples"),
+        (compressed(jpeg(4, 6, 3), JPEGBaseline8Bit), "number of components"),
         (compressed(jpeg(4, 6), JPEGBaseline8Bit), "compression cannot be decoded"),
         (compressed(jpeg(4, 6)[:-2], JPEGBaseline8Bit), "pixel data truncated"),
         (compressed(jpeg(4, 6)[:9], JPEGBaseline8Bit), "compressed pixels truncated"),
