@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ DOCUMENTS = [
     ROOT / "data_manifests" / "README.md",
     ROOT / "tests" / "experiments" / "README.md",
 ]
+NOTEBOOK = ROOT / "docs" / "tour.ipynb"
 FOLDERS = ("models", "pipeline", "flows", "tests", "docs", "data_manifests")
 SECTIONS = [name for name in known_keys() if "." not in name and name not in leaf_keys()]
 
@@ -264,3 +269,26 @@ See [here](#top-x-and-more-) and `phosphor nosuch` or `phosphor train
     assert has_module("tests.experiments.benchmarks.gpu")
     assert not has_module("tests.experiments.benchmarks.nosuch")
     assert [name for name in Recipe.model_fields if name != "seed"] == SECTIONS
+
+
+def notebook_cells(kind: str) -> list[str]:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+
+
+def test_the_notebook_links_to_what_there_is_and_holds_its_results() -> None:
+    for target in links("\n\n".join(notebook_cells("markdown"))):
+        assert (NOTEBOOK.parent / target.partition("#")[0]).exists(), target
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert "image/png" in text and "stderr" not in text
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    code = "import matplotlib\nmatplotlib.use('Agg')\n" + "\n".join(notebook_cells("code"))
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "synthetic arm that was best on val" in done.stdout
