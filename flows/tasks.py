@@ -1,4 +1,4 @@
-"""Six thin Prefect tasks, each one call into `pipeline`, cached on the references they read."""
+"""Thin Prefect tasks, each one call into `pipeline`, cached on the references they read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from prefect.cache_policies import INPUTS, NO_CACHE
 from flows.logs import debugging, where_raised, write_failure
 from pipeline.errors import KEPT, PhosphorError
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.study.plan import Experiment
 from pipeline.ingest.settings import IngestSettings
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import (
     AuditRef,
     CandidatesRef,
+    CellRef,
     CheckpointRef,
     CohortRef,
     EvaluationRef,
@@ -188,3 +190,57 @@ def evaluate_task(
 
     with _private_failures():
         return run_evaluate(release, cohort, out, settings, seed=seed, force=force)
+
+
+@task(name="site", **_REFERENCE)
+def site_task(cohort: CohortRef, experiment: Experiment, *, out: Path) -> CohortRef:
+    """Whole cohort -> the scans that an experiment's generator sees, as a cohort."""
+    from pipeline.artifacts.cohort import open_cohort
+    from pipeline.evaluate.study.plan import site_of
+    from pipeline.evaluate.study.sites import write_site
+
+    with _private_failures():
+        whole = open_cohort(cohort)
+        return write_site(whole, site_of(whole, experiment, generator=True), out)
+
+
+@task(name="study cell", **_REFERENCE)
+def study_cell_task(
+    cohort: CohortRef,
+    experiment: Experiment,
+    *,
+    out: Path,
+    settings: EvaluateSettings,
+    seed: int,
+    candidates: CandidatesRef | None = None,
+    audit: AuditRef | None = None,
+    release: ReleaseRef | None = None,
+    version: int = CellRef.version,
+) -> CellRef:
+    """Site and synthetic images -> scores of all arms."""
+    from pipeline.artifacts.cohort import open_cohort
+    from pipeline.evaluate.study.cell import accepted_pool, released_pool, run_cell
+    from pipeline.evaluate.study.plan import site_of
+    from pipeline.evaluate.training import BuiltIn
+
+    with _private_failures():
+        whole = open_cohort(cohort)
+        notes: tuple[str, ...] = ()
+        if release is not None:
+            pool, note = released_pool(release, whole)
+            source, gate, notes = release.digest, release.verdict, (note,)
+        else:
+            assert candidates is not None and audit is not None
+            pool, source, gate = accepted_pool(candidates, audit, whole), audit.digest, audit.verdict
+        return run_cell(
+            whole,
+            site_of(whole, experiment),
+            pool,
+            out,
+            settings,
+            seed=seed,
+            classifier=BuiltIn.of(settings),
+            source=source,
+            gate=gate.value,
+            notes=notes,
+        )

@@ -15,6 +15,7 @@ from pipeline.config import Settings, first_problem
 from pipeline.edit.settings import EditSettings
 from pipeline.errors import RecipeError
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.study.settings import StudySettings
 from pipeline.ingest.settings import IngestSettings
 from pipeline.plain_yaml import PlainLoader, yaml_problem
 from pipeline.privacy.settings import AuditSettings
@@ -58,6 +59,7 @@ class Recipe(Settings):
     audit: AuditSettings = Field(default_factory=AuditSettings, description="privacy gate")
     release: ReleaseSettings = Field(default_factory=ReleaseSettings, description="formats and gate policy")
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="fidelity and utility")
+    study: StudySettings = Field(default_factory=StudySettings, description="experiments of a study")
 
 
 _BOOL = "tag:yaml.org,2002:bool"

@@ -97,4 +97,10 @@ class EvaluationRef(Reference):
     """An evaluation of a release against its cohort."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+
+
+class CellRef(Reference):
+    """One site of a study: its arms and their scores."""
+
+    stage: ClassVar[str] = "study cell"

@@ -265,7 +265,7 @@ def test_every_command_is_documented_with_a_runnable_example() -> None:
                 commands[f"{group.name} {command.callback.__name__}"] = command.callback.__doc__ or ""
     assert set(commands) == {
         "run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate", "verify", "validate",
-        "doctor", "deploy", "recipe show",
+        "doctor", "deploy", "recipe show", "study",
     }  # fmt: skip
     for name, text in commands.items():
         assert re.search(rf"Example:\n\s+phosphor {name}\b", text), name

@@ -21,6 +21,7 @@ app = typer.Typer(
 
 for _command in (
     run.run,
+    run.study,
     stages.ingest,
     stages.train,
     stages.sample,

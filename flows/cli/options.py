@@ -23,7 +23,7 @@ EXIT_INTERRUPTED = 130
 
 Out = Annotated[Path, typer.Option("--out", help="Output directory.", show_default=False)]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", help="Recipe: smoke, cpu, gpu, or the path of a YAML file.")
+    str, typer.Option("--recipe", help="Recipe: smoke, cpu, gpu, study, or the path of a YAML file.")
 ]
 Overrides = Annotated[
     list[str] | None,

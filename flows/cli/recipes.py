@@ -15,7 +15,10 @@ recipe = typer.Typer(no_args_is_help=True, help="Show recipes: the settings of a
 @recipe.command()
 def show(
     name: Annotated[
-        str, typer.Argument(help="Recipe: smoke, cpu, gpu, or the path of a YAML file.", show_default=False)
+        str,
+        typer.Argument(
+            help="Recipe: smoke, cpu, gpu, study, or the path of a YAML file.", show_default=False
+        ),
     ],
     *,
     overrides: Overrides = None,

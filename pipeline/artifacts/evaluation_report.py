@@ -82,8 +82,11 @@ class ArmResult(_Part):
     """Result of one utility arm: a training set, used with several classifier seeds at equal steps.
 
     Attributes:
-        arm: `real`, `real_augmented`, `real_duplicated`, `real_synthetic`, `synthetic`.
-        ratio: synthetic images per real image (for `real_synthetic` and `real_duplicated`), else None.
+        arm: kind of arm, such as `real_augmented` or `real_synthetic` (`pipeline.evaluate.arms`).
+        key: unique name, such as `real_synthetic-0.5`; empty in reports of earlier versions.
+        words: the arm in words; empty in reports of earlier versions.
+        augmentation: `none`, `light`, or `strong` with its strength; empty in reports of earlier versions.
+        ratio: synthetic (or duplicated) images per real image, for arms that have it; else None.
         num_real: number of real images in the training set.
         num_synthetic: number of synthetic images in the training set.
         val: metric name -> Estimate on val over seeds and patients (`auc` first; `balanced_accuracy`,
@@ -95,6 +98,9 @@ class ArmResult(_Part):
     """
 
     arm: str
+    key: str = ""
+    words: str = ""
+    augmentation: str = ""
     ratio: float | None
     num_real: int
     num_synthetic: int
@@ -109,12 +115,12 @@ class UtilityVerdict(_Part):
     """Verdict on the chosen synthetic arm against the best real-only arm (bootstrap over patients, seeds).
 
     Attributes:
-        verdict: `helps` or `harms` if the simultaneous 95 % interval excludes zero; `possibly ...` if only
+        verdict: `helps` or `harms` if the 95 % interval excludes zero; `possibly ...` if only
             the 90 % interval does; `no measurable effect` if the 95 % interval contains no effect that
             matters; `could not tell` if it contains one.
         chosen_arm: synthetic arm that was compared.
         compared_with: strongest arm without synthetic images.
-        difference: difference in test AUC, with the simultaneous 95 % interval.
+        difference: difference in test AUC, with its 95 % interval.
         likely: 90 % interval of the difference.
         words: verdict and numbers as text.
     """

@@ -1,83 +1,133 @@
-"""Utility arms: which real and synthetic images each classifier is trained on."""
+"""Utility arms: which real and synthetic images each classifier is trained on, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Ints
-from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.release import ReleasedImages
+from models.evaluation.augmentation import Augmentation
+from pipeline.arrays import Floats, Ints
+from pipeline.evaluate.arm_names import CHOOSING_ARMS, WORDS
 
-REAL_ARMS = ("real", "real_augmented", "real_duplicated")
-"""Arms without synthetic images, which a synthetic arm has to beat."""
-SYNTHETIC_ARMS = ("real_synthetic", "synthetic")
+Images = npt.NDArray[np.float32]
+"""(n, 1, H, W) in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images to train on.
+
+    Attributes:
+        labels: (n,) class of each image.
+        load: returns the images (k, 1, H, W) in [-1, 1] at positions (k,).
+    """
+
+    labels: Ints
+    load: Callable[[Ints], Images]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, label: int) -> Ints:
+        """Return the positions of one class, ascending."""
+        return np.flatnonzero(self.labels == label)
+
+    def counts(self, num_classes: int) -> tuple[int, ...]:
+        """Return the number of images by class."""
+        return tuple(np.bincount(self.labels, minlength=num_classes).tolist())
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe for a training set.
+    """A recipe for a training set and its training.
 
     Attributes:
         name: one of `REAL_ARMS` or `SYNTHETIC_ARMS`.
         ratio: requested synthetic (or duplicated) images per real image; None if not applicable.
         num_real: real images by class, duplicates included.
         num_synthetic: synthetic images by class.
-        augmented: whether training is class-balanced with small shifts and brightness changes. All arms
-            except `real` are, so that a synthetic arm never wins by this alone.
+        augmentation: what is done to each training batch.
+        balanced: whether all classes are drawn equally often. All arms except `real` are, so that a synthetic
+            arm never wins by this alone.
     """
 
     name: str
     ratio: float | None
     num_real: tuple[int, ...]
     num_synthetic: tuple[int, ...]
-    augmented: bool = True
+    augmentation: Augmentation
+    balanced: bool = True
 
     @property
     def key(self) -> str:
         """A short name that is unique within a plan, as in `real_synthetic-0.5`."""
+        if self.name == "real_strong":
+            return f"{self.name}-{self.augmentation.strength:g}"
         return self.name if self.ratio is None else f"{self.name}-{self.ratio:g}"
 
     @property
     def words(self) -> str:
         """The arm in words."""
-        shown = {
-            "real": "real images",
-            "real_augmented": "real images, balanced and augmented",
-            "real_duplicated": "real images duplicated to the synthetic arm's count",
-            "real_synthetic": "real + synthetic images",
-            "synthetic": "synthetic images only",
-        }[self.name]
-        return f"{shown} (ratio {self.ratio:g})" if self.name == "real_synthetic" else shown
+        said = WORDS[self.name]
+        if self.name == "real_strong":
+            return f"{said} (strength {self.augmentation.strength:g})"
+        return said if self.ratio is None else f"{said} (ratio {self.ratio:g})"
 
 
-def plan_arms(
-    real: Sequence[int], released: Sequence[int], ratios: Sequence[float], classes: Sequence[str]
-) -> tuple[list[Arm], list[str]]:
-    """Return the arms that can be trained, and notes on those for which the release is too small.
-
-    The ratio holds within each class. The synthetic share is then independent of the class, and features that
-    distinguish synthetic from real images cannot be mistaken for a finding.
+def first_arms(real: Sequence[int], names: Sequence[str], strengths: Sequence[float]) -> list[Arm]:
+    """Return the arms that decide on the augmentation: real images, augmented in different ways.
 
     Args:
         real: real training images by class.
-        released: released images by class.
+        names: arms that are wanted.
+        strengths: strengths of the strong augmentation.
+    """
+    counts, none = tuple(real), (0,) * len(real)
+    plain = Arm("real", None, counts, none, Augmentation("none"), balanced=False)
+    arms = [
+        plain,
+        replace(plain, name="real_balanced", balanced=True),
+        Arm("real_augmented", None, counts, none, Augmentation("light")),
+        *(
+            Arm("real_strong", None, counts, none, Augmentation("strong", strength))
+            for strength in sorted(set(strengths))
+        ),
+    ]
+    return [arm for arm in arms if arm.name in names]
+
+
+def later_arms(
+    real: Sequence[int],
+    synthetic: Sequence[int],
+    *,
+    names: Sequence[str],
+    ratios: Sequence[float],
+    classes: Sequence[str],
+    augmentation: Augmentation,
+) -> tuple[list[Arm], list[str]]:
+    """Return the other arms that can be trained, and notes on those for which there are too few images.
+
+    The ratio holds within each class. The synthetic share is then independent of the class, and features that
+    distinguish synthetic from real images cannot be mistaken for a finding. Each mixed arm has a rival with
+    as many duplicates of real images.
+
+    Args:
+        real: real training images by class.
+        synthetic: synthetic images by class.
+        names: arms that are wanted.
         ratios: synthetic images per real image.
         classes: class names, for the notes.
+        augmentation: augmentation of all of them.
     """
-    none = (0,) * len(real)
-    arms = [
-        Arm("real", None, tuple(real), none, augmented=False),
-        Arm("real_augmented", None, tuple(real), none),
-    ]
+    counts, none = tuple(real), (0,) * len(real)
     notes: list[str] = []
     mixed: list[Arm] = []
     for ratio in sorted(set(ratios)):
         wanted = [round(ratio * count) for count in real]
-        used = tuple(min(a, b) for a, b in zip(wanted, released, strict=True))
+        used = tuple(min(a, b) for a, b in zip(wanted, synthetic, strict=True))
         capped = [f"{classes[i]} {used[i]} of {wanted[i]}" for i in range(len(real)) if used[i] < wanted[i]]
         if not sum(used) or any(arm.num_synthetic == used for arm in mixed):
             notes.append(
@@ -86,43 +136,100 @@ def plan_arms(
             continue
         if capped:
             notes.append(f"ratio {ratio:g} is capped by the size of the release: {', '.join(capped)}")
-        mixed.append(Arm("real_synthetic", ratio, tuple(real), used))
+        mixed.append(Arm("real_synthetic", ratio, counts, used, augmentation))
+    arms: list[Arm] = []
+    for arm in mixed:
+        together = tuple(a + b if a else 0 for a, b in zip(real, arm.num_synthetic, strict=True))
+        repeated = tuple(max(a, b) if a else 0 for a, b in zip(real, arm.num_synthetic, strict=True))
+        arms.append(replace(arm, name="real_duplicated", num_real=together, num_synthetic=none))
+        arms.append(arm)
+        if repeated != counts:
+            arms.append(replace(arm, name="real_weighted", num_real=repeated))
+        arms += [replace(arm, name=name) for name in CHOOSING_ARMS]
     if mixed:
-        extra = mixed[-1]
-        counts = tuple(a + b if a else 0 for a, b in zip(real, extra.num_synthetic, strict=True))
-        arms.append(Arm("real_duplicated", extra.ratio, counts, none))
-    arms += mixed
-    lacking = [classes[i] for i, count in enumerate(released) if count == 0 and real[i] > 0]
+        arms.append(replace(mixed[-1], name="pretrained", ratio=None, num_synthetic=tuple(synthetic)))
+    most = max(real)
+    filled = tuple(min(most - a, b) for a, b in zip(real, synthetic, strict=True))
+    if sum(filled) > 0.05 * sum(real):
+        arms.append(Arm("balancing", None, counts, filled, augmentation))
+    lacking = [classes[i] for i, count in enumerate(synthetic) if count == 0 and real[i] > 0]
     if lacking:
         notes.append(f"synthetic only is not measured: the release holds no image of {', '.join(lacking)}")
     else:
-        arms.append(Arm("synthetic", None, none, tuple(released)))
-    return arms, notes
+        arms.append(Arm("synthetic", None, none, tuple(synthetic), augmentation))
+    return [arm for arm in arms if arm.name in names], notes
 
 
-def training_set(
-    arm: Arm, cohort: Cohort, release: ReleasedImages, seed: int
-) -> tuple[npt.NDArray[np.float32], Ints]:
-    """Return an arm's images (n, 1, H, W) in [-1, 1] and labels (n,), drawn with `seed`.
+@dataclass(frozen=True)
+class Confirmed:
+    """What classifiers of real images say of the synthetic ones, each class by itself.
+
+    Attributes:
+        order: label -> positions of the images whose class they confirm, in random order.
+        uncertain: label -> the same positions, the least certain first.
+    """
+
+    order: Mapping[int, Ints]
+    uncertain: Mapping[int, Ints]
+
+
+def confirmed(labels: Ints, probabilities: Floats, seed: int) -> Confirmed:
+    """Return which synthetic images classifiers of real images confirm.
+
+    Args:
+        labels: (n,) class that each image was made as.
+        probabilities: (n, C) mean of the classifiers.
+        seed: seed of the random order.
+    """
+    agrees = probabilities.argmax(axis=1) == labels
+    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+    rng = np.random.default_rng([seed, 2])
+    rows = {label: np.flatnonzero(agrees & (labels == label)) for label in range(probabilities.shape[1])}
+    return Confirmed(
+        {label: rng.permutation(own) for label, own in rows.items()},
+        {label: own[np.argsort(-entropy[own], kind="stable")] for label, own in rows.items()},
+    )
+
+
+def training_sets(
+    arm: Arm, real: Pool, synthetic: Pool, seed: int, chosen: Confirmed | None = None
+) -> list[tuple[Images, Ints]]:
+    """Return an arm's images (n, 1, H, W) and labels (n,), drawn with `seed`: one set, or two in order.
 
     Each classifier seed draws its own synthetic images and duplicates, so that the spread over seeds includes
     this choice.
+
+    Args:
+        arm: the arm.
+        real: real training images.
+        synthetic: synthetic images.
+        seed: classifier seed.
+        chosen: confirmed synthetic images, needed by `CHOOSING_ARMS`. If fewer are confirmed than the arm
+            asks for, it has fewer.
     """
     rng = np.random.default_rng([seed, 1])
     real_rows: list[Ints] = []
     synthetic_rows: list[Ints] = []
     for label in range(len(arm.num_real)):
-        rows = cohort.rows("train", label)
         if arm.num_real[label]:
+            rows = real.rows(label)
             whole, rest = divmod(arm.num_real[label], len(rows))
             real_rows += [rows] * whole + [rng.permutation(rows)[:rest]]
         if arm.num_synthetic[label]:
-            synthetic_rows.append(rng.permutation(release.rows(label))[: arm.num_synthetic[label]])
-    real = _joined(real_rows)
-    synthetic = _joined(synthetic_rows)
-    images = np.concatenate([cohort.images(real), release.images(synthetic)])
-    labels = np.concatenate([np.asarray(cohort.labels)[real], release.labels[synthetic]])
-    return images, labels.astype(np.int64)
+            if arm.name == "uncertain":
+                assert chosen is not None
+                order = chosen.uncertain[label]
+            elif arm.name == "agreeing":
+                assert chosen is not None
+                order = rng.permutation(chosen.order[label])
+            else:
+                order = rng.permutation(synthetic.rows(label))
+            synthetic_rows.append(order[: arm.num_synthetic[label]])
+    first, second = (_joined(rows) for rows in (synthetic_rows, real_rows))
+    if arm.name == "pretrained":
+        return [(synthetic.load(first), synthetic.labels[first]), (real.load(second), real.labels[second])]
+    images = np.concatenate([real.load(second), synthetic.load(first)])
+    return [(images, np.concatenate([real.labels[second], synthetic.labels[first]]))]
 
 
 def _joined(parts: list[Ints]) -> Ints:

@@ -8,8 +8,9 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.devices import computing, default_device
-from models.evaluation.classifier import ClassifierTraining, train_classifier
+from models.evaluation.classifier import SmallCNN
 from models.evaluation.features import FeatureEncoder, encoder_from_tensors, encoder_tensors, fit_encoder
+from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.cpu_threads import threads
 from pipeline.errors import DataError
@@ -85,13 +86,13 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
         track("feature encoder", settings.encoder_steps, unit="steps") as progress,
     ):
         network = train_classifier(
-            images,
-            labels,
+            [TrainingPart(images, labels)],
             num_classes=num_classes,
             seed=SEED,
             training=ClassifierTraining(num_steps=settings.encoder_steps),
             device=device,
             on_step=lambda _: progress.update(1),
         ).network
+        assert isinstance(network, SmallCNN)
         # On the CPU from here on: features must not depend on other work of the accelerator.
         return fit_encoder(network.to("cpu"), real)

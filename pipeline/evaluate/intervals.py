@@ -69,13 +69,13 @@ class ArmMetric:
 
         Args:
             other: what is subtracted.
-            comparisons: number of such differences; the interval is widened so that all intervals hold
-                simultaneously with probability `level` (Bonferroni).
+            comparisons: number of such differences; the upper ends hold for all of them together with
+                probability (1 + `level`) / 2 (Bonferroni), the lower ends each by itself.
             level: level of the interval.
         """
         value = float(self.by_seed.mean() - other.by_seed.mean())
-        tail = (1.0 - level) / 2 / comparisons
-        return _estimate(value, self.draws - other.draws, self.num_cases, tail=tail)
+        tail = (1.0 - level) / 2
+        return _estimate(value, self.draws - other.draws, self.num_cases, (tail, tail / comparisons))
 
 
 def measure(
@@ -100,10 +100,10 @@ def binomial(successes: int, trials: int) -> Estimate:
     return Estimate(value=successes / trials, low=low, high=high, n=trials)
 
 
-def _estimate(value: float, draws: Floats, n: int, tail: float = 0.025) -> Estimate:
+def _estimate(value: float, draws: Floats, n: int, tails: tuple[float, float] = (0.025, 0.025)) -> Estimate:
     valid = draws[np.isfinite(draws)]
     # If half of the draws lack a class, percentiles of the others would be too narrow.
     if len(valid) < 0.5 * len(draws):
         return Estimate(value=value, n=n)
-    low, high = np.quantile(valid, [tail, 1.0 - tail])
+    low, high = np.quantile(valid, [tails[0], 1.0 - tails[1]])
     return Estimate(value=value, low=float(low), high=float(high), n=n)

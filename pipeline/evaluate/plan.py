@@ -60,18 +60,21 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
     """Estimate the cost of an evaluation: one classifier per arm and seed, in parallel, and the encoder."""
     import torch
 
-    from models.evaluation.classifier import SmallCNN
-    from pipeline.evaluate.training import SmallCnn, num_workers, step_seconds
+    from models.evaluation.classifier import build_classifier
+    from pipeline.evaluate.training import BuiltIn, num_workers, step_seconds
 
-    num_jobs = (4 + len(settings.ratios)) * settings.seeds
+    num_jobs = num_arms(settings) * settings.seeds
     num_classes = max(work.num_classes, 2)
     images = torch.zeros(2 * num_classes, 1, *work.image_size)
     reset_device_peak()
-    step = step_seconds(SmallCnn.of(settings).training, images, num_classes)
+    step = step_seconds(BuiltIn.of(settings).training, images, num_classes)
     on_device = device_peak()
     limit = math.inf if settings.max_minutes is None else 60.0 * settings.max_minutes
     seconds = min(num_jobs * settings.num_steps * step / num_workers(), limit)
-    network = SmallCNN(num_classes).train()
+    generator = torch.Generator().manual_seed(0)
+    network = build_classifier(
+        settings.classifier, num_classes, work.image_size, dropout=settings.dropout, generator=generator
+    ).train()
     # Each worker holds its train images and the activations saved for its backward pass. The norm layers need
     # two images at a time.
     a_scan = _FLOAT_BYTES * math.prod(work.image_size)
@@ -84,6 +87,13 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
         more_bytes=num_workers() * a_worker + asked,
         device_bytes=on_device,
     )
+
+
+def num_arms(settings: EvaluateSettings) -> int:
+    """Return how many arms there are at most: some exist once for each ratio or strength."""
+    by_ratio = ("real_duplicated", "real_synthetic", "real_weighted", "agreeing", "uncertain")
+    times = {name: len(set(settings.ratios)) for name in by_ratio} | {"real_strong": len(settings.strengths)}
+    return sum(times.get(name, 1) for name in settings.arms)
 
 
 def _name_of(fit_predict: FitPredict) -> str:

@@ -12,8 +12,8 @@ from models.evaluation.features import FeatureEncoder
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.cpu_threads import threads
+from pipeline.evaluate.arms import Images
 from pipeline.evaluate.fidelity import FeatureSet
-from pipeline.evaluate.training import Images
 
 MIN_PATIENTS_PER_CLASS = 2
 _FEATURE_BLOCK = 8192

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config import Settings
+from pipeline.evaluate.arm_names import RealArm, SyntheticArm
 
 
 class EvaluateSettings(Settings):
     """Settings of the evaluation; all utility arms share the classifier's settings and number of steps."""
 
     seeds: int = Field(5, ge=1, le=100, description="Number of classifier seeds per utility arm.")
+    classifier: Literal["small_cnn", "resnet18", "densenet121"] = Field(
+        "small_cnn", description="Built-in classifier: small_cnn, or ResNet-18 or DenseNet-121 of MONAI."
+    )
+    arms: tuple[RealArm | SyntheticArm, ...] = Field(
+        (
+            "real",
+            "real_balanced",
+            "real_augmented",
+            "real_strong",
+            "real_duplicated",
+            "real_synthetic",
+            "synthetic",
+        ),
+        min_length=1,
+        description="Arms to train. A study also trains pretrained, real_weighted, agreeing, uncertain and "
+        "balancing.",
+    )
+    strengths: tuple[Annotated[float, Field(gt=0, le=2)], ...] = Field(
+        (0.5, 1.0), min_length=1, description="Strengths of the strong augmentation; the best on val counts."
+    )
     ratios: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
         (0.25, 0.5, 1.0), description="Synthetic images per real image in the mixed arms (above 0, up to 10)."
     )
@@ -25,16 +46,15 @@ class EvaluateSettings(Settings):
         "fewer than num_steps if the time is too short.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
-    learning_rate: float = Field(4e-3, gt=0, le=1, description="Peak learning rate (AdamW).")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Peak learning rate (AdamW); none is the built-in classifier's own: 0.004 for small_cnn, "
+        "0.001 for the others.",
+    )
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay (AdamW).")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout before the classifier's last layer.")
-    max_shift: float = Field(
-        0.08, ge=0, lt=0.5, description="Augmentation: largest shift, as a share of the side."
-    )
-    brightness: float = Field(
-        0.2, ge=0, lt=1, description="Augmentation: largest brightness change, in [-1, 1]."
-    )
-    contrast: float = Field(0.2, ge=0, lt=1, description="Augmentation: largest relative contrast change.")
     specificity: float = Field(
         0.9,
         gt=0,

@@ -22,8 +22,8 @@ from pipeline.evaluate.neighbours import nearest_real
 from pipeline.evaluate.plan import plan_evaluate
 from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.trained import Trained, train_arms
-from pipeline.evaluate.training import FitPredict, SmallCnn
+from pipeline.evaluate.trained import Sets, Trained, train_arms
+from pipeline.evaluate.training import BuiltIn, FitPredict
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageFolder
@@ -56,7 +56,7 @@ def run_evaluate(
         settings: settings of the evaluation.
         seed: run seed, from which classifier seeds are derived.
         force: replace an output of other inputs.
-        fit_predict: classifier to use instead of the built-in small CNN (a function or object with a
+        fit_predict: classifier to use instead of the built-in one (a function or object with a
             `__module__` and a name; see `pipeline.evaluate.training.FitPredict`).
 
     Returns:
@@ -67,7 +67,7 @@ def run_evaluate(
         DataError: release and cohort do not belong together.
         OutputExistsError: `out` holds something else.
     """
-    classifier = fit_predict or SmallCnn.of(settings)
+    classifier = fit_predict or BuiltIn.of(settings)
     real = open_cohort(cohort)
     released = read_release(release, real)
     plan = plan_evaluate(released.reference, real.reference, settings, seed=seed, fit_predict=fit_predict)
@@ -88,7 +88,8 @@ def _measure(
     classifier: FitPredict,
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
-    trained = train_arms(cohort, release, stage.path, settings, seed=seed, classifier=classifier)
+    sets = Sets.of(cohort, release)
+    trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
     utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
@@ -150,12 +151,12 @@ def _agreement(
     if not trained.readings:
         return {"label_agreement": {}, "label_agreement_shuffled": {}}
     classes = cohort.info.classes
-    read = trained.reader("released")
+    read = trained.read("synthetic")
     val_labels = np.asarray(cohort.labels)[cohort.rows("val")]
     return {
         "label_agreement": label_agreement(read, release.labels, classes),
         "label_agreement_shuffled": shuffled_agreement(read, release.labels, classes, rng),
-        "label_agreement_real": label_agreement(trained.reader("val"), val_labels, classes),
+        "label_agreement_real": label_agreement(trained.read("val"), val_labels, classes),
     }
 
 

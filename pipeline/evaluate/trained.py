@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from models.evaluation.augmentation import LIGHT
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.release import ReleasedImages
-from pipeline.evaluate.arms import Arm, plan_arms, training_set
-from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.training import (
-    FitPredict,
+from pipeline.evaluate.arm_names import CHOOSING_ARMS, PLAIN_ARMS
+from pipeline.evaluate.arms import (
+    Arm,
+    Confirmed,
     Images,
-    Job,
-    SmallCnn,
-    affordable_steps,
-    mean_curve,
-    run_jobs,
+    Pool,
+    confirmed,
+    first_arms,
+    later_arms,
+    training_sets,
 )
+from pipeline.evaluate.metrics import auc
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.training import BuiltIn, FitPredict, Job, affordable_steps, mean_curve, run_jobs
 from pipeline.storage import make_private_directory, read_json, write_json
 
 JOBS_FOLDER = "classifiers"
 PLAN_NAME = "plan.json"
-READER_ARM = "real_augmented"
-"""The arm whose classifier measures the label agreement; it never saw a synthetic image."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What an experiment trains on and reads.
+
+    Attributes:
+        classes: class names.
+        real: real training images.
+        synthetic: synthetic images.
+        val: val images, and `val_labels` (n,) their classes.
+        test: test images; nothing here compares them with labels.
+    """
+
+    classes: tuple[str, ...]
+    real: Pool
+    synthetic: Pool
+    val: Images
+    val_labels: Ints
+    test: Images
+
+    @classmethod
+    def of(cls, cohort: Cohort, release: ReleasedImages) -> Sets:
+        """Return the sets of a cohort and a release."""
+        rows = {split: cohort.rows(split) for split in ("train", "val", "test")}
+        labels = np.asarray(cohort.labels).astype(np.int64)
+        return cls(
+            cohort.info.classes,
+            Pool(labels[rows["train"]], lambda own: cohort.images(rows["train"][own])),
+            Pool(release.labels, release.images),
+            cohort.images(rows["val"]),
+            labels[rows["val"]],
+            cohort.images(rows["test"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -37,12 +75,15 @@ class Trained:
     Attributes:
         seeds: classifier seeds.
         readings: arm -> for each seed, set name -> probabilities (n, C).
+        reader: the arm of real images that is best on val. Its augmentation is that of all later arms, and
+            its classifiers read the synthetic images.
         curves: arm key -> learning curve, mean over seeds.
         notes: notes for the report.
     """
 
     seeds: tuple[int, ...] = ()
     readings: dict[Arm, list[dict[str, npt.NDArray[np.float32]]]] = field(default_factory=dict)
+    reader: Arm | None = None
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -50,10 +91,10 @@ class Trained:
         """Return an arm's probabilities (n, C) of one set, seed by seed."""
         return [read[name] for read in self.readings[arm]]
 
-    def reader(self, name: str) -> Ints:
-        """Return the class (n,) that the real-trained classifiers predict on average for a set of images."""
-        arm = next(arm for arm in self.readings if arm.name == READER_ARM)
-        return np.mean(self.of(arm, name), axis=0).argmax(axis=1)
+    def read(self, name: str) -> Ints:
+        """Return the class (n,) that classifiers of real images predict on average for a set of images."""
+        assert self.reader is not None
+        return np.mean(self.of(self.reader, name), axis=0).argmax(axis=1)
 
 
 def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -62,58 +103,78 @@ def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
 
 
 def train_arms(
-    cohort: Cohort,
-    release: ReleasedImages,
-    folder: Path,
-    settings: EvaluateSettings,
-    *,
-    seed: int,
-    classifier: FitPredict,
+    sets: Sets, folder: Path, settings: EvaluateSettings, *, seed: int, classifier: FitPredict
 ) -> Trained:
-    """Train every arm with every seed, reusing results of an interrupted run in `folder`."""
-    classes = cohort.info.classes
-    real = [len(cohort.rows("train", label)) for label in range(len(classes))]
-    missing = [classes[label] for label, count in enumerate(real) if not count]
-    if len(classes) < 2 or missing:
+    """Train every arm with every seed, reusing results of an interrupted run in `folder`.
+
+    The arms of real images alone come first. The one that is best on val decides how the images of all other
+    arms are augmented, and its classifiers, which never saw a synthetic image, read the synthetic ones.
+    """
+    num_classes = len(sets.classes)
+    real, made = sets.real.counts(num_classes), sets.synthetic.counts(num_classes)
+    missing = [sets.classes[label] for label, count in enumerate(real) if not count]
+    if num_classes < 2 or missing:
         lacks = f"no train scan of {', '.join(missing)}" if missing else "one class only"
         return Trained(notes=(f"utility and label agreement are not measured: {lacks}",))
-    released = [len(release.rows(label)) for label in range(len(classes))]
-    arms, notes = plan_arms(real, released, settings.ratios, classes)
+    able: frozenset[str] = getattr(classifier, "arms", PLAIN_ARMS)
+    names = [name for name in settings.arms if name in able]
+    unable = [name for name in settings.arms if name not in names]
+    notes = [f"{', '.join(unable)} are not measured: the classifier cannot train them"] if unable else []
     seeds = classifier_seeds(seed, settings.seeds)
-    asked: dict[str, Images] = {
-        "val": cohort.images(cohort.rows("val")),
-        "test": cohort.images(cohort.rows("test")),
-        "released": release.images(),
-    }
-    everything, real_only = ("val", "test", "released"), ("val", "test")
-    jobs = {
-        arm: [Job(arm, s, everything if arm.name == READER_ARM else real_only) for s in seeds] for arm in arms
-    }
-    every = [job for of_arm in jobs.values() for job in of_arm]
-    if isinstance(classifier, SmallCnn) and settings.max_minutes is not None:
-        some = cohort.images(cohort.rows("train")[: settings.batch_size])
-        classifier, said = _within_budget(classifier, folder / JOBS_FOLDER, some, len(every), settings)
-        notes += said
-    results = run_jobs(
-        every,
-        folder / JOBS_FOLDER,
-        lambda arm, s: training_set(arm, cohort, release, s),
-        asked,
-        fit_predict=classifier,
-        num_classes=len(classes),
+    everything = sets.synthetic.load(np.arange(len(sets.synthetic)))
+    asked = {"val": sets.val, "test": sets.test, "synthetic": everything}
+    first = first_arms(real, names, settings.strengths)
+    plan = functools.partial(
+        later_arms, real, made, names=names, ratios=settings.ratios, classes=sets.classes
     )
-    curves = {arm.key: mean_curve(of_arm, folder / JOBS_FOLDER) for arm, of_arm in jobs.items()}
+    num_later = len(plan(augmentation=LIGHT)[0])
+    if isinstance(classifier, BuiltIn) and settings.max_minutes is not None:
+        some = sets.real.load(np.arange(min(len(sets.real), settings.batch_size)))
+        num_jobs = len(seeds) * (len(first) + num_later)
+        classifier, said = _within_budget(classifier, folder / JOBS_FOLDER, some, num_jobs, settings)
+        notes += said
+
+    def trained(
+        arms: Sequence[Arm], wanted: tuple[str, ...], chosen: Confirmed | None = None
+    ) -> dict[Arm, list[dict[str, npt.NDArray[np.float32]]]]:
+        jobs = {arm: [Job(arm, s, wanted) for s in seeds] for arm in arms}
+        results = run_jobs(
+            [job for of_arm in jobs.values() for job in of_arm],
+            folder / JOBS_FOLDER,
+            lambda arm, s: training_sets(arm, sets.real, sets.synthetic, s, chosen),
+            asked,
+            fit_predict=classifier,
+            num_classes=num_classes,
+        )
+        return {arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()}
+
+    readings = trained(first, ("val", "test", "synthetic"))
+    reader = max(first, key=lambda arm: _val_auc(readings[arm], sets.val_labels))
+    later, more = plan(augmentation=reader.augmentation)
+    chosen = None
+    if any(arm.name in CHOOSING_ARMS for arm in later):
+        mean = np.mean([read["synthetic"] for read in readings[reader]], axis=0)
+        chosen = confirmed(sets.synthetic.labels, mean, seed)
+    readings |= trained(later, ("val", "test"), chosen)
+    curves = {arm.key: mean_curve([Job(arm, s, ()) for s in seeds], folder / JOBS_FOLDER) for arm in readings}
     return Trained(
         seeds=seeds,
-        readings={arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()},
+        readings=readings,
+        reader=reader,
         curves={key: curve for key, curve in curves.items() if curve},
-        notes=tuple(notes),
+        notes=(*notes, *more),
     )
+
+
+def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], labels: Ints) -> float:
+    """Return the mean AUC over seeds on val; 0 if a class is missing there."""
+    once = np.ones((1, len(labels)))
+    return float(np.nan_to_num(np.mean([auc(read["val"], labels, once)[0] for read in readings])))
 
 
 def _within_budget(
-    classifier: SmallCnn, folder: Path, images: Images, num_jobs: int, settings: EvaluateSettings
-) -> tuple[SmallCnn, list[str]]:
+    classifier: BuiltIn, folder: Path, images: Images, num_jobs: int, settings: EvaluateSettings
+) -> tuple[BuiltIn, list[str]]:
     """Return the classifier with as many steps as the time limit allows, and notes on it.
 
     The number of steps is saved with the classifiers, so that a resumed run uses the same number.

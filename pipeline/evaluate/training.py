@@ -14,16 +14,16 @@ import torch
 
 from models.checkpoint import read_tensors, write_tensors
 from models.devices import computing, default_device
-from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from models.evaluation.classifier import predict_probabilities
+from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
+from pipeline.arrays import Ints
 from pipeline.cost.pacing import TIMED_CALLS, pace_of
 from pipeline.distributed.cpu_threads import threads, usable_cores
-from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.arm_names import WORDS
+from pipeline.evaluate.arms import Arm, Images
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
-
-Images = npt.NDArray[np.float32]
-"""(n, 1, H, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -40,59 +40,56 @@ class Fit:
 
 
 class FitPredict(Protocol):
-    """Interface of a classifier: trains on the first two arguments, then predicts each set in `asked`.
+    """Interface of a classifier: trains on sets of images, then predicts each set in `asked`.
 
     It must use the same effort for all inputs (an equal number of optimiser steps), must draw its random
     choices from `seed`, and may be called from several threads at once.
+
+    An attribute `arms`, if it has one, names the arms that it can train; otherwise these are `PLAIN_ARMS`.
     """
 
     def __call__(
         self,
-        images: Images,
-        labels: npt.NDArray[np.int64],
+        arm: Arm,
+        parts: Sequence[tuple[Images, Ints]],
         asked: Sequence[Images],
         *,
         num_classes: int,
         seed: int,
-        augmented: bool,
     ) -> Fit:
-        """Train and predict; `augmented` requests class balance and classical augmentation."""
+        """Train on the parts (images, labels) in this order, and predict."""
         ...
 
 
 @dataclass(frozen=True)
-class SmallCnn:
-    """The built-in classifier (`models.evaluation.classifier`) behind the `FitPredict` interface."""
+class BuiltIn:
+    """A built-in classifier (`models.evaluation.classifier`) behind the `FitPredict` interface."""
 
     training: ClassifierTraining
+    arms: frozenset[str] = frozenset(WORDS)
 
     @classmethod
-    def of(cls, settings: EvaluateSettings) -> SmallCnn:
+    def of(cls, settings: EvaluateSettings) -> BuiltIn:
         """Return the classifier of the settings."""
         names = ("num_steps", "batch_size", "learning_rate", "weight_decay", "dropout")
-        shifts = ("max_shift", "brightness", "contrast")
-        return cls(ClassifierTraining(**{name: getattr(settings, name) for name in names + shifts}))
+        own = {name: getattr(settings, name) for name in names}
+        return cls(ClassifierTraining(network=settings.classifier, **own))
 
     def __call__(
         self,
-        images: Images,
-        labels: npt.NDArray[np.int64],
+        arm: Arm,
+        parts: Sequence[tuple[Images, Ints]],
         asked: Sequence[Images],
         *,
         num_classes: int,
         seed: int,
-        augmented: bool,
     ) -> Fit:
-        """Train a `SmallCNN` and predict; see `FitPredict`."""
-        training = self.training
-        if not augmented:
-            training = replace(training, balanced=False, max_shift=0.0, brightness=0.0, contrast=0.0)
+        """Train a network and predict; see `FitPredict`."""
         trained = train_classifier(
-            torch.from_numpy(images),
-            torch.from_numpy(labels),
+            [TrainingPart(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in parts],
             num_classes=num_classes,
             seed=seed,
-            training=training,
+            training=replace(self.training, balanced=arm.balanced, augmentation=arm.augmentation),
             device=default_device(),
         )
         read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
@@ -128,9 +125,8 @@ def step_seconds(training: ClassifierTraining, images: torch.Tensor, num_classes
     def steps(count: int) -> None:
         # The norm layers need two images at a time.
         short = replace(training, num_steps=TIMED_CALLS, batch_size=max(2, count))
-        train_classifier(
-            images, labels, num_classes=num_classes, seed=0, training=short, device=default_device()
-        )
+        part = TrainingPart(images, labels)
+        train_classifier([part], num_classes=num_classes, seed=0, training=short, device=default_device())
 
     with threads(1):
         return pace_of(steps, training.batch_size).seconds / TIMED_CALLS
@@ -153,7 +149,7 @@ class Job:
 def run_jobs(
     jobs: Sequence[Job],
     folder: Path,
-    training_set: Callable[[Arm, int], tuple[Images, npt.NDArray[np.int64]]],
+    training_sets: Callable[[Arm, int], list[tuple[Images, Ints]]],
     asked: Mapping[str, Images],
     *,
     fit_predict: FitPredict,
@@ -167,7 +163,7 @@ def run_jobs(
     Args:
         jobs: classifiers to train.
         folder: folder of the results, created if necessary; existing results are reused.
-        training_set: returns an arm's images and labels for a seed.
+        training_sets: returns an arm's images and labels for a seed.
         asked: sets of images to predict, by name.
         fit_predict: the classifier.
         num_classes: number of columns of the probabilities.
@@ -180,15 +176,9 @@ def run_jobs(
     waiting = [job for job in jobs if job not in results]
 
     def work(job: Job) -> tuple[Job, dict[str, npt.NDArray[np.float32]]]:
-        images, labels = training_set(job.arm, job.seed)
-        fit = fit_predict(
-            images,
-            labels,
-            [asked[name] for name in job.asked],
-            num_classes=num_classes,
-            seed=job.seed,
-            augmented=job.arm.augmented,
-        )
+        parts = training_sets(job.arm, job.seed)
+        wanted = [asked[name] for name in job.asked]
+        fit = fit_predict(job.arm, parts, wanted, num_classes=num_classes, seed=job.seed)
         read = dict(zip(job.asked, fit.probabilities, strict=True))
         with storage_errors(folder):
             tensors = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in read.items()}

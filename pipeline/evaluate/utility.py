@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from pipeline.append_log import append_entry, read_entries
 from pipeline.arrays import Ints
 from pipeline.artifacts.evaluation_report import ArmResult, Estimate, UtilityVerdict
-from pipeline.evaluate.arms import REAL_ARMS, SYNTHETIC_ARMS, Arm
+from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure
 from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.real import Truth
@@ -109,7 +110,7 @@ def measure_utility(
 
 @dataclass(frozen=True)
 class Difference:
-    """A change in test AUC: `sure` with the simultaneous 95 % interval, `likely` with the 90 % interval."""
+    """A change in test AUC: `sure` with the 95 % interval, `likely` with the 90 % interval."""
 
     sure: Estimate
     likely: Estimate
@@ -120,21 +121,19 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
 
     The chosen arm has to beat all of them, so the strongest rival on test decides. Choosing the rival on val
     instead would favour the synthetic arm if val is easy: with val AUCs of .997 the choice is random, and may
-    be a rival that is weak on test. The intervals hold for all rivals simultaneously, which corrects for the
-    choice on test.
+    be a rival that is weak on test.
 
     Args:
         chosen: the synthetic arm that was best on val.
-        differences: real-only arm -> AUC of `chosen` minus AUC of that arm.
+        differences: real-only arm -> AUC of `chosen` minus AUC of that arm, as from `_differences`.
     """
-    best_real, against = min(differences.items(), key=lambda item: item[1].sure.value)
-    difference = against.sure
-    verdict = _verdict(against, differences.values())
-    interval, likely = "no interval", None
+    best_real = min(differences, key=lambda arm: differences[arm].sure.value)
+    difference = _smallest([own.sure for own in differences.values()])
+    likely = _smallest([own.likely for own in differences.values()])
+    verdict = _verdict(difference, likely)
+    interval = "no interval"
     if difference.low is not None and difference.high is not None:
-        interval = f"simultaneous 95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
-    if against.likely.low is not None and against.likely.high is not None:
-        likely = (against.likely.low, against.likely.high)
+        interval = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = (
         f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed test "
         f"AUC by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the "
@@ -146,30 +145,38 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
         chosen_arm=chosen.key,
         compared_with=best_real.key,
         difference=difference,
-        likely=likely,
+        likely=None if likely.low is None or likely.high is None else (likely.low, likely.high),
         words=words.strip(),
     )
 
 
-def _verdict(against: Difference, every: Iterable[Difference]) -> Told:
-    """Return the verdict of the differences to the strongest rival and to every rival."""
-    low, high = against.sure.low, against.sure.high
-    if low is None or high is None:
+def _smallest(differences: Sequence[Estimate]) -> Estimate:
+    """Return the smallest of several differences, with an interval for it.
+
+    Its lower end is the lowest of all lower ends, which need no correction: the end of the true smallest one
+    alone has to hold (intersection-union test, Berger 1982). Its upper end is the lowest of all upper ends,
+    which must hold together.
+    """
+    lows = [own.low for own in differences if own.low is not None]
+    highs = [own.high for own in differences if own.high is not None]
+    value, n = min(own.value for own in differences), differences[0].n
+    if not len(lows) == len(highs) == len(differences):
+        return Estimate(value=value, n=n)
+    return Estimate(value=value, low=min(lows), high=min(highs), n=n)
+
+
+def _verdict(sure: Estimate, likely: Estimate) -> Told:
+    if sure.low is None or sure.high is None or likely.low is None or likely.high is None:
         return "could not tell"
-    every = list(every)
-    if _all_above([rival.sure for rival in every]):
+    if sure.low > 0:
         return "helps"
-    if high < 0:
+    if sure.high < 0:
         return "harms"
-    if _all_above([rival.likely for rival in every]):
+    if likely.low > 0:
         return "possibly helps"
-    if against.likely.high is not None and against.likely.high < 0:
+    if likely.high < 0:
         return "possibly harms"
-    return "no measurable effect" if lies_within((low, high)) else "could not tell"
-
-
-def _all_above(differences: Sequence[Estimate]) -> bool:
-    return all(rival.low is not None and rival.low > 0 for rival in differences)
+    return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
 def not_measured(reason: str) -> UtilityVerdict:
@@ -209,6 +216,7 @@ def _best(on_val: Mapping[Arm, Mapping[str, ArmMetric]], names: Sequence[str]) -
 
 
 def _differences(chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]]) -> dict[Arm, Difference]:
+    """Return real-only arm -> difference; the upper ends of the intervals hold for all arms together."""
     rivals = [arm for arm in on_test if arm.name in REAL_ARMS]
     own = on_test[chosen]["auc"]
     return {
@@ -225,6 +233,9 @@ def _result(
 ) -> ArmResult:
     return ArmResult(
         arm=arm.name,
+        key=arm.key,
+        words=arm.words,
+        augmentation=arm.augmentation.words,
         ratio=arm.ratio,
         num_real=sum(arm.num_real),
         num_synthetic=sum(arm.num_synthetic),

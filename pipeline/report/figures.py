@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import ArmResult, Estimate
 from pipeline.artifacts.privacy_report import PrivacyReport
+from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#1b2430", "#5b6673", "#dfe4e9"
 REAL, SYNTHETIC, MIXED = "#2f6690", "#c0621a", "#7a4f9a"
-ARM_ORDER = ("real", "real_augmented", "real_duplicated", "real_synthetic", "synthetic")
+ARM_ORDER = (*REAL_ARMS, *SYNTHETIC_ARMS)
 
 MAX_PROGRESS_BYTES = 64 * 2**20
 MAX_POINTS = 600
@@ -84,8 +85,8 @@ def training_chart(progress: dict[str, Floats]) -> str:
     """Draw loss and speed against images seen; return an SVG `data:` address, or "" without data."""
     if not progress or len(progress["images"]) < 2:
         return ""
-    with _styled():
-        figure = _figure(9.6, 2.9)
+    with styled():
+        figure = figure_of(9.6, 2.9)
         left, right = figure.subplots(1, 2)
         seen, unit = _thousands(progress["images"])
         _curve(left, seen, progress["loss"], REAL)
@@ -99,7 +100,7 @@ def training_chart(progress: dict[str, Floats]) -> str:
         for axes in (left, right):
             axes.set_xlabel(f"images seen{unit}")
             axes.margins(x=0.01)
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> str:
@@ -113,8 +114,8 @@ def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> s
     shown = [arm for arm in ordered_arms(arms) if "auc" in arm.val or "auc" in arm.test]
     if not shown:
         return ""
-    with _styled():
-        figure = _figure(9.6, 0.95 + 0.5 * len(shown))
+    with styled():
+        figure = figure_of(9.6, 0.95 + 0.5 * len(shown))
         axes = figure.subplots()
         for place, arm in enumerate(shown):
             colour = arm_colour(arm)
@@ -136,7 +137,7 @@ def utility_chart(arms: Sequence[ArmResult], *, chosen: str, compared: str) -> s
         axes.margins(x=0.06)
         axes.set_xlabel("AUC (1 = perfect, 0.5 = guessing)")
         _legend(axes, with_reference=reference is not None)
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def recall_chart(report: PrivacyReport) -> str:
@@ -155,8 +156,8 @@ def recall_chart(report: PrivacyReport) -> str:
         return ""
     across = min(PANELS_A_ROW, len(shown))
     down = -(-len(shown) // across)
-    with _styled():
-        figure = _figure(9.6, 0.3 + 1.7 * down)
+    with styled():
+        figure = figure_of(9.6, 0.3 + 1.7 * down)
         panels = np.atleast_1d(figure.subplots(down, across, sharey=True, squeeze=False)).ravel()
         for axes, (name, points) in zip(panels, shown.items(), strict=False):
             x = [strength for strength, _ in points]
@@ -171,7 +172,7 @@ def recall_chart(report: PrivacyReport) -> str:
             axes.set_visible(False)
         for row in range(down):
             panels[row * across].set_ylabel("caught, %")
-        return _svg(figure)
+        return svg_address(figure)
 
 
 def ordered_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
@@ -181,21 +182,13 @@ def ordered_arms(arms: Sequence[ArmResult]) -> list[ArmResult]:
 
 
 def arm_key(arm: ArmResult) -> str:
-    """Return the name of an arm in a verdict: its kind, with the ratio if it has one."""
-    return arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}"
+    """Return the name of an arm in a verdict."""
+    return arm.key or (arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}")
 
 
 def arm_words(arm: ArmResult) -> str:
     """Return the display name of an arm."""
-    ratio = "" if arm.ratio is None else f"{arm.ratio:g}"
-    words = {
-        "real": "Real scans only",
-        "real_augmented": "Real, augmented and balanced",
-        "real_duplicated": f"Real, repeated (+{ratio} per scan)" if ratio else "Real, repeated",
-        "real_synthetic": f"Real + {ratio} synthetic per scan" if ratio else "Real + synthetic",
-        "synthetic": "Synthetic only",
-    }
-    return words.get(arm.arm, arm.arm if arm.ratio is None else f"{arm.arm} ({ratio})")
+    return f"{arm.words[:1].upper()}{arm.words[1:]}" or arm_key(arm)
 
 
 def arm_colour(arm: ArmResult) -> str:
@@ -275,19 +268,22 @@ def _thousands(values: Floats) -> tuple[Floats, str]:
     return (values / 1000, " (thousands)") if values[-1] >= 10_000 else (values, "")
 
 
-def _styled() -> Any:
+def styled() -> Any:
+    """Return a context in which matplotlib draws in the reports' style."""
     import matplotlib as mpl
 
     return mpl.rc_context(cast("Any", _STYLE))
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure) -> str:
+def svg_address(figure: Figure) -> str:
+    """Return a figure as an SVG `data:` address."""
     stream = io.StringIO()
     figure.savefig(
         stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -46,7 +46,7 @@ def effect_words(verdict: str, difference: Estimate) -> str:
     if verdict == "could not tell":
         return f"The effect may be anything from {difference.low:+.4f} to {difference.high:+.4f}. {takes}"
     side = "above" if verdict == "possibly helps" else "below"
-    return f"The simultaneous 90 % interval lies {side} zero; the 95 % interval does not. {takes}"
+    return f"The 90 % interval lies {side} zero; the 95 % interval does not. {takes}"
 
 
 def chance_words(report: EvaluationReport) -> str:

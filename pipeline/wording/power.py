@@ -97,6 +97,29 @@ def trials_below(share: float, bound: float) -> int | None:
     return None if share >= bound else smallest(enough)
 
 
+def noticeable_gain(
+    positives: int, negatives: int, *, auc: float = 0.93, correlation: float = 0.8, power: float = POWER
+) -> float:
+    """Return the smallest gain in AUC that a paired test of two classifiers detects with probability `power`.
+
+    Standard error of an AUC by Hanley and McNeil (1982), of the difference of two AUCs of the same cases by
+    their correlation (Hanley and McNeil 1983).
+
+    Args:
+        positives: test cases with the finding, at least 1.
+        negatives: test cases without it, at least 1.
+        auc: AUC of both classifiers, about.
+        correlation: correlation of their AUCs; 0.8 is that of two classifiers of the same kind.
+        power: probability of detection.
+    """
+    from scipy.stats import norm
+
+    first, second = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
+    variance = auc * (1.0 - auc) + (positives - 1) * (first - auc**2) + (negatives - 1) * (second - auc**2)
+    error = math.sqrt(2.0 * (1.0 - correlation) * variance / (positives * negatives))
+    return float((norm.isf((1.0 - LEVEL) / 2) + norm.isf(1.0 - power)) * error)
+
+
 def noticeable_excess(half_width: float, power: float = POWER) -> float:
     """Return the true difference for which a 95 % interval of this half width excludes zero.
 

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from models.evaluation.classifier import predict_probabilities
+from models.evaluation.training import TrainingPart, train_classifier
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.cohort import Cohort
 from pipeline.evaluate.encoder import cohort_encoder
@@ -227,9 +228,8 @@ class Judge:
         return float(roc_auc_score(self.labels, probabilities, multi_class="ovr"))
 
     def _classifier(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Any:
-        return train_classifier(
-            images, labels, num_classes=self.num_classes, seed=seed, training=ClassifierTraining()
-        ).network
+        part = TrainingPart(images, labels)
+        return train_classifier([part], num_classes=self.num_classes, seed=seed).network
 
 
 def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:

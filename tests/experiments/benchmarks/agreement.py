@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from models.evaluation.classifier import predict_probabilities
+from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
@@ -36,9 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     drawn, val = candidates.images(np.arange(len(candidates))), cohort.rows("val")
     train = cohort.rows("train")
     for seed in chosen.seeds:
-        trained = train_classifier(
+        part = TrainingPart(
             torch.from_numpy(cohort.images(train)),
             torch.from_numpy(np.asarray(cohort.labels)[train].astype(np.int64)),
+        )
+        trained = train_classifier(
+            [part],
             num_classes=len(cohort.info.classes),
             seed=seed,
             training=ClassifierTraining(num_steps=chosen.steps),

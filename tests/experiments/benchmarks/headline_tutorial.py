@@ -10,17 +10,18 @@ import torch
 
 from models.checkpoint import load_into, read_tensors, write_tensors
 from models.devices import default_device
+from models.evaluation.augmentation import LIGHT
 from pipeline.append_log import READS_NAME
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.pixels import StoredPixels
 from pipeline.artifacts.release import ReleasedImages
-from pipeline.evaluate.arms import Arm, training_set
+from pipeline.evaluate.arms import Arm, Pool, training_sets
 from pipeline.evaluate.intervals import draw_resamples, measure
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.real import patient_numbers, truth_of
 from pipeline.evaluate.trained import classifier_seeds
-from pipeline.evaluate.training import Job, SmallCnn, run_jobs
+from pipeline.evaluate.training import BuiltIn, Job, run_jobs
 from pipeline.evaluate.utility import TestSplit
 from pipeline.recipe import Recipe
 from pipeline.records import ReleaseRef
@@ -108,15 +109,17 @@ def _synthetic_only(
     if (out / DONE).is_file():
         found = read_json(out / DONE, role="tutorial")
         return tuple(found["by_seed"]), Estimate(**found["auc"])
-    arm = Arm("synthetic", None, (0,) * len(counts), counts)
+    arm = Arm("synthetic", None, (0,) * len(counts), counts, LIGHT)
+    nothing = Pool(np.zeros(0, dtype=np.int64), cohort.images)
+    made = Pool(images.labels, images.images)
     seeds = classifier_seeds(recipe.seed, recipe.evaluate.seeds)
     jobs = [Job(arm, seed, ("test",)) for seed in seeds]
     results = run_jobs(
         jobs,
         out / "classifiers",
-        lambda arm, seed: training_set(arm, cohort, images, seed),
+        lambda arm, seed: training_sets(arm, nothing, made, seed),
         {"test": cohort.images(cohort.rows("test"))},
-        fit_predict=SmallCnn.of(recipe.evaluate),
+        fit_predict=BuiltIn.of(recipe.evaluate),
         num_classes=len(counts),
     )
     truth = truth_of(cohort, "test", patient_numbers(cohort))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from models.evaluation.classifier import (
+from models.evaluation.augmentation import Augmentation
+from models.evaluation.classifier import SmallCNN, predict_probabilities
+from models.evaluation.features import FEATURE_DIM, encoder_from_tensors, encoder_tensors, fit_encoder
+from models.evaluation.training import (
     ClassifierTraining,
-    SmallCNN,
+    TrainedClassifier,
+    TrainingPart,
     _batches,
-    augment,
-    predict_probabilities,
     train_classifier,
 )
-from models.evaluation.features import FEATURE_DIM, encoder_from_tensors, encoder_tensors, fit_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +40,15 @@ def bright_or_dark(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 QUICK = ClassifierTraining(num_steps=30, batch_size=16)
 
 
+def fit(images: torch.Tensor, labels: torch.Tensor, seed: int, **changes: object) -> TrainedClassifier:
+    training = replace(QUICK, **changes)
+    return train_classifier([TrainingPart(images, labels)], num_classes=2, seed=seed, training=training)
+
+
 def test_it_learns_what_can_be_learned():
     images, labels = bright_or_dark(64, seed=0)
     unseen, truth = bright_or_dark(100, seed=1)
-    trained = train_classifier(images, labels, num_classes=2, seed=3, training=QUICK)
+    trained = fit(images, labels, 3)
     read = predict_probabilities(trained.network, unseen)
     assert (read.argmax(dim=1) == truth).float().mean() > 0.95
     assert trained.curve["step"][-1] == QUICK.num_steps
@@ -50,7 +58,9 @@ def test_it_learns_what_can_be_learned():
 def test_equal_seeds_give_equal_weights_and_others_do_not():
     images, labels = bright_or_dark(32, seed=0)
     first, again, other = (
-        train_classifier(images, labels, num_classes=2, seed=seed, training=QUICK).network.state_dict()
+        train_classifier(
+            [TrainingPart(images, labels)], num_classes=2, seed=seed, training=QUICK
+        ).network.state_dict()
         for seed in (5, 5, 6)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -62,13 +72,13 @@ def test_the_global_random_state_has_no_say():
     results = []
     for state in (1, 2):
         torch.manual_seed(state)
-        results.append(train_classifier(images, labels, num_classes=2, seed=5, training=QUICK).network)
+        results.append(fit(images, labels, 5).network)
     assert torch.equal(results[0].head.weight, results[1].head.weight)
 
 
 def test_predictions_do_not_depend_on_the_company_in_a_batch():
     images, labels = bright_or_dark(300, seed=0)
-    network = train_classifier(images, labels, num_classes=2, seed=0, training=QUICK).network
+    network = fit(images, labels, 0).network
     together = predict_probabilities(network, images)
     assert torch.allclose(together.sum(dim=1), torch.ones(300))
     assert torch.allclose(together[:5], predict_probabilities(network, images[:5]), atol=1e-6)
@@ -78,7 +88,8 @@ def test_predictions_do_not_depend_on_the_company_in_a_batch():
 def test_balanced_batches_hold_each_class_equally_often():
     labels = torch.tensor([0] * 90 + [1] * 9 + [2])
     generator = torch.Generator().manual_seed(0)
-    batches = _batches(labels, ClassifierTraining(batch_size=32), generator)
+    part = TrainingPart(torch.zeros(100, 1, 16, 16), labels)
+    batches = _batches(part, ClassifierTraining(batch_size=32), generator)
     drawn = torch.cat(list(itertools.islice(batches, 30)))
     counts = labels[drawn].bincount()
     assert counts.tolist() == [320, 320, 320]
@@ -88,24 +99,9 @@ def test_balanced_batches_hold_each_class_equally_often():
 def test_unbalanced_batches_go_through_all_images_before_one_repeats():
     labels = torch.tensor([0] * 30 + [1] * 2)
     training = ClassifierTraining(batch_size=16, balanced=False)
-    batches = _batches(labels, training, torch.Generator().manual_seed(0))
+    part = TrainingPart(torch.zeros(32, 1, 16, 16), labels)
+    batches = _batches(part, training, torch.Generator().manual_seed(0))
     assert sorted(torch.cat([next(batches), next(batches)]).tolist()) == list(range(32))
-
-
-def test_augmentation_shifts_by_whole_pixels_within_its_limit():
-    image = torch.full((1, 1, 20, 20), -1.0)
-    image[0, 0, 10, 10] = 1.0
-    training = ClassifierTraining(max_shift=0.1, brightness=0.0, contrast=0.0)
-    moved = augment(image.repeat(200, 1, 1, 1), training, torch.Generator().manual_seed(0))
-    rows, columns = moved[:, 0].flatten(1).argmax(dim=1) // 20, moved[:, 0].flatten(1).argmax(dim=1) % 20
-    assert set(rows.tolist()) == set(columns.tolist()) == {8, 9, 10, 11, 12}
-    assert torch.equal(moved.amax(dim=(1, 2, 3)), torch.ones(200))
-
-
-def test_no_augmentation_changes_nothing():
-    images, _ = bright_or_dark(4, seed=0)
-    plain = ClassifierTraining(max_shift=0.0, brightness=0.0, contrast=0.0)
-    assert torch.equal(augment(images, plain, torch.Generator().manual_seed(0)), images)
 
 
 @pytest.mark.parametrize(
@@ -124,16 +120,16 @@ def test_wrong_settings_are_named(wrong, message):
 def test_wrong_shapes_and_labels_are_named():
     images, labels = bright_or_dark(8, seed=0)
     with pytest.raises(ValueError, match="images"):
-        train_classifier(images[:, 0], labels, num_classes=2, seed=0)
-    with pytest.raises(ValueError, match="labels must be in"):
-        train_classifier(images, labels + 1, num_classes=2, seed=0)
+        train_classifier([TrainingPart(images[:, 0], labels)], num_classes=2, seed=0)
+    with pytest.raises(ValueError, match="targets must be in"):
+        train_classifier([TrainingPart(images, labels + 1)], num_classes=2, seed=0)
     with pytest.raises(ValueError, match="num_classes"):
         SmallCNN(1)
 
 
 def test_an_encoder_is_standardised_and_survives_storage_bit_for_bit():
     images, labels = bright_or_dark(64, seed=0)
-    network = train_classifier(images, labels, num_classes=2, seed=0, training=QUICK).network
+    network = fit(images, labels, 0).network
     encoder = fit_encoder(network, images)
     features = encoder(images)
     assert features.shape == (64, FEATURE_DIM)
@@ -143,3 +139,53 @@ def test_an_encoder_is_standardised_and_survives_storage_bit_for_bit():
     assert torch.equal(again(images), features)
     with pytest.raises(ValueError, match="tensors"):
         encoder_from_tensors({"mean": encoder.mean})
+
+
+@pytest.mark.parametrize(("network", "size"), [("resnet18", 16), ("densenet121", 32)])
+def test_the_networks_of_monai_learn_and_are_the_same_from_the_same_seed(network: str, size: int) -> None:
+    images, labels = bright_or_dark(48, seed=0)
+    images = torch.nn.functional.interpolate(images, size=(size, size))
+    state = torch.random.get_rng_state()
+    first, again = (fit(images, labels, 3, network=network, num_steps=24) for _ in range(2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(first.network.head.weight, again.network.head.weight)
+    read = predict_probabilities(first.network, images)
+    assert roc_auc_score(labels, read[:, 1]) > 0.9
+    assert torch.allclose(read.sum(1), torch.ones(48), atol=1e-5)
+
+
+def test_pre_training_ends_with_what_the_last_part_says() -> None:
+    """The first part is labelled the wrong way round: fine-tuning on the second turns it."""
+    images, labels = bright_or_dark(64, seed=0)
+    parts = [TrainingPart(images, 1 - labels), TrainingPart(images, labels)]
+    trained = train_classifier(parts, num_classes=2, seed=1, training=replace(QUICK, num_steps=60))
+    read = predict_probabilities(trained.network, images)
+    assert float((read.argmax(1) == labels).float().mean()) > 0.9
+    assert trained.curve["step"][-1] == 60.0
+    before = train_classifier(parts[:1], num_classes=2, seed=1, training=replace(QUICK, num_steps=60))
+    assert float((predict_probabilities(before.network, images).argmax(1) == labels).float().mean()) < 0.1
+
+
+def test_strong_augmentation_and_mixing_still_learn() -> None:
+    images, labels = bright_or_dark(64, seed=0)
+    trained = fit(images, labels, 2, augmentation=Augmentation("strong", 0.5), num_steps=80)
+    unseen, truth = bright_or_dark(100, seed=1)
+    read = predict_probabilities(trained.network, unseen)
+    assert float((read.argmax(1) == truth).float().mean()) > 0.9
+
+
+def test_several_findings_are_learned_at_once_and_unknown_ones_are_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = (torch.rand(96, 2, generator=generator) < 0.5).float()
+    images = 0.2 * torch.randn(96, 1, 16, 16, generator=generator)
+    images[:, 0, 2:6, 2:6] += 0.9 * present[:, 0, None, None]
+    images[:, 0, 10:14, 10:14] += 0.9 * present[:, 1, None, None]
+    targets = present.clone()
+    targets[:24, 1] = float("nan")
+    part = TrainingPart(images, targets, groups=(present @ torch.tensor([1.0, 2.0])).long())
+    training = replace(QUICK, num_steps=80, multi_label=True)
+    trained = train_classifier([part], num_classes=2, seed=0, training=training)
+    read = predict_probabilities(trained.network, images, multi_label=True)
+    assert float(((read > 0.5) == (present > 0.5)).float().mean()) > 0.9
+    with pytest.raises(ValueError, match="one group an image"):
+        train_classifier([TrainingPart(images, targets)], num_classes=2, seed=0, training=training)

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from models.evaluation.classifier import ClassifierTraining, predict_probabilities, train_classifier
+from models.evaluation.classifier import predict_probabilities
+from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
 from pipeline.artifacts.candidates import CANDIDATE_COLUMNS, EDITED_FROM, Candidates, written_columns
 from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.artifacts.cohort import Cohort
@@ -91,9 +92,8 @@ def test_a_classifier_reads_the_class_that_was_asked_for(
     pixels = np.stack([draw(int(label), 16, rng) for label in labels])[:, None]
     training = ClassifierTraining(num_steps=80)
     images = torch.from_numpy(to_model_range(pixels))
-    network = train_classifier(
-        images, torch.from_numpy(labels), num_classes=3, seed=0, training=training
-    ).network
+    part = TrainingPart(images, torch.from_numpy(labels))
+    network = train_classifier([part], num_classes=3, seed=0, training=training).network
 
     def read_as_ring(stored: np.ndarray) -> float:
         shown = predict_probabilities(network, torch.from_numpy(to_model_range(stored)))

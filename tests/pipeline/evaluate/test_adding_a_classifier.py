@@ -10,6 +10,8 @@ import numpy as np
 
 from pipeline.artifacts.evaluation_report import read_evaluation_report
 from pipeline.evaluate import EvaluateSettings, run_evaluate
+from pipeline.evaluate.arm_names import PLAIN_ARMS
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.training import Fit
 
 QUICK = EvaluateSettings(
@@ -22,22 +24,22 @@ class NearestMean:
     """Takes an image for the class whose mean spectrum along its rows lies nearest.
 
     Attributes:
-        seen: number of images and whether class balance was asked for, of each call.
+        seen: kind of arm and number of images of each call.
     """
 
-    seen: list[tuple[int, bool]] = field(default_factory=list)
+    seen: list[tuple[str, int]] = field(default_factory=list)
 
     def __call__(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
+        arm: Arm,
+        parts: Sequence[tuple[np.ndarray, np.ndarray]],
         asked: Sequence[np.ndarray],
         *,
         num_classes: int,
         seed: int,
-        augmented: bool,
     ) -> Fit:
-        self.seen.append((len(images), augmented))
+        [(images, labels)] = parts
+        self.seen.append((arm.name, len(images)))
         known = _spectrum(images)
         means = np.stack([known[labels == label].mean(axis=0) for label in range(num_classes)])
         return Fit(tuple(_softmax(-_distances(_spectrum(part), means)) for part in asked))
@@ -62,9 +64,11 @@ def test_every_arm_is_trained_with_it_and_measured(release: Path, cohort: Path, 
     report = read_evaluation_report(tmp_path / "e")
     assert len(classifier.seen) == QUICK.seeds * len(report.arms)
     trained_on = {arm.num_real + arm.num_synthetic for arm in report.arms}
-    assert {count for count, _ in classifier.seen} == trained_on
+    assert {count for _, count in classifier.seen} == trained_on
+    assert "real_balanced" in {name for name, _ in classifier.seen} <= PLAIN_ARMS
+    assert any("real_augmented, real_strong are not measured" in note for note in report.notes)
     # Stripes of a known period, for which the built-in classifier would need hundreds of steps.
-    real = next(arm for arm in report.arms if arm.arm == "real_augmented")
+    real = next(arm for arm in report.arms if arm.arm == "real_balanced")
     assert real.test["auc"].value > 0.95 and set(real.test) >= {"auc", "balanced_accuracy", "brier"}
     assert min(share.value for share in report.label_agreement.values()) > 0.7
     # It keeps no learning curve, and none is made up.

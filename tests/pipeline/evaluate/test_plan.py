@@ -38,8 +38,8 @@ def test_more_workers_take_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for workers in (1, 5):
         monkeypatch.setattr(training, "num_workers", lambda count=workers: count)
         seconds.append(estimate_evaluate(SETTINGS, WORK, num_released=50).seconds)
-    # Five classifiers of four steps, then the encoder.
-    assert seconds[0] - seconds[1] == pytest.approx(20 - 4)
+    # Eight classifiers of four steps, then the encoder.
+    assert seconds[0] - seconds[1] == pytest.approx(32 - 32 / 5)
 
 
 def test_the_smallest_images_can_be_estimated_too() -> None:

@@ -23,6 +23,7 @@ from pipeline.artifacts.evaluation_report import EvaluationReport, read_evaluati
 from pipeline.cost.pacing import TIMED_CALLS, Pace
 from pipeline.errors import OutputExistsError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.training import Fit
 from pipeline.records import EvaluationRef
@@ -37,13 +38,12 @@ QUICK = EvaluateSettings(
 
 
 def logistic(
-    images: np.ndarray,
-    labels: np.ndarray,
+    arm: Arm,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
     asked: Sequence[np.ndarray],
     *,
     num_classes: int,
     seed: int,
-    augmented: bool,
 ) -> Fit:
     """Somebody's own classifier: logistic regression on the spectrum of the image's rows."""
     from sklearn.linear_model import LogisticRegression
@@ -51,7 +51,8 @@ def logistic(
     def spectrum(x: np.ndarray) -> np.ndarray:
         return np.log(np.abs(np.fft.rfft(x[:, 0], axis=2)).mean(axis=1) + 1e-3)
 
-    model = LogisticRegression(class_weight="balanced" if augmented else None, random_state=seed)
+    [(images, labels)] = parts
+    model = LogisticRegression(class_weight="balanced" if arm.balanced else None, random_state=seed)
     model.fit(spectrum(images), labels)
     assert len(model.classes_) == num_classes
     return Fit(tuple(model.predict_proba(spectrum(x)).astype(np.float32) for x in asked))
@@ -80,9 +81,13 @@ def test_every_part_is_measured(report: EvaluationReport, cohort: Path):
     assert [part.scope for part in report.fidelity] == ["all", "plain", "striped"]
     assert [arm.arm for arm in report.arms] == [
         "real",
+        "real_balanced",
         "real_augmented",
+        "real_strong",
+        "real_strong",
         "real_duplicated",
         "real_synthetic",
+        "real_duplicated",
         "real_synthetic",
         "synthetic",
     ]
@@ -101,7 +106,7 @@ def test_all_arms_take_equal_steps(report: EvaluationReport):
 
 def test_arms_hold_their_counts(report: EvaluationReport):
     counts = [(arm.num_real, arm.num_synthetic) for arm in report.arms]
-    assert counts == [(80, 0), (80, 0), (160, 0), (80, 40), (80, 80), (0, 120)]
+    assert counts == [*[(80, 0)] * 5, (120, 0), (80, 40), (160, 0), (80, 80), (0, 120)]
 
 
 def test_neighbours_are_train_scans(report: EvaluationReport, cohort: Path):

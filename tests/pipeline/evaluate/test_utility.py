@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.evaluation.augmentation import LIGHT, Augmentation
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
@@ -15,11 +16,11 @@ from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.utility import Difference, TestSplit, conclude, measure_utility
 from pipeline.wording.evaluation import LIKELY
 
-REAL = Arm("real", None, (50, 50), (0, 0), augmented=False)
-AUGMENTED = Arm("real_augmented", None, (50, 50), (0, 0))
-HALF = Arm("real_synthetic", 0.5, (50, 50), (25, 25))
-WHOLE = Arm("real_synthetic", 1.0, (50, 50), (50, 50))
-ALONE = Arm("synthetic", None, (0, 0), (50, 50))
+REAL = Arm("real", None, (50, 50), (0, 0), Augmentation("none"), balanced=False)
+AUGMENTED = Arm("real_augmented", None, (50, 50), (0, 0), LIGHT)
+HALF = Arm("real_synthetic", 0.5, (50, 50), (25, 25), LIGHT)
+WHOLE = Arm("real_synthetic", 1.0, (50, 50), (50, 50), LIGHT)
+ALONE = Arm("synthetic", None, (0, 0), (50, 50), LIGHT)
 SETTINGS = EvaluateSettings(num_resamples=300, seeds=3)
 
 
@@ -89,7 +90,7 @@ def test_no_effect_states_what_is_excluded_and_too_wide_an_interval_what_it_woul
     assert "The effect may be anything from -0.2200 to +0.1800." in wide
     assert "at least 10,000 test scans; there are 100." in wide
     below = conclude(HALF, {REAL: between(-0.243, 0.0007, n=100)}).words
-    assert "The simultaneous 90 % interval lies below zero; the 95 % interval does not." in below
+    assert "The 90 % interval lies below zero; the 95 % interval does not." in below
 
 
 def test_every_real_only_arm_has_to_be_beaten():
@@ -97,6 +98,10 @@ def test_every_real_only_arm_has_to_be_beaten():
     found = conclude(HALF, {REAL: weak, AUGMENTED: strong})
     assert (found.verdict, found.compared_with) == ("no measurable effect", "real_augmented")
     assert found.difference == strong.sure
+    # The interval of the smallest difference: the lowest of all lower and of all upper ends.
+    wide, close = between(-0.02, 0.05), between(0.001, 0.003)
+    mixed = conclude(HALF, {REAL: wide, AUGMENTED: close}).difference
+    assert mixed is not None and (mixed.value, mixed.low, mixed.high) == (0.002, -0.02, 0.003)
     nearly = between(-0.0005, 0.02)
     assert conclude(HALF, {REAL: weak, AUGMENTED: nearly}).verdict == "possibly helps"
     assert conclude(HALF, {REAL: nearly, AUGMENTED: strong}).verdict == "no measurable effect"

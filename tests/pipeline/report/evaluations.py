@@ -17,6 +17,7 @@ from pipeline.artifacts.evaluation_report import (
     UtilityVerdict,
 )
 from pipeline.config import Settings
+from pipeline.evaluate.arm_names import WORDS
 from pipeline.records import EvaluationRef, ReleaseRef
 from pipeline.stage import open_stage
 from pipeline.storage import write_json
@@ -36,6 +37,7 @@ def _arm(name: str, ratio: float | None, real: int, drawn: int, auc: float, test
     seeds = (0, 1, 2, 3, 4)
     return ArmResult(
         arm=name,
+        words=WORDS[name] + (f" (ratio {ratio:g})" if ratio else ""),
         ratio=ratio,
         num_real=real,
         num_synthetic=drawn,

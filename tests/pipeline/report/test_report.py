@@ -127,7 +127,7 @@ def test_a_complete_run_shows_its_verdicts_tables_and_pictures(runs: dict[str, P
     assert "What to change" not in top
     assert "289 patients stand in both published parts." in found.text
     assert "Synthetic: 8 images, released" in found.text
-    assert "Real + 0.5 synthetic per scan" in found.text
+    assert "Real + synthetic images (ratio 0.5)" in found.text
     assert "best without synthetic" in found.text
     assert "3.7 % of 330 real scans that were not used for tuning" in found.text
     assert "could not tell whether the rate is within the budget" in found.text

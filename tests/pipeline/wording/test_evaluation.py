@@ -61,7 +61,7 @@ def test_without_an_interval_nothing_can_be_told(kid: float | None, floor: float
 def test_a_change_that_is_told_needs_no_further_words() -> None:
     assert effect_words("helps", around(0.04, 0.01)) == effect_words("harms", around(-0.04, 0.01)) == ""
     assert effect_words("possibly helps", around(0.04, 0.041)).startswith(
-        "The simultaneous 90 % interval lies above zero; the 95 % interval does not. Detecting an effect of "
+        "The 90 % interval lies above zero; the 95 % interval does not. Detecting an effect of "
         "0.02 needs at least 170 test scans"
     )
 

@@ -1,0 +1,1 @@
+"""Study: does synthetic data help at different numbers of real scans?"""

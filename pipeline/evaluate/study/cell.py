@@ -1,0 +1,223 @@
+"""One experiment of a study: all arms of one site, trained and applied to the whole test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from models.checkpoint import read_tensors, write_tensors
+from pipeline.arrays import Floats
+from pipeline.artifacts.candidates import TABLE_NAME, Candidates
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
+from pipeline.artifacts.release import read_release
+from pipeline.config import read_model
+from pipeline.errors import DataError
+from pipeline.evaluate.arms import Pool
+from pipeline.evaluate.metrics import auc
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.study.sites import Site
+from pipeline.evaluate.trained import Sets, Trained, train_arms
+from pipeline.evaluate.training import FitPredict
+from pipeline.records import AuditRef, CandidatesRef, CellRef, ReleaseRef
+from pipeline.stage import StageInputs, folder_of, verify_reference
+from pipeline.storage import digest_of, read_json, write_json
+
+CELL_NAME, SCORES_NAME = "cell.json", "scores.safetensors"
+
+
+class CellArm(BaseModel):
+    """One arm of a cell.
+
+    Attributes:
+        key: unique name of the arm in the cell, such as `real_synthetic-2`.
+        name: kind of arm.
+        words: the arm in words.
+        num_real: real training images, duplicates included.
+        num_synthetic: synthetic training images.
+        augmentation: `none`, `light`, or `strong` with its strength.
+        val_auc_by_seed: AUC on the site's val scans, by classifier seed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: str
+    name: str
+    words: str
+    num_real: int
+    num_synthetic: int
+    augmentation: str
+    val_auc_by_seed: tuple[float, ...]
+
+
+class Cell(BaseModel):
+    """`cell.json`: the arms of one site.
+
+    Attributes:
+        seeds: classifier seeds.
+        arms: all arms that could be trained.
+        reader: key of the arm of real images that is best on val; its augmentation is that of later arms.
+        num_train: train scans of the site by class.
+        num_val: val scans of the site by class.
+        num_synthetic: synthetic images that there are, by class.
+        gate: verdict of the privacy gate on the synthetic images; empty without an audit.
+        notes: what could not be trained, and why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format_version: Literal[1] = 1
+    seeds: tuple[int, ...]
+    arms: tuple[CellArm, ...]
+    reader: str
+    num_train: tuple[int, ...]
+    num_val: tuple[int, ...]
+    num_synthetic: tuple[int, ...]
+    gate: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) -> Pool:
+    """Return the candidates that the gate accepted, as images to train on.
+
+    Raises:
+        TamperedError: candidates or audit were changed.
+        DataError: their classes are not those of the cohort.
+    """
+    import pandas as pd
+
+    verify_reference(AuditRef, audit)
+    drawn = Candidates(verify_reference(CandidatesRef, candidates).path)
+    table = pd.read_parquet(audit.path / TABLE_NAME)
+    rows = np.flatnonzero(table["accepted"].to_numpy(dtype=bool))
+    position = {name: label for label, name in enumerate(cohort.info.classes)}
+    names = drawn.table["class"].astype(str).to_numpy()[rows]
+    if len(table) != len(drawn) or not set(names) <= set(position):
+        raise DataError(
+            "candidates, audit and cohort do not belong together", field="candidates", remedy="Audit again."
+        )
+    labels = np.array([position[name] for name in names], dtype=np.int64)
+    return Pool(labels, lambda own: drawn.images(rows[own]))
+
+
+def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, str]:
+    """Return the images of a release as images to train on, and where its generator was trained.
+
+    Raises:
+        TamperedError, DataError: as for `read_release`.
+    """
+    images = read_release(release, cohort)
+    return Pool(images.labels, images.images), _origin(folder_of(release), cohort)
+
+
+def _origin(release: Path, cohort: Cohort) -> str:
+    """Return a note on the cohort that a release was made from."""
+    path = release / PRIVACY_REPORT_NAME
+    body = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
+    made_from = body.get("cohort_digest") if isinstance(body, dict) else None
+    if made_from == cohort.digest:
+        return "the generator of the given release was trained on this cohort: it has seen the sites' scans"
+    if made_from:
+        return "the given release was made from another cohort"
+    return "the given release does not say which cohort it was made from"
+
+
+def run_cell(
+    cohort: Cohort,
+    site: Site,
+    synthetic: Pool,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+    classifier: FitPredict,
+    source: str,
+    gate: str = "",
+    notes: tuple[str, ...] = (),
+) -> CellRef:
+    """Train every arm of one site, and write its scores of val and test.
+
+    Args:
+        cohort: the whole cohort; its test split is read by the study once all cells are there.
+        site: what the site holds.
+        synthetic: synthetic images.
+        out: the cell's directory; results of an interrupted call there are reused.
+        settings: settings of the classifiers.
+        seed: seed of the cell's classifiers.
+        classifier: the classifier.
+        source: digest of the synthetic images.
+        gate: verdict of the privacy gate on them.
+        notes: notes on them for the report.
+
+    Raises:
+        OutputExistsError: `out` holds something else.
+    """
+    rows = {split: own.tolist() for split, own in site.rows.items()}
+    inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
+    labels = np.asarray(cohort.labels).astype(np.int64)
+    train, val = site.rows["train"], site.rows["val"]
+    with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:
+        if stage.finished is not None:
+            return stage.finished
+        sets = Sets(
+            cohort.info.classes,
+            Pool(labels[train], lambda own: cohort.images(train[own])),
+            synthetic,
+            cohort.images(val),
+            labels[val],
+            cohort.images(cohort.rows("test")),
+        )
+        trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
+        cell = _describe(trained, sets, gate, notes)
+        write_json(stage.path / CELL_NAME, cell.model_dump(mode="json"), private=True)
+        scores = {arm.key: torch.from_numpy(np.stack(trained.of(arm, "test"))) for arm in trained.readings}
+        write_tensors(stage.path / SCORES_NAME, scores, {})
+        return stage.finish([CELL_NAME, SCORES_NAME], {"arms": len(cell.arms)})
+
+
+def _describe(trained: Trained, sets: Sets, gate: str, notes: tuple[str, ...]) -> Cell:
+    num_classes, once = len(sets.classes), np.ones((1, len(sets.val_labels)))
+    arms = []
+    for arm in trained.readings:
+        values = [float(auc(read, sets.val_labels, once)[0]) for read in trained.of(arm, "val")]
+        arms.append(
+            CellArm(
+                key=arm.key,
+                name=arm.name,
+                words=arm.words,
+                num_real=sum(arm.num_real),
+                num_synthetic=sum(arm.num_synthetic),
+                augmentation=arm.augmentation.words,
+                val_auc_by_seed=tuple(values),
+            )
+        )
+    return Cell(
+        seeds=trained.seeds,
+        arms=tuple(arms),
+        reader=trained.reader.key if trained.reader else "",
+        num_train=sets.real.counts(num_classes),
+        num_val=tuple(np.bincount(sets.val_labels, minlength=num_classes).tolist()),
+        num_synthetic=sets.synthetic.counts(num_classes),
+        gate=gate,
+        notes=(*notes, *trained.notes),
+    )
+
+
+def read_cell(reference: CellRef) -> tuple[Cell, dict[str, Floats]]:
+    """Return a cell and its test scores: arm key -> (seeds, n, C).
+
+    Raises:
+        TamperedError: a file was changed.
+    """
+    folder = verify_reference(CellRef, reference).path
+    cell = read_model(Cell, folder / CELL_NAME, role="study cell", remedy="Run the study again.")
+    tensors = read_tensors(folder / SCORES_NAME).tensors
+    return cell, {key: scores.numpy().astype(np.float64) for key, scores in tensors.items()}
+
+
+def kinds(cells: list[Cell]) -> dict[str, str]:
+    """Return the arms that all cells have, key -> kind."""
+    common = set.intersection(*({arm.key for arm in cell.arms} for cell in cells))
+    return {arm.key: arm.name for arm in cells[0].arms if arm.key in common}

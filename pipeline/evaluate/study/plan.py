@@ -1,0 +1,114 @@
+"""Which experiments a study makes, and which scans each of them sees."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.artifacts.cohort import Cohort
+from pipeline.errors import DataError
+from pipeline.evaluate.study.settings import Regime, StudySettings
+from pipeline.evaluate.study.sites import Site, draw_site, elsewhere_and_here
+
+
+class Experiment(BaseModel):
+    """One site of a study.
+
+    Attributes:
+        regime: `shared`, `self` or `imbalanced`.
+        size: train scans per class, or `all`.
+        draw: number of the site, from 0.
+        seed: seed of the study, which draws the patients.
+        elsewhere: share of the train patients of the shared generator; None if it was given as a release.
+        rare: rare class of the imbalanced regime; empty in the others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    regime: Regime
+    size: int | Literal["all"]
+    draw: int
+    seed: int
+    elsewhere: float | None = None
+    rare: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its directory."""
+        return f"{self.regime}-{self.size}-{self.draw}"
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of its generator and classifiers."""
+        return int(np.random.SeedSequence([self.seed, 7, self.draw]).generate_state(1)[0])
+
+
+def experiments(cohort: Cohort, settings: StudySettings, *, seed: int, foreign: bool) -> list[Experiment]:
+    """Return the experiments of a study, draw by draw, so that an early end leaves every size with some.
+
+    Args:
+        cohort: the whole cohort.
+        settings: settings of the study.
+        seed: seed of the study.
+        foreign: whether the shared regime uses a given release.
+
+    Raises:
+        DataError: a class has no train, val or test scan, or the rare class is unknown.
+    """
+    classes = cohort.info.classes
+    for split in ("train", "val", "test"):
+        lacking = [name for label, name in enumerate(classes) if not len(cohort.rows(split, label))]
+        if lacking or len(classes) < 2:
+            raise DataError(
+                f"a study compares classes; {split} has no scan of {', '.join(lacking) or 'a second one'}",
+                field="cohort",
+                remedy="Ingest more scans, or another split.",
+            )
+    counts = [len(cohort.rows("train", label)) for label in range(len(classes))]
+    rare = settings.rare or classes[int(np.argmin(counts))]
+    if rare not in classes:
+        raise DataError(
+            "not a class of the cohort",
+            field="study.rare",
+            value=rare,
+            remedy=f"Name one of {', '.join(classes)}.",
+        )
+    return [
+        Experiment(
+            regime=regime,
+            size=size,
+            draw=draw,
+            seed=seed,
+            elsewhere=None if foreign or regime != "shared" else settings.elsewhere,
+            rare=rare if regime == "imbalanced" else "",
+        )
+        for draw in range(settings.draws)
+        for regime in settings.regimes
+        for size in settings.sizes
+        if draw == 0 or size != "all" or regime == "shared"
+    ]
+
+
+def site_of(cohort: Cohort, experiment: Experiment, *, generator: bool = False) -> Site:
+    """Return the scans that an experiment's classifiers see, or those that its generator sees.
+
+    Args:
+        cohort: the whole cohort.
+        experiment: the experiment.
+        generator: return the scans of the generator and of its privacy gate.
+    """
+    if experiment.regime == "shared":
+        there, here = cohort.rows("train")[:0], cohort.rows("train")
+        if experiment.elsewhere is not None:
+            there, here = elsewhere_and_here(cohort, experiment.elsewhere, experiment.seed)
+        if generator:
+            return Site({"train": there, "val": cohort.rows("val"), "holdout": cohort.rows("holdout")})
+    else:
+        here = cohort.rows("train")
+    size = None if experiment.size == "all" else experiment.size
+    counts = {
+        label: size if not experiment.rare or name == experiment.rare else None
+        for label, name in enumerate(cohort.info.classes)
+    }
+    return draw_site(cohort, here, counts, seed=experiment.seed, draw=experiment.draw, holdout=generator)

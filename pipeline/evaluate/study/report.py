@@ -1,0 +1,284 @@
+"""`study.json`: all effects of a study, with every arm's figures; and the words for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.append_log import READS_NAME, append_entry, log_beside, read_entries
+from pipeline.arrays import Ints
+from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.evaluation_report import Estimate
+from pipeline.config import read_model
+from pipeline.evaluate.real import patient_numbers
+from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.study.cell import Cell, kinds, read_cell
+from pipeline.evaluate.study.plan import Experiment
+from pipeline.evaluate.study.statistics import Effect, measure_effect, resample
+from pipeline.records import CellRef
+from pipeline.storage import digest_of, write_json
+from pipeline.wording.evaluation import lies_within
+
+REPORT_NAME = "study.json"
+
+REGIME_WORDS = {
+    "shared": "a site of few scans uses synthetic images of a generator trained elsewhere",
+    "self": "the generator was trained on the site's own few scans",
+    "imbalanced": "a site has few scans of one class beside all of the others, and its own generator",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudyArm(_Part):
+    """An arm at one regime and size.
+
+    Attributes:
+        key: unique name of the arm.
+        name: kind of arm.
+        words: the arm in words.
+        val: mean AUC on val over sites and seeds.
+        test: mean AUC on test over sites and seeds.
+        by_site: mean test AUC of each site over seeds.
+    """
+
+    key: str
+    name: str
+    words: str
+    val: float
+    test: float
+    by_site: tuple[float, ...]
+
+
+class StudyRow(_Part):
+    """The result at one regime and size.
+
+    Attributes:
+        regime: `shared`, `self` or `imbalanced`.
+        size: train scans per class of a site, or `all`.
+        sites: number of sites.
+        seeds: number of classifier seeds of each.
+        arms: all arms that every site could train.
+        chosen: synthetic arm that is best on val; empty if none could be trained.
+        rival: best real-only arm on test.
+        difference: change in test AUC, with a 95 % interval that holds for all rows together.
+        by_site: the same by site.
+        errors: source of the uncertainty -> standard error: `patients`, `sites`, `seeds`.
+        p_value: one-sided, not corrected for the number of rows.
+        verdict: `helps`, `no measurable effect`, `could not tell`, `harms` or `not measured`.
+        words: the result in a sentence.
+        gates: verdict of the privacy gate -> number of sites.
+        notes: what sites could not train.
+    """
+
+    regime: str
+    size: int | Literal["all"]
+    sites: int
+    seeds: int
+    arms: tuple[StudyArm, ...]
+    chosen: str
+    rival: str
+    difference: Estimate | None
+    by_site: tuple[float, ...]
+    errors: dict[str, float]
+    p_value: float | None
+    verdict: Literal["helps", "no measurable effect", "could not tell", "harms", "not measured"]
+    words: str
+    gates: dict[str, int]
+    notes: tuple[str, ...]
+
+
+class StudyReport(_Part):
+    """All results of a study (private: computed from real patients).
+
+    Attributes:
+        cohort_digest: digest of the whole cohort.
+        classifier: name of the classifier.
+        num_test: number of test scans.
+        num_test_patients: number of their patients.
+        rows: results by regime and size.
+        missing: sites that `study.max_hours` left out.
+    """
+
+    format_version: Literal[1] = 1
+    cohort_digest: str
+    classifier: str
+    num_test: int
+    num_test_patients: int
+    rows: tuple[StudyRow, ...]
+    missing: int = 0
+
+
+def measure_row(
+    regime: str,
+    size: int | Literal["all"],
+    references: Sequence[CellRef],
+    labels: Ints,
+    patients: Ints,
+    *,
+    num_rows: int,
+    num_resamples: int,
+    seed: int,
+) -> StudyRow:
+    """Measure one regime and size from its cells.
+
+    Args:
+        regime: the regime.
+        size: the size.
+        references: cells of its sites.
+        labels: (n,) class of the test scans.
+        patients: (n,) patient of the test scans.
+        num_rows: number of rows of the study, whose verdicts hold together.
+        num_resamples: bootstrap draws.
+        seed: seed of the draws.
+    """
+    read = [read_cell(reference) for reference in references]
+    cells = [cell for cell, _ in read]
+    known = kinds(cells)
+    measured = resample(
+        [scores for _, scores in read], list(known), labels, patients, count=num_resamples, seed=seed
+    )
+    val = {key: _mean_val(cells, key) for key in known}
+    effect = measure_effect(
+        measured,
+        known,
+        val,
+        comparisons=num_rows,
+        num_scans=len(labels),
+        num_patients=len(np.unique(patients)),
+    )
+    words = {arm.key: arm.words for arm in cells[0].arms}
+    arms = tuple(
+        StudyArm(
+            key=key,
+            name=name,
+            words=words[key],
+            val=val[key],
+            test=float(measured[key].plain.mean()),
+            by_site=tuple(measured[key].plain.mean(axis=1).tolist()),
+        )
+        for key, name in known.items()
+    )
+    gates: dict[str, int] = {}
+    for cell in cells:
+        if cell.gate:
+            gates[cell.gate] = gates.get(cell.gate, 0) + 1
+    verdict = _verdict(effect)
+    return StudyRow(
+        regime=regime,
+        size=size,
+        sites=len(cells),
+        seeds=len(cells[0].seeds),
+        arms=arms,
+        chosen=effect.chosen if effect else "",
+        rival=effect.rival if effect else "",
+        difference=effect.difference if effect else None,
+        by_site=effect.by_site if effect else (),
+        errors=vars(effect.shares) if effect else {},
+        p_value=effect.p_value if effect else None,
+        verdict=verdict,
+        words=_sentence(size, verdict, effect, words),
+        gates=gates,
+        notes=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
+    )
+
+
+def _mean_val(cells: Sequence[Cell], key: str) -> float:
+    values = [arm.val_auc_by_seed for cell in cells for arm in cell.arms if arm.key == key]
+    return float(np.nanmean(values))
+
+
+def _verdict(
+    effect: Effect | None,
+) -> Literal["helps", "no measurable effect", "could not tell", "harms", "not measured"]:
+    if effect is None:
+        return "not measured"
+    low, high = effect.difference.low, effect.difference.high
+    assert low is not None and high is not None
+    if low > 0:
+        return "helps"
+    if high < 0:
+        return "harms"
+    return "no measurable effect" if lies_within((low, high)) else "could not tell"
+
+
+def _sentence(size: int | str, verdict: str, effect: Effect | None, words: Mapping[str, str]) -> str:
+    scans = "all scans" if size == "all" else f"{size} scans a class"
+    if effect is None:
+        return f"With {scans}, no synthetic arm could be trained."
+    change = effect.difference
+    return (
+        f"With {scans}, {words[effect.chosen]} changed the test AUC by {change.value:+.3f} (95 % interval "
+        f"{change.low:+.3f} to {change.high:+.3f}) against the best use of real scans alone, "
+        f"{words[effect.rival]}: {verdict}."
+    )
+
+
+def measure_study(
+    folder: Path,
+    cohort: Cohort,
+    done: Mapping[Experiment, CellRef],
+    planned: Sequence[Experiment],
+    settings: EvaluateSettings,
+    *,
+    seed: int,
+) -> StudyReport:
+    """Measure all finished experiments and write `study.json`; the read of the test split is logged.
+
+    Args:
+        folder: directory of the study.
+        cohort: the whole cohort.
+        done: finished experiments.
+        planned: all experiments of the study.
+        settings: settings of the evaluation.
+        seed: seed of the study.
+    """
+    groups: dict[tuple[str, int | Literal["all"]], list[CellRef]] = {}
+    for experiment, reference in done.items():
+        groups.setdefault((experiment.regime, experiment.size), []).append(reference)
+    rows = cohort.rows("test")
+    labels = np.asarray(cohort.labels)[rows].astype(np.int64)
+    patients = patient_numbers(cohort)[rows]
+    entry = {"cohort": cohort.digest, "study": digest_of(sorted(own.digest for own in done.values()))}
+    log = log_beside(folder / REPORT_NAME, READS_NAME)
+    known = [{name: earlier.get(name) for name in entry} for earlier in read_entries(log)]
+    if done and entry not in known:
+        append_entry(log, entry)
+    num_rows = len({(experiment.regime, experiment.size) for experiment in planned})
+    report = StudyReport(
+        cohort_digest=cohort.digest,
+        classifier=settings.classifier,
+        num_test=len(rows),
+        num_test_patients=len(np.unique(patients)),
+        rows=tuple(
+            measure_row(
+                regime,
+                size,
+                references,
+                labels,
+                patients,
+                num_rows=num_rows,
+                num_resamples=settings.num_resamples,
+                seed=seed,
+            )
+            for (regime, size), references in groups.items()
+        ),
+        missing=len(planned) - len(done),
+    )
+    write_json(folder / REPORT_NAME, report.model_dump(mode="json"), private=True)
+    return report
+
+
+def read_study(folder: Path) -> StudyReport:
+    """Read the results of a study.
+
+    Raises:
+        DataError: the file is missing or does not have the expected fields.
+    """
+    return read_model(StudyReport, folder / REPORT_NAME, role="study", remedy="Run the study again.")
