@@ -12,6 +12,7 @@ from prefect import flow
 
 from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
+from flows.results import call_task
 from pipeline.errors import DataError, GateRefusedError
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.privacy.earlier_inputs import earlier_digests
@@ -155,11 +156,7 @@ class Run:
         out = self.folder / name
         before = _on_disk(name, out)
         started = time.monotonic()
-        reference: RefT = task(out=out, **inputs)
-        if not _still_there(reference):
-            # Prefect has cached a reference whose directory was since removed or replaced.
-            again: Any = task.with_options(refresh_cache=True)  # type: ignore[attr-defined]
-            reference = again(out=out, **inputs)
+        reference: RefT = call_task(task, out=out, **inputs)
         if before == reference.digest:
             logger.info("%s: reused %s (digest %s)", name, out, reference.digest[:12])
         else:
@@ -192,11 +189,3 @@ def _on_disk(name: str, out: Path) -> str | None:
         return load_reference(kind, out).digest
     except DataError:
         return None
-
-
-def _still_there(reference: Reference) -> bool:
-    """Return whether the directory holds exactly what the reference describes."""
-    try:
-        return load_reference(type(reference), reference.path) == reference
-    except DataError:
-        return False

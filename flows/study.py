@@ -13,6 +13,7 @@ from prefect import flow
 
 from flows import tasks
 from flows.prefect_logs import without_tracebacks
+from flows.results import call_task
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.evaluate.study.plan import Experiment, experiments
 from pipeline.evaluate.study.report import StudyReport, measure_study
@@ -76,8 +77,8 @@ class Study:
         recipe = self.recipe
         keep_recipe(self.folder, recipe)
         started = time.monotonic()
-        whole = tasks.ingest_task(
-            manifest, out=self.folder / "cohort", settings=recipe.ingest, force=self.force
+        whole: CohortRef = call_task(
+            tasks.ingest_task, manifest, out=self.folder / "cohort", settings=recipe.ingest, force=self.force
         )
         cohort = open_cohort(whole)
         planned = experiments(cohort, recipe.study, seed=recipe.seed, foreign=self.release is not None)
@@ -102,10 +103,12 @@ class Study:
         common: dict[str, Any] = {"out": folder / "cell", "settings": evaluate, "seed": experiment.own_seed}
         if experiment.regime == "shared" and self.release is not None:
             given = verify_reference(ReleaseRef, Path(self.release))
-            return tasks.study_cell_task(whole, experiment, release=given, **common)
+            return call_task(tasks.study_cell_task, whole, experiment, release=given, **common)
         home = self.folder / "elsewhere" if experiment.regime == "shared" else folder
         candidates, audit = self._generate(home, whole, experiment)
-        return tasks.study_cell_task(whole, experiment, candidates=candidates, audit=audit, **common)
+        return call_task(
+            tasks.study_cell_task, whole, experiment, candidates=candidates, audit=audit, **common
+        )
 
     def _generate(
         self, home: Path, whole: CohortRef, experiment: Experiment
@@ -114,8 +117,9 @@ class Study:
         recipe = self.recipe
         seed = recipe.seed if experiment.regime == "shared" else experiment.own_seed
         force = {"force": self.force}
-        site: CohortRef = tasks.site_task(whole, experiment, out=home / "cohort")
-        checkpoint: CheckpointRef = tasks.train_task(
+        site: CohortRef = call_task(tasks.site_task, whole, experiment, out=home / "cohort")
+        checkpoint: CheckpointRef = call_task(
+            tasks.train_task,
             site,
             out=home / "checkpoint",
             settings=recipe.train,
@@ -123,10 +127,11 @@ class Study:
             init_digest=start_digest(recipe.train),
             **force,
         )
-        candidates: CandidatesRef = tasks.sample_task(
-            checkpoint, out=home / "candidates", settings=recipe.sample, seed=seed, **force
+        candidates: CandidatesRef = call_task(
+            tasks.sample_task, checkpoint, out=home / "candidates", settings=recipe.sample, seed=seed, **force
         )
-        audit: AuditRef = tasks.audit_task(
+        audit: AuditRef = call_task(
+            tasks.audit_task,
             candidates,
             cohort=site,
             checkpoint=checkpoint,

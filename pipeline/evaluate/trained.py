@@ -124,6 +124,8 @@ def train_arms(
     everything = sets.synthetic.load(np.arange(len(sets.synthetic)))
     asked = {"val": sets.val, "test": sets.test, "synthetic": everything}
     first = first_arms(real, names, settings.strengths)
+    if not first:
+        return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))
     plan = functools.partial(
         later_arms, real, made, names=names, ratios=settings.ratios, classes=sets.classes
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,14 @@ def test_asked_again_nothing_is_trained_again(finished: Path, call: Call) -> Non
     assert again.code == 0, again.err
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(read_entries(finished / READS_NAME)) == 1
+
+
+def test_what_was_removed_is_made_again_and_ends_the_same(finished: Path, call: Call) -> None:
+    before = read_study(finished)
+    shutil.rmtree(finished / "cells" / "self-6-1" / "cell")
+    again = call("study", PHANTOM, "--out", finished, *WHAT, *sets(QUICK))
+    assert again.code == 0, again.err
+    assert read_study(finished) == before
 
 
 def test_a_plan_tells_what_is_finished_and_writes_nothing(finished: Path, call: Call) -> None:

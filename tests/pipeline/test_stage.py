@@ -256,7 +256,7 @@ def test_outputs_are_private(tmp_path: Path) -> None:
 
 def test_every_reference_has_a_stage_name_of_its_own_and_a_version() -> None:
     kinds = [kind for kind in Reference.__subclasses__() if kind.__module__ == "pipeline.records"]
-    assert len({kind.stage for kind in kinds}) == len(kinds) == 6
+    assert len({kind.stage for kind in kinds}) == len(kinds) == 7
     assert all(kind.version >= 1 for kind in kinds)
 
 

@@ -11,7 +11,7 @@ from tests.cohorts import write_cohort
 from tests.flows.conftest import PHANTOM, Call, sets
 
 COMMANDS = (
-    "run", "ingest", "train", "sample", "edit", "audit", "release", "evaluate",
+    "run", "study", "ingest", "train", "sample", "edit", "audit", "release", "evaluate",
     "verify", "validate", "doctor", "deploy", "recipe",
 )  # fmt: skip
 GROUPS = {"recipe": ("show",)}

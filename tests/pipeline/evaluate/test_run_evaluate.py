@@ -304,3 +304,11 @@ def test_one_class_is_measured_for_fidelity_alone(tmp_path: Path, one_class):
     assert found.arms == ()
     assert found.utility.verdict == "not measured"
     assert any("one class only" in note for note in found.notes)
+
+
+def test_without_an_arm_of_real_images_alone_there_is_no_verdict(
+    release: Path, cohort: Path, tmp_path: Path
+) -> None:
+    report = with_logistic(release, cohort, tmp_path / "e", arms=("real_augmented", "synthetic"))
+    assert report.utility.verdict == "not measured"
+    assert "no arm of real images alone" in report.utility.words
