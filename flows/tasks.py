@@ -219,9 +219,9 @@ def study_cell_task(
 ) -> CellRef:
     """Site and synthetic images -> scores of all arms."""
     from pipeline.artifacts.cohort import open_cohort
+    from pipeline.evaluate.classifiers import classifier_of
     from pipeline.evaluate.study.cell import accepted_pool, released_pool, run_cell
     from pipeline.evaluate.study.plan import site_of
-    from pipeline.evaluate.training import BuiltIn
 
     with _private_failures():
         whole = open_cohort(cohort)
@@ -239,7 +239,7 @@ def study_cell_task(
             out,
             settings,
             seed=seed,
-            classifier=BuiltIn.of(settings),
+            classifier=classifier_of(settings),
             source=source,
             gate=gate.value,
             notes=notes,

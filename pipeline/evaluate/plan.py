@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.cost.estimate import (
@@ -20,6 +22,7 @@ from pipeline.cost.pacing import saved_bytes
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageInputs, reference_of
+from pipeline.storage import sha256_file
 
 if TYPE_CHECKING:
     from pipeline.evaluate.training import FitPredict
@@ -41,8 +44,11 @@ def plan_evaluate(
         DataError: release or cohort is not a finished output.
     """
     inputs = {"release": known_digest(ReleaseRef, release), "cohort": known_digest(CohortRef, cohort)}
+    own = classifier_digest(settings)
     if fit_predict is not None:
         inputs["classifier"] = _name_of(fit_predict)
+    elif own is not None:
+        inputs["classifier"] = own
 
     def num_released() -> int:
         if isinstance(release, Foreseen):
@@ -63,6 +69,9 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
     from models.evaluation.classifier import build_classifier
     from pipeline.evaluate.training import BuiltIn, num_workers, step_seconds
 
+    if ":" in settings.classifier:
+        # A function of the user's own is not timed: it counts as the small CNN.
+        settings = settings.model_copy(update={"classifier": "small_cnn"})
     num_jobs = num_arms(settings) * settings.seeds
     num_classes = max(work.num_classes, 2)
     images = torch.zeros(2 * num_classes, 1, *work.image_size)
@@ -73,7 +82,11 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
     seconds = min(num_jobs * settings.num_steps * step / num_workers(), limit)
     generator = torch.Generator().manual_seed(0)
     network = build_classifier(
-        settings.classifier, num_classes, work.image_size, dropout=settings.dropout, generator=generator
+        BuiltIn.of(settings).training.network,
+        num_classes,
+        work.image_size,
+        dropout=settings.dropout,
+        generator=generator,
     ).train()
     # Each worker holds its train images and the activations saved for its backward pass. The norm layers need
     # two images at a time.
@@ -94,6 +107,18 @@ def num_arms(settings: EvaluateSettings) -> int:
     by_ratio = ("real_duplicated", "real_synthetic", "real_weighted", "agreeing", "uncertain")
     times = {name: len(set(settings.ratios)) for name in by_ratio} | {"real_strong": len(settings.strengths)}
     return sum(times.get(name, 1) for name in settings.arms)
+
+
+def classifier_digest(settings: EvaluateSettings) -> str | None:
+    """Return the digest of the file of a user's function, so that a changed one counts; None if built in."""
+    module, _, name = settings.classifier.partition(":")
+    if not name:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return ""
+    return sha256_file(Path(spec.origin)) if spec is not None and spec.origin and spec.has_location else ""
 
 
 def _name_of(fit_predict: FitPredict) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,8 +14,12 @@ class EvaluateSettings(Settings):
     """Settings of the evaluation; all utility arms share the classifier's settings and number of steps."""
 
     seeds: int = Field(5, ge=1, le=100, description="Number of classifier seeds per utility arm.")
-    classifier: Literal["small_cnn", "resnet18", "densenet121"] = Field(
-        "small_cnn", description="Built-in classifier: small_cnn, or ResNet-18 or DenseNet-121 of MONAI."
+    classifier: str = Field(
+        "small_cnn",
+        pattern=r"^(small_cnn|resnet18|densenet121|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="Built-in classifier: small_cnn, or resnet18 or densenet121 of MONAI; or "
+        "module:function, a function of your own that Python can import "
+        "(pipeline.evaluate.training.FitPredict).",
     )
     arms: tuple[RealArm | SyntheticArm, ...] = Field(
         (

@@ -16,6 +16,7 @@ from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.artifacts.release import ReleasedImages, read_release
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
 from pipeline.evaluate.neighbours import nearest_real
@@ -23,7 +24,7 @@ from pipeline.evaluate.plan import plan_evaluate
 from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
-from pipeline.evaluate.training import BuiltIn, FitPredict
+from pipeline.evaluate.training import FitPredict
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageFolder
@@ -67,7 +68,7 @@ def run_evaluate(
         DataError: release and cohort do not belong together.
         OutputExistsError: `out` holds something else.
     """
-    classifier = fit_predict or BuiltIn.of(settings)
+    classifier = fit_predict or classifier_of(settings)
     real = open_cohort(cohort)
     released = read_release(release, real)
     plan = plan_evaluate(released.reference, real.reference, settings, seed=seed, fit_predict=fit_predict)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from models.evaluation.training import ClassifierTraining, TrainingPart, train_c
 from pipeline.arrays import Ints
 from pipeline.cost.pacing import TIMED_CALLS, pace_of
 from pipeline.distributed.cpu_threads import threads, usable_cores
+from pipeline.errors import DataError, PhosphorError
 from pipeline.evaluate.arm_names import WORDS
 from pipeline.evaluate.arms import Arm, Images
 from pipeline.evaluate.settings import EvaluateSettings
@@ -73,7 +74,8 @@ class BuiltIn:
         """Return the classifier of the settings."""
         names = ("num_steps", "batch_size", "learning_rate", "weight_decay", "dropout")
         own = {name: getattr(settings, name) for name in names}
-        return cls(ClassifierTraining(network=settings.classifier, **own))
+        network: Any = settings.classifier
+        return cls(ClassifierTraining(network=network, **own))
 
     def __call__(
         self,
@@ -169,6 +171,7 @@ def run_jobs(
         num_classes: number of columns of the probabilities.
 
     Raises:
+        DataError: a classifier of the user's own failed, or gave scores that cannot be used.
         StorageError: a result cannot be written.
     """
     make_private_directory(folder)
@@ -178,7 +181,21 @@ def run_jobs(
     def work(job: Job) -> tuple[Job, dict[str, npt.NDArray[np.float32]]]:
         parts = training_sets(job.arm, job.seed)
         wanted = [asked[name] for name in job.asked]
-        fit = fit_predict(job.arm, parts, wanted, num_classes=num_classes, seed=job.seed)
+        try:
+            fit = fit_predict(job.arm, parts, wanted, num_classes=num_classes, seed=job.seed)
+        except PhosphorError:
+            raise
+        except Exception as error:
+            if isinstance(fit_predict, BuiltIn):
+                raise
+            raise _unusable(job, f"failed ({type(error).__name__})") from error
+        shapes = [(len(part), num_classes) for part in wanted]
+        if [np.shape(found) for found in fit.probabilities] != shapes:
+            raise _unusable(
+                job, f"gave scores of shape {[np.shape(p) for p in fit.probabilities]}, not {shapes}"
+            )
+        if not all(np.isfinite(found).all() for found in fit.probabilities):
+            raise _unusable(job, "gave scores that are not finite")
         read = dict(zip(job.asked, fit.probabilities, strict=True))
         with storage_errors(folder):
             tensors = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in read.items()}
@@ -201,6 +218,14 @@ def run_jobs(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
+
+
+def _unusable(job: Job, problem: str) -> DataError:
+    return DataError(
+        f"the classifier {problem} in arm {job.arm.key} with seed {job.seed}",
+        field="evaluate.classifier",
+        remedy="Correct it and run the same command again: classifiers that are trained are kept.",
+    )
 
 
 def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Pool
 from pipeline.evaluate.metrics import auc
+from pipeline.evaluate.plan import classifier_digest
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.sites import Site
 from pipeline.evaluate.trained import Sets, Trained, train_arms
@@ -156,6 +157,8 @@ def run_cell(
     """
     rows = {split: own.tolist() for split, own in site.rows.items()}
     inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
+    own = classifier_digest(settings)
+    inputs |= {} if own is None else {"classifier": own}
     labels = np.asarray(cohort.labels).astype(np.int64)
     train, val = site.rows["train"], site.rows["val"]
     with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.artifacts.evaluation_report import read_evaluation_report
+from pipeline.errors import DataError, UsageError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.arm_names import PLAIN_ARMS
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.plan import plan_evaluate
 from pipeline.evaluate.training import Fit
 
 QUICK = EvaluateSettings(
@@ -81,3 +84,60 @@ def test_its_evaluation_is_another_one_than_the_built_in_classifiers(
     own = run_evaluate(release, cohort, tmp_path / "own", QUICK, seed=7, fit_predict=NearestMean())
     built_in = run_evaluate(release, cohort, tmp_path / "built-in", QUICK, seed=7)
     assert own.inputs_digest != built_in.inputs_digest
+
+
+def broken(problem: str):
+    def fit_predict(arm: Arm, parts: list, asked: list, *, num_classes: int, seed: int) -> Fit:
+        if problem == "crashes":
+            raise KeyError("patient 17")
+        if problem == "few scores":
+            return Fit(tuple(np.full((len(part) - 1, num_classes), 0.5, np.float32) for part in asked))
+        return Fit(tuple(np.full((len(part), num_classes), np.nan, np.float32) for part in asked))
+
+    return fit_predict
+
+
+@pytest.mark.parametrize(
+    ("problem", "named"),
+    [("crashes", r"failed \(KeyError\)"), ("few scores", "gave scores of shape"), ("NaN", "not finite")],
+)
+def test_one_that_fails_is_named_and_what_is_trained_is_kept(
+    release: Path, cohort: Path, tmp_path: Path, problem: str, named: str
+) -> None:
+    good, calls = NearestMean(), []
+
+    def second_arm_breaks(arm: Arm, *arguments: object, **options: object) -> Fit:
+        calls.append(arm.key)
+        return (good if arm.name == "real" else broken(problem))(arm, *arguments, **options)
+
+    with pytest.raises(DataError, match=named) as raised:
+        run_evaluate(release, cohort, tmp_path / "e", QUICK, seed=7, fit_predict=second_arm_breaks)
+    assert "patient 17" not in str(raised.value) and "in arm real_balanced" in str(raised.value)
+    assert any((tmp_path / "e" / "classifiers").glob("real-seed-*.safetensors"))
+
+
+def test_a_function_of_a_module_is_found_by_its_name_and_a_changed_one_counts(
+    release: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+import numpy as np
+from pipeline.evaluate.training import Fit
+
+def guess(arm, parts, asked, *, num_classes, seed):
+    return Fit(tuple(np.full((len(part), num_classes), 1 / num_classes, np.float32) for part in asked))
+"""
+    (tmp_path / "phosphor_own_classifier.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = QUICK.model_copy(update={"classifier": "phosphor_own_classifier:guess"})
+    first = run_evaluate(release, cohort, tmp_path / "e", named, seed=7)
+    report = read_evaluation_report(tmp_path / "e")
+    assert {round(arm.val["auc"].value, 6) for arm in report.arms} == {0.5}
+    (tmp_path / "phosphor_own_classifier.py").write_text(source + "# another one\n")
+    assert plan_evaluate(release, cohort, named, seed=7).wanted.digest != first.inputs_digest
+    for wrong, problem in (
+        ("phosphor_no_such:guess", "imported"),
+        ("phosphor_own_classifier:np", "function"),
+    ):
+        settings = QUICK.model_copy(update={"classifier": wrong})
+        with pytest.raises(UsageError, match=problem):
+            run_evaluate(release, cohort, tmp_path / "w", settings, seed=7)
