@@ -43,6 +43,11 @@ def effect_words(verdict: str, difference: Estimate) -> str:
     need = round_up(difference.n * ((difference.high - difference.low) / 2 / RELEVANT_AUC) ** 2)
     takes = f"Detecting an effect of {RELEVANT_AUC:g} needs at least {need:,} test scans; there are "
     takes += f"{difference.n:,}."
+    if need <= difference.n:
+        # Narrow enough, but not centred: it must lie on one side of zero, or within the bounds.
+        room = max(RELEVANT_AUC - abs(difference.value), abs(difference.value))
+        need = round_up(difference.n * ((difference.high - difference.low) / 2 / room) ** 2)
+        takes = f"A verdict at this difference needs about {need:,} test scans; there are {difference.n:,}."
     if verdict == "could not tell":
         return f"The effect may be anything from {difference.low:+.4f} to {difference.high:+.4f}. {takes}"
     side = "above" if verdict == "possibly helps" else "below"

@@ -89,6 +89,9 @@ def test_no_effect_states_what_is_excluded_and_too_wide_an_interval_what_it_woul
     # A half width of .2 is ten times .02: a hundred times the 100 scans.
     assert "The effect may be anything from -0.2200 to +0.1800." in wide
     assert "at least 10,000 test scans; there are 100." in wide
+    # Narrower than .02, but not within it: a half width of .016 must become .02 - .009.
+    aside = conclude(HALF, {REAL: between(-0.025, 0.007, n=100)}).words
+    assert "A verdict at this difference needs about 220 test scans; there are 100." in aside
     below = conclude(HALF, {REAL: between(-0.243, 0.0007, n=100)}).words
     assert "The 90 % interval lies below zero; the 95 % interval does not." in below
 
