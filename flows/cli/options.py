@@ -87,8 +87,13 @@ def read_recipe(
     """Load the recipe with `--set` overrides, then the command's own options that were given."""
     from pipeline.recipe import load_recipe
 
-    extra = [f"{key}={json.dumps(value)}" for key, value in (shorthand or {}).items() if value is not None]
-    return load_recipe(name, [*(overrides or []), *extra])
+    return load_recipe(name, with_shorthand(overrides, shorthand or {}))
+
+
+def with_shorthand(overrides: list[str] | None, shorthand: Mapping[str, object]) -> list[str]:
+    """Return `--set` overrides, followed by the command's own options that were given."""
+    extra = [f"{key}={json.dumps(value)}" for key, value in shorthand.items() if value is not None]
+    return [*(overrides or []), *extra]
 
 
 def _kept(error: BaseException) -> str:

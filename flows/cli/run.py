@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import DryRun, Force, Overrides, RecipeName, emit, read_recipe, reported
+from flows.cli.options import (
+    DryRun,
+    Force,
+    Overrides,
+    RecipeName,
+    emit,
+    read_recipe,
+    reported,
+    with_shorthand,
+)
 from flows.logs import debugging
 
 RESULTS_NAME = ".prefect-results"
@@ -109,14 +117,14 @@ def study(
             "study.sizes": [_size(part) for part in sizes.split(",")] if sizes else None,
             "study.draws": draws,
         }
-        shorthand = [f"{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
-        every = [*(overrides or []), *shorthand]
+        every = with_shorthand(overrides, chosen)
         settings = read_recipe(recipe, every)
-        folder = out if out is not None else _default_out(load_manifest(manifest).name, recipe)
+        described = load_manifest(manifest)
+        folder = out if out is not None else _default_out(described.name, recipe)
         if dry_run:
             from flows.study_plan import plan_study
 
-            emit(plan_study(settings, load_manifest(manifest), folder, release=release))
+            emit(plan_study(settings, described, folder, release=release))
             return
 
         def call() -> dict[str, Any]:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels, to_model_range
+from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.errors import DataError
 from pipeline.records import ReleaseRef
 from pipeline.stage import folder_of, verify_reference
+from pipeline.storage import read_json
 
 TABLE_NAMES = ("metadata.parquet/part-0.parquet", "metadata.parquet")
 """Paths of the table of a release: the current one, then those of earlier versions."""
@@ -81,6 +83,13 @@ def read_release(given: Path | ReleaseRef, cohort: Cohort) -> ReleasedImages:
     names = table["file_name"].astype(str).tolist()
     pixels = _read_images(folder, names, cohort.info.image_size)
     return ReleasedImages(reference, tuple(table["sample_id"].astype(str)), labels, pixels)
+
+
+def cohort_behind(folder: Path) -> str:
+    """Return the digest of the cohort that a release was made from; empty if it does not say."""
+    path = folder / PRIVACY_REPORT_NAME
+    body = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
+    return str(body.get("cohort_digest") or "") if isinstance(body, dict) else ""
 
 
 def _read_images(folder: Path, names: Sequence[str], image_size: tuple[int, int]) -> StoredPixels:

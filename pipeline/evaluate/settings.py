@@ -36,7 +36,7 @@ class EvaluateSettings(Settings):
         "balancing.",
     )
     strengths: tuple[Annotated[float, Field(gt=0, le=2)], ...] = Field(
-        (0.5, 1.0), min_length=1, description="Strengths of the strong augmentation; the best on val counts."
+        (0.5, 1.0), min_length=1, description="Strengths of the strong augmentation; each is an arm."
     )
     ratios: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
         (0.25, 0.5, 1.0), description="Synthetic images per real image in the mixed arms (above 0, up to 10)."

@@ -12,10 +12,9 @@ import numpy.typing as npt
 from pipeline.append_log import READS_NAME, log_beside
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.artifacts.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
-from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
-from pipeline.artifacts.release import ReleasedImages, read_release
+from pipeline.artifacts.release import ReleasedImages, cohort_behind, read_release
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
-from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
@@ -28,7 +27,7 @@ from pipeline.evaluate.training import FitPredict
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageFolder
-from pipeline.storage import read_json, write_json, write_parquet
+from pipeline.storage import write_json, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +88,7 @@ def _measure(
     classifier: FitPredict,
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
-    sets = Sets.of(cohort, release)
+    sets = Sets.of(cohort, Pool(release.labels, release.images))
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
@@ -218,9 +217,7 @@ def _predictions(cohort: Cohort, trained: Trained, test_arms: tuple[Arm, ...]) -
 
 
 def _origin_notes(cohort: Cohort, release: ReleasedImages) -> list[str]:
-    path = release.reference.path / PRIVACY_REPORT_NAME
-    body: Any = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
-    made_from = body.get("cohort_digest") if isinstance(body, dict) else None
+    made_from = cohort_behind(release.reference.path)
     if made_from and made_from != cohort.digest:
         return ["the release was made from another cohort than the one it is compared with"]
     return []

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from models.evaluation.augmentation import LIGHT
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.arm_names import CHOOSING_ARMS, PLAIN_ARMS
 from pipeline.evaluate.arms import (
     Arm,
@@ -54,17 +53,20 @@ class Sets:
     test: Images
 
     @classmethod
-    def of(cls, cohort: Cohort, release: ReleasedImages) -> Sets:
-        """Return the sets of a cohort and a release."""
-        rows = {split: cohort.rows(split) for split in ("train", "val", "test")}
+    def of(
+        cls, cohort: Cohort, synthetic: Pool, *, train: Ints | None = None, val: Ints | None = None
+    ) -> Sets:
+        """Return synthetic images and the sets of a cohort, whole or with the rows of a site."""
+        train = cohort.rows("train") if train is None else train
+        val = cohort.rows("val") if val is None else val
         labels = np.asarray(cohort.labels).astype(np.int64)
         return cls(
             cohort.info.classes,
-            Pool(labels[rows["train"]], lambda own: cohort.images(rows["train"][own])),
-            Pool(release.labels, release.images),
-            cohort.images(rows["val"]),
-            labels[rows["val"]],
-            cohort.images(rows["test"]),
+            Pool(labels[train], lambda own: cohort.images(train[own])),
+            synthetic,
+            cohort.images(val),
+            labels[val],
+            cohort.images(cohort.rows("test")),
         )
 
 

@@ -13,8 +13,7 @@ from models.checkpoint import read_tensors, write_tensors
 from pipeline.arrays import Floats
 from pipeline.artifacts.candidates import TABLE_NAME, Candidates
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
-from pipeline.artifacts.release import read_release
+from pipeline.artifacts.release import cohort_behind, read_release
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Pool
@@ -26,7 +25,7 @@ from pipeline.evaluate.trained import Sets, Trained, train_arms
 from pipeline.evaluate.training import FitPredict
 from pipeline.records import AuditRef, CandidatesRef, CellRef, ReleaseRef
 from pipeline.stage import StageInputs, folder_of, verify_reference
-from pipeline.storage import digest_of, read_json, write_json
+from pipeline.storage import digest_of, write_json
 
 CELL_NAME, SCORES_NAME = "cell.json", "scores.safetensors"
 
@@ -115,9 +114,7 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, str
 
 def _origin(release: Path, cohort: Cohort) -> str:
     """Return a note on the cohort that a release was made from."""
-    path = release / PRIVACY_REPORT_NAME
-    body = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
-    made_from = body.get("cohort_digest") if isinstance(body, dict) else None
+    made_from = cohort_behind(release)
     if made_from == cohort.digest:
         return "the generator of the given release was trained on this cohort: it has seen the sites' scans"
     if made_from:
@@ -159,19 +156,10 @@ def run_cell(
     inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
     own = classifier_digest(settings)
     inputs |= {} if own is None else {"classifier": own}
-    labels = np.asarray(cohort.labels).astype(np.int64)
-    train, val = site.rows["train"], site.rows["val"]
     with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:
         if stage.finished is not None:
             return stage.finished
-        sets = Sets(
-            cohort.info.classes,
-            Pool(labels[train], lambda own: cohort.images(train[own])),
-            synthetic,
-            cohort.images(val),
-            labels[val],
-            cohort.images(cohort.rows("test")),
-        )
+        sets = Sets.of(cohort, synthetic, train=site.rows["train"], val=site.rows["val"])
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
         cell = _describe(trained, sets, gate, notes)
         write_json(stage.path / CELL_NAME, cell.model_dump(mode="json"), private=True)

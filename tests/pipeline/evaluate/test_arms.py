@@ -26,7 +26,8 @@ def later(
 
 @pytest.fixture
 def pools(cohort: Path, release: Path) -> tuple[Pool, Pool]:
-    sets = Sets.of(opened := Cohort(cohort), read_release(release, opened))
+    images = read_release(release, opened := Cohort(cohort))
+    sets = Sets.of(opened, Pool(images.labels, images.images))
     return sets.real, sets.synthetic
 
 
