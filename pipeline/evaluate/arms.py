@@ -52,6 +52,7 @@ class Arm:
         augmentation: what is done to each training batch.
         balanced: whether all classes are drawn equally often. All arms except `real` are, so that a synthetic
             arm never wins by this alone.
+        budget: optimiser steps, as a multiple of `evaluate.num_steps`.
     """
 
     name: str
@@ -60,21 +61,32 @@ class Arm:
     num_synthetic: tuple[int, ...]
     augmentation: Augmentation
     balanced: bool = True
+    budget: float = 1.0
 
     @property
     def key(self) -> str:
-        """A short name that is unique within a plan, as in `real_synthetic-0.5`."""
-        if self.name == "real_strong":
-            return f"{self.name}-{self.augmentation.strength:g}"
-        return self.name if self.ratio is None else f"{self.name}-{self.ratio:g}"
+        """A short name that is unique within a plan, as in `real_synthetic-0.5` or `real-x2`."""
+        parts = [self.name, *(f"{value:g}" for _, value in self._amounts())]
+        return "-".join(parts if self.budget == 1 else [*parts, f"x{self.budget:g}"])
 
     @property
     def words(self) -> str:
         """The arm in words."""
-        said = WORDS[self.name]
+        said = [f"{name} {value:g}" for name, value in self._amounts()]
+        if self.budget != 1:
+            said.append(f"{self.budget:g} times the steps")
+        return f"{WORDS[self.name]} ({', '.join(said)})" if said else WORDS[self.name]
+
+    def _amounts(self) -> list[tuple[str, float]]:
+        """Return what distinguishes arms of one name, besides the budget."""
         if self.name == "real_strong":
-            return f"{said} (strength {self.augmentation.strength:g})"
-        return said if self.ratio is None else f"{said} (ratio {self.ratio:g})"
+            return [("strength", self.augmentation.strength)]
+        return [] if self.ratio is None else [("ratio", self.ratio)]
+
+
+def at_budgets(arms: Sequence[Arm], budgets: Sequence[float]) -> list[Arm]:
+    """Return the arms at every budget of optimiser steps, so that no arm wins by being stopped early."""
+    return [replace(arm, budget=budget) for budget in sorted(set(budgets)) for arm in arms]
 
 
 def first_arms(real: Sequence[int], names: Sequence[str], strengths: Sequence[float]) -> list[Arm]:

@@ -72,14 +72,15 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
     if ":" in settings.classifier:
         # A function of the user's own is not timed: it counts as the small CNN.
         settings = settings.model_copy(update={"classifier": "small_cnn"})
-    num_jobs = num_arms(settings) * settings.seeds
+    num_jobs = num_arms(settings) * settings.seeds * len(set(settings.budgets))
     num_classes = max(work.num_classes, 2)
     images = torch.zeros(2 * num_classes, 1, *work.image_size)
     reset_device_peak()
     step = step_seconds(BuiltIn.of(settings).training, images, num_classes)
     on_device = device_peak()
     limit = math.inf if settings.max_minutes is None else 60.0 * settings.max_minutes
-    seconds = min(num_jobs * settings.num_steps * step / num_workers(), limit)
+    steps = settings.num_steps * sum(set(settings.budgets)) / len(set(settings.budgets))
+    seconds = min(num_jobs * steps * step / num_workers(), limit)
     generator = torch.Generator().manual_seed(0)
     network = build_classifier(
         BuiltIn.of(settings).training.network,

@@ -42,6 +42,12 @@ class EvaluateSettings(Settings):
         (0.25, 0.5, 1.0), description="Synthetic images per real image in the mixed arms (above 0, up to 10)."
     )
     num_steps: int = Field(500, ge=1, le=1_000_000, description="Optimiser steps of each classifier.")
+    budgets: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Multiples of num_steps; a built-in classifier trains each arm at every one, and a "
+        "synthetic arm has to beat the real arms at all of them.",
+    )
     max_minutes: float | None = Field(
         None,
         gt=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipeline.evaluate.arms import (
     Confirmed,
     Images,
     Pool,
+    at_budgets,
     confirmed,
     first_arms,
     later_arms,
@@ -43,6 +44,7 @@ class Sets:
         synthetic: synthetic images.
         val: val images, and `val_labels` (n,) their classes.
         test: test images; nothing here compares them with labels.
+        others: name -> more images that every classifier reads.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +53,7 @@ class Sets:
     val: Images
     val_labels: Ints
     test: Images
+    others: Mapping[str, Images] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -124,17 +127,19 @@ def train_arms(
     notes = [f"{', '.join(unable)} are not measured: the classifier cannot train them"] if unable else []
     seeds = classifier_seeds(seed, settings.seeds)
     everything = sets.synthetic.load(np.arange(len(sets.synthetic)))
-    asked = {"val": sets.val, "test": sets.test, "synthetic": everything}
-    first = first_arms(real, names, settings.strengths)
+    asked = {"val": sets.val, "test": sets.test, "synthetic": everything, **sets.others}
+    by_all = ("val", "test", *sets.others)
+    budgets = settings.budgets if isinstance(classifier, BuiltIn) else (1.0,)
+    first = at_budgets(first_arms(real, names, settings.strengths), budgets)
     if not first:
         return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))
     plan = functools.partial(
         later_arms, real, made, names=names, ratios=settings.ratios, classes=sets.classes
     )
-    num_later = len(plan(augmentation=LIGHT)[0])
     if isinstance(classifier, BuiltIn) and settings.max_minutes is not None:
         some = sets.real.load(np.arange(min(len(sets.real), settings.batch_size)))
-        num_jobs = len(seeds) * (len(first) + num_later)
+        later = at_budgets(plan(augmentation=LIGHT)[0], budgets)
+        num_jobs = len(seeds) * sum(arm.budget for arm in (*first, *later))
         classifier, said = _within_budget(classifier, folder / JOBS_FOLDER, some, num_jobs, settings)
         notes += said
 
@@ -152,14 +157,15 @@ def train_arms(
         )
         return {arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()}
 
-    readings = trained(first, ("val", "test", "synthetic"))
+    readings = trained(first, (*by_all, "synthetic"))
     reader = max(first, key=lambda arm: _val_auc(readings[arm], sets.val_labels))
-    later, more = plan(augmentation=reader.augmentation)
+    unrepeated, more = plan(augmentation=reader.augmentation)
+    later = at_budgets(unrepeated, budgets)
     chosen = None
     if any(arm.name in CHOOSING_ARMS for arm in later):
         mean = np.mean([read["synthetic"] for read in readings[reader]], axis=0)
         chosen = confirmed(sets.synthetic.labels, mean, seed)
-    readings |= trained(later, ("val", "test"), chosen)
+    readings |= trained(later, by_all, chosen)
     curves = {arm.key: mean_curve([Job(arm, s, ()) for s in seeds], folder / JOBS_FOLDER) for arm in readings}
     return Trained(
         seeds=seeds,
@@ -177,7 +183,7 @@ def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], labels: Int
 
 
 def _within_budget(
-    classifier: BuiltIn, folder: Path, images: Images, num_jobs: int, settings: EvaluateSettings
+    classifier: BuiltIn, folder: Path, images: Images, num_jobs: float, settings: EvaluateSettings
 ) -> tuple[BuiltIn, list[str]]:
     """Return the classifier with as many steps as the time limit allows, and notes on it.
 

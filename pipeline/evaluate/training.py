@@ -91,14 +91,19 @@ class BuiltIn:
             [TrainingPart(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in parts],
             num_classes=num_classes,
             seed=seed,
-            training=replace(self.training, balanced=arm.balanced, augmentation=arm.augmentation),
+            training=replace(
+                self.training,
+                num_steps=max(round(self.training.num_steps * arm.budget), 1),
+                balanced=arm.balanced,
+                augmentation=arm.augmentation,
+            ),
             device=default_device(),
         )
         read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
         return Fit(read, trained.curve)
 
 
-def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int, seconds: float) -> int:
+def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: float, seconds: float) -> int:
     """Return how many steps each of `num_jobs` classifiers has time for, at most those of `training`.
 
     `num_workers` of them train in parallel.
@@ -106,7 +111,7 @@ def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: int
     Args:
         training: training settings of the classifiers.
         images: some of their training images.
-        num_jobs: number of classifiers to train.
+        num_jobs: number of classifiers to train, each weighted by its budget.
         seconds: time limit for all of them together.
     """
     each = step_seconds(training, torch.from_numpy(images[: training.batch_size]))

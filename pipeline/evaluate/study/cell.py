@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,8 @@ from pipeline.stage import StageInputs, folder_of, verify_reference
 from pipeline.storage import digest_of, write_json
 
 CELL_NAME, SCORES_NAME = "cell.json", "scores.safetensors"
+CHOICE = "whole-val"
+"""Name of the set by which a study chooses: the val split of the whole cohort."""
 
 
 class CellArm(BaseModel):
@@ -68,7 +71,7 @@ class Cell(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     seeds: tuple[int, ...]
     arms: tuple[CellArm, ...]
     reader: str
@@ -135,7 +138,7 @@ def run_cell(
     gate: str = "",
     notes: tuple[str, ...] = (),
 ) -> CellRef:
-    """Train every arm of one site, and write its scores of val and test.
+    """Train every arm of one site, and write its scores of the cohort's val and test splits.
 
     Args:
         cohort: the whole cohort; its test split is read by the study once all cells are there.
@@ -153,17 +156,22 @@ def run_cell(
         OutputExistsError: `out` holds something else.
     """
     rows = {split: own.tolist() for split, own in site.rows.items()}
-    inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
+    inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source, "format": "2"}
     own = classifier_digest(settings)
     inputs |= {} if own is None else {"classifier": own}
     with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:
         if stage.finished is not None:
             return stage.finished
         sets = Sets.of(cohort, synthetic, train=site.rows["train"], val=site.rows["val"])
+        sets = replace(sets, others={CHOICE: cohort.images(cohort.rows("val"))})
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
         cell = _describe(trained, sets, gate, notes)
         write_json(stage.path / CELL_NAME, cell.model_dump(mode="json"), private=True)
-        scores = {arm.key: torch.from_numpy(np.stack(trained.of(arm, "test"))) for arm in trained.readings}
+        scores = {
+            f"{name}/{arm.key}": torch.from_numpy(np.stack(trained.of(arm, asked)))
+            for name, asked in (("val", CHOICE), ("test", "test"))
+            for arm in trained.readings
+        }
         write_tensors(stage.path / SCORES_NAME, scores, {})
         return stage.finish([CELL_NAME, SCORES_NAME], {"arms": len(cell.arms)})
 
@@ -196,8 +204,8 @@ def _describe(trained: Trained, sets: Sets, gate: str, notes: tuple[str, ...]) -
     )
 
 
-def read_cell(reference: CellRef) -> tuple[Cell, dict[str, Floats]]:
-    """Return a cell and its test scores: arm key -> (seeds, n, C).
+def read_cell(reference: CellRef) -> tuple[Cell, dict[str, dict[str, Floats]]]:
+    """Return a cell and its scores: `val` or `test` -> arm key -> (seeds, n, C).
 
     Raises:
         TamperedError: a file was changed.
@@ -205,7 +213,11 @@ def read_cell(reference: CellRef) -> tuple[Cell, dict[str, Floats]]:
     folder = verify_reference(CellRef, reference).path
     cell = read_model(Cell, folder / CELL_NAME, role="study cell", remedy="Run the study again.")
     tensors = read_tensors(folder / SCORES_NAME).tensors
-    return cell, {key: scores.numpy().astype(np.float64) for key, scores in tensors.items()}
+    found: dict[str, dict[str, Floats]] = {"val": {}, "test": {}}
+    for name, scores in tensors.items():
+        split, _, key = name.partition("/")
+        found[split][key] = scores.numpy().astype(np.float64)
+    return cell, found
 
 
 def kinds(cells: list[Cell]) -> dict[str, str]:

@@ -10,15 +10,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.append_log import READS_NAME, append_entry, log_beside, read_entries
-from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.config import read_model
-from pipeline.evaluate.real import patient_numbers
+from pipeline.evaluate.real import Truth, patient_numbers, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.study.cell import Cell, kinds, read_cell
+from pipeline.evaluate.study.cell import kinds, read_cell
 from pipeline.evaluate.study.plan import Experiment
-from pipeline.evaluate.study.statistics import Effect, measure_effect, resample
+from pipeline.evaluate.study.statistics import Effect, mean_auc, measure_effect, resample, synthetic_arms
 from pipeline.records import CellRef
 from pipeline.storage import digest_of, write_json
 from pipeline.wording.evaluation import lies_within
@@ -43,9 +42,11 @@ class StudyArm(_Part):
         key: unique name of the arm.
         name: kind of arm.
         words: the arm in words.
-        val: mean AUC on val over sites and seeds.
+        val: mean AUC on the cohort's val split over sites and seeds.
         test: mean AUC on test over sites and seeds.
         by_site: mean test AUC of each site over seeds.
+        difference: of a synthetic arm: its change in test AUC, with a 95 % interval that holds for all
+            synthetic arms of all rows together.
     """
 
     key: str
@@ -54,6 +55,7 @@ class StudyArm(_Part):
     val: float
     test: float
     by_site: tuple[float, ...]
+    difference: Estimate | None = None
 
 
 class StudyRow(_Part):
@@ -65,7 +67,7 @@ class StudyRow(_Part):
         sites: number of sites.
         seeds: number of classifier seeds of each.
         arms: all arms that every site could train.
-        chosen: synthetic arm that is best on val; empty if none could be trained.
+        chosen: synthetic arm that is best on the cohort's val split; empty if none could be trained.
         rival: best real-only arm on test.
         difference: change in test AUC, with a 95 % interval that holds for all rows together.
         by_site: the same by site.
@@ -119,8 +121,8 @@ def measure_row(
     regime: str,
     size: int | Literal["all"],
     references: Sequence[CellRef],
-    labels: Ints,
-    patients: Ints,
+    val: Truth,
+    test: Truth,
     *,
     num_rows: int,
     num_resamples: int,
@@ -128,12 +130,15 @@ def measure_row(
 ) -> StudyRow:
     """Measure one regime and size from its cells.
 
+    The synthetic arm is chosen on the val split of the whole cohort, by the mean over sites and seeds: the
+    question is which use of synthetic images to recommend at this size, and a site's own val is too small.
+
     Args:
         regime: the regime.
         size: the size.
         references: cells of its sites.
-        labels: (n,) class of the test scans.
-        patients: (n,) patient of the test scans.
+        val: the val split of the whole cohort.
+        test: its test split.
         num_rows: number of rows of the study, whose verdicts hold together.
         num_resamples: bootstrap draws.
         seed: seed of the draws.
@@ -141,27 +146,39 @@ def measure_row(
     read = [read_cell(reference) for reference in references]
     cells = [cell for cell, _ in read]
     known = kinds(cells)
+    on_val = mean_auc([scores["val"] for _, scores in read], list(known), val.labels)
     measured = resample(
-        [scores for _, scores in read], list(known), labels, patients, count=num_resamples, seed=seed
+        [scores["test"] for _, scores in read],
+        list(known),
+        test.labels,
+        test.patients,
+        count=num_resamples,
+        seed=seed,
     )
-    val = {key: _mean_val(cells, key) for key in known}
-    effect = measure_effect(
-        measured,
-        known,
-        val,
-        comparisons=num_rows,
-        num_scans=len(labels),
-        num_patients=len(np.unique(patients)),
-    )
+    synthetic = synthetic_arms(known)
+    chosen = max(synthetic, key=lambda key: on_val[key], default=None)
+
+    def effect_of(key: str, comparisons: int) -> Effect:
+        return measure_effect(
+            key,
+            measured,
+            known,
+            comparisons=comparisons,
+            num_scans=len(test.labels),
+            num_patients=len(np.unique(test.patients)),
+        )
+
+    effect = None if chosen is None else effect_of(chosen, num_rows)
     words = {arm.key: arm.words for arm in cells[0].arms}
     arms = tuple(
         StudyArm(
             key=key,
             name=name,
             words=words[key],
-            val=val[key],
+            val=on_val[key],
             test=float(measured[key].plain.mean()),
             by_site=tuple(measured[key].plain.mean(axis=1).tolist()),
+            difference=(effect_of(key, num_rows * len(synthetic)).difference if key in synthetic else None),
         )
         for key, name in known.items()
     )
@@ -187,11 +204,6 @@ def measure_row(
         gates=gates,
         notes=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
     )
-
-
-def _mean_val(cells: Sequence[Cell], key: str) -> float:
-    values = [arm.val_auc_by_seed for cell in cells for arm in cell.arms if arm.key == key]
-    return float(np.nanmean(values))
 
 
 def _verdict(
@@ -242,9 +254,8 @@ def measure_study(
     groups: dict[tuple[str, int | Literal["all"]], list[CellRef]] = {}
     for experiment, reference in done.items():
         groups.setdefault((experiment.regime, experiment.size), []).append(reference)
-    rows = cohort.rows("test")
-    labels = np.asarray(cohort.labels)[rows].astype(np.int64)
-    patients = patient_numbers(cohort)[rows]
+    patients = patient_numbers(cohort)
+    val, test = (truth_of(cohort, split, patients) for split in ("val", "test"))
     entry = {"cohort": cohort.digest, "study": digest_of(sorted(own.digest for own in done.values()))}
     log = log_beside(folder / REPORT_NAME, READS_NAME)
     known = [{name: earlier.get(name) for name in entry} for earlier in read_entries(log)]
@@ -254,15 +265,15 @@ def measure_study(
     report = StudyReport(
         cohort_digest=cohort.digest,
         classifier=settings.classifier,
-        num_test=len(rows),
-        num_test_patients=len(np.unique(patients)),
+        num_test=len(test.labels),
+        num_test_patients=len(np.unique(test.patients)),
         rows=tuple(
             measure_row(
                 regime,
                 size,
                 references,
-                labels,
-                patients,
+                val,
+                test,
                 num_rows=num_rows,
                 num_resamples=settings.num_resamples,
                 seed=seed,

@@ -13,7 +13,7 @@ from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.metrics import auc
 
 Scores = Mapping[str, Floats]
-"""Arm key -> test scores (seeds, n, C) of one site."""
+"""Arm key -> scores (seeds, n, C) of one split, of one site."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Shares:
 
 @dataclass(frozen=True)
 class Effect:
-    """The chosen synthetic arm against the best real-only arm, at one regime and size.
+    """A synthetic arm against the best real-only arm, at one regime and size.
 
     Attributes:
-        chosen: key of the synthetic arm that is best on val, over all sites.
+        chosen: key of the synthetic arm.
         rival: key of the real-only arm that is best on test, over all sites.
         difference: change in test AUC against the best real-only arm, with its 95 % interval.
         by_site: (D,) difference to `rival` of each site, mean over seeds.
         shares: sources of the uncertainty of the difference to `rival`.
-        p_value: one-sided, that the chosen arm is no better than the best real-only arm.
+        p_value: one-sided, that the synthetic arm is no better than the best real-only arm.
     """
 
     chosen: str
@@ -57,6 +57,11 @@ class Effect:
     by_site: tuple[float, ...]
     shares: Shares
     p_value: float
+
+
+def mean_auc(cells: Sequence[Scores], keys: Sequence[str], labels: Ints) -> dict[str, float]:
+    """Return arm key -> mean AUC over sites and seeds; `labels` (n,) are the classes of the scans."""
+    return {key: float(_plain([cell[key] for cell in cells], labels).mean()) for key in keys}
 
 
 def resample(
@@ -76,47 +81,47 @@ def resample(
     number = int(codes.max()) + 1
     rng = np.random.default_rng([seed, 5])
     weights = rng.multinomial(number, np.full(number, 1.0 / number), size=count)[:, codes].astype(np.float64)
-    once = np.ones((1, len(labels)))
     found = {}
     for key in keys:
         sites = [cell[key] for cell in cells]
-        plain = np.array([[auc(read, labels, once)[0] for read in site] for site in sites])
         draws = np.stack(
             [np.stack([auc(read, labels, weights) for read in site], axis=-1) for site in sites], axis=1
         )
-        found[key] = Resampled(plain, draws)
+        found[key] = Resampled(_plain(sites, labels), draws)
     return found
 
 
+def synthetic_arms(kinds: Mapping[str, str]) -> list[str]:
+    """Return the keys of the arms with synthetic images; none if there is no real-only arm to beat."""
+    rivals = any(kind in REAL_ARMS for kind in kinds.values())
+    return [key for key, kind in kinds.items() if kind in SYNTHETIC_ARMS and rivals]
+
+
 def measure_effect(
+    chosen: str,
     measured: Mapping[str, Resampled],
     kinds: Mapping[str, str],
-    val_auc: Mapping[str, float],
     *,
     comparisons: int,
     num_scans: int,
     num_patients: int,
-) -> Effect | None:
-    """Return the effect of the synthetic arm that is best on val; None if no synthetic arm was trained.
+) -> Effect:
+    """Return the effect of a synthetic arm.
 
     The lower end of the interval is the lowest of the lower ends against all real-only arms. Its upper end is
     the lowest of the upper ends, widened by their number (see `utility.conclude`).
 
     Args:
+        chosen: key of the synthetic arm.
         measured: arm key -> resampled AUC.
-        kinds: arm key -> kind of arm.
-        val_auc: arm key -> mean AUC on val over sites and seeds.
-        comparisons: number of regimes and sizes whose verdicts hold together (Bonferroni).
+        kinds: arm key -> kind of arm; at least one is real-only.
+        comparisons: number of effects whose intervals hold together (Bonferroni).
         num_scans: number of test scans.
         num_patients: number of test patients.
     """
     from scipy.stats import t
 
-    own = [key for key in measured if kinds[key] in SYNTHETIC_ARMS]
     rivals = [key for key in measured if kinds[key] in REAL_ARMS]
-    if not own or not rivals:
-        return None
-    chosen = max(own, key=lambda key: val_auc[key])
     tail = 0.025 / comparisons
     values: dict[str, float] = {}
     lows, highs, p_values, shares = [], [], [], {}
@@ -141,6 +146,12 @@ def measure_effect(
         # The chosen arm must beat all of them: the largest of the single p-values holds for the hypothesis.
         p_value=max(p_values),
     )
+
+
+def _plain(sites: Sequence[Floats], labels: Ints) -> Floats:
+    """Return the AUC (D, S) of each site and seed."""
+    once = np.ones((1, len(labels)))
+    return np.array([[auc(read, labels, once)[0] for read in site] for site in sites])
 
 
 def _shares(gap: Floats, draws: Floats) -> Shares:

@@ -59,10 +59,8 @@ def studied(whole: Cohort, folder: Path, pool_of: Callable[[Site], Pool]) -> Stu
     cells = [
         cell(whole, folder / str(number), number, pool_of(site_of(whole, number))) for number in range(SITES)
     ]
-    truth = truth_of(whole, "test", patient_numbers(whole))
-    return measure_row(
-        "self", SIZE, cells, truth.labels, truth.patients, num_rows=1, num_resamples=200, seed=0
-    )
+    val, test = (truth_of(whole, split, patient_numbers(whole)) for split in ("val", "test"))
+    return measure_row("self", SIZE, cells, val, test, num_rows=1, num_resamples=200, seed=0)
 
 
 def drawn(labels: np.ndarray, seed: int) -> Pool:
@@ -120,5 +118,6 @@ def test_a_cell_is_made_once_and_says_what_it_holds(large: Cohort, tmp_path: Pat
     found, scores = read_cell(first)
     assert (found.gate, found.notes[0], found.num_train) == ("PASS", "a note", (SIZE, SIZE))
     assert found.reader in ("real", "real_balanced")
-    assert {value.shape for value in scores.values()} == {(2, 300, 2)}
-    assert set(scores) == {arm.key for arm in found.arms}
+    for split, count in {"val": 60, "test": 300}.items():
+        assert {value.shape for value in scores[split].values()} == {(2, count, 2)}
+        assert set(scores[split]) == {arm.key for arm in found.arms}

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pipeline.evaluate.study.statistics import Effect, Resampled, measure_effect, resample
+from pipeline.evaluate.study.statistics import Effect, Resampled, measure_effect, resample, synthetic_arms
 
-KINDS = {"real": "real", "real_augmented": "real_augmented", "real_synthetic-1": "real_synthetic"}
-VAL = dict.fromkeys(KINDS, 0.9)
+SYNTHETIC = "real_synthetic-1"
+KINDS = {"real": "real", "real_augmented": "real_augmented", SYNTHETIC: "real_synthetic"}
 
 
 def effect(measured: dict[str, Resampled], **changes: object) -> Effect:
     values = {"comparisons": 1, "num_scans": 200, "num_patients": 200} | changes
-    found = measure_effect(measured, KINDS, VAL, **values)  # type: ignore[arg-type]
-    assert found is not None
-    return found
+    return measure_effect(SYNTHETIC, measured, KINDS, **values)  # type: ignore[arg-type]
 
 
 def drawn(
@@ -44,7 +42,7 @@ def test_intervals_cover_the_truth_in_95_of_100_studies(sites: int, noise: dict[
     rng = np.random.default_rng(sites + 10 * len(noise))
     covered = 0
     for _ in range(500):
-        means = {"real": 0.90, "real_augmented": 0.5, "real_synthetic-1": 0.93}
+        means = {"real": 0.90, "real_augmented": 0.5, SYNTHETIC: 0.93}
         found = {key: own for key, own in drawn(rng, means, sites=sites, **noise).items() if "aug" not in key}
         change = effect(found).difference
         assert change.low is not None and change.high is not None
@@ -61,22 +59,22 @@ def test_without_an_effect_hardly_any_study_says_that_it_helps() -> None:
 
 def test_the_best_real_arm_is_the_rival_and_the_least_certain_one_may_set_the_lower_end() -> None:
     rng = np.random.default_rng(2)
-    found = effect(drawn(rng, {"real": 0.8, "real_augmented": 0.9, "real_synthetic-1": 0.95}))
-    assert (found.chosen, found.rival) == ("real_synthetic-1", "real_augmented")
+    found = effect(drawn(rng, {"real": 0.8, "real_augmented": 0.9, SYNTHETIC: 0.95}))
+    assert (found.chosen, found.rival) == (SYNTHETIC, "real_augmented")
     assert found.p_value < 0.05 and len(found.by_site) == 5
-    other = effect(drawn(rng, {"real": 0.96, "real_augmented": 0.9, "real_synthetic-1": 0.85}))
+    other = effect(drawn(rng, {"real": 0.96, "real_augmented": 0.9, SYNTHETIC: 0.85}))
     assert other.rival == "real" and other.difference.high is not None and other.difference.high < 0
 
 
 def test_more_rows_widen_the_intervals() -> None:
-    found = drawn(np.random.default_rng(3), {"real": 0.8, "real_augmented": 0.9, "real_synthetic-1": 0.95})
+    found = drawn(np.random.default_rng(3), {"real": 0.8, "real_augmented": 0.9, SYNTHETIC: 0.95})
     one, eight = effect(found).difference, effect(found, comparisons=8).difference
     assert one.low is not None and eight.low is not None and eight.low < one.low
 
 
 def test_each_source_is_told_apart() -> None:
     rng = np.random.default_rng(4)
-    means = {"real": 0.8, "real_augmented": 0.5, "real_synthetic-1": 0.9}
+    means = {"real": 0.8, "real_augmented": 0.5, SYNTHETIC: 0.9}
     by_sites = effect(drawn(rng, means, sites=40, site=0.05, patient=0.001, seed=0.001)).shares
     assert by_sites.sites > 5 * max(by_sites.patients, by_sites.seeds)
     by_seeds = effect(drawn(rng, means, sites=40, site=0.0, patient=0.001, seed=0.05)).shares
@@ -85,10 +83,10 @@ def test_each_source_is_told_apart() -> None:
     assert by_patients.patients > 5 * max(by_patients.sites, by_patients.seeds)
 
 
-def test_no_synthetic_arm_is_no_effect() -> None:
-    found = drawn(np.random.default_rng(5), {"real": 0.8, "real_augmented": 0.9})
-    kinds = {key: KINDS[key] for key in found}
-    assert measure_effect(found, kinds, VAL, comparisons=1, num_scans=9, num_patients=9) is None
+def test_a_synthetic_arm_needs_a_real_one_to_beat() -> None:
+    assert synthetic_arms(KINDS) == [SYNTHETIC]
+    assert synthetic_arms({"real": "real"}) == []
+    assert synthetic_arms({SYNTHETIC: "real_synthetic"}) == []
 
 
 @pytest.mark.slow
@@ -102,15 +100,15 @@ def test_whole_studies_of_simulated_classifiers_cover_the_truth() -> None:
         cells = []
         for _site in range(4):
             cell = {}
-            for key in ("real", "real_synthetic-1"):
+            for key in ("real", SYNTHETIC):
                 strength = low_effect + 0.2 * rng.normal()
                 # Half of what makes a case hard is the case's own, for all classifiers.
                 noise = np.sqrt(0.5) * (hard + rng.normal(size=(2, 240)))
                 score = norm.cdf(strength * (labels - 0.5) + noise)
                 cell[key] = np.stack([1 - score, score], axis=-1)
             cells.append(cell)
-        measured = resample(cells, ["real", "real_synthetic-1"], labels, patients, count=200, seed=0)
-        change = measure_effect(measured, KINDS, VAL, comparisons=1, num_scans=240, num_patients=120)
-        assert change is not None and change.difference.low is not None and change.difference.high is not None
+        measured = resample(cells, ["real", SYNTHETIC], labels, patients, count=200, seed=0)
+        change = measure_effect(SYNTHETIC, measured, KINDS, comparisons=1, num_scans=240, num_patients=120)
+        assert change.difference.low is not None and change.difference.high is not None
         covered += change.difference.low <= 0.0 <= change.difference.high
     assert 0.92 * studies <= covered <= 0.985 * studies
