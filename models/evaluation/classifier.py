@@ -45,7 +45,7 @@ class SmallCNN(nn.Module):
     """Three 3x3 convolution stages (32, 64, 128 channels), global average pooling, dropout, a linear layer.
 
     Args:
-        num_classes: number of classes, at least 2.
+        num_classes: number of outputs, at least 1.
         dropout: share of pooled features dropped in training.
         generator: random generator of the initial weights; None uses torch's global generator.
     """
@@ -56,8 +56,8 @@ class SmallCNN(nn.Module):
         self, num_classes: int, dropout: float = 0.3, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes, self.width = num_classes, self.widths[-1]
         channels = (1, *self.widths)
         self.stages = nn.Sequential(*(_Stage(a, b) for a, b in zip(channels, self.widths, strict=False)))
@@ -116,20 +116,20 @@ def build_classifier(
     Args:
         name: `small_cnn`, `resnet18` (He et al. 2016, arXiv 1512.03385) or `densenet121` (Huang et al. 2017,
             arXiv 1608.06993).
-        num_classes: number of outputs, at least 2.
+        num_classes: number of outputs, at least 1.
         image_size: (height, width); decides on the stem of ResNet-18.
         dropout: share of pooled features dropped in training.
         generator: CPU generator of the initial weights.
 
     Raises:
-        ValueError: unknown name, or fewer than 2 classes.
+        ValueError: unknown name, or no output.
     """
     if name == "small_cnn":
         return SmallCNN(num_classes, dropout, generator)
     if name not in ("resnet18", "densenet121"):
         raise ValueError(f"name must be small_cnn, resnet18 or densenet121, got {name!r}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     from monai.networks.nets.densenet import DenseNet121
     from monai.networks.nets.resnet import ResNet
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.conditions import FINDINGS
 from pipeline.artifacts.pixels import PixelShards, StoredPixels, to_model_range
 from pipeline.errors import DataError
 from pipeline.records import CandidatesRef
@@ -101,6 +104,13 @@ class Candidates:
     def images(self, rows: npt.NDArray[np.integer] | list[int]) -> npt.NDArray[np.float32]:
         """Return images of `rows` in model range: (n, 1, H, W) float32 in [-1, 1]."""
         return to_model_range(self.take(rows))
+
+
+def requested_columns(conditions: Sequence[str]) -> dict[str, list[int | None]]:
+    """Return finding -> 1, 0 or None of each candidate, from the texts of the `condition` column."""
+    read = {text: json.loads(text).get(FINDINGS, {}) if text else {} for text in set(conditions)}
+    names = dict.fromkeys(name for findings in read.values() for name in findings)
+    return {name: [read[text].get(name) for text in conditions] for name in names}
 
 
 def written_columns(table: pd.DataFrame) -> list[str]:

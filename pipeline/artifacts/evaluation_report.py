@@ -90,7 +90,8 @@ class ArmResult(_Part):
         num_real: number of real images in the training set.
         num_synthetic: number of synthetic images in the training set.
         val: metric name -> Estimate on val over seeds and patients (`auc` first; `balanced_accuracy`,
-            `sensitivity_at_specificity`, `ece`, `brier`).
+            `sensitivity_at_specificity`, `ece`, `brier`; with several findings, means over them, and
+            `auc of <finding>` of each).
         test: as `val`, on test; empty for arms that were not chosen.
         seeds: classifier seeds.
         val_auc_by_seed: AUC on val, in the order of the seeds.
@@ -122,6 +123,8 @@ class UtilityVerdict(_Part):
         compared_with: strongest arm without synthetic images.
         difference: difference in test AUC, with its 95 % interval.
         likely: 90 % interval of the difference.
+        by_finding: finding -> change in its test AUC against the best real-only arm for it, with a 95 %
+            interval that holds for all findings together; empty if classes are asked.
         words: verdict and numbers as text.
     """
 
@@ -138,6 +141,7 @@ class UtilityVerdict(_Part):
     compared_with: str
     difference: Estimate | None
     likely: tuple[float, float] | None = None
+    by_finding: dict[str, Estimate] = Field(default_factory=dict)
     words: str
 
 
@@ -147,8 +151,8 @@ class EvaluationReport(_Part):
     Attributes:
         extractor_digest: digest of the feature encoder; fidelity figures of different digests are not
             comparable.
-        label_agreement: class -> share of released images that the frozen classifier, trained on real scans,
-            assigns to the intended class.
+        label_agreement: class or finding -> share of its released images that the frozen classifier,
+            trained on real scans, reads as intended.
         label_agreement_shuffled: the same with permuted labels (control).
         label_agreement_real: the same on real val scans (accuracy of the classifier).
         test_reads: number of times that the evaluations in this folder read a test split, including this

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Ints
+from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.findings import requested_findings
 from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.errors import DataError
 from pipeline.records import ReleaseRef
 from pipeline.stage import folder_of, verify_reference
 from pipeline.storage import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_NAMES = ("metadata.parquet/part-0.parquet", "metadata.parquet")
 """Paths of the table of a release: the current one, then those of earlier versions."""
@@ -35,12 +40,15 @@ class ReleasedImages:
         sample_ids: (n,) names of the images.
         labels: (n,) int64, positions in the cohort's classes.
         pixels: (n, 1, H, W) uint8 or uint16.
+        findings: (n, K) what each image was requested to show of the cohort's findings: 1 present, 0 absent,
+            NaN unknown.
     """
 
     reference: ReleaseRef
     sample_ids: tuple[str, ...]
     labels: Ints
     pixels: StoredPixels
+    findings: Floats
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +90,20 @@ def read_release(given: Path | ReleaseRef, cohort: Cohort) -> ReleasedImages:
     labels = np.array([position[name] for name in table["class"].astype(str)], dtype=np.int64)
     names = table["file_name"].astype(str).tolist()
     pixels = _read_images(folder, names, cohort.info.image_size)
-    return ReleasedImages(reference, tuple(table["sample_id"].astype(str)), labels, pixels)
+    findings = requested_findings(cohort.info, labels, _finding_columns(table, cohort))
+    return ReleasedImages(reference, tuple(table["sample_id"].astype(str)), labels, pixels, findings)
+
+
+def _finding_columns(table: pd.DataFrame, cohort: Cohort) -> dict[str, list[int | None]]:
+    """Return finding -> requests, of the cohort's findings that the generator was conditioned on."""
+    columns: dict[str, list[int | None]] = {}
+    for name in cohort.info.findings:
+        if name in table.columns:
+            column = table[name].astype(object)
+            columns[name] = column.where(column.notna(), None).tolist()
+            if not set(columns[name]) <= {0, 1, None}:
+                raise DataError(f"{name} is neither 0 nor 1", field="release", remedy=_REMEDY)
+    return columns
 
 
 def cohort_behind(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,11 @@ import numpy.typing as npt
 from models.evaluation.augmentation import Augmentation
 from pipeline.arrays import Floats, Ints
 from pipeline.evaluate.arm_names import CHOOSING_ARMS, WORDS
+from pipeline.evaluate.truth import Question, Targets
 
 Images = npt.NDArray[np.float32]
 """(n, 1, H, W) in [-1, 1]."""
+_NONE: Ints = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,20 @@ class Pool:
     Attributes:
         labels: (n,) class of each image.
         load: returns the images (k, 1, H, W) in [-1, 1] at positions (k,).
+        findings: (n, K) findings of each image, if they are known: 1 present, 0 absent, NaN unknown.
     """
 
     labels: Ints
     load: Callable[[Ints], Images]
+    findings: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def targets(self, question: Question, rows: Ints) -> Targets:
+        """Return the answers to a question for the images at positions (k,)."""
+        found = None if self.findings is None else self.findings[rows]
+        return question.of_images(self.labels[rows], found)
 
     def rows(self, label: int) -> Ints:
         """Return the positions of one class, ascending."""
@@ -185,28 +195,50 @@ class Confirmed:
     uncertain: Mapping[int, Ints]
 
 
-def confirmed(labels: Ints, probabilities: Floats, seed: int) -> Confirmed:
+def confirmed(labels: Ints, targets: Targets, probabilities: Floats, seed: int) -> Confirmed:
     """Return which synthetic images classifiers of real images confirm.
 
     Args:
         labels: (n,) class that each image was made as.
-        probabilities: (n, C) mean of the classifiers.
+        targets: what each image was made to show.
+        probabilities: (n, C or K) mean of the classifiers.
         seed: seed of the random order.
     """
-    agrees = probabilities.argmax(axis=1) == labels
-    entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+    read = readings_of(probabilities, targets)
+    if targets.ndim == 1:
+        agrees, uncertainty = read == targets, _entropy(probabilities)
+    else:
+        agrees = ((read == targets) | np.isnan(targets)).all(axis=1)
+        uncertainty = _entropy(probabilities) + _entropy(1.0 - probabilities)
     rng = np.random.default_rng([seed, 2])
-    rows = {label: np.flatnonzero(agrees & (labels == label)) for label in range(probabilities.shape[1])}
+    rows = {label: np.flatnonzero(agrees & (labels == label)) for label in np.unique(labels).tolist()}
     return Confirmed(
         {label: rng.permutation(own) for label, own in rows.items()},
-        {label: own[np.argsort(-entropy[own], kind="stable")] for label, own in rows.items()},
+        {label: own[np.argsort(-uncertainty[own], kind="stable")] for label, own in rows.items()},
     )
 
 
+def readings_of(probabilities: Floats, targets: Targets) -> Ints:
+    """Return what classifiers read: the most probable class (n,), or the findings (n, K) as 0 and 1."""
+    if targets.ndim == 1:
+        return probabilities.argmax(axis=1)
+    return (probabilities > 0.5).astype(np.int64)
+
+
+def _entropy(probabilities: Floats) -> Floats:
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+
+
 def training_sets(
-    arm: Arm, real: Pool, synthetic: Pool, seed: int, chosen: Confirmed | None = None
-) -> list[tuple[Images, Ints]]:
-    """Return an arm's images (n, 1, H, W) and labels (n,), drawn with `seed`: one set, or two in order.
+    arm: Arm,
+    real: Pool,
+    synthetic: Pool,
+    seed: int,
+    *,
+    question: Question,
+    chosen: Confirmed | None = None,
+) -> list[tuple[Images, Targets]]:
+    """Return an arm's images (n, 1, H, W) and targets, drawn with `seed`: one set, or two in order.
 
     Each classifier seed draws its own synthetic images and duplicates, so that the spread over seeds includes
     this choice.
@@ -216,6 +248,7 @@ def training_sets(
         real: real training images.
         synthetic: synthetic images.
         seed: classifier seed.
+        question: what the classifiers are asked.
         chosen: confirmed synthetic images, needed by `CHOOSING_ARMS`. If fewer are confirmed than the arm
             asks for, it has fewer.
     """
@@ -230,19 +263,21 @@ def training_sets(
         if arm.num_synthetic[label]:
             if arm.name == "uncertain":
                 assert chosen is not None
-                order = chosen.uncertain[label]
+                order = chosen.uncertain.get(label, _NONE)
             elif arm.name == "agreeing":
                 assert chosen is not None
-                order = rng.permutation(chosen.order[label])
+                order = rng.permutation(chosen.order.get(label, _NONE))
             else:
                 order = rng.permutation(synthetic.rows(label))
             synthetic_rows.append(order[: arm.num_synthetic[label]])
     first, second = (_joined(rows) for rows in (synthetic_rows, real_rows))
     if arm.name == "pretrained":
-        return [(synthetic.load(first), synthetic.labels[first]), (real.load(second), real.labels[second])]
-    images = np.concatenate([real.load(second), synthetic.load(first)])
-    return [(images, np.concatenate([real.labels[second], synthetic.labels[first]]))]
+        used = ((synthetic, first), (real, second))
+        return [(pool.load(rows), pool.targets(question, rows)) for pool, rows in used]
+    used = ((real, second), (synthetic, first))
+    targets: list[Any] = [pool.targets(question, rows) for pool, rows in used if len(rows)]
+    return [(np.concatenate([pool.load(rows) for pool, rows in used]), np.concatenate(targets))]
 
 
 def _joined(parts: list[Ints]) -> Ints:
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+    return np.concatenate(parts) if parts else _NONE

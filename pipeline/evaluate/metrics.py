@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,17 +11,40 @@ import numpy.typing as npt
 from pipeline.arrays import Bools, Floats
 
 Probabilities = npt.NDArray[np.floating]
-"""(n, C), rows sum to 1."""
-Labels = npt.NDArray[np.integer]
-"""(n,), in 0..C-1."""
+"""(n, C) of the classes, rows sum to 1; or (n, K), each finding by itself."""
+Labels = npt.NDArray[np.integer] | Floats
+"""(n,), in 0..C-1; or (n, K) findings: 1 present, 0 absent, NaN unknown."""
 Weights = Floats
 """(B, n), not negative: B weightings of the n cases (a bootstrap draw is the count of each case)."""
 
 NUM_BINS = 15
 Metric = Callable[[Probabilities, Labels, Weights], Floats]
-"""Returns (B,), NaN where a weighting has no case of a class that the metric needs."""
+"""Returns (B,), NaN where a weighting has no case of a class that the metric needs. Of several findings it is
+the mean over those that can be measured, each among the cases where it is known."""
 
 
+def _of_findings(metric: Metric) -> Metric:
+    """Extend a metric of classes to findings, each of which has the two classes absent and present."""
+
+    @functools.wraps(metric)
+    def extended(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+        if labels.ndim == 1:
+            return metric(probabilities, labels, weights)
+        values = []
+        for column in range(labels.shape[1]):
+            known = ~np.isnan(labels[:, column])
+            present = probabilities[known, column]
+            states = labels[known, column].astype(np.int64)
+            values.append(metric(np.stack([1.0 - present, present], axis=1), states, weights[:, known]))
+        found = np.stack(values)
+        measured = np.isfinite(found)
+        with np.errstate(invalid="ignore"):
+            return np.where(measured, found, 0.0).sum(axis=0) / measured.sum(axis=0)
+
+    return extended
+
+
+@_of_findings
 def auc(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Area under the ROC curve, ties counted half; for more than two classes the mean of one against rest."""
     # Of two classes, one against the other has the same area whichever is called positive.
@@ -41,12 +65,14 @@ def sensitivity_at(specificity: float) -> Metric:
         found = np.where(allowed, true_rate, 0.0).max(axis=1)
         return np.where(np.isnan(true_rate[:, -1]) | np.isnan(false_rate[:, -1]), np.nan, found)
 
+    @_of_findings
     def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
         return _over_classes(probabilities, labels, weights, best, range(probabilities.shape[1]))
 
     return metric
 
 
+@_of_findings
 def balanced_accuracy(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Mean over classes of the share of cases whose most probable class is right."""
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
@@ -54,6 +80,7 @@ def balanced_accuracy(probabilities: Probabilities, labels: Labels, weights: Wei
     return np.stack(recalls).mean(axis=0)
 
 
+@_of_findings
 def brier(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Half the squared distance between probabilities and truth (Brier 1950), 0 to 1; lower is better."""
     truth = np.eye(probabilities.shape[1])[labels]
@@ -61,6 +88,7 @@ def brier(probabilities: Probabilities, labels: Labels, weights: Weights) -> Flo
     return _share(weights, squared, np.ones(len(labels), dtype=bool))
 
 
+@_of_findings
 def ece(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
     """Expected calibration error of the most probable class in 15 equal bins (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1).astype(np.float64)

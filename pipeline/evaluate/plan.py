@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifacts.cohort import Cohort
 from pipeline.cost.estimate import (
     PAGE_BYTES,
     Cost,
@@ -21,7 +22,7 @@ from pipeline.cost.memory import device_peak, reset_device_peak
 from pipeline.cost.pacing import saved_bytes
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
-from pipeline.stage import StageInputs, reference_of
+from pipeline.stage import StageInputs, folder_of, reference_of
 from pipeline.storage import sha256_file
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def plan_evaluate(
     """
     inputs = {"release": known_digest(ReleaseRef, release), "cohort": known_digest(CohortRef, cohort)}
     own = classifier_digest(settings)
+    if not isinstance(cohort, Foreseen) and Cohort(folder_of(cohort)).info.findings:
+        inputs["question"] = "findings"
     if fit_predict is not None:
         inputs["classifier"] = _name_of(fit_predict)
     elif own is not None:

@@ -20,10 +20,11 @@ from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
 from pipeline.evaluate.neighbours import nearest_real
 from pipeline.evaluate.plan import plan_evaluate
-from pipeline.evaluate.real import features, patient_numbers, real_features, truth_of
+from pipeline.evaluate.real import features, real_features
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
 from pipeline.evaluate.training import FitPredict
+from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageFolder
@@ -88,11 +89,14 @@ def _measure(
     classifier: FitPredict,
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
-    sets = Sets.of(cohort, Pool(release.labels, release.images))
+    sets = Sets.of(cohort, Pool(release.labels, release.images, release.findings))
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
-    utility, notes = _utility(cohort, patients, trained, settings, rng, stage=stage, log=log)
+    utility, notes = _utility(
+        cohort, sets.question, trained, settings, patients=patients, rng=rng, stage=stage, log=log
+    )
+    notes = [*sets.question.notes, *trained.notes, *notes]
     reads = count_reads(log, cohort.digest)
     report = EvaluationReport(
         cohort_digest=cohort.digest,
@@ -103,11 +107,18 @@ def _measure(
         **reads,
         curves=trained.curves,
         settings=settings.model_dump(mode="json"),
-        **_pictures(cohort, release, patients, settings, seed=seed, notes=(*trained.notes, *notes)),
-        **_agreement(cohort, release, trained, np.random.default_rng([seed, 2])),
+        **_pictures(
+            cohort,
+            release,
+            patients,
+            settings,
+            seed=seed,
+            notes=tuple(notes),
+        ),
+        **_agreement(sets, trained, np.random.default_rng([seed, 2])),
     )
     write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
-    predictions = _predictions(cohort, trained, utility.test_arms)
+    predictions = _predictions(cohort, len(sets.question.names), trained, utility.test_arms)
     write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
     logger.info("%s", utility.verdict.words)
     counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
@@ -144,45 +155,44 @@ def _pictures(
     }
 
 
-def _agreement(
-    cohort: Cohort, release: ReleasedImages, trained: Trained, rng: np.random.Generator
-) -> dict[str, Any]:
+def _agreement(sets: Sets, trained: Trained, rng: np.random.Generator) -> dict[str, Any]:
     """Measure the label agreement of classifiers trained on real scans, on released images and val scans."""
     if not trained.readings:
         return {"label_agreement": {}, "label_agreement_shuffled": {}}
-    classes = cohort.info.classes
-    read = trained.read("synthetic")
-    val_labels = np.asarray(cohort.labels)[cohort.rows("val")]
+    names, real = sets.question.names, sets.val_targets
+    intended = sets.synthetic.targets(sets.question, np.arange(len(sets.synthetic)))
+    read = trained.read("synthetic", intended)
     return {
-        "label_agreement": label_agreement(read, release.labels, classes),
-        "label_agreement_shuffled": shuffled_agreement(read, release.labels, classes, rng),
-        "label_agreement_real": label_agreement(trained.read("val"), val_labels, classes),
+        "label_agreement": label_agreement(read, intended, names),
+        "label_agreement_shuffled": shuffled_agreement(read, intended, names, rng),
+        "label_agreement_real": label_agreement(trained.read("val", real), real, names),
     }
 
 
 def _utility(
     cohort: Cohort,
-    patients: npt.NDArray[np.int64],
+    question: Question,
     trained: Trained,
     settings: EvaluateSettings,
-    rng: np.random.Generator,
     *,
+    patients: npt.NDArray[np.int64],
+    rng: np.random.Generator,
     stage: StageFolder[EvaluationRef],
     log: Path,
 ) -> tuple[Utility, list[str]]:
-    classes = cohort.info.classes
+    names = question.names
     if not trained.readings:
         return Utility((), not_measured(trained.notes[0]), ()), []
-    val, test = truth_of(cohort, "val", patients), truth_of(cohort, "test", patients)
+    val, test = (question.truth(cohort, split, patients) for split in ("val", "test"))
     notes = [
         f"the {name} split has fewer than 2 patients of {', '.join(lacking)}"
         for name, truth in (("val", val), ("test", test))
-        if (lacking := truth.lacking(classes))
+        if (lacking := truth.lacking(names))
     ]
-    if val.lacking(classes):
+    if val.lacking(names):
         return Utility((), not_measured("the val split has too few patients of a class"), ()), notes
     split = None
-    if not test.lacking(classes):
+    if not test.lacking(names):
         split = TestSplit(
             test,
             {arm: trained.of(arm, "test") for arm in trained.readings},
@@ -192,14 +202,25 @@ def _utility(
             resumed=stage.resumed,
         )
     on_val = {arm: trained.of(arm, "val") for arm in trained.readings}
-    return measure_utility(on_val, val, split, seeds=trained.seeds, settings=settings, rng=rng), notes
+    measured = measure_utility(
+        on_val,
+        val,
+        split,
+        seeds=trained.seeds,
+        findings=names if question.columns else (),
+        settings=settings,
+        rng=rng,
+    )
+    return measured, notes
 
 
-def _predictions(cohort: Cohort, trained: Trained, test_arms: tuple[Arm, ...]) -> pd.DataFrame:
+def _predictions(
+    cohort: Cohort, num_columns: int, trained: Trained, test_arms: tuple[Arm, ...]
+) -> pd.DataFrame:
     """Return one row per classifier and scan, with row numbers and probabilities only (private)."""
     import pandas as pd
 
-    names = [f"probability_{label}" for label in range(len(cohort.info.classes))]
+    names = [f"probability_{column}" for column in range(num_columns)]
     parts = []
     for arm in trained.readings:
         for split in ("val", "test") if arm in test_arms else ("val",):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from models.evaluation.augmentation import LIGHT
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.findings import real_findings
 from pipeline.evaluate.arm_names import CHOOSING_ARMS, PLAIN_ARMS
 from pipeline.evaluate.arms import (
     Arm,
@@ -23,11 +24,13 @@ from pipeline.evaluate.arms import (
     confirmed,
     first_arms,
     later_arms,
+    readings_of,
     training_sets,
 )
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.training import BuiltIn, FitPredict, Job, affordable_steps, mean_curve, run_jobs
+from pipeline.evaluate.truth import Question, Targets
 from pipeline.storage import make_private_directory, read_json, write_json
 
 JOBS_FOLDER = "classifiers"
@@ -40,18 +43,20 @@ class Sets:
 
     Attributes:
         classes: class names.
+        question: what the classifiers are asked.
         real: real training images.
         synthetic: synthetic images.
-        val: val images, and `val_labels` (n,) their classes.
+        val: val images, and `val_targets` the answers to the question.
         test: test images; nothing here compares them with labels.
         others: name -> more images that every classifier reads.
     """
 
     classes: tuple[str, ...]
+    question: Question
     real: Pool
     synthetic: Pool
     val: Images
-    val_labels: Ints
+    val_targets: Targets
     test: Images
     others: Mapping[str, Images] = field(default_factory=dict)
 
@@ -62,13 +67,15 @@ class Sets:
         """Return synthetic images and the sets of a cohort, whole or with the rows of a site."""
         train = cohort.rows("train") if train is None else train
         val = cohort.rows("val") if val is None else val
-        labels = np.asarray(cohort.labels).astype(np.int64)
+        labels, question = np.asarray(cohort.labels).astype(np.int64), Question.of(cohort)
+        findings = real_findings(cohort, train) if question.columns else None
         return cls(
             cohort.info.classes,
-            Pool(labels[train], lambda own: cohort.images(train[own])),
+            question,
+            Pool(labels[train], lambda own: cohort.images(train[own]), findings),
             synthetic,
             cohort.images(val),
-            labels[val],
+            question.of_scans(cohort, val),
             cohort.images(cohort.rows("test")),
         )
 
@@ -79,7 +86,7 @@ class Trained:
 
     Attributes:
         seeds: classifier seeds.
-        readings: arm -> for each seed, set name -> probabilities (n, C).
+        readings: arm -> for each seed, set name -> probabilities (n, C or K).
         reader: the arm of real images that is best on val. Its augmentation is that of all later arms, and
             its classifiers read the synthetic images.
         curves: arm key -> learning curve, mean over seeds.
@@ -93,13 +100,13 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     def of(self, arm: Arm, name: str) -> list[npt.NDArray[np.float32]]:
-        """Return an arm's probabilities (n, C) of one set, seed by seed."""
+        """Return an arm's probabilities (n, C or K) of one set, seed by seed."""
         return [read[name] for read in self.readings[arm]]
 
-    def read(self, name: str) -> Ints:
-        """Return the class (n,) that classifiers of real images predict on average for a set of images."""
+    def read(self, name: str, targets: Targets) -> Ints:
+        """Return what classifiers of real images read on average in a set of images with these targets."""
         assert self.reader is not None
-        return np.mean(self.of(self.reader, name), axis=0).argmax(axis=1)
+        return readings_of(np.mean(self.of(self.reader, name), axis=0), targets)
 
 
 def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
@@ -117,8 +124,9 @@ def train_arms(
     """
     num_classes = len(sets.classes)
     real, made = sets.real.counts(num_classes), sets.synthetic.counts(num_classes)
-    missing = [sets.classes[label] for label, count in enumerate(real) if not count]
-    if num_classes < 2 or missing:
+    asked_classes = not sets.question.columns
+    missing = [name for name, count in zip(sets.classes, real, strict=True) if not count and asked_classes]
+    if (num_classes < 2 and asked_classes) or missing:
         lacks = f"no train scan of {', '.join(missing)}" if missing else "one class only"
         return Trained(notes=(f"utility and label agreement are not measured: {lacks}",))
     able: frozenset[str] = getattr(classifier, "arms", PLAIN_ARMS)
@@ -150,21 +158,25 @@ def train_arms(
         results = run_jobs(
             [job for of_arm in jobs.values() for job in of_arm],
             folder / JOBS_FOLDER,
-            lambda arm, s: training_sets(arm, sets.real, sets.synthetic, s, chosen),
+            lambda arm, s: training_sets(
+                arm, sets.real, sets.synthetic, s, question=sets.question, chosen=chosen
+            ),
             asked,
             fit_predict=classifier,
-            num_classes=num_classes,
+            num_classes=len(sets.question.names),
         )
         return {arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()}
 
     readings = trained(first, (*by_all, "synthetic"))
-    reader = max(first, key=lambda arm: _val_auc(readings[arm], sets.val_labels))
+    reader = max(first, key=lambda arm: _val_auc(readings[arm], sets.val_targets))
     unrepeated, more = plan(augmentation=reader.augmentation)
     later = at_budgets(unrepeated, budgets)
     chosen = None
     if any(arm.name in CHOOSING_ARMS for arm in later):
         mean = np.mean([read["synthetic"] for read in readings[reader]], axis=0)
-        chosen = confirmed(sets.synthetic.labels, mean, seed)
+        every = np.arange(len(sets.synthetic))
+        targets = sets.synthetic.targets(sets.question, every)
+        chosen = confirmed(sets.synthetic.labels, targets, mean, seed)
     readings |= trained(later, by_all, chosen)
     curves = {arm.key: mean_curve([Job(arm, s, ()) for s in seeds], folder / JOBS_FOLDER) for arm in readings}
     return Trained(
@@ -176,7 +188,7 @@ def train_arms(
     )
 
 
-def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], labels: Ints) -> float:
+def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], labels: Targets) -> float:
     """Return the mean AUC over seeds on val; 0 if a class is missing there."""
     once = np.ones((1, len(labels)))
     return float(np.nan_to_num(np.mean([auc(read["val"], labels, once)[0] for read in readings])))

@@ -16,13 +16,13 @@ from models.checkpoint import read_tensors, write_tensors
 from models.devices import computing, default_device
 from models.evaluation.classifier import predict_probabilities
 from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
-from pipeline.arrays import Ints
 from pipeline.cost.pacing import TIMED_CALLS, pace_of
 from pipeline.distributed.cpu_threads import threads, usable_cores
 from pipeline.errors import DataError, PhosphorError
 from pipeline.evaluate.arm_names import WORDS
 from pipeline.evaluate.arms import Arm, Images
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.truth import Targets
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
 
@@ -32,7 +32,7 @@ class Fit:
     """Predictions of one trained classifier.
 
     Attributes:
-        probabilities: (n, C) float32 for each set of images to predict.
+        probabilities: (n, C or K) float32 for each set of images to predict.
         curve: column -> values of the learning curve; may be empty.
     """
 
@@ -52,13 +52,17 @@ class FitPredict(Protocol):
     def __call__(
         self,
         arm: Arm,
-        parts: Sequence[tuple[Images, Ints]],
+        parts: Sequence[tuple[Images, Targets]],
         asked: Sequence[Images],
         *,
         num_classes: int,
         seed: int,
     ) -> Fit:
-        """Train on the parts (images, labels) in this order, and predict."""
+        """Train on the parts (images, targets) in this order, and predict.
+
+        The targets are the classes (n,) of the images, or their findings (n, K): 1 present, 0 absent, NaN
+        unknown. `num_classes` is the number C or K of probabilities that are asked for.
+        """
         ...
 
 
@@ -80,15 +84,16 @@ class BuiltIn:
     def __call__(
         self,
         arm: Arm,
-        parts: Sequence[tuple[Images, Ints]],
+        parts: Sequence[tuple[Images, Targets]],
         asked: Sequence[Images],
         *,
         num_classes: int,
         seed: int,
     ) -> Fit:
         """Train a network and predict; see `FitPredict`."""
+        findings = parts[0][1].ndim == 2
         trained = train_classifier(
-            [TrainingPart(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in parts],
+            [_tensors(images, targets) for images, targets in parts],
             num_classes=num_classes,
             seed=seed,
             training=replace(
@@ -96,11 +101,26 @@ class BuiltIn:
                 num_steps=max(round(self.training.num_steps * arm.budget), 1),
                 balanced=arm.balanced,
                 augmentation=arm.augmentation,
+                multi_label=findings,
             ),
             device=default_device(),
         )
-        read = tuple(predict_probabilities(trained.network, torch.from_numpy(part)).numpy() for part in asked)
+        read = tuple(
+            predict_probabilities(trained.network, torch.from_numpy(part), multi_label=findings).numpy()
+            for part in asked
+        )
         return Fit(read, trained.curve)
+
+
+def _tensors(images: Images, targets: Targets) -> TrainingPart:
+    """Return a set to train on. An image of several findings is drawn with those of its rarest one."""
+    if targets.ndim == 1:
+        return TrainingPart(torch.from_numpy(images), torch.from_numpy(targets))
+    present = targets == 1
+    rarest_first = np.argsort(present.sum(axis=0), kind="stable")
+    groups = np.where(present.any(axis=1), present[:, rarest_first].argmax(axis=1), -1)
+    known = torch.from_numpy(targets.astype(np.float32))
+    return TrainingPart(torch.from_numpy(images), known, torch.from_numpy(groups))
 
 
 def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: float, seconds: float) -> int:
@@ -156,7 +176,7 @@ class Job:
 def run_jobs(
     jobs: Sequence[Job],
     folder: Path,
-    training_sets: Callable[[Arm, int], list[tuple[Images, Ints]]],
+    training_sets: Callable[[Arm, int], list[tuple[Images, Targets]]],
     asked: Mapping[str, Images],
     *,
     fit_predict: FitPredict,

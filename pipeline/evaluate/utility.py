@@ -11,14 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import append_entry, read_entries
-from pipeline.arrays import Ints
+from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import ArmResult, Estimate, UtilityVerdict
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure
-from pipeline.evaluate.metrics import Metric, auc, balanced_accuracy, brier, ece, sensitivity_at
-from pipeline.evaluate.real import Truth
+from pipeline.evaluate.metrics import (
+    Labels,
+    Metric,
+    Probabilities,
+    Weights,
+    auc,
+    balanced_accuracy,
+    brier,
+    ece,
+    sensitivity_at,
+)
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.truth import Truth
 from pipeline.wording.evaluation import effect_words, lies_within
 
 Told = Literal["helps", "possibly helps", "no measurable effect", "could not tell", "possibly harms", "harms"]
@@ -75,6 +85,7 @@ def measure_utility(
     test: TestSplit | None,
     *,
     seeds: tuple[int, ...],
+    findings: tuple[str, ...] = (),
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> Utility:
@@ -87,10 +98,11 @@ def measure_utility(
         val: the val split.
         test: the test split, or None if it cannot be used.
         seeds: classifier seeds in the order of the readings.
+        findings: names of the findings, if the classifiers are asked for them.
         settings: settings of the stage.
         rng: random generator of the bootstrap draws.
     """
-    metrics = _metrics(settings)
+    metrics = _metrics(settings) | {_auc_of(name): _one_finding(place) for place, name in enumerate(findings)}
     draws = draw_resamples(val.patients, len(seeds), settings.num_resamples, rng)
     on_val = {arm: _measure_all(metrics, ps, val.labels, draws) for arm, ps in readings.items()}
     on_test: dict[Arm, dict[str, ArmMetric]] = {}
@@ -104,6 +116,8 @@ def measure_utility(
         verdict = not_measured("no synthetic arm could be trained")
         if chosen is not None:
             verdict = conclude(chosen, _differences(chosen, on_test))
+            changes = {name: _change(chosen, on_test, name, len(findings)) for name in findings}
+            verdict = verdict.model_copy(update={"by_finding": changes})
     results = tuple(_result(arm, seeds, on_val[arm], on_test.get(arm)) for arm in readings)
     return Utility(results, verdict, tuple(on_test))
 
@@ -179,6 +193,34 @@ def _verdict(sure: Estimate, likely: Estimate) -> Told:
     return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
+def _auc_of(finding: str) -> str:
+    """Return the name of the metric of one finding."""
+    return f"auc of {finding}"
+
+
+def _one_finding(column: int) -> Metric:
+    """Return a metric: the AUC of one finding."""
+
+    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+        own = slice(column, column + 1)
+        return auc(probabilities[:, own], labels[:, own], weights)
+
+    return metric
+
+
+def _change(
+    chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]], finding: str, comparisons: int
+) -> Estimate:
+    """Return the change in a finding's AUC against the best real-only arm for it.
+
+    The interval holds for all findings together (Bonferroni).
+    """
+    rivals = [arm for arm in on_test if arm.name in REAL_ARMS]
+    own, level = on_test[chosen][_auc_of(finding)], 1.0 - 0.05 / comparisons
+    others = [on_test[arm][_auc_of(finding)] for arm in rivals]
+    return _smallest([own.minus(other, len(rivals), level=level) for other in others])
+
+
 def not_measured(reason: str) -> UtilityVerdict:
     """Return a verdict that states why utility was not measured."""
     return UtilityVerdict(
@@ -203,7 +245,7 @@ def _metrics(settings: EvaluateSettings) -> dict[str, Metric]:
 def _measure_all(
     metrics: Mapping[str, Metric],
     predictions: Sequence[npt.NDArray[np.float32]],
-    labels: Ints,
+    labels: Labels,
     draws: Resamples,
 ) -> dict[str, ArmMetric]:
     wide = [p.astype(np.float64) for p in predictions]

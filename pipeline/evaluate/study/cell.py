@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from models.checkpoint import read_tensors, write_tensors
 from pipeline.arrays import Floats
-from pipeline.artifacts.candidates import TABLE_NAME, Candidates
+from pipeline.artifacts.candidates import CONDITION_COLUMN, TABLE_NAME, Candidates, requested_columns
 from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.findings import requested_findings
 from pipeline.artifacts.release import cohort_behind, read_release
 from pipeline.config import read_model
 from pipeline.errors import DataError
@@ -102,7 +103,9 @@ def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) ->
             "candidates, audit and cohort do not belong together", field="candidates", remedy="Audit again."
         )
     labels = np.array([position[name] for name in names], dtype=np.int64)
-    return Pool(labels, lambda own: drawn.images(rows[own]))
+    requested = requested_columns(drawn.table[CONDITION_COLUMN].iloc[rows].tolist())
+    findings = requested_findings(cohort.info, labels, requested)
+    return Pool(labels, lambda own: drawn.images(rows[own]), findings)
 
 
 def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, str]:
@@ -112,7 +115,7 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, str
         TamperedError, DataError: as for `read_release`.
     """
     images = read_release(release, cohort)
-    return Pool(images.labels, images.images), _origin(folder_of(release), cohort)
+    return Pool(images.labels, images.images, images.findings), _origin(folder_of(release), cohort)
 
 
 def _origin(release: Path, cohort: Cohort) -> str:
@@ -165,7 +168,9 @@ def run_cell(
         sets = Sets.of(cohort, synthetic, train=site.rows["train"], val=site.rows["val"])
         sets = replace(sets, others={CHOICE: cohort.images(cohort.rows("val"))})
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
-        cell = _describe(trained, sets, gate, notes)
+        val = np.asarray(cohort.labels)[site.rows["val"]]
+        num_val = tuple(np.bincount(val, minlength=len(sets.classes)).tolist())
+        cell = _describe(trained, sets, num_val, gate, (*sets.question.notes, *notes))
         write_json(stage.path / CELL_NAME, cell.model_dump(mode="json"), private=True)
         scores = {
             f"{name}/{arm.key}": torch.from_numpy(np.stack(trained.of(arm, asked)))
@@ -176,11 +181,13 @@ def run_cell(
         return stage.finish([CELL_NAME, SCORES_NAME], {"arms": len(cell.arms)})
 
 
-def _describe(trained: Trained, sets: Sets, gate: str, notes: tuple[str, ...]) -> Cell:
-    num_classes, once = len(sets.classes), np.ones((1, len(sets.val_labels)))
+def _describe(
+    trained: Trained, sets: Sets, num_val: tuple[int, ...], gate: str, notes: tuple[str, ...]
+) -> Cell:
+    num_classes, once = len(sets.classes), np.ones((1, len(sets.val_targets)))
     arms = []
     for arm in trained.readings:
-        values = [float(auc(read, sets.val_labels, once)[0]) for read in trained.of(arm, "val")]
+        values = [float(auc(read, sets.val_targets, once)[0]) for read in trained.of(arm, "val")]
         arms.append(
             CellArm(
                 key=arm.key,
@@ -197,7 +204,7 @@ def _describe(trained: Trained, sets: Sets, gate: str, notes: tuple[str, ...]) -
         arms=tuple(arms),
         reader=trained.reader.key if trained.reader else "",
         num_train=sets.real.counts(num_classes),
-        num_val=tuple(np.bincount(sets.val_labels, minlength=num_classes).tolist()),
+        num_val=num_val,
         num_synthetic=sets.synthetic.counts(num_classes),
         gate=gate,
         notes=(*notes, *trained.notes),

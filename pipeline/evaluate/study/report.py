@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.append_log import READS_NAME, append_entry, log_beside, read_entries
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.config import read_model
-from pipeline.evaluate.real import Truth, patient_numbers, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import kinds, read_cell
 from pipeline.evaluate.study.plan import Experiment
-from pipeline.evaluate.study.statistics import Effect, mean_auc, measure_effect, resample, synthetic_arms
+from pipeline.evaluate.study.statistics import (
+    Effect,
+    Resampled,
+    mean_auc,
+    measure_effect,
+    resample,
+    synthetic_arms,
+)
+from pipeline.evaluate.truth import Question, Truth, patient_numbers
 from pipeline.records import CellRef
 from pipeline.storage import digest_of, write_json
 from pipeline.wording.evaluation import lies_within
@@ -72,6 +79,8 @@ class StudyRow(_Part):
         difference: change in test AUC, with a 95 % interval that holds for all rows together.
         by_site: the same by site.
         errors: source of the uncertainty -> standard error: `patients`, `sites`, `seeds`.
+        by_finding: finding -> change in the chosen arm's AUC for it against the best real-only arm, with a
+            95 % interval that holds for all findings of all rows together; empty if classes are asked.
         p_value: one-sided, not corrected for the number of rows.
         verdict: `helps`, `no measurable effect`, `could not tell`, `harms` or `not measured`.
         words: the result in a sentence.
@@ -88,6 +97,7 @@ class StudyRow(_Part):
     rival: str
     difference: Estimate | None
     by_site: tuple[float, ...]
+    by_finding: dict[str, Estimate] = Field(default_factory=dict)
     errors: dict[str, float]
     p_value: float | None
     verdict: Literal["helps", "no measurable effect", "could not tell", "harms", "not measured"]
@@ -124,6 +134,7 @@ def measure_row(
     val: Truth,
     test: Truth,
     *,
+    findings: Sequence[str],
     num_rows: int,
     num_resamples: int,
     seed: int,
@@ -139,6 +150,7 @@ def measure_row(
         references: cells of its sites.
         val: the val split of the whole cohort.
         test: its test split.
+        findings: names of the findings, if the classifiers are asked for them.
         num_rows: number of rows of the study, whose verdicts hold together.
         num_resamples: bootstrap draws.
         seed: seed of the draws.
@@ -147,28 +159,37 @@ def measure_row(
     cells = [cell for cell, _ in read]
     known = kinds(cells)
     on_val = mean_auc([scores["val"] for _, scores in read], list(known), val.labels)
-    measured = resample(
-        [scores["test"] for _, scores in read],
-        list(known),
-        test.labels,
-        test.patients,
-        count=num_resamples,
-        seed=seed,
-    )
-    synthetic = synthetic_arms(known)
-    chosen = max(synthetic, key=lambda key: on_val[key], default=None)
+    tested = [scores["test"] for _, scores in read]
 
-    def effect_of(key: str, comparisons: int) -> Effect:
+    def resampled(keys: list[str], column: int | None = None) -> dict[str, Resampled]:
+        """Return the arms' AUC, or that of one finding."""
+        own = slice(None) if column is None else slice(column, column + 1)
+        cut = [{key: scores[key][..., own] for key in keys} for scores in tested]
+        labels = test.labels if column is None else test.labels[:, own]
+        return resample(cut, keys, labels, test.patients, count=num_resamples, seed=seed)
+
+    def effect_of(key: str, among: Mapping[str, Resampled], comparisons: int) -> Effect:
         return measure_effect(
             key,
-            measured,
+            among,
             known,
             comparisons=comparisons,
             num_scans=len(test.labels),
             num_patients=len(np.unique(test.patients)),
         )
 
-    effect = None if chosen is None else effect_of(chosen, num_rows)
+    measured = resampled(list(known))
+    synthetic = synthetic_arms(known)
+    chosen = max(synthetic, key=lambda key: on_val[key], default=None)
+    by_arm = {key: effect_of(key, measured, num_rows * len(synthetic)).difference for key in synthetic}
+    effect, by_finding = None, {}
+    if chosen is not None:
+        effect = effect_of(chosen, measured, num_rows)
+        needed = [chosen, *(key for key in known if key not in synthetic)]
+        by_finding = {
+            name: effect_of(chosen, resampled(needed, column), num_rows * len(findings)).difference
+            for column, name in enumerate(findings)
+        }
     words = {arm.key: arm.words for arm in cells[0].arms}
     arms = tuple(
         StudyArm(
@@ -178,7 +199,7 @@ def measure_row(
             val=on_val[key],
             test=float(measured[key].plain.mean()),
             by_site=tuple(measured[key].plain.mean(axis=1).tolist()),
-            difference=(effect_of(key, num_rows * len(synthetic)).difference if key in synthetic else None),
+            difference=by_arm.get(key),
         )
         for key, name in known.items()
     )
@@ -197,6 +218,7 @@ def measure_row(
         rival=effect.rival if effect else "",
         difference=effect.difference if effect else None,
         by_site=effect.by_site if effect else (),
+        by_finding=by_finding,
         errors=vars(effect.shares) if effect else {},
         p_value=effect.p_value if effect else None,
         verdict=verdict,
@@ -255,7 +277,8 @@ def measure_study(
     for experiment, reference in done.items():
         groups.setdefault((experiment.regime, experiment.size), []).append(reference)
     patients = patient_numbers(cohort)
-    val, test = (truth_of(cohort, split, patients) for split in ("val", "test"))
+    question = Question.of(cohort)
+    val, test = (question.truth(cohort, split, patients) for split in ("val", "test"))
     entry = {"cohort": cohort.digest, "study": digest_of(sorted(own.digest for own in done.values()))}
     log = log_beside(folder / REPORT_NAME, READS_NAME)
     known = [{name: earlier.get(name) for name in entry} for earlier in read_entries(log)]
@@ -274,6 +297,7 @@ def measure_study(
                 references,
                 val,
                 test,
+                findings=question.names if question.columns else (),
                 num_rows=num_rows,
                 num_resamples=settings.num_resamples,
                 seed=seed,

@@ -18,7 +18,7 @@ from pipeline.artifacts.cohort import (
 )
 from pipeline.artifacts.pixels import to_model_range, write_shard
 from pipeline.config import Settings
-from pipeline.evaluate.real import patient_numbers
+from pipeline.evaluate.truth import patient_numbers
 from pipeline.records import SPLITS, CohortRef
 from pipeline.stage import StageInputs
 from pipeline.storage import digest_of, write_json, write_npy, write_parquet

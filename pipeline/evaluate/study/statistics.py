@@ -11,9 +11,10 @@ from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.metrics import auc
+from pipeline.evaluate.truth import Targets
 
 Scores = Mapping[str, Floats]
-"""Arm key -> scores (seeds, n, C) of one split, of one site."""
+"""Arm key -> scores (seeds, n, C or K) of one split, of one site."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,20 @@ class Effect:
     p_value: float
 
 
-def mean_auc(cells: Sequence[Scores], keys: Sequence[str], labels: Ints) -> dict[str, float]:
-    """Return arm key -> mean AUC over sites and seeds; `labels` (n,) are the classes of the scans."""
+def mean_auc(cells: Sequence[Scores], keys: Sequence[str], labels: Targets) -> dict[str, float]:
+    """Return arm key -> mean AUC over sites and seeds."""
     return {key: float(_plain([cell[key] for cell in cells], labels).mean()) for key in keys}
 
 
 def resample(
-    cells: Sequence[Scores], keys: Sequence[str], labels: Ints, patients: Ints, *, count: int, seed: int
+    cells: Sequence[Scores], keys: Sequence[str], labels: Targets, patients: Ints, *, count: int, seed: int
 ) -> dict[str, Resampled]:
     """Measure the arms on all test scans and on resampled patients.
 
     Args:
         cells: scores of the sites.
         keys: arms that all of them have.
-        labels: (n,) class of the test scans.
+        labels: what is true of the test scans.
         patients: (n,) patient of the test scans.
         count: number of bootstrap draws.
         seed: seed of the draws.
@@ -148,7 +149,7 @@ def measure_effect(
     )
 
 
-def _plain(sites: Sequence[Floats], labels: Ints) -> Floats:
+def _plain(sites: Sequence[Floats], labels: Targets) -> Floats:
     """Return the AUC (D, S) of each site and seed."""
     once = np.ones((1, len(labels)))
     return np.array([[auc(read, labels, once)[0] for read in site] for site in sites])

@@ -11,9 +11,10 @@ from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.encoder import cohort_encoder
 from pipeline.evaluate.fidelity import FeatureSet, draw_scopes
-from pipeline.evaluate.real import features, patient_numbers, real_features
+from pipeline.evaluate.real import features, real_features
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import Z95, fid, kid
+from pipeline.evaluate.truth import patient_numbers
 
 BLOCKS = 20
 

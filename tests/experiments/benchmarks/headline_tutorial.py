@@ -19,9 +19,9 @@ from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.arms import Arm, Pool, training_sets
 from pipeline.evaluate.intervals import draw_resamples, measure
 from pipeline.evaluate.metrics import auc
-from pipeline.evaluate.real import patient_numbers, truth_of
 from pipeline.evaluate.trained import classifier_seeds
 from pipeline.evaluate.training import BuiltIn, Job, run_jobs
+from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.evaluate.utility import TestSplit
 from pipeline.recipe import Recipe
 from pipeline.records import ReleaseRef
@@ -97,7 +97,7 @@ def tutorial_result(
     # Only the images are the tutorial's: a set that no gate has passed has no reference of its own.
     reference = load_reference(ReleaseRef, run / "release")
     names = tuple(f"tutorial-{number:06d}" for number in range(len(labels)))
-    images = ReleasedImages(reference, names, labels, pixels)
+    images = ReleasedImages(reference, names, labels, pixels, np.empty((len(labels), 0)))
     by_seed, estimate = _synthetic_only(cohort, images, out, recipe, counts)
     return SyntheticResult(images, by_seed, estimate, taken)
 
@@ -117,12 +117,12 @@ def _synthetic_only(
     results = run_jobs(
         jobs,
         out / "classifiers",
-        lambda arm, seed: training_sets(arm, nothing, made, seed),
+        lambda arm, seed: training_sets(arm, nothing, made, seed, question=Question.of(cohort)),
         {"test": cohort.images(cohort.rows("test"))},
         fit_predict=BuiltIn.of(recipe.evaluate),
         num_classes=len(counts),
     )
-    truth = truth_of(cohort, "test", patient_numbers(cohort))
+    truth = Question.of(cohort).truth(cohort, "test", patient_numbers(cohort))
     split = TestSplit(
         truth,
         {arm: [results[job]["test"] for job in jobs]},

@@ -16,9 +16,10 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
 from pipeline.evaluate.encoder import cohort_encoder
-from pipeline.evaluate.real import features, patient_numbers, real_features
+from pipeline.evaluate.real import features, real_features
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.statistics import kid
+from pipeline.evaluate.truth import patient_numbers
 from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest
 from pipeline.recipe import Recipe, load_recipe

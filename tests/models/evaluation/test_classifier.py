@@ -124,7 +124,7 @@ def test_wrong_shapes_and_labels_are_named():
     with pytest.raises(ValueError, match="targets must be in"):
         train_classifier([TrainingPart(images, labels + 1)], num_classes=2, seed=0)
     with pytest.raises(ValueError, match="num_classes"):
-        SmallCNN(1)
+        SmallCNN(0)
 
 
 def test_an_encoder_is_standardised_and_survives_storage_bit_for_bit():

@@ -38,6 +38,7 @@ def write_cohort(
     split: list[str],
     patients: list[str],
     classes: tuple[str, ...] = CLASSES,
+    findings: dict[str, npt.NDArray[np.uint8]] | None = None,
 ) -> CohortRef:
     with open_stage(CohortRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         names = [write_shard(stage.path, 0, pixels)]
@@ -61,14 +62,22 @@ def write_cohort(
             patients={},
             pixel_mean=float(in_model_range.mean()),
             pixel_std=float(in_model_range.std()),
+            findings=tuple(findings or ()),
         )
         write_json(stage.path / "cohort.json", info.model_dump(mode="json"), private=True)
         files = [*names, "labels.npy", "split.npy", "records.parquet", "cohort.json"]
+        if findings:
+            np.save(stage.path / "findings.npy", np.stack(list(findings.values()), axis=1))
+            files.append("findings.npy")
         return stage.finish(files=files, counts={"scans": len(pixels)})
 
 
 def write_release(
-    folder: Path, pixels: Pixels, labels: npt.NDArray[np.integer], classes: tuple[str, ...] = CLASSES
+    folder: Path,
+    pixels: Pixels,
+    labels: npt.NDArray[np.integer],
+    classes: tuple[str, ...] = CLASSES,
+    findings: dict[str, npt.NDArray[np.uint8]] | None = None,
 ) -> ReleaseRef:
     with open_stage(ReleaseRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         rows, counters = [], [0] * len(classes)
@@ -87,7 +96,10 @@ def write_release(
                     "synthetic": True,
                 }
             )
-        write_parquet(stage.path / "metadata.parquet", pd.DataFrame(rows))
+        table = pd.DataFrame(rows).assign(
+            **{n: pd.array(v, dtype="Int8") for n, v in (findings or {}).items()}
+        )
+        write_parquet(stage.path / "metadata.parquet", table)
         files = ["metadata.parquet", *(row["file_name"] for row in rows)]
         return stage.finish(files=files, counts={"images": len(rows)}, verdict=Verdict.PASS)
 

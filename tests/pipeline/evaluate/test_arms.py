@@ -13,8 +13,10 @@ from pipeline.artifacts.release import read_release
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm, Pool, confirmed, first_arms, later_arms, training_sets
 from pipeline.evaluate.trained import Sets, classifier_seeds
+from pipeline.evaluate.truth import Question
 
 NAMES = ("normal", "pneumonia")
+CLASSES = Question(NAMES)
 ALL = (*REAL_ARMS, *SYNTHETIC_ARMS)
 
 
@@ -108,10 +110,10 @@ def test_training_sets_hold_exactly_the_planned_images(pools: tuple[Pool, Pool])
     real, made = pools
     known = {image.tobytes() for image in real.load(np.arange(len(real)))}
     drawn = {image.tobytes() for image in made.load(np.arange(len(made)))}
-    every = confirmed(made.labels, np.eye(2)[made.labels], seed=0)
+    every = confirmed(made.labels, made.labels, np.eye(2)[made.labels], seed=0)
     arms = [*first_arms([40, 40], ALL, [1.0]), *later([40, 40], [60, 60], [0.5, 1.0])[0]]
     for arm in arms:
-        parts = training_sets(arm, real, made, seed=3, chosen=every)
+        parts = training_sets(arm, real, made, seed=3, question=CLASSES, chosen=every)
         assert len(parts) == (2 if arm.name == "pretrained" else 1)
         images = np.concatenate([part[0] for part in parts])
         labels = np.concatenate([part[1] for part in parts])
@@ -126,7 +128,7 @@ def test_training_sets_hold_exactly_the_planned_images(pools: tuple[Pool, Pool])
 def test_pre_training_sees_synthetic_images_first_and_real_ones_last(pools: tuple[Pool, Pool]) -> None:
     real, made = pools
     arm = Arm("pretrained", None, (40, 40), (60, 60), LIGHT)
-    first, second = training_sets(arm, real, made, seed=0)
+    first, second = training_sets(arm, real, made, seed=0, question=CLASSES)
     assert (len(first[0]), len(second[0])) == (120, 80)
     assert {image.tobytes() for image in second[0]} == {
         image.tobytes() for image in real.load(np.arange(len(real)))
@@ -140,20 +142,20 @@ def test_choosing_takes_confirmed_images_and_the_least_certain_of_them_first(
     certainty = np.linspace(0.51, 0.99, len(made))
     own = np.where(np.arange(len(made)) % 2 == 0, certainty, 1 - certainty)
     read = np.stack([np.where(made.labels == 0, own, 1 - own), np.where(made.labels == 1, own, 1 - own)], 1)
-    chosen = confirmed(made.labels, read, seed=1)
+    chosen = confirmed(made.labels, made.labels, read, seed=1)
     for label in (0, 1):
         rows = np.flatnonzero((made.labels == label) & (np.arange(len(made)) % 2 == 0))
         assert set(chosen.order[label]) == set(rows)
         assert chosen.uncertain[label].tolist() == rows.tolist()
     arm = Arm("uncertain", 0.25, (40, 40), (10, 10), Augmentation("none"))
-    [(images, _)] = training_sets(arm, real, made, seed=0, chosen=chosen)
+    [(images, _)] = training_sets(arm, real, made, seed=0, question=CLASSES, chosen=chosen)
     wanted = made.load(np.concatenate([chosen.uncertain[label][:10] for label in (0, 1)]))
     assert {image.tobytes() for image in wanted} <= {image.tobytes() for image in images}
 
 
 def test_duplicates_hold_every_real_image_once_before_any_twice(pools: tuple[Pool, Pool]) -> None:
     arm = Arm("real_duplicated", 1.0, (100, 60), (0, 0), LIGHT)
-    [(x, y)] = training_sets(arm, *pools, seed=0)
+    [(x, y)] = training_sets(arm, *pools, seed=0, question=CLASSES)
     for label, expected in ((0, {2, 3}), (1, {1, 2})):
         _, counts = np.unique(x[y == label].reshape((y == label).sum(), -1), axis=0, return_counts=True)
         assert len(counts) == 40
@@ -162,7 +164,7 @@ def test_duplicates_hold_every_real_image_once_before_any_twice(pools: tuple[Poo
 
 def test_each_classifier_seed_draws_its_own_synthetic_images(pools: tuple[Pool, Pool]) -> None:
     arm = Arm("synthetic", None, (0, 0), (30, 30), LIGHT)
-    first, again, other = (training_sets(arm, *pools, seed=s)[0][0] for s in (1, 1, 2))
+    first, again, other = (training_sets(arm, *pools, seed=s, question=CLASSES)[0][0] for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 

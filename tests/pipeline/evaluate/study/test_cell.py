@@ -11,11 +11,11 @@ import pytest
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import to_model_range
 from pipeline.evaluate.arms import Pool
-from pipeline.evaluate.real import patient_numbers, truth_of
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import read_cell, run_cell
 from pipeline.evaluate.study.report import StudyRow, measure_row
 from pipeline.evaluate.study.sites import Site, draw_site
+from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.records import CellRef
 from tests.pipeline.evaluate.conftest import draw, write_cohort
 from tests.pipeline.evaluate.test_run_evaluate import logistic
@@ -59,8 +59,9 @@ def studied(whole: Cohort, folder: Path, pool_of: Callable[[Site], Pool]) -> Stu
     cells = [
         cell(whole, folder / str(number), number, pool_of(site_of(whole, number))) for number in range(SITES)
     ]
-    val, test = (truth_of(whole, split, patient_numbers(whole)) for split in ("val", "test"))
-    return measure_row("self", SIZE, cells, val, test, num_rows=1, num_resamples=200, seed=0)
+    asked, patients = Question.of(whole), patient_numbers(whole)
+    val, test = (asked.truth(whole, split, patients) for split in ("val", "test"))
+    return measure_row("self", SIZE, cells, val, test, findings=(), num_rows=1, num_resamples=200, seed=0)
 
 
 def drawn(labels: np.ndarray, seed: int) -> Pool:

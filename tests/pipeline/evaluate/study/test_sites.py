@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.errors import DataError
-from pipeline.evaluate.real import patient_numbers
 from pipeline.evaluate.study.plan import experiments, site_of
 from pipeline.evaluate.study.settings import StudySettings
 from pipeline.evaluate.study.sites import draw_site, elsewhere_and_here, write_site
+from pipeline.evaluate.truth import patient_numbers
 
 
 @pytest.fixture
