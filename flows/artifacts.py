@@ -95,6 +95,8 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
     if change is not None:
         against = f"{found.chosen_arm} against {found.compared_with}"
         rows.append(_row("change in test AUC", against, change.value, change.low, change.high))
+    for name, own in found.by_finding.items():
+        rows.append(_row("change in test AUC of a finding", name, own.value, own.low, own.high))
     for part in report.fidelity:
         for distance in part.distances:
             rows += _figure(distance.heading, part.scope, distance.value)
@@ -102,7 +104,7 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
             if distance.name == "kid":
                 rows.append(_row("KID against its floor", part.scope, fidelity_words(part)))
     for arm in report.arms:
-        name = arm.arm if arm.ratio is None else f"{arm.arm} x{arm.ratio:g}"
+        name = arm.key or (arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}")
         for split, metrics in (("val", arm.val), ("test", arm.test)):
             if "auc" in metrics:
                 auc = metrics["auc"]

@@ -125,6 +125,26 @@ def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
     ]
 
 
+@dataclass(frozen=True)
+class FindingRow:
+    """Test AUC of one finding in the two arms that the verdict compares, and the change for this finding."""
+
+    name: str
+    real: Estimate | None
+    chosen: Estimate | None
+    change: Estimate
+
+
+def finding_rows(report: EvaluationReport) -> list[FindingRow]:
+    """Return the utility by finding; empty if the classifiers were asked for classes."""
+    tests = {arm_key(arm): arm.test for arm in report.arms}
+    real, chosen = (tests.get(key, {}) for key in (report.utility.compared_with, report.utility.chosen_arm))
+    return [
+        FindingRow(name, real.get(f"auc of {name}"), chosen.get(f"auc of {name}"), change)
+        for name, change in report.utility.by_finding.items()
+    ]
+
+
 def seeds_words(report: EvaluationReport) -> str:
     """Return how many times each arm was trained and how many times test was read."""
     seeds = max((len(arm.seeds) for arm in report.arms), default=0)

@@ -94,6 +94,7 @@ def _evaluation(run: RunFolder) -> dict[str, Any]:
         "metric_headings": evaluation_tables.metric_headings(found),
         "arm_rows": evaluation_tables.arm_rows(found),
         "fidelity_rows": evaluation_tables.fidelity_rows(found),
+        "finding_rows": evaluation_tables.finding_rows(found),
         "agreement_rows": evaluation_tables.agreement_rows(found),
         "seeds_words": evaluation_tables.seeds_words(found),
     }

@@ -20,10 +20,12 @@ from pipeline.evaluate.arms import Arm, Pool, confirmed
 from pipeline.evaluate.metrics import auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import run_cell
-from pipeline.evaluate.study.report import StudyRow, measure_row
+from pipeline.evaluate.study.report import StudyReport, StudyRow, measure_row
 from pipeline.evaluate.study.sites import draw_site
 from pipeline.evaluate.training import BuiltIn, Fit
 from pipeline.evaluate.truth import Question, patient_numbers
+from pipeline.report.evaluation_tables import finding_rows
+from pipeline.report.study import write_study_page
 from tests.pipeline.evaluate.conftest import SIZE, write_cohort, write_release
 
 FINDINGS = ("across", "down")
@@ -175,8 +177,11 @@ def test_an_evaluation_reports_each_finding(cohort: Cohort, release: Path, tmp_p
     best = next(arm for arm in report.arms if arm.key == report.utility.compared_with)
     each = [best.test[f"auc of {name}"].value for name in FINDINGS]
     assert best.test["auc"].value == pytest.approx(np.mean(each)) and min(each) > 0.9
-    narrow, wide = report.utility.difference, report.utility.by_finding["down"]
-    assert narrow is not None and narrow.n == wide.n == 120
+    [across, down] = finding_rows(report)
+    assert (across.name, down.name) == FINDINGS
+    assert down.real == best.test["auc of down"] and down.change == report.utility.by_finding["down"]
+    assert down.real is not None and down.chosen is not None
+    assert down.change.value <= down.chosen.value - down.real.value + 1e-9
     assert report.label_agreement["down"].value > 0.8 > report.label_agreement_shuffled["down"].value
 
 
@@ -247,6 +252,16 @@ def test_a_perfect_generator_of_findings_helps_and_wrong_findings_do_not(
     assert row.verdict == "helps", row.words
     assert set(row.by_finding) == set(FINDINGS)
     assert all(change.value > 0.02 for change in row.by_finding.values())
+    every = {arm.key: arm.difference for arm in row.arms if arm.difference is not None}
+    assert set(every) == {"real_synthetic-8", "agreeing-8", "synthetic"}
+    alone, among = row.difference, every[row.chosen]
+    assert alone is not None and alone.value == among.value
+    assert alone.low is not None and among.low is not None and among.low < alone.low
+    report = StudyReport(
+        cohort_digest="c" * 64, classifier="own", num_test=300, num_test_patients=150, rows=(row,)
+    )
+    page = write_study_page(tmp_path, report).read_text()
+    assert f"For down: {row.by_finding['down'].value:+.3f}" in page
     wrong = studied(large, tmp_path / "wrong", right=False)
     assert wrong.verdict != "helps"
     tests = {arm.key: arm.test for arm in wrong.arms}
