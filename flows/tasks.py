@@ -221,20 +221,21 @@ def study_cell_task(
     from pipeline.artifacts.cohort import open_cohort
     from pipeline.evaluate.classifiers import classifier_of
     from pipeline.evaluate.study.cell import accepted_pool, released_pool, run_cell
-    from pipeline.evaluate.study.plan import site_of
+    from pipeline.evaluate.study.plan import shortfall, site_of
 
     with _private_failures():
         whole = open_cohort(cohort)
-        notes: tuple[str, ...] = ()
+        site = site_of(whole, experiment)
+        notes = shortfall(whole, experiment, site)
         if release is not None:
-            pool, note = released_pool(release, whole)
-            source, gate, notes = release.digest, release.verdict, (note,)
+            pool, origin = released_pool(release, whole)
+            source, gate, notes = release.digest, release.verdict, [origin, *notes]
         else:
             assert candidates is not None and audit is not None
             pool, source, gate = accepted_pool(candidates, audit, whole), audit.digest, audit.verdict
         return run_cell(
             whole,
-            site_of(whole, experiment),
+            site,
             pool,
             out,
             settings,
@@ -242,5 +243,5 @@ def study_cell_task(
             classifier=classifier_of(settings),
             source=source,
             gate=gate.value,
-            notes=notes,
+            notes=tuple(notes),
         )

@@ -104,3 +104,4 @@ class CellRef(Reference):
     """One site of a study: its arms and their scores."""
 
     stage: ClassVar[str] = "study cell"
+    version: ClassVar[int] = 2

@@ -159,7 +159,7 @@ def run_cell(
         OutputExistsError: `out` holds something else.
     """
     rows = {split: own.tolist() for split, own in site.rows.items()}
-    inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source, "format": "2"}
+    inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
     own = classifier_digest(settings)
     inputs |= {} if own is None else {"classifier": own}
     with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:

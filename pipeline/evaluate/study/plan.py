@@ -106,9 +106,23 @@ def site_of(cohort: Cohort, experiment: Experiment, *, generator: bool = False) 
             return Site({"train": there, "val": cohort.rows("val"), "holdout": cohort.rows("holdout")})
     else:
         here = cohort.rows("train")
-    size = None if experiment.size == "all" else experiment.size
-    counts = {
-        label: size if not experiment.rare or name == experiment.rare else None
-        for label, name in enumerate(cohort.info.classes)
-    }
+    counts = dict(enumerate(_asked(cohort, experiment).values()))
     return draw_site(cohort, here, counts, seed=experiment.seed, draw=experiment.draw, holdout=generator)
+
+
+def shortfall(cohort: Cohort, experiment: Experiment, site: Site) -> list[str]:
+    """Return notes on the classes of which a site has fewer scans than the study asks for."""
+    notes = []
+    for label, (name, asked) in enumerate(_asked(cohort, experiment).items()):
+        for split in ("train", "val"):
+            there = int((np.asarray(cohort.labels)[site.rows[split]] == label).sum())
+            if asked is not None and there < asked:
+                notes.append(f"a site has {there} {split} scans of {name} instead of {asked}")
+    return notes
+
+
+def _asked(cohort: Cohort, experiment: Experiment) -> dict[str, int | None]:
+    """Return class -> number of scans that a site is asked to have; None for all."""
+    size = None if experiment.size == "all" else experiment.size
+    rare = experiment.rare
+    return {name: size if not rare or name == rare else None for name in cohort.info.classes}

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.errors import DataError
-from pipeline.evaluate.study.plan import experiments, site_of
+from pipeline.evaluate.study.plan import experiments, shortfall, site_of
 from pipeline.evaluate.study.settings import StudySettings
 from pipeline.evaluate.study.sites import draw_site, elsewhere_and_here, write_site
 from pipeline.evaluate.truth import patient_numbers
@@ -85,6 +85,16 @@ def test_the_rare_class_alone_is_small_in_the_imbalanced_regime(whole: Cohort) -
     unknown = StudySettings(regimes=("imbalanced",), rare="dotted")
     with pytest.raises(DataError, match=r"study\.rare"):
         experiments(whole, unknown, seed=0, foreign=False)
+
+
+def test_a_site_with_fewer_scans_than_asked_says_so(whole: Cohort) -> None:
+    settings = StudySettings(regimes=("self",), sizes=(4, 50, "all"), draws=1)
+    few, many, everything = experiments(whole, settings, seed=0, foreign=False)
+    assert shortfall(whole, few, site_of(whole, few)) == []
+    assert shortfall(whole, everything, site_of(whole, everything)) == []
+    notes = shortfall(whole, many, site_of(whole, many))
+    assert notes[0] == "a site has 40 train scans of plain instead of 50"
+    assert len(notes) == 4
 
 
 def test_a_cohort_of_one_class_has_no_study(one_class: tuple[Path, Path]) -> None:
