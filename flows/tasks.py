@@ -220,7 +220,7 @@ def study_cell_task(
     """Site and synthetic images -> scores of all arms."""
     from pipeline.artifacts.cohort import open_cohort
     from pipeline.evaluate.classifiers import classifier_of
-    from pipeline.evaluate.study.cell import accepted_pool, released_pool, run_cell
+    from pipeline.evaluate.study.cell import accepted_pool, origin_of, released_pool, run_cell
     from pipeline.evaluate.study.plan import shortfall, site_of
 
     with _private_failures():
@@ -228,17 +228,20 @@ def study_cell_task(
         site = site_of(whole, experiment)
         notes = shortfall(whole, experiment, site)
         if release is not None:
-            pool, origin = released_pool(release, whole)
-            source, gate, notes = release.digest, release.verdict, [origin, *notes]
+            pool, requested = released_pool(release, whole)
+            source, gate = release.digest, release.verdict
+            notes.append(origin_of(release.path, whole))
         else:
             assert candidates is not None and audit is not None
-            pool, source, gate = accepted_pool(candidates, audit, whole), audit.digest, audit.verdict
+            pool, requested = accepted_pool(candidates, audit, whole)
+            source, gate = audit.digest, audit.verdict
         return run_cell(
             whole,
             site,
             pool,
             out,
             settings,
+            requested=requested,
             seed=seed,
             classifier=classifier_of(settings),
             source=source,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,11 +107,29 @@ class Candidates:
         return to_model_range(self.take(rows))
 
 
-def requested_columns(conditions: Sequence[str]) -> dict[str, list[int | None]]:
-    """Return finding -> 1, 0 or None of each candidate, from the texts of the `condition` column."""
-    read = {text: json.loads(text).get(FINDINGS, {}) if text else {} for text in set(conditions)}
-    names = dict.fromkeys(name for findings in read.values() for name in findings)
-    return {name: [read[text].get(name) for text in conditions] for name in names}
+@dataclass(frozen=True)
+class Requested:
+    """What was requested of images besides their class.
+
+    Attributes:
+        attributes: attribute -> value of each image, or None.
+        findings: finding -> 1, 0 or None of each image.
+    """
+
+    attributes: dict[str, list[str | None]]
+    findings: dict[str, list[int | None]]
+
+
+def requested_of(conditions: Sequence[str]) -> Requested:
+    """Return what was requested of candidates, from the texts of the `condition` column."""
+    read = {text: json.loads(text) if text else {} for text in set(conditions)}
+    findings = {text: body.pop(FINDINGS, {}) for text, body in read.items()}
+
+    def columns(bodies: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+        names = dict.fromkeys(name for body in bodies.values() for name in body)
+        return {name: [bodies[text].get(name) for text in conditions] for name in names}
+
+    return Requested(columns(read), columns(findings))
 
 
 def written_columns(table: pd.DataFrame) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.arrays import Floats, Ints
-from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.cohort import ATTRIBUTES, Cohort
 from pipeline.artifacts.findings import requested_findings
 from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
@@ -42,6 +42,7 @@ class ReleasedImages:
         pixels: (n, 1, H, W) uint8 or uint16.
         findings: (n, K) what each image was requested to show of the cohort's findings: 1 present, 0 absent,
             NaN unknown.
+        attributes: attribute -> value that was requested of each image, or None.
     """
 
     reference: ReleaseRef
@@ -49,6 +50,7 @@ class ReleasedImages:
     labels: Ints
     pixels: StoredPixels
     findings: Floats
+    attributes: dict[str, list[str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,7 +93,9 @@ def read_release(given: Path | ReleaseRef, cohort: Cohort) -> ReleasedImages:
     names = table["file_name"].astype(str).tolist()
     pixels = _read_images(folder, names, cohort.info.image_size)
     findings = requested_findings(cohort.info, labels, _finding_columns(table, cohort))
-    return ReleasedImages(reference, tuple(table["sample_id"].astype(str)), labels, pixels, findings)
+    attributes = {name: _values(table[name]) for name in ATTRIBUTES if name in table.columns}
+    ids = tuple(table["sample_id"].astype(str))
+    return ReleasedImages(reference, ids, labels, pixels, findings, attributes)
 
 
 def _finding_columns(table: pd.DataFrame, cohort: Cohort) -> dict[str, list[int | None]]:
@@ -99,11 +103,16 @@ def _finding_columns(table: pd.DataFrame, cohort: Cohort) -> dict[str, list[int 
     columns: dict[str, list[int | None]] = {}
     for name in cohort.info.findings:
         if name in table.columns:
-            column = table[name].astype(object)
-            columns[name] = column.where(column.notna(), None).tolist()
+            columns[name] = _values(table[name])
             if not set(columns[name]) <= {0, 1, None}:
                 raise DataError(f"{name} is neither 0 nor 1", field="release", remedy=_REMEDY)
     return columns
+
+
+def _values(column: pd.Series) -> list[Any]:
+    """Return the cells of a column, None where they are empty."""
+    cells = column.astype(object)
+    return cells.where(cells.notna(), None).tolist()
 
 
 def cohort_behind(folder: Path) -> str:

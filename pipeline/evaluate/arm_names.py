@@ -6,7 +6,14 @@ from typing import Literal, get_args
 
 RealArm = Literal["real", "real_balanced", "real_augmented", "real_strong", "real_duplicated"]
 SyntheticArm = Literal[
-    "real_synthetic", "real_weighted", "pretrained", "agreeing", "uncertain", "balancing", "synthetic"
+    "real_synthetic",
+    "real_weighted",
+    "pretrained",
+    "agreeing",
+    "uncertain",
+    "balancing",
+    "balancing_groups",
+    "synthetic",
 ]
 REAL_ARMS: tuple[str, ...] = get_args(RealArm)
 """Arms without synthetic images, which a synthetic arm has to beat."""
@@ -24,11 +31,14 @@ WORDS = {
     "agreeing": "real + synthetic images whose label a classifier of real images confirms",
     "uncertain": "real + confirmed synthetic images of which that classifier is least certain",
     "balancing": "real images, the rarer classes filled up with synthetic ones",
+    "balancing_groups": "real images, the rarer subgroups of each class filled up with synthetic ones",
     "synthetic": "synthetic images only",
 }
 """Each arm in words. A ratio or strength is added where there is one."""
 
 PLAIN_ARMS = frozenset(WORDS) - {"real_augmented", "real_strong", "pretrained"}
 """Arms that need neither augmentation nor fine-tuning, which any classifier can train."""
+FILLING_ARMS = ("balancing", "balancing_groups")
+"""Arms whose synthetic images fill up what is rare."""
 CHOOSING_ARMS = ("agreeing", "uncertain")
 """Arms whose synthetic images are chosen by classifiers of real images."""

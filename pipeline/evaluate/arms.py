@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 from models.evaluation.augmentation import Augmentation
 from pipeline.arrays import Floats, Ints
-from pipeline.evaluate.arm_names import CHOOSING_ARMS, WORDS
+from pipeline.evaluate.arm_names import CHOOSING_ARMS, FILLING_ARMS, WORDS
+from pipeline.evaluate.subgroups import UNKNOWN_GROUP
 from pipeline.evaluate.truth import Question, Targets
 
 Images = npt.NDArray[np.float32]
 """(n, 1, H, W) in [-1, 1]."""
+SOME = 0.05
+"""Synthetic images per real image that an arm which fills up classes or subgroups must have at least."""
 _NONE: Ints = np.empty(0, dtype=np.int64)
 
 
@@ -27,11 +30,13 @@ class Pool:
         labels: (n,) class of each image.
         load: returns the images (k, 1, H, W) in [-1, 1] at positions (k,).
         findings: (n, K) findings of each image, if they are known: 1 present, 0 absent, NaN unknown.
+        groups: (n,) subgroup of each image (`pipeline.evaluate.subgroups`), if it is known.
     """
 
     labels: Ints
     load: Callable[[Ints], Images]
     findings: Floats | None = None
+    groups: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,10 +126,24 @@ def first_arms(real: Sequence[int], names: Sequence[str], strengths: Sequence[fl
     return [arm for arm in arms if arm.name in names]
 
 
+def missing_in_groups(real: Pool, synthetic: Pool, label: int) -> dict[int, int]:
+    """Return subgroup -> synthetic images of a class that bring it closer to the class's largest subgroup."""
+    if real.groups is None or synthetic.groups is None:
+        return {}
+    there = real.groups[real.rows(label)]
+    groups, counts = np.unique(there[there != UNKNOWN_GROUP], return_counts=True)
+    made = synthetic.groups[synthetic.rows(label)]
+    return {
+        group: min(int(counts.max()) - count, int((made == group).sum()))
+        for group, count in zip(groups.tolist(), counts.tolist(), strict=True)
+    }
+
+
 def later_arms(
     real: Sequence[int],
     synthetic: Sequence[int],
     *,
+    in_groups: Sequence[int],
     names: Sequence[str],
     ratios: Sequence[float],
     classes: Sequence[str],
@@ -139,6 +158,7 @@ def later_arms(
     Args:
         real: real training images by class.
         synthetic: synthetic images by class.
+        in_groups: synthetic images by class that fill up its rarer subgroups.
         names: arms that are wanted.
         ratios: synthetic images per real image.
         classes: class names, for the notes.
@@ -172,14 +192,20 @@ def later_arms(
         arms.append(replace(mixed[-1], name="pretrained", ratio=None, num_synthetic=tuple(synthetic)))
     most = max(real)
     filled = tuple(min(most - a, b) for a, b in zip(real, synthetic, strict=True))
-    if sum(filled) > 0.05 * sum(real):
+    if sum(filled) > SOME * sum(real):
         arms.append(Arm("balancing", None, counts, filled, augmentation))
+    if sum(in_groups) > SOME * sum(real):
+        arms.append(Arm("balancing_groups", None, counts, tuple(in_groups), augmentation))
     lacking = [classes[i] for i, count in enumerate(synthetic) if count == 0 and real[i] > 0]
     if lacking:
         notes.append(f"synthetic only is not measured: the release holds no image of {', '.join(lacking)}")
     else:
         arms.append(Arm("synthetic", None, none, tuple(synthetic), augmentation))
-    return [arm for arm in arms if arm.name in names], notes
+    planned = [arm for arm in arms if arm.name in names]
+    idle = [name for name in FILLING_ARMS if name in names and not any(arm.name == name for arm in planned)]
+    if idle:
+        notes.append(f"{', '.join(idle)}: not trained, because there are no images that fill anything up")
+    return planned, notes
 
 
 @dataclass(frozen=True)
@@ -267,6 +293,8 @@ def training_sets(
             elif arm.name == "agreeing":
                 assert chosen is not None
                 order = rng.permutation(chosen.order.get(label, _NONE))
+            elif arm.name == "balancing_groups":
+                order = _filling(real, synthetic, label, rng)
             else:
                 order = rng.permutation(synthetic.rows(label))
             synthetic_rows.append(order[: arm.num_synthetic[label]])
@@ -277,6 +305,14 @@ def training_sets(
     used = ((real, second), (synthetic, first))
     targets: list[Any] = [pool.targets(question, rows) for pool, rows in used if len(rows)]
     return [(np.concatenate([pool.load(rows) for pool, rows in used]), np.concatenate(targets))]
+
+
+def _filling(real: Pool, synthetic: Pool, label: int, rng: np.random.Generator) -> Ints:
+    """Return the positions of the synthetic images that fill up the subgroups of a class."""
+    assert synthetic.groups is not None
+    rows = rng.permutation(synthetic.rows(label))
+    missing = missing_in_groups(real, synthetic, label)
+    return _joined([rows[synthetic.groups[rows] == group][:count] for group, count in missing.items()])
 
 
 def _joined(parts: list[Ints]) -> Ints:

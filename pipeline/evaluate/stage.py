@@ -89,7 +89,8 @@ def _measure(
     classifier: FitPredict,
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
-    sets = Sets.of(cohort, Pool(release.labels, release.images, release.findings))
+    made = Pool(release.labels, release.images, release.findings)
+    sets = Sets.of(cohort, made, requested=release.attributes)
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])

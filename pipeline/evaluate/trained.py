@@ -24,11 +24,13 @@ from pipeline.evaluate.arms import (
     confirmed,
     first_arms,
     later_arms,
+    missing_in_groups,
     readings_of,
     training_sets,
 )
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.subgroups import Attributes, subgroup_codes
 from pipeline.evaluate.training import BuiltIn, FitPredict, Job, affordable_steps, mean_curve, run_jobs
 from pipeline.evaluate.truth import Question, Targets
 from pipeline.storage import make_private_directory, read_json, write_json
@@ -62,18 +64,33 @@ class Sets:
 
     @classmethod
     def of(
-        cls, cohort: Cohort, synthetic: Pool, *, train: Ints | None = None, val: Ints | None = None
+        cls,
+        cohort: Cohort,
+        synthetic: Pool,
+        *,
+        requested: Attributes | None = None,
+        train: Ints | None = None,
+        val: Ints | None = None,
     ) -> Sets:
-        """Return synthetic images and the sets of a cohort, whole or with the rows of a site."""
+        """Return synthetic images and the sets of a cohort, whole or with the rows of a site.
+
+        Args:
+            cohort: the cohort.
+            synthetic: synthetic images.
+            requested: attributes that were requested of them.
+            train: rows to train on; None takes the train split.
+            val: rows to choose by; None takes the val split.
+        """
         train = cohort.rows("train") if train is None else train
         val = cohort.rows("val") if val is None else val
         labels, question = np.asarray(cohort.labels).astype(np.int64), Question.of(cohort)
         findings = real_findings(cohort, train) if question.columns else None
+        groups, made_groups = subgroup_codes(cohort, train, requested or {}) or (None, None)
         return cls(
             cohort.info.classes,
             question,
-            Pool(labels[train], lambda own: cohort.images(train[own]), findings),
-            synthetic,
+            Pool(labels[train], lambda own: cohort.images(train[own]), findings, groups),
+            replace(synthetic, groups=made_groups),
             cohort.images(val),
             question.of_scans(cohort, val),
             cohort.images(cohort.rows("test")),
@@ -142,7 +159,15 @@ def train_arms(
     if not first:
         return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))
     plan = functools.partial(
-        later_arms, real, made, names=names, ratios=settings.ratios, classes=sets.classes
+        later_arms,
+        real,
+        made,
+        in_groups=[
+            sum(missing_in_groups(sets.real, sets.synthetic, label).values()) for label in range(num_classes)
+        ],
+        names=names,
+        ratios=settings.ratios,
+        classes=sets.classes,
     )
     if isinstance(classifier, BuiltIn) and settings.max_minutes is not None:
         some = sets.real.load(np.arange(min(len(sets.real), settings.batch_size)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.findings import real_findings
+from pipeline.evaluate.subgroups import masks
 
 MIN_PATIENTS = 2
 
@@ -24,10 +25,12 @@ class Truth:
     Attributes:
         labels: what is true of each scan, in row order.
         patients: (n,) patient of each scan, as a number.
+        groups: subgroup in words -> whether each scan (n,) is in it.
     """
 
     labels: Targets
     patients: Ints
+    groups: Mapping[str, Bools] = field(default_factory=dict)
 
     def lacking(self, names: Sequence[str]) -> list[str]:
         """Return the classes or findings with too few patients to be measured on this split.
@@ -85,7 +88,7 @@ class Question:
     def truth(self, cohort: Cohort, split: str, patients: Ints) -> Truth:
         """Return what is true of the scans of a split; `patients` is the result of `patient_numbers`."""
         rows = cohort.rows(split)
-        return Truth(self.of_scans(cohort, rows), patients[rows])
+        return Truth(self.of_scans(cohort, rows), patients[rows], masks(cohort, rows))
 
     def of_scans(self, cohort: Cohort, rows: Ints) -> Targets:
         """Return what is true of real scans."""

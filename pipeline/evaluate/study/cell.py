@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.checkpoint import read_tensors, write_tensors
 from pipeline.arrays import Floats
-from pipeline.artifacts.candidates import CONDITION_COLUMN, TABLE_NAME, Candidates, requested_columns
+from pipeline.artifacts.candidates import CONDITION_COLUMN, TABLE_NAME, Candidates, requested_of
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.findings import requested_findings
 from pipeline.artifacts.release import cohort_behind, read_release
@@ -23,10 +23,11 @@ from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.plan import classifier_digest
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.sites import Site
+from pipeline.evaluate.subgroups import Attributes
 from pipeline.evaluate.trained import Sets, Trained, train_arms
 from pipeline.evaluate.training import FitPredict
 from pipeline.records import AuditRef, CandidatesRef, CellRef, ReleaseRef
-from pipeline.stage import StageInputs, folder_of, verify_reference
+from pipeline.stage import StageInputs, verify_reference
 from pipeline.storage import digest_of, write_json
 
 CELL_NAME, SCORES_NAME = "cell.json", "scores.safetensors"
@@ -83,8 +84,8 @@ class Cell(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) -> Pool:
-    """Return the candidates that the gate accepted, as images to train on.
+def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) -> tuple[Pool, Attributes]:
+    """Return the candidates that the gate accepted, as images to train on, and their requested attributes.
 
     Raises:
         TamperedError: candidates or audit were changed.
@@ -103,22 +104,22 @@ def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) ->
             "candidates, audit and cohort do not belong together", field="candidates", remedy="Audit again."
         )
     labels = np.array([position[name] for name in names], dtype=np.int64)
-    requested = requested_columns(drawn.table[CONDITION_COLUMN].iloc[rows].tolist())
-    findings = requested_findings(cohort.info, labels, requested)
-    return Pool(labels, lambda own: drawn.images(rows[own]), findings)
+    requested = requested_of(drawn.table[CONDITION_COLUMN].iloc[rows].tolist())
+    findings = requested_findings(cohort.info, labels, requested.findings)
+    return Pool(labels, lambda own: drawn.images(rows[own]), findings), requested.attributes
 
 
-def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, str]:
-    """Return the images of a release as images to train on, and where its generator was trained.
+def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Attributes]:
+    """Return the images of a release as images to train on, and their requested attributes.
 
     Raises:
         TamperedError, DataError: as for `read_release`.
     """
     images = read_release(release, cohort)
-    return Pool(images.labels, images.images, images.findings), _origin(folder_of(release), cohort)
+    return Pool(images.labels, images.images, images.findings), images.attributes
 
 
-def _origin(release: Path, cohort: Cohort) -> str:
+def origin_of(release: Path, cohort: Cohort) -> str:
     """Return a note on the cohort that a release was made from."""
     made_from = cohort_behind(release)
     if made_from == cohort.digest:
@@ -135,6 +136,7 @@ def run_cell(
     out: Path,
     settings: EvaluateSettings,
     *,
+    requested: Attributes | None = None,
     seed: int,
     classifier: FitPredict,
     source: str,
@@ -149,6 +151,7 @@ def run_cell(
         synthetic: synthetic images.
         out: the cell's directory; results of an interrupted call there are reused.
         settings: settings of the classifiers.
+        requested: attributes that were requested of the synthetic images.
         seed: seed of the cell's classifiers.
         classifier: the classifier.
         source: digest of the synthetic images.
@@ -165,11 +168,11 @@ def run_cell(
     with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:
         if stage.finished is not None:
             return stage.finished
-        sets = Sets.of(cohort, synthetic, train=site.rows["train"], val=site.rows["val"])
+        train, val = site.rows["train"], site.rows["val"]
+        sets = Sets.of(cohort, synthetic, requested=requested, train=train, val=val)
         sets = replace(sets, others={CHOICE: cohort.images(cohort.rows("val"))})
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
-        val = np.asarray(cohort.labels)[site.rows["val"]]
-        num_val = tuple(np.bincount(val, minlength=len(sets.classes)).tolist())
+        num_val = tuple(np.bincount(cohort.labels[val], minlength=len(sets.classes)).tolist())
         cell = _describe(trained, sets, num_val, gate, (*sets.question.notes, *notes))
         write_json(stage.path / CELL_NAME, cell.model_dump(mode="json"), private=True)
         scores = {

@@ -23,7 +23,9 @@ ALL = (*REAL_ARMS, *SYNTHETIC_ARMS)
 def later(
     real: list[int], made: list[int], ratios: list[float], names: tuple[str, ...] = ALL
 ) -> tuple[list[Arm], list[str]]:
-    return later_arms(real, made, names=names, ratios=ratios, classes=NAMES, augmentation=LIGHT)
+    return later_arms(
+        real, made, in_groups=[0] * len(real), names=names, ratios=ratios, classes=NAMES, augmentation=LIGHT
+    )
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_the_plan_holds_each_arm_once_with_its_counts() -> None:
         ("balancing", 500, 300),
         ("synthetic", 0, 800),
     ]
-    assert notes == []
+    assert notes == ["balancing_groups: not trained, because there are no images that fill anything up"]
     assert all(arm.balanced and arm.augmentation == LIGHT for arm in arms)
 
 
