@@ -24,6 +24,7 @@ NAMES = (
     "dry_run",
     "start",
     "gate",
+    "study",
 )
 SLOW_NAMES = ("time_to_quality", "evaluations")
 
