@@ -107,6 +107,15 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
             if "auc" in metrics:
                 auc = metrics["auc"]
                 rows.append(_row(f"AUC on {split}", name, auc.value, auc.low, auc.high))
+    for test in report.external:
+        rows.append(_row(f"utility verdict on {test.name}", test.utility.chosen_arm, test.utility.verdict))
+        for own in test.arms:
+            auc = own.metrics["auc"]
+            rows.append(_row(f"AUC on {test.name}", own.key, auc.value, auc.low, auc.high))
+            if own.drop is not None:
+                rows.append(
+                    _row(f"AUC drop to {test.name}", own.key, own.drop.value, own.drop.low, own.drop.high)
+                )
     for name, share in report.label_agreement.items():
         rows.append(_row("label agreement", name, share.value, share.low, share.high))
     for name, share in report.label_agreement_shuffled.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Sets:
         synthetic: synthetic images.
         val: val images, and `val_labels` (n,) their classes.
         test: test images; nothing here compares them with labels.
+        external: name -> images of the cohort of another site, likewise.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Sets:
     val: Images
     val_labels: Ints
     test: Images
+    external: Mapping[str, Images] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -124,7 +126,7 @@ def train_arms(
     notes = [f"{', '.join(unable)} are not measured: the classifier cannot train them"] if unable else []
     seeds = classifier_seeds(seed, settings.seeds)
     everything = sets.synthetic.load(np.arange(len(sets.synthetic)))
-    asked = {"val": sets.val, "test": sets.test, "synthetic": everything}
+    asked = {"val": sets.val, "test": sets.test, "synthetic": everything, **sets.external}
     first = first_arms(real, names, settings.strengths)
     if not first:
         return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))
@@ -152,14 +154,14 @@ def train_arms(
         )
         return {arm: [results[job] for job in of_arm] for arm, of_arm in jobs.items()}
 
-    readings = trained(first, ("val", "test", "synthetic"))
+    readings = trained(first, tuple(asked))
     reader = max(first, key=lambda arm: _val_auc(readings[arm], sets.val_labels))
     later, more = plan(augmentation=reader.augmentation)
     chosen = None
     if any(arm.name in CHOOSING_ARMS for arm in later):
         mean = np.mean([read["synthetic"] for read in readings[reader]], axis=0)
         chosen = confirmed(sets.synthetic.labels, mean, seed)
-    readings |= trained(later, ("val", "test"), chosen)
+    readings |= trained(later, ("val", "test", *sets.external), chosen)
     curves = {arm.key: mean_curve([Job(arm, s, ()) for s in seeds], folder / JOBS_FOLDER) for arm in readings}
     return Trained(
         seeds=seeds,

@@ -9,6 +9,7 @@ from pipeline.artifacts.evaluation_report import (
     Distance,
     Estimate,
     EvaluationReport,
+    ExternalTest,
     Fidelity,
 )
 from pipeline.rendering.formats import plural
@@ -44,6 +45,17 @@ class ArmRow:
     val_auc: Estimate | None
     test: tuple[Estimate | None, ...]
     role: str
+
+
+@dataclass(frozen=True)
+class ExternalRow:
+    """AUC of one arm on the internal test split and on the cohort of another site, and the drop between."""
+
+    name: str
+    role: str
+    internal: Estimate | None
+    external: Estimate
+    drop: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,40 @@ def _role(arm: ArmResult, report: EvaluationReport) -> str:
     if arm_key(arm) == report.utility.chosen_arm:
         return "chosen synthetic arm"
     return "best without synthetic" if arm_key(arm) == report.utility.compared_with else ""
+
+
+def external_rows(report: EvaluationReport, test: ExternalTest) -> list[ExternalRow]:
+    """Return the arms on the cohort of another site; `role` marks the two that are compared there."""
+    inner = {arm.key: arm for arm in report.arms}
+    roles = {
+        test.utility.chosen_arm: "chosen synthetic arm",
+        test.utility.compared_with: "best without synthetic there",
+    }
+    return [
+        ExternalRow(
+            name=f"{arm.words[:1].upper()}{arm.words[1:]}",
+            role=roles.get(arm.key, ""),
+            internal=inner[arm.key].test.get("auc"),
+            external=arm.metrics["auc"],
+            drop=arm.drop,
+        )
+        for arm in test.arms
+    ]
+
+
+def external_words(test: ExternalTest) -> str:
+    """Return what an external test was made on, and how many times."""
+    patients = "" if test.num_patients is None else f" of {plural(test.num_patients, 'patient')}"
+    words = (
+        f"The same classifiers on the cohort of another site: {plural(test.num_scans, 'scan')}{patients}. "
+        "All its splits count, because no classifier was trained on any of its scans."
+    )
+    if test.reads > 1:
+        words += (
+            f" This cohort was read {test.reads} times by the evaluations of this folder. Settings that were "
+            "chosen after an earlier result depend on it."
+        )
+    return words
 
 
 def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:

@@ -10,6 +10,7 @@ from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
 from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
 from pipeline.report.grids import class_pictures, compared_with, shown_words, snapshots
+from pipeline.wording.evaluation import delong_words
 from pipeline.wording.privacy import false_rejects, tally
 from pipeline.wording.privacy_advice import what_to_change
 
@@ -96,6 +97,11 @@ def _evaluation(run: RunFolder) -> dict[str, Any]:
         "fidelity_rows": evaluation_tables.fidelity_rows(found),
         "agreement_rows": evaluation_tables.agreement_rows(found),
         "seeds_words": evaluation_tables.seeds_words(found),
+        "delong_words": delong_words,
+        "external_tests": [
+            (test, evaluation_tables.external_words(test), evaluation_tables.external_rows(found, test))
+            for test in found.external
+        ],
     }
 
 
