@@ -14,7 +14,7 @@ from pipeline.artifacts.evaluation_report import (
 )
 from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
-from pipeline.wording.evaluation import fidelity_words
+from pipeline.wording.evaluation import delong_words, fidelity_words
 
 METRICS = (
     ("auc", "AUC"),
@@ -56,6 +56,16 @@ class ExternalRow:
     internal: Estimate | None
     external: Estimate
     drop: Estimate | None
+
+
+@dataclass(frozen=True)
+class ExternalSection:
+    """One external test: what it was made on, one row per arm, and DeLong's test in words."""
+
+    test: ExternalTest
+    words: str
+    rows: list[ExternalRow]
+    delong: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,13 @@ def _role(arm: ArmResult, report: EvaluationReport) -> str:
     if arm_key(arm) == report.utility.chosen_arm:
         return "chosen synthetic arm"
     return "best without synthetic" if arm_key(arm) == report.utility.compared_with else ""
+
+
+def external_section(report: EvaluationReport, test: ExternalTest) -> ExternalSection:
+    """Return what the page shows of an external test."""
+    return ExternalSection(
+        test, external_words(test), external_rows(report, test), delong_words(test.utility.delong)
+    )
 
 
 def external_rows(report: EvaluationReport, test: ExternalTest) -> list[ExternalRow]:

@@ -97,11 +97,8 @@ def _evaluation(run: RunFolder) -> dict[str, Any]:
         "fidelity_rows": evaluation_tables.fidelity_rows(found),
         "agreement_rows": evaluation_tables.agreement_rows(found),
         "seeds_words": evaluation_tables.seeds_words(found),
-        "delong_words": delong_words,
-        "external_tests": [
-            (test, evaluation_tables.external_words(test), evaluation_tables.external_rows(found, test))
-            for test in found.external
-        ],
+        "delong": delong_words(found.utility.delong),
+        "external": [evaluation_tables.external_section(found, test) for test in found.external],
     }
 
 

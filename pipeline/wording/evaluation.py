@@ -54,8 +54,10 @@ def effect_words(verdict: str, difference: Estimate) -> str:
     return f"The 90 % interval lies {side} zero; the 95 % interval does not. {takes}"
 
 
-def delong_words(test: PairedTest) -> str:
-    """Return DeLong's test of the pair that the verdict compares, and what it leaves out."""
+def delong_words(test: PairedTest | None) -> str:
+    """Return DeLong's test of the pair that a verdict compares, and what it leaves out; "" without one."""
+    if test is None:
+        return ""
     found = test.difference
     said = f"DeLong's test of the same two arms, on probabilities averaged over the seeds: {found.value:+.4f}"
     if found.low is None or found.high is None:
