@@ -95,20 +95,26 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
     if change is not None:
         against = f"{found.chosen_arm} against {found.compared_with}"
         rows.append(_row("change in test AUC", against, change.value, change.low, change.high))
-    for name, own in found.by_finding.items():
-        rows.append(_row("change in test AUC of a finding", name, own.value, own.low, own.high))
-    for part in report.fidelity:
-        for distance in part.distances:
-            rows += _figure(distance.heading, part.scope, distance.value)
-            rows += _figure(f"{distance.heading} floor (real to real)", part.scope, distance.floor)
+    for name, part in (found.by_finding | found.by_group).items():
+        rows += _figure("change in test AUC", name, part)
+    for scope in report.fidelity:
+        for distance in scope.distances:
+            rows += _figure(distance.heading, scope.scope, distance.value)
+            rows += _figure(f"{distance.heading} floor (real to real)", scope.scope, distance.floor)
             if distance.name == "kid":
-                rows.append(_row("KID against its floor", part.scope, fidelity_words(part)))
+                rows.append(_row("KID against its floor", scope.scope, fidelity_words(scope)))
     for arm in report.arms:
         name = arm.key or (arm.arm if arm.ratio is None else f"{arm.arm}-{arm.ratio:g}")
         for split, metrics in (("val", arm.val), ("test", arm.test)):
             if "auc" in metrics:
                 auc = metrics["auc"]
                 rows.append(_row(f"AUC on {split}", name, auc.value, auc.low, auc.high))
+    for test in report.external:
+        rows.append(_row(f"utility verdict on {test.name}", test.utility.chosen_arm, test.utility.verdict))
+        for own in test.arms:
+            auc = own.metrics["auc"]
+            rows.append(_row(f"AUC on {test.name}", own.key, auc.value, auc.low, auc.high))
+            rows += _figure(f"AUC drop to {test.name}", own.key, own.drop)
     for name, share in report.label_agreement.items():
         rows.append(_row("label agreement", name, share.value, share.low, share.high))
     for name, share in report.label_agreement_shuffled.items():

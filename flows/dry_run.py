@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,21 @@ class PlannedStage:
     changes: str = ""
 
 
-def plan_run(recipe: Recipe, manifest: Manifest, folder: Path, *, force: bool = False) -> dict[str, Any]:
-    """Plan a whole run; print it on stderr and return it as JSON-serialisable values. Nothing is written."""
+def plan_run(
+    recipe: Recipe, manifest: Manifest, folder: Path, *, external: Sequence[Path] = (), force: bool = False
+) -> dict[str, Any]:
+    """Plan a whole run; print it on stderr and return it as JSON-serialisable values. Nothing is written.
+
+    Args:
+        recipe: settings of all stages.
+        manifest: the data manifest.
+        folder: the run directory.
+        external: cohorts of other sites.
+        force: whether outputs of other inputs are to be replaced.
+
+    Raises:
+        DataError: an external cohort is not a finished cohort.
+    """
     startup, prefect_bytes = _start_with_prefect()
     seed = recipe.seed
     made: dict[str, Any] = {}
@@ -65,7 +78,9 @@ def plan_run(recipe: Recipe, manifest: Manifest, folder: Path, *, force: bool = 
             made["candidates"], made["cohort"], recipe.audit, seed=seed, checkpoint=made["checkpoint"]
         ),
         "release": lambda: plan_release(made["candidates"], made["audit"], recipe.release, seed=seed),
-        "evaluation": lambda: plan_evaluate(made["release"], made["cohort"], recipe.evaluate, seed=seed),
+        "evaluation": lambda: plan_evaluate(
+            made["release"], made["cohort"], recipe.evaluate, seed=seed, external=external
+        ),
     }
     stages = []
     for name, plan_of in plans.items():

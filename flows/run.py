@@ -14,10 +14,11 @@ from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from flows.results import call_task
 from pipeline.errors import DataError, GateRefusedError
+from pipeline.evaluate.plan import external_references
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.privacy.earlier_inputs import earlier_digests
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
-from pipeline.records import Reference
+from pipeline.records import CohortRef, Reference
 from pipeline.stage import load_reference
 from pipeline.storage import make_private_directory, read_json, write_json
 from pipeline.train.fine_tuning import start_digest
@@ -44,6 +45,7 @@ def phosphor_run(
     out: str | None = None,
     overrides: list[str] | None = None,
     policy: str = "strict",
+    test_cohorts: list[str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Ingest, train, sample, audit, release and evaluate; finished stages are reused.
@@ -54,6 +56,7 @@ def phosphor_run(
         out: run directory; None is `runs/<manifest name>-<recipe>`.
         overrides: `key=value` settings on top of the recipe.
         policy: gate policy; a deployment is `strict` unless a run sets another one.
+        test_cohorts: directories of finished cohorts of other sites, for external tests.
         force: replace outputs made from other inputs.
 
     Returns:
@@ -65,16 +68,18 @@ def phosphor_run(
     without_tracebacks()
     settings = load_recipe(recipe, [*(overrides or []), f"release.policy={policy}"])
     described = load_manifest(Path(manifest))
-    run = Run(Path(out) if out else default_out(described.name, recipe), settings, force)
+    external = external_references([Path(path) for path in test_cohorts or []])
+    run = Run(Path(out) if out else default_out(described.name, recipe), settings, external, force)
     return run.carry_out(Path(manifest).absolute(), described)
 
 
 class Run:
     """One run directory and its finished stages."""
 
-    def __init__(self, folder: Path, recipe: Recipe, force: bool) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, external: list[CohortRef], force: bool) -> None:
         self.folder = make_private_directory(folder.absolute())
         self.recipe = recipe
+        self.external = external
         self.force = force
         keep_recipe(self.folder, recipe)
 
@@ -84,6 +89,8 @@ class Run:
         source = {"name": manifest.name, "license": manifest.license, "citation": manifest.citation}
         force = {"force": self.force}
         cohort = self._stage("cohort", tasks.ingest_task, manifest=path, settings=recipe.ingest, **force)
+        if self.external:
+            self._check_external(cohort)
         checkpoint = self._stage(
             "checkpoint",
             tasks.train_task,
@@ -136,6 +143,7 @@ class Run:
             cohort=cohort,
             settings=recipe.evaluate,
             seed=seed,
+            external=self.external,
             **force,
         )
         artifacts.show_metrics(evaluation.path)
@@ -167,6 +175,13 @@ class Run:
             # A release must not get files that its checksums do not list: its recipe is in provenance.json.
             keep_recipe(out, self.recipe)
         return reference
+
+    def _check_external(self, cohort: CohortRef) -> None:
+        """Check the external tests before hours of training; the evaluation checks them again."""
+        from pipeline.artifacts.cohort import open_cohort
+        from pipeline.evaluate.external import open_external
+
+        open_external(self.external, open_cohort(cohort))
 
     def _record_time(self, name: str, seconds: float) -> None:
         path = self.folder / TIMINGS_NAME

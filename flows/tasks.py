@@ -182,14 +182,15 @@ def evaluate_task(
     out: Path,
     settings: EvaluateSettings,
     seed: int,
+    external: list[CohortRef],
     force: bool,
     version: int = EvaluationRef.version,
 ) -> EvaluationRef:
-    """Release and cohort -> evaluation."""
+    """Release, cohort, and cohorts of other sites -> evaluation."""
     from pipeline.evaluate import run_evaluate
 
     with _private_failures():
-        return run_evaluate(release, cohort, out, settings, seed=seed, force=force)
+        return run_evaluate(release, cohort, out, settings, seed=seed, force=force, external=external)
 
 
 @task(name="site", **_REFERENCE)

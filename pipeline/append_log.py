@@ -14,6 +14,9 @@ from pipeline.storage import PRIVATE_FILE_MODE, canonical_json, storage_errors
 READS_NAME = "test_reads.jsonl"
 """One line per read of the test split by an evaluation."""
 
+EXTERNAL_READS_NAME = "external_reads.jsonl"
+"""One line per read of the cohort of another site by an evaluation."""
+
 RELEASES_NAME = "releases.jsonl"
 """One line per release."""
 

@@ -97,7 +97,7 @@ class EvaluationRef(Reference):
     """An evaluation of a release against its cohort."""
 
     stage: ClassVar[str] = "evaluation"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
 
 class CellRef(Reference):

@@ -153,7 +153,7 @@ def read_json(path: Path, *, role: str) -> Any:
         if path.stat().st_size > 64 * 2**20:
             raise DataError(f"{path.name} is larger than 64 MiB", field=role, remedy="Create it again.")
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"{path.name} is missing",
             field=role,

@@ -33,6 +33,14 @@ Force = Annotated[
     bool,
     typer.Option("--force", help="Replace an output of other inputs; it is kept until the new one is done."),
 ]
+TestCohorts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--test-cohort",
+        help="Cohort directory of another site, for an external test; may be given several times.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -73,11 +81,11 @@ def reported() -> Iterator[None]:
         raise typer.Exit(EXIT_UNEXPECTED) from None
 
 
-def emit(body: Reference | Mapping[str, Any]) -> None:
-    """Print the last line of stdout: one JSON object."""
+def emit(body: Reference | Mapping[str, Any], **more: Any) -> None:
+    """Print the last line of stdout: one JSON object, with other values if there are `more`."""
     if not isinstance(body, Mapping):
         body = {"stage": body.stage, **body.model_dump(mode="json")}
-    sys.stdout.write(json.dumps(body, sort_keys=True) + "\n")
+    sys.stdout.write(json.dumps({**body, **more}, sort_keys=True) + "\n")
     sys.stdout.flush()
 
 

@@ -14,6 +14,7 @@ from flows.cli.options import (
     Force,
     Overrides,
     RecipeName,
+    TestCohorts,
     emit,
     read_recipe,
     reported,
@@ -31,13 +32,15 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", help="Run directory; else runs/<manifest name>-<recipe>.")
     ] = None,
+    test_cohorts: TestCohorts = None,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run the whole pipeline and write one report.
 
-    Ingest, train, sample, audit, release, evaluate, as a Prefect flow.
+    Ingest, train, sample, audit, release, evaluate, as a Prefect flow. With --test-cohort, the evaluation's
+    classifiers are also tested on all scans of the finished cohort of another site.
 
     A second run with the same inputs reuses finished stages; an interrupted run resumes. If the privacy gate
     refuses, nothing is released, the report is still written, and the exit code is 4.
@@ -57,7 +60,7 @@ def run(
         if dry_run:
             from flows.dry_run import plan_run
 
-            emit(plan_run(settings, described, folder, force=force))
+            emit(plan_run(settings, described, folder, external=test_cohorts or [], force=force))
             return
         emit(
             run_flow(
@@ -67,6 +70,7 @@ def run(
                     "out": str(folder),
                     "overrides": list(overrides or []),
                     "policy": settings.release.policy.value,
+                    "test_cohorts": [str(path.absolute()) for path in test_cohorts or []],
                     "force": force,
                 }
             )

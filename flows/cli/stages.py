@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import DryRun, Force, Out, Overrides, RecipeName, emit, read_recipe, reported
+from flows.cli.options import (
+    DryRun,
+    Force,
+    Out,
+    Overrides,
+    RecipeName,
+    TestCohorts,
+    emit,
+    read_recipe,
+    reported,
+)
 from models.samplers.table import SAMPLERS
 from pipeline.errors import UsageError
 
@@ -266,6 +276,7 @@ def evaluate(
     *,
     cohort: CohortPath,
     out: Out,
+    test_cohorts: TestCohorts = None,
     recipe: RecipeName = _DEFAULT_RECIPE,
     overrides: Overrides = None,
     force: Force = False,
@@ -273,25 +284,52 @@ def evaluate(
 ) -> None:
     """Evaluate a release.
 
-    Measures fidelity, utility and label agreement with its cohort.
+    Measures fidelity, utility and label agreement with its cohort. With --test-cohort, the same classifiers
+    are also tested on all scans of the cohort of another site.
 
     \b
     Example:
       phosphor evaluate runs/demo/release --cohort runs/demo/cohort --out runs/demo/evaluation --recipe smoke
+      phosphor evaluate runs/demo/release --cohort runs/demo/cohort --test-cohort runs/other/cohort --out ev
     """
     with reported():
         settings = read_recipe(recipe, overrides)
+        external = test_cohorts or []
         if dry_run:
             from flows.dry_run import plan_stage
             from pipeline.evaluate.plan import plan_evaluate
 
-            planned = partial(plan_evaluate, release, cohort, settings.evaluate, seed=settings.seed)
+            planned = partial(
+                plan_evaluate, release, cohort, settings.evaluate, seed=settings.seed, external=external
+            )
             emit(plan_stage("evaluate", planned, out, force=force))
             return
         from pipeline.evaluate import run_evaluate
 
-        reference = run_evaluate(release, cohort, out, settings.evaluate, seed=settings.seed, force=force)
-        _finish(reference, settings)
+        reference = run_evaluate(
+            release,
+            cohort,
+            out,
+            settings.evaluate,
+            seed=settings.seed,
+            force=force,
+            external=external,
+        )
+        _finish(reference, settings, **_external(reference.path))
+
+
+def _external(evaluation: Path) -> dict[str, Any]:
+    """Return the verdicts of the external tests of an evaluation; empty if it has none."""
+    from pipeline.artifacts.evaluation_report import read_evaluation_report
+
+    tests = read_evaluation_report(evaluation).external
+    if not tests:
+        return {}
+    return {
+        "external": [
+            {"name": test.name, "digest": test.digest, "verdict": test.utility.verdict} for test in tests
+        ]
+    }
 
 
 def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
@@ -311,12 +349,12 @@ def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:
     return given or None
 
 
-def _finish(reference: Reference, recipe: Recipe) -> None:
-    """Write the resolved recipe beside a stage's output and print the reference, once per job."""
+def _finish(reference: Reference, recipe: Recipe, **more: Any) -> None:
+    """Write the resolved recipe beside a stage's output and print the reference and `more`, once per job."""
     from pipeline.distributed.process_group import place_of_process
     from pipeline.recipe import keep_recipe
 
     if place_of_process().rank:
         return
     keep_recipe(reference.path, recipe)
-    emit(reference)
+    emit(reference, **more)

@@ -91,7 +91,7 @@ class ArmResult(_Part):
         num_synthetic: number of synthetic images in the training set.
         val: metric name -> Estimate on val over seeds and patients (`auc` first; `balanced_accuracy`,
             `sensitivity_at_specificity`, `ece`, `brier`; with several findings, means over them, and
-            `auc of <finding>` of each).
+            `auc of <finding>` of each; on test also `auc in <subgroup>`).
         test: as `val`, on test; empty for arms that were not chosen.
         seeds: classifier seeds.
         val_auc_by_seed: AUC on val, in the order of the seeds.
@@ -112,6 +112,20 @@ class ArmResult(_Part):
     test_auc_by_seed: tuple[float, ...]
 
 
+class PairedTest(_Part):
+    """DeLong's test of two classifiers on the same scans (`pipeline.evaluate.delong`).
+
+    Attributes:
+        difference: AUC of the first minus AUC of the second, with its 95 % interval.
+        standard_error: standard error of the difference.
+        p_value: two-sided; None, as is the interval, if the standard error is 0.
+    """
+
+    difference: Estimate
+    standard_error: float = Field(ge=0)
+    p_value: float | None = Field(ge=0, le=1)
+
+
 class UtilityVerdict(_Part):
     """Verdict on the chosen synthetic arm against the best real-only arm (bootstrap over patients, seeds).
 
@@ -125,6 +139,9 @@ class UtilityVerdict(_Part):
         likely: 90 % interval of the difference.
         by_finding: finding -> change in its test AUC against the best real-only arm for it, with a 95 %
             interval that holds for all findings together; empty if classes are asked.
+        by_group: subgroup, such as `sex F` -> the same among its test scans.
+        delong: DeLong's test of the same two arms, on probabilities averaged over classifier seeds; None with
+            more than two classes. The verdict does not depend on it.
         words: verdict and numbers as text.
     """
 
@@ -142,7 +159,55 @@ class UtilityVerdict(_Part):
     difference: Estimate | None
     likely: tuple[float, float] | None = None
     by_finding: dict[str, Estimate] = Field(default_factory=dict)
+    by_group: dict[str, Estimate] = Field(default_factory=dict)
+    delong: PairedTest | None = None
     words: str
+
+
+class ExternalArm(_Part):
+    """One arm on an external cohort.
+
+    Attributes:
+        key: name of the arm, as in `ArmResult`.
+        words: the arm in words.
+        metrics: metric name -> Estimate over seeds and patients, as in `ArmResult.test`.
+        auc_by_seed: AUC of each classifier seed.
+        drop: AUC on the internal test split minus AUC here (n: scans of the internal test split); None if the
+            internal one was not measured. Patients of both sides are drawn independently and classifier seeds
+            together, because the classifiers are the same.
+    """
+
+    key: str
+    words: str
+    metrics: dict[str, Estimate]
+    auc_by_seed: tuple[float, ...]
+    drop: Estimate | None
+
+
+class ExternalTest(_Part):
+    """Result on the cohort of another site. All its scans count, because no classifier saw one in training.
+
+    Attributes:
+        name: name of the manifest of the cohort.
+        digest: digest of the cohort.
+        num_scans: number of its scans, over all splits.
+        num_patients: number of its patients; None if they are not known.
+        reads: number of times that the evaluations in this folder compared predictions for this cohort with
+            its labels, including this evaluation.
+        arms: the arms that are read on the internal test split; empty if nothing was measured.
+        utility: the arm that was chosen on val against the strongest real-only arm on this cohort. The
+            verdict of the evaluation is the internal one.
+        notes: notes for the report.
+    """
+
+    name: str
+    digest: str
+    num_scans: int = Field(ge=0)
+    num_patients: int | None = Field(ge=0)
+    reads: int = Field(ge=0)
+    arms: tuple[ExternalArm, ...]
+    utility: UtilityVerdict
+    notes: tuple[str, ...] = ()
 
 
 class EvaluationReport(_Part):
@@ -158,6 +223,7 @@ class EvaluationReport(_Part):
         test_reads: number of times that the evaluations in this folder read a test split, including this
             evaluation and those that it replaced.
         test_reads_of_others: number of these reads with another cohort.
+        external: results on the cohorts of other sites, sorted by name.
         curves: name -> {column: values} for the figures (learning curves of the classifiers).
         nearest: class -> a few released sample_ids with the row of the nearest real train scan (private).
     """
@@ -175,6 +241,7 @@ class EvaluationReport(_Part):
     label_agreement_real: dict[str, Estimate] = Field(default_factory=dict)
     test_reads: int = Field(ge=0)
     test_reads_of_others: int = Field(default=0, ge=0)
+    external: tuple[ExternalTest, ...] = ()
     curves: dict[str, dict[str, list[float]]]
     nearest: dict[str, list[dict[str, Any]]]
     notes: tuple[str, ...] = ()
@@ -191,6 +258,16 @@ def count_reads(log: Path, cohort: str) -> dict[str, int]:
     entries = read_entries(log)
     others = sum(entry.get("cohort") != cohort for entry in entries)
     return {"test_reads": len(entries), "test_reads_of_others": others}
+
+
+def count_external_reads(log: Path, cohort: str) -> int:
+    """Return the number of logged reads of an external cohort.
+
+    Args:
+        log: log of the external reads next to the evaluation.
+        cohort: digest of the external cohort.
+    """
+    return sum(entry.get("cohort") == cohort for entry in read_entries(log))
 
 
 def read_evaluation_report(folder: Path) -> EvaluationReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,11 @@ from pipeline.cost.estimate import (
 )
 from pipeline.cost.memory import device_peak, reset_device_peak
 from pipeline.cost.pacing import saved_bytes
+from pipeline.errors import DataError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageInputs, folder_of, reference_of
-from pipeline.storage import sha256_file
+from pipeline.storage import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from pipeline.evaluate.training import FitPredict
@@ -38,12 +40,14 @@ def plan_evaluate(
     *,
     seed: int,
     fit_predict: FitPredict | None = None,
+    external: Sequence[Path | CohortRef] = (),
 ) -> StagePlan[EvaluationRef]:
     """Return the plan of `run_evaluate` with these arguments.
 
     Raises:
-        DataError: release or cohort is not a finished output.
+        DataError: release or a cohort is not a finished output.
     """
+    others = external_references(external)
     inputs = {"release": known_digest(ReleaseRef, release), "cohort": known_digest(CohortRef, cohort)}
     own = classifier_digest(settings)
     if not isinstance(cohort, Foreseen) and Cohort(folder_of(cohort)).info.findings:
@@ -52,6 +56,8 @@ def plan_evaluate(
         inputs["classifier"] = _name_of(fit_predict)
     elif own is not None:
         inputs["classifier"] = own
+    if others:
+        inputs["external"] = digest_of(sorted({other.digest for other in others}))
 
     def num_released() -> int:
         if isinstance(release, Foreseen):
@@ -60,13 +66,47 @@ def plan_evaluate(
 
     return StagePlan(
         StageInputs(EvaluationRef, inputs, settings, seed),
-        estimate=lambda: estimate_evaluate(settings, workload_of(cohort), num_released()),
+        estimate=lambda: estimate_evaluate(
+            settings,
+            workload_of(cohort),
+            num_released(),
+            num_external=sum(other.counts.get("scans", 0) for other in others),
+        ),
         foresee=lambda: Foreseen(workload_of(cohort)),
     )
 
 
-def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: int) -> Cost:
-    """Estimate the cost of an evaluation: one classifier per arm and seed, in parallel, and the encoder."""
+def external_references(external: Sequence[Path | CohortRef]) -> list[CohortRef]:
+    """Return the references of the cohorts of other sites.
+
+    Raises:
+        DataError: one is not a finished cohort.
+    """
+    found = []
+    for given in external:
+        try:
+            found.append(reference_of(CohortRef, given))
+        except DataError as error:
+            raise as_external(error, given) from error
+    return found
+
+
+def as_external(error: DataError, given: Path | CohortRef) -> DataError:
+    """Return the error as one of `--test-cohort`, of the same class."""
+    return type(error)(error.problem, field="--test-cohort", value=str(folder_of(given)), remedy=error.remedy)
+
+
+def estimate_evaluate(
+    settings: EvaluateSettings, work: Workload, num_released: int, *, num_external: int = 0
+) -> Cost:
+    """Estimate the cost of an evaluation: one classifier per arm and seed, in parallel, and the encoder.
+
+    Args:
+        settings: settings of the stage.
+        work: size of the cohort.
+        num_released: number of released images.
+        num_external: number of scans of the cohorts of other sites.
+    """
     import torch
 
     from models.evaluation.classifier import build_classifier
@@ -97,10 +137,11 @@ def estimate_evaluate(settings: EvaluateSettings, work: Workload, num_released: 
     a_scan = _FLOAT_BYTES * math.prod(work.image_size)
     a_worker = work.num_train * a_scan
     a_worker += settings.batch_size * saved_bytes(lambda count: network(images[: 2 * count])) // 2
-    asked = (work.num_val + work.num_test + num_released) * a_scan
+    num_tested = work.num_val + work.num_test + num_external
+    asked = (num_tested + num_released) * a_scan
     return Cost.here(
         seconds + settings.encoder_steps * step + 3.0,
-        disk_bytes=num_jobs * (work.num_val + work.num_test) * work.num_classes * 8 + PAGE_BYTES // 3,
+        disk_bytes=num_jobs * num_tested * work.num_classes * 8 + PAGE_BYTES // 3,
         more_bytes=num_workers() * a_worker + asked,
         device_bytes=on_device,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.append_log import READS_NAME, log_beside
+from pipeline.append_log import EXTERNAL_READS_NAME, READS_NAME, log_beside
+from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.artifacts.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
 from pipeline.artifacts.release import ReleasedImages, cohort_behind, read_release
@@ -17,6 +20,7 @@ from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
+from pipeline.evaluate.external import External, measure_external, open_external
 from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
 from pipeline.evaluate.neighbours import nearest_real
 from pipeline.evaluate.plan import plan_evaluate
@@ -47,6 +51,7 @@ def run_evaluate(
     seed: int,
     force: bool = False,
     fit_predict: FitPredict | None = None,
+    external: Sequence[Path | CohortRef] = (),
 ) -> EvaluationRef:
     """Measure a release against its cohort and write the numbers to `out` (private).
 
@@ -59,30 +64,41 @@ def run_evaluate(
         force: replace an output of other inputs.
         fit_predict: classifier to use instead of the built-in one (a function or object with a
             `__module__` and a name; see `pipeline.evaluate.training.FitPredict`).
+        external: cohorts of other sites, on all scans of which the trained classifiers are tested too.
 
     Returns:
         The reference; `evaluation.json` follows `pipeline.artifacts.evaluation_report.EvaluationReport`.
 
     Raises:
         TamperedError: a file of the release differs from what was recorded.
-        DataError: release and cohort do not belong together.
+        DataError: release and cohort do not belong together, or a cohort is no external test of them.
         OutputExistsError: `out` holds something else.
     """
     classifier = fit_predict or classifier_of(settings)
     real = open_cohort(cohort)
     released = read_release(release, real)
-    plan = plan_evaluate(released.reference, real.reference, settings, seed=seed, fit_predict=fit_predict)
+    others = open_external(external, real, made_from=cohort_behind(released.reference.path))
+    plan = plan_evaluate(
+        released.reference,
+        real.reference,
+        settings,
+        seed=seed,
+        fit_predict=fit_predict,
+        external=[other.cohort.reference for other in others],
+    )
     with plan.wanted.open(out, force=force) as stage:
         if stage.finished is not None:
             logger.info("reusing the finished evaluation in %s", out)
             return stage.finished
-        return stage.finish(*_measure(stage, real, released, settings, seed=seed, classifier=classifier))
+        measured = _measure(stage, real, released, others, settings, seed=seed, classifier=classifier)
+        return stage.finish(*measured)
 
 
 def _measure(
     stage: StageFolder[EvaluationRef],
     cohort: Cohort,
     release: ReleasedImages,
+    external: tuple[External, ...],
     settings: EvaluateSettings,
     *,
     seed: int,
@@ -91,6 +107,7 @@ def _measure(
     """Run all measurements and write the results; return the names of the files and the counts."""
     made = Pool(release.labels, release.images, release.findings)
     sets = Sets.of(cohort, made, requested=release.attributes)
+    sets = replace(sets, external={other.key: other.images() for other in external})
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
@@ -99,6 +116,19 @@ def _measure(
     )
     notes = [*sets.question.notes, *trained.notes, *notes]
     reads = count_reads(log, cohort.digest)
+    tests = [
+        measure_external(
+            other,
+            trained,
+            utility,
+            settings,
+            seed=seed,
+            log=log_beside(stage.path, EXTERNAL_READS_NAME),
+            evaluation=stage.inputs_digest,
+            resumed=stage.resumed,
+        )
+        for other in external
+    ]
     report = EvaluationReport(
         cohort_digest=cohort.digest,
         release_digest=release.reference.digest,
@@ -106,23 +136,26 @@ def _measure(
         arms=utility.arms,
         utility=utility.verdict,
         **reads,
+        external=tuple(tests),
         curves=trained.curves,
         settings=settings.model_dump(mode="json"),
-        **_pictures(
-            cohort,
-            release,
-            patients,
-            settings,
-            seed=seed,
-            notes=tuple(notes),
-        ),
+        **_pictures(cohort, release, patients, settings, seed=seed, notes=tuple(notes)),
         **_agreement(sets, trained, np.random.default_rng([seed, 2])),
     )
     write_json(stage.path / REPORT_NAME, report.model_dump(mode="json"), private=True)
-    predictions = _predictions(cohort, len(sets.question.names), trained, utility.test_arms)
+    read: dict[str, tuple[Ints, Sequence[Arm]]] = {
+        "val": (cohort.rows("val"), tuple(trained.readings)),
+        "test": (cohort.rows("test"), utility.test_arms),
+    }
+    for other, test in zip(external, tests, strict=True):
+        read[other.key] = (other.rows, utility.to_read if test.arms else ())
+    predictions = _predictions(len(sets.question.names), trained, read)
     write_parquet(stage.path / PREDICTIONS_NAME, predictions, private=True)
-    logger.info("%s", utility.verdict.words)
+    for verdict in (utility.verdict, *(test.utility for test in tests)):
+        logger.info("%s", verdict.words)
     counts = {"released": len(release), "arms": len(report.arms), "test_reads": reads["test_reads"]}
+    if tests:
+        counts["external_scans"] = sum(test.num_scans for test in tests)
     return [REPORT_NAME, PREDICTIONS_NAME], counts
 
 
@@ -183,7 +216,7 @@ def _utility(
 ) -> tuple[Utility, list[str]]:
     names = question.names
     if not trained.readings:
-        return Utility((), not_measured(trained.notes[0]), ()), []
+        return Utility((), not_measured(trained.notes[0])), []
     val, test = (question.truth(cohort, split, patients) for split in ("val", "test"))
     notes = [
         f"the {name} split has fewer than 2 patients of {', '.join(lacking)}"
@@ -191,7 +224,7 @@ def _utility(
         if (lacking := truth.lacking(names))
     ]
     if val.lacking(names):
-        return Utility((), not_measured("the val split has too few patients of a class"), ()), notes
+        return Utility((), not_measured("the val split has too few patients of a class")), notes
     split = None
     if not test.lacking(names):
         split = TestSplit(
@@ -208,7 +241,7 @@ def _utility(
         val,
         split,
         seeds=trained.seeds,
-        findings=names if question.columns else (),
+        names=names,
         settings=settings,
         rng=rng,
     )
@@ -216,16 +249,23 @@ def _utility(
 
 
 def _predictions(
-    cohort: Cohort, num_columns: int, trained: Trained, test_arms: tuple[Arm, ...]
+    num_columns: int, trained: Trained, read: Mapping[str, tuple[Ints, Sequence[Arm]]]
 ) -> pd.DataFrame:
-    """Return one row per classifier and scan, with row numbers and probabilities only (private)."""
+    """Return one row per classifier and scan, with row numbers and probabilities only (private).
+
+    Args:
+        num_columns: number of probabilities of a scan.
+        trained: predictions of all arms.
+        read: set name -> row numbers of its scans, and the arms to write.
+    """
     import pandas as pd
 
     names = [f"probability_{column}" for column in range(num_columns)]
     parts = []
     for arm in trained.readings:
-        for split in ("val", "test") if arm in test_arms else ("val",):
-            rows = cohort.rows(split)
+        for split, (rows, arms) in read.items():
+            if arm not in arms:
+                continue
             for s, probabilities in zip(trained.seeds, trained.of(arm, split), strict=True):
                 part = pd.DataFrame(probabilities, columns=names)
                 part.insert(0, "row", rows)

@@ -45,6 +45,15 @@ class Truth:
             if any(self._few(self.labels[:, column] == state) for state in (0, 1))
         ]
 
+    def measurable_groups(self, names: Sequence[str]) -> dict[str, Bools]:
+        """Return the subgroups in which every class, or some finding, can be measured."""
+        found = {}
+        for name, chosen in self.groups.items():
+            lacking = Truth(self.labels[chosen], self.patients[chosen]).lacking(names)
+            if len(lacking) < (1 if self.labels.ndim == 1 else len(names)):
+                found[name] = chosen
+        return found
+
     def _few(self, chosen: Bools) -> bool:
         return len(np.unique(self.patients[chosen])) < MIN_PATIENTS
 

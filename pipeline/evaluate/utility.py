@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import append_entry, read_entries
-from pipeline.arrays import Floats
-from pipeline.artifacts.evaluation_report import ArmResult, Estimate, UtilityVerdict
+from pipeline.arrays import Bools, Floats
+from pipeline.artifacts.evaluation_report import ArmResult, Estimate, PairedTest, UtilityVerdict
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.delong import delong
 from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure
 from pipeline.evaluate.metrics import (
     Labels,
@@ -36,19 +37,24 @@ Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
 """Arm -> probabilities (n, C) of one split for each classifier seed."""
 
 
+OF, IN = "auc of ", "auc in "
+"""Beginnings of the names of the AUC of one finding, and of the AUC in one subgroup."""
+
+
 class TestSplit:
-    """The test split with a log of reads: every read is logged before it happens.
+    """A test set with a log of reads: every read is logged before it happens.
 
     The classifiers' probabilities for its scans are computed with the others, but none is compared with a
     label before `read` is called, once, with the arms chosen on val.
 
     Args:
-        truth: labels and patients of the split.
+        truth: labels and patients of the set.
         readings: probabilities of every arm.
         log: log of the reads.
         cohort: digest of the cohort.
         evaluation: digest of everything that determines the evaluation.
-        resumed: whether the evaluation resumes after an interruption: its last logged read is not repeated.
+        resumed: whether the evaluation resumes after an interruption: the last logged read of this cohort is
+            not repeated if it was the same.
     """
 
     __test__ = False
@@ -63,7 +69,8 @@ class TestSplit:
     def read(self, arms: Sequence[Arm]) -> tuple[Truth, dict[Arm, Sequence[npt.NDArray[np.float32]]]]:
         """Return labels and probabilities of the chosen arms; each call is one read."""
         entry = {**self._origin, "arms": [arm.key for arm in arms]}
-        last = read_entries(self._log)[-1:] if self._resumed else []
+        earlier = read_entries(self._log) if self._resumed else []
+        last = [own for own in earlier if own.get("cohort") == entry["cohort"]][-1:]
         if not last or any(last[0].get(name) != value for name, value in entry.items()):
             append_entry(self._log, entry)
         self._resumed = False
@@ -72,11 +79,41 @@ class TestSplit:
 
 @dataclass(frozen=True)
 class Utility:
-    """The utility part of an evaluation."""
+    """The utility part of an evaluation.
+
+    Attributes:
+        arms: results of all arms.
+        verdict: the verdict on the test split.
+        chosen: the synthetic arm that is best on val; None if there is none.
+        to_read: arms whose predictions for test scans may be compared with labels.
+        test: what was read on the test split; None if it was not read.
+    """
 
     arms: tuple[ArmResult, ...]
     verdict: UtilityVerdict
-    test_arms: tuple[Arm, ...]
+    chosen: Arm | None = None
+    to_read: tuple[Arm, ...] = ()
+    test: Compared | None = None
+
+    @property
+    def test_arms(self) -> tuple[Arm, ...]:
+        """Arms that were read on the test split."""
+        return () if self.test is None else tuple(self.test.arms)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The arms on one test set, and the verdict there.
+
+    Attributes:
+        arms: arm -> metric name -> result.
+        verdict: the verdict on the chosen arm.
+        draws: the bootstrap draws of all results.
+    """
+
+    arms: dict[Arm, dict[str, ArmMetric]]
+    verdict: UtilityVerdict
+    draws: Resamples
 
 
 def measure_utility(
@@ -85,7 +122,7 @@ def measure_utility(
     test: TestSplit | None,
     *,
     seeds: tuple[int, ...],
-    findings: tuple[str, ...] = (),
+    names: tuple[str, ...],
     settings: EvaluateSettings,
     rng: np.random.Generator,
 ) -> Utility:
@@ -98,28 +135,86 @@ def measure_utility(
         val: the val split.
         test: the test split, or None if it cannot be used.
         seeds: classifier seeds in the order of the readings.
-        findings: names of the findings, if the classifiers are asked for them.
+        names: classes or findings that the classifiers are asked for.
         settings: settings of the stage.
         rng: random generator of the bootstrap draws.
     """
-    metrics = _metrics(settings) | {_auc_of(name): _one_finding(place) for place, name in enumerate(findings)}
+    metrics = _metrics(settings, names if val.labels.ndim == 2 else ())
     draws = draw_resamples(val.patients, len(seeds), settings.num_resamples, rng)
     on_val = {arm: _measure_all(metrics, ps, val.labels, draws) for arm, ps in readings.items()}
-    on_test: dict[Arm, dict[str, ArmMetric]] = {}
-    verdict = not_measured("the test split has too few patients of a class")
     chosen = _best(on_val, SYNTHETIC_ARMS)
+    read = tuple(arm for arm in readings if arm.name in (*REAL_ARMS, "synthetic") or arm is chosen)
+    found = None
     if test is not None:
-        read = [arm for arm in readings if arm.name in (*REAL_ARMS, "synthetic") or arm is chosen]
-        truth, probabilities = test.read(read)
-        draws = draw_resamples(truth.patients, len(seeds), settings.num_resamples, rng)
-        on_test = {arm: _measure_all(metrics, probabilities[arm], truth.labels, draws) for arm in read}
-        verdict = not_measured("no synthetic arm could be trained")
-        if chosen is not None:
-            verdict = conclude(chosen, _differences(chosen, on_test))
-            changes = {name: _change(chosen, on_test, name, len(findings)) for name in findings}
-            verdict = verdict.model_copy(update={"by_finding": changes})
-    results = tuple(_result(arm, seeds, on_val[arm], on_test.get(arm)) for arm in readings)
-    return Utility(results, verdict, tuple(on_test))
+        found = compare(test, read, chosen, names=names, num_seeds=len(seeds), settings=settings, rng=rng)
+    on_test = {} if found is None else found.arms
+    return Utility(
+        arms=tuple(_result(arm, seeds, on_val[arm], on_test.get(arm)) for arm in readings),
+        verdict=not_measured("the test split has too few patients of a class")
+        if found is None
+        else found.verdict,
+        chosen=chosen,
+        to_read=read,
+        test=found,
+    )
+
+
+def compare(
+    test: TestSplit,
+    arms: Sequence[Arm],
+    chosen: Arm | None,
+    *,
+    names: tuple[str, ...],
+    num_seeds: int,
+    settings: EvaluateSettings,
+    rng: np.random.Generator,
+    seed_draws: Weights | None = None,
+    score: str = "test AUC",
+) -> Compared:
+    """Read a test set once and compare the chosen arm with the real-only arms there.
+
+    Args:
+        test: the test set.
+        arms: the arms to read.
+        chosen: the synthetic arm that was best on val, one of `arms`; None if there is none.
+        names: classes or findings that the classifiers are asked for.
+        num_seeds: number of classifier seeds.
+        settings: settings of the stage.
+        rng: random generator of the bootstrap draws.
+        seed_draws: draws of classifier seeds to use, `Resamples.seeds` of another test set, so that both can
+            be compared draw by draw.
+        score: what changes, in the words of the verdict.
+    """
+    truth, probabilities = test.read(arms)
+    draws = draw_resamples(truth.patients, num_seeds, settings.num_resamples, rng)
+    if seed_draws is not None:
+        draws = replace(draws, seeds=seed_draws)
+    findings = names if truth.labels.ndim == 2 else ()
+    groups = truth.measurable_groups(names)
+    metrics = _metrics(settings, findings) | {f"{IN}{name}": _among(groups[name]) for name in groups}
+    found = {arm: _measure_all(metrics, probabilities[arm], truth.labels, draws) for arm in arms}
+    if chosen is None:
+        return Compared(found, not_measured("no synthetic arm could be trained"), draws)
+    verdict = conclude(chosen, _differences(chosen, found), score)
+    rival = next(arm for arm in arms if arm.key == verdict.compared_with)
+    more = {
+        "delong": _delong(truth, probabilities[chosen], probabilities[rival]),
+        "by_finding": {name: _change(chosen, found, f"{OF}{name}", len(findings)) for name in findings},
+        "by_group": {name: _change(chosen, found, f"{IN}{name}", len(groups)) for name in groups},
+    }
+    return Compared(found, verdict.model_copy(update=more), draws)
+
+
+def _delong(
+    truth: Truth,
+    first: Sequence[npt.NDArray[np.float32]],
+    second: Sequence[npt.NDArray[np.float32]],
+) -> PairedTest | None:
+    """Compare two arms on probabilities averaged over classifier seeds; None unless there are two classes."""
+    if truth.labels.ndim == 2 or first[0].shape[1] != 2:
+        return None
+    own, other = (np.stack(arm)[:, :, 1].mean(axis=0, dtype=np.float64) for arm in (first, second))
+    return delong(truth.labels == 1, own, other)
 
 
 @dataclass(frozen=True)
@@ -130,7 +225,7 @@ class Difference:
     likely: Estimate
 
 
-def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdict:
+def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "test AUC") -> UtilityVerdict:
     """Return the verdict from the differences in test AUC between the chosen arm and each real-only arm.
 
     The chosen arm has to beat all of them, so the strongest rival on test decides. Choosing the rival on val
@@ -140,6 +235,7 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
     Args:
         chosen: the synthetic arm that was best on val.
         differences: real-only arm -> AUC of `chosen` minus AUC of that arm, as from `_differences`.
+        score: what changed, in words.
     """
     best_real = min(differences, key=lambda arm: differences[arm].sure.value)
     difference = _smallest([own.sure for own in differences.values()])
@@ -149,8 +245,8 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference]) -> UtilityVerdi
     if difference.low is not None and difference.high is not None:
         interval = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = (
-        f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed test "
-        f"AUC by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the "
+        f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed "
+        f"{score} by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the "
         f"strongest arm without synthetic images, {best_real.words}: {verdict}. "
         f"{effect_words(verdict, difference)}"
     )
@@ -193,11 +289,6 @@ def _verdict(sure: Estimate, likely: Estimate) -> Told:
     return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
-def _auc_of(finding: str) -> str:
-    """Return the name of the metric of one finding."""
-    return f"auc of {finding}"
-
-
 def _one_finding(column: int) -> Metric:
     """Return a metric: the AUC of one finding."""
 
@@ -208,17 +299,31 @@ def _one_finding(column: int) -> Metric:
     return metric
 
 
-def _change(
-    chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]], finding: str, comparisons: int
-) -> Estimate:
-    """Return the change in a finding's AUC against the best real-only arm for it.
+def _among(group: Bools) -> Metric:
+    """Return a metric: the AUC among some of the scans."""
 
-    The interval holds for all findings together (Bonferroni).
+    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+        return auc(probabilities[group], labels[group], weights[:, group])
+
+    return metric
+
+
+def _change(
+    chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]], metric: str, comparisons: int
+) -> Estimate:
+    """Return the change in an AUC of a part against the real-only arm that is best there.
+
+    The interval holds for all parts together (Bonferroni).
+
+    Args:
+        chosen: the synthetic arm.
+        on_test: arm -> metric -> values.
+        metric: name of the AUC.
+        comparisons: number of parts.
     """
-    rivals = [arm for arm in on_test if arm.name in REAL_ARMS]
-    own, level = on_test[chosen][_auc_of(finding)], 1.0 - 0.05 / comparisons
-    others = [on_test[arm][_auc_of(finding)] for arm in rivals]
-    return _smallest([own.minus(other, len(rivals), level=level) for other in others])
+    others = [on_test[arm][metric] for arm in on_test if arm.name in REAL_ARMS]
+    own, level = on_test[chosen][metric], 1.0 - 0.05 / comparisons
+    return _smallest([own.minus(other, len(others), level=level) for other in others])
 
 
 def not_measured(reason: str) -> UtilityVerdict:
@@ -232,13 +337,15 @@ def not_measured(reason: str) -> UtilityVerdict:
     )
 
 
-def _metrics(settings: EvaluateSettings) -> dict[str, Metric]:
+def _metrics(settings: EvaluateSettings, findings: tuple[str, ...]) -> dict[str, Metric]:
+    by_finding = {f"{OF}{name}": _one_finding(column) for column, name in enumerate(findings)}
     return {
         "auc": auc,
         "balanced_accuracy": balanced_accuracy,
         "sensitivity_at_specificity": sensitivity_at(settings.specificity),
         "ece": ece,
         "brier": brier,
+        **by_finding,
     }
 
 

@@ -9,11 +9,12 @@ from pipeline.artifacts.evaluation_report import (
     Distance,
     Estimate,
     EvaluationReport,
+    ExternalTest,
     Fidelity,
 )
 from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
-from pipeline.wording.evaluation import fidelity_words
+from pipeline.wording.evaluation import delong_words, fidelity_words
 
 METRICS = (
     ("auc", "AUC"),
@@ -44,6 +45,27 @@ class ArmRow:
     val_auc: Estimate | None
     test: tuple[Estimate | None, ...]
     role: str
+
+
+@dataclass(frozen=True)
+class ExternalRow:
+    """AUC of one arm on the internal test split and on the cohort of another site, and the drop between."""
+
+    name: str
+    role: str
+    internal: Estimate | None
+    external: Estimate
+    drop: Estimate | None
+
+
+@dataclass(frozen=True)
+class ExternalSection:
+    """One external test: what it was made on, one row per arm, and DeLong's test in words."""
+
+    test: ExternalTest
+    words: str
+    rows: list[ExternalRow]
+    delong: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +134,47 @@ def _role(arm: ArmResult, report: EvaluationReport) -> str:
     return "best without synthetic" if arm_key(arm) == report.utility.compared_with else ""
 
 
+def external_section(report: EvaluationReport, test: ExternalTest) -> ExternalSection:
+    """Return what the page shows of an external test."""
+    return ExternalSection(
+        test, external_words(test), external_rows(report, test), delong_words(test.utility.delong)
+    )
+
+
+def external_rows(report: EvaluationReport, test: ExternalTest) -> list[ExternalRow]:
+    """Return the arms on the cohort of another site; `role` marks the two that are compared there."""
+    inner = {arm.key: arm for arm in report.arms}
+    roles = {
+        test.utility.chosen_arm: "chosen synthetic arm",
+        test.utility.compared_with: "best without synthetic there",
+    }
+    return [
+        ExternalRow(
+            name=f"{arm.words[:1].upper()}{arm.words[1:]}",
+            role=roles.get(arm.key, ""),
+            internal=inner[arm.key].test.get("auc"),
+            external=arm.metrics["auc"],
+            drop=arm.drop,
+        )
+        for arm in test.arms
+    ]
+
+
+def external_words(test: ExternalTest) -> str:
+    """Return what an external test was made on, and how many times."""
+    patients = "" if test.num_patients is None else f" of {plural(test.num_patients, 'patient')}"
+    words = (
+        f"The same classifiers on the cohort of another site: {plural(test.num_scans, 'scan')}{patients}. "
+        "All its splits count, because no classifier was trained on any of its scans."
+    )
+    if test.reads > 1:
+        words += (
+            f" This cohort was read {test.reads} times by the evaluations of this folder. Settings that were "
+            "chosen after an earlier result depend on it."
+        )
+    return words
+
+
 def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
     """Return the label agreement of each class beside its shuffled control."""
     return [
@@ -126,8 +189,8 @@ def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
 
 
 @dataclass(frozen=True)
-class FindingRow:
-    """Test AUC of one finding in the two arms that the verdict compares, and the change for this finding."""
+class PartRow:
+    """Test AUC of one finding or subgroup in the two arms that the verdict compares, and its change."""
 
     name: str
     real: Estimate | None
@@ -135,13 +198,23 @@ class FindingRow:
     change: Estimate
 
 
-def finding_rows(report: EvaluationReport) -> list[FindingRow]:
+def finding_rows(report: EvaluationReport) -> list[PartRow]:
     """Return the utility by finding; empty if the classifiers were asked for classes."""
+    return _part_rows(report, report.utility.by_finding, "auc of")
+
+
+def group_rows(report: EvaluationReport) -> list[PartRow]:
+    """Return the utility by subgroup, the smallest change first; empty if no subgroup could be measured."""
+    rows = _part_rows(report, report.utility.by_group, "auc in")
+    return sorted(rows, key=lambda row: row.change.value)
+
+
+def _part_rows(report: EvaluationReport, changes: dict[str, Estimate], metric: str) -> list[PartRow]:
     tests = {arm_key(arm): arm.test for arm in report.arms}
     real, chosen = (tests.get(key, {}) for key in (report.utility.compared_with, report.utility.chosen_arm))
     return [
-        FindingRow(name, real.get(f"auc of {name}"), chosen.get(f"auc of {name}"), change)
-        for name, change in report.utility.by_finding.items()
+        PartRow(name, real.get(f"{metric} {name}"), chosen.get(f"{metric} {name}"), change)
+        for name, change in changes.items()
     ]
 
 

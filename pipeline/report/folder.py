@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from pipeline.append_log import READS_NAME, log_beside
+from pipeline.append_log import EXTERNAL_READS_NAME, READS_NAME, log_beside
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.checkpoint import CheckpointInfo, read_checkpoint_info
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.evaluation_report import EvaluationReport, count_reads, read_evaluation_report
+from pipeline.artifacts.evaluation_report import (
+    EvaluationReport,
+    count_external_reads,
+    count_reads,
+    read_evaluation_report,
+)
 from pipeline.artifacts.privacy_report import PrivacyReport, read_privacy_report
 from pipeline.errors import DataError, PhosphorError
 from pipeline.records import (
@@ -126,8 +131,14 @@ def open_run(path: Path) -> RunFolder:
 
 
 def _evaluation(folder: Path) -> EvaluationReport:
-    """Read an evaluation, with the reads of the test split that were logged since."""
+    """Read an evaluation, with the reads of its test sets that were logged since."""
     report = read_evaluation_report(folder)
+    log = log_beside(folder, EXTERNAL_READS_NAME)
+    external = tuple(
+        test.model_copy(update={"reads": max(test.reads, count_external_reads(log, test.digest))})
+        for test in report.external
+    )
+    report = report.model_copy(update={"external": external})
     reads = count_reads(log_beside(folder, READS_NAME), report.cohort_digest)
     return report if reads["test_reads"] <= report.test_reads else report.model_copy(update=reads)
 

@@ -10,6 +10,7 @@ from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
 from pipeline.report.figures import read_progress, recall_chart, training_chart, utility_chart
 from pipeline.report.folder import NOT_MADE, RunFolder
 from pipeline.report.grids import class_pictures, compared_with, shown_words, snapshots
+from pipeline.wording.evaluation import delong_words
 from pipeline.wording.privacy import false_rejects, tally
 from pipeline.wording.privacy_advice import what_to_change
 
@@ -95,8 +96,11 @@ def _evaluation(run: RunFolder) -> dict[str, Any]:
         "arm_rows": evaluation_tables.arm_rows(found),
         "fidelity_rows": evaluation_tables.fidelity_rows(found),
         "finding_rows": evaluation_tables.finding_rows(found),
+        "group_rows": evaluation_tables.group_rows(found),
         "agreement_rows": evaluation_tables.agreement_rows(found),
         "seeds_words": evaluation_tables.seeds_words(found),
+        "delong": delong_words(found.utility.delong),
+        "external": [evaluation_tables.external_section(found, test) for test in found.external],
     }
 
 

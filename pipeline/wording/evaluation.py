@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Fidelity
-from pipeline.rendering.formats import plain_percent
+from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Fidelity, PairedTest
+from pipeline.rendering.formats import p_value, plain_percent
 from pipeline.wording.power import noticeable_excess, round_up
 
 RELEVANT_AUC = 0.02
@@ -52,6 +52,23 @@ def effect_words(verdict: str, difference: Estimate) -> str:
         return f"The effect may be anything from {difference.low:+.4f} to {difference.high:+.4f}. {takes}"
     side = "above" if verdict == "possibly helps" else "below"
     return f"The 90 % interval lies {side} zero; the 95 % interval does not. {takes}"
+
+
+def delong_words(test: PairedTest | None) -> str:
+    """Return DeLong's test of the pair that a verdict compares, and what it leaves out; "" without one."""
+    if test is None:
+        return ""
+    found = test.difference
+    said = f"DeLong's test of the same two arms, on probabilities averaged over the seeds: {found.value:+.4f}"
+    if found.low is None or found.high is None:
+        return f"{said}. Its standard error is 0, so there is no interval."
+    p = p_value(test.p_value).replace("\u00a0", " ")
+    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return (
+        f"{said} (95 % interval {found.low:+.4f} to {found.high:+.4f}, {p}). It takes the scans as "
+        "independent, whatever patient they are of, and the classifiers as fixed. The verdict rests on the "
+        "bootstrap over patients and classifier seeds."
+    )
 
 
 def chance_words(report: EvaluationReport) -> str:

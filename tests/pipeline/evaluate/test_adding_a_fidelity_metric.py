@@ -55,8 +55,8 @@ def test_the_evaluation_holds_both_beside_their_floors(report: Path) -> None:
 
 def page_of(report: EvaluationReport) -> str:
     """Return the part of the page that shows an evaluation."""
-    empty = ("utility_chart", "arm_rows", "agreement_rows", "seeds_words", "metric_headings")
-    shown = {"evaluation": report, "fidelity_rows": fidelity_rows(report)}
+    empty = ("utility_chart", "arm_rows", "agreement_rows", "seeds_words", "metric_headings", "delong")
+    shown = {"evaluation": report, "external": (), "fidelity_rows": fidelity_rows(report)}
     return render("evaluation.html.j2", **dict.fromkeys(empty, ()), **shown)
 
 

@@ -21,6 +21,7 @@ AUGMENTED = Arm("real_augmented", None, (50, 50), (0, 0), LIGHT)
 HALF = Arm("real_synthetic", 0.5, (50, 50), (25, 25), LIGHT)
 WHOLE = Arm("real_synthetic", 1.0, (50, 50), (50, 50), LIGHT)
 ALONE = Arm("synthetic", None, (0, 0), (50, 50), LIGHT)
+NAMES = ("normal", "pneumonia")
 SETTINGS = EvaluateSettings(num_resamples=300, seeds=3)
 
 
@@ -50,7 +51,7 @@ def measured(tmp_path: Path, val_strength: dict[Arm, float], test_strength: dict
     turnstile = TestSplit(test, on_test, tmp_path / "log", cohort="c", evaluation="e", resumed=False)
     on_val = {arm: readings(val, s, 50 + i) for i, (arm, s) in enumerate(val_strength.items())}
     rng = np.random.default_rng(0)
-    return measure_utility(on_val, val, turnstile, seeds=(1, 2, 3), settings=SETTINGS, rng=rng)
+    return measure_utility(on_val, val, turnstile, seeds=(1, 2, 3), names=NAMES, settings=SETTINGS, rng=rng)
 
 
 @pytest.mark.parametrize(

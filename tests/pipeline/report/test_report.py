@@ -215,6 +215,29 @@ def test_labels_are_judged_as_far_as_their_reader_and_chance_allow(
     assert said in " ".join(found.words).replace("\u00a0", " ")
 
 
+def test_an_external_test_is_shown_beside_the_internal_one(runs: dict[str, Path]) -> None:
+    found = page(runs["complete"])
+    assert "External test: other ring" in found.text
+    assert "another site: 912 scans of 640 patients. All its splits count" in found.text
+    assert "This cohort was read 2 times" in found.text
+    assert "changed AUC on other ring by +0.0200: helps. The verdict of this report is that of" in found.text
+    assert "Internal test External test Drop" in found.text
+    row = "Real + synthetic images (ratio 0.5) chosen synthetic arm 0.962 0.944 to 0.980 0.882 0.854 to 0.910"
+    assert f"{row} 0.080 0.050 to 0.110" in found.text
+    assert "Real images best without synthetic there 0.958 0.940 to 0.976 0.878" in found.text
+    assert "3 of its patient ids are also ids of the release's cohort." in found.text
+    verdicts = found.before("What was requested")
+    assert "No measurable effect" in verdicts and "other ring" not in verdicts
+
+
+def test_delong_stands_beside_the_bootstrap_with_what_it_leaves_out(runs: dict[str, Path]) -> None:
+    text = page(runs["complete"]).text
+    assert "averaged over the seeds: -0.0018 (95 % interval -0.0101 to +0.0065, p = 0.671)." in text
+    assert (
+        "takes the scans as independent, whatever patient they are of, and the classifiers as fixed" in text
+    )
+
+
 def test_missing_patient_ids_are_shown_in_red(runs: dict[str, Path]) -> None:
     text = (runs["no_patients"] / REPORT_NAME).read_text(encoding="utf-8")
     assert '<div class="notice bad"><p><strong>No patient ids.</strong>' in text
