@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,29 @@ class Mass:
 
 
 Finding = Consolidation | Effusion | Mass
+
+
+def fill(findings: Sequence[Finding], x: Array, z: Array, *, lung: Span, air: Array) -> Array:
+    """Length of lung in mm that findings fill together on each ray.
+
+    The positions of two findings along a ray are taken as independent: each fills its share of the air that
+    the others leave.
+
+    Args:
+        findings: solids of one patient.
+        x: (H, W) in mm, on the plane of the lungs.
+        z: (H, 1) in mm.
+        lung: extent of the lung along each ray.
+        air: (H, W) length of air in mm.
+
+    Returns:
+        (H, W), in [0, air].
+    """
+    filled = np.zeros_like(air)
+    for finding in findings:
+        share = np.divide(air - filled, air, out=np.zeros_like(air), where=air > 0)
+        filled = np.minimum(filled + finding.filled(x, z, lung, air) * share, air)
+    return filled
 
 
 def enlarged_ratio(patient_seed: int) -> float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.phantom import projection
 from pipeline.phantom.anatomy import Anatomy, build_anatomy
-from pipeline.phantom.findings import Finding, build_finding, enlarged_ratio
+from pipeline.phantom.findings import Finding, build_finding, enlarged_ratio, fill
 from pipeline.phantom.projection import MU_CORTICAL, MU_FAT, MU_LUNG, MU_SOFT, MU_SPONGY
-from pipeline.phantom.settings import CLASSES
+from pipeline.phantom.settings import CLASSES, FINDINGS
 from pipeline.phantom.solids import Array, Ellipsoid, SectionStack, Span, deposit_tubes, hull, overlap
 
 _STREAM_VIEW, _STREAM_NOISE = 31, 32
@@ -122,7 +123,7 @@ def build_view(patient_seed: int, view_seed: int, image_size: int, anatomy: Anat
     )
 
 
-def path_integral(anatomy: Anatomy, finding: Finding | None, rays: Rays) -> Array:
+def path_integral(anatomy: Anatomy, findings: Sequence[Finding], rays: Rays) -> Array:
     """Line integral of attenuation along each ray, (H, W), dimensionless, >= 0."""
     path = _soft_tissue(anatomy, rays)
     x, z = rays.at(anatomy.lungs.y)
@@ -136,10 +137,9 @@ def path_integral(anatomy: Anatomy, finding: Finding | None, rays: Rays) -> Arra
     vessel = anatomy.descending_aorta.span(*rays.at(anatomy.descending_aorta.y))
     air = np.maximum(air - np.maximum(overlap(lung, vessel) - overlap(centre, vessel), 0), 0)
     path -= air * np.float32(MU_SOFT - MU_LUNG)
-    if finding is not None:
-        filled = np.minimum(finding.filled(x, z, lung, air), air)
-        path += filled * np.float32(MU_SOFT - MU_LUNG)
-        air = air - filled
+    filled = fill(findings, x, z, lung=lung, air=air)
+    path += filled * np.float32(MU_SOFT - MU_LUNG)
+    air = air - filled
     # A vessel shows only against the air that is left around it.
     vessels = _vessels(anatomy, rays)
     for root in anatomy.hila:
@@ -230,12 +230,15 @@ def _vessels(anatomy: Anatomy, rays: Rays) -> Array:
     return mean * np.float32(spacing)
 
 
-def render_phantom(patient_seed: int, finding: str, image_size: int, view_seed: int = 0) -> np.ndarray:
+def render_phantom(
+    patient_seed: int, findings: str | Sequence[str], image_size: int, view_seed: int = 0
+) -> np.ndarray:
     """One phantom chest radiograph.
 
     Args:
-        patient_seed: seed of the patient; with the same seed and another finding only the finding differs.
-        finding: one of CLASSES.
+        patient_seed: seed of the patient; with the same seed and another finding only the finding differs,
+            but a mass keeps clear of an enlarged heart.
+        findings: one of CLASSES, or several of them, which are all shown.
         image_size: longer side in pixels; the shorter one is 0.86 to 1 of it.
         view_seed: number of the image of this patient: posture, framing, exposure and noise.
 
@@ -246,15 +249,15 @@ def render_phantom(patient_seed: int, finding: str, image_size: int, view_seed: 
     Raises:
         ValueError: an unknown finding or an image smaller than 32 pixels.
     """
-    return render_view(patient_seed, finding, image_size, view_seed)[0]
+    return render_view(patient_seed, findings, image_size, view_seed)[0]
 
 
 def render_view(
-    patient_seed: int, finding: str, image_size: int, view_seed: int = 0
+    patient_seed: int, findings: str | Sequence[str], image_size: int, view_seed: int = 0
 ) -> tuple[np.ndarray, View]:
     """As `render_phantom`, with the view (pixel pitch and so on) beside the image."""
-    anatomy, solid, view = build_scene(patient_seed, finding, image_size, view_seed)
-    path = path_integral(anatomy, solid, Rays(view))
+    anatomy, solids, view = build_scene(patient_seed, findings, image_size, view_seed)
+    path = path_integral(anatomy, solids, Rays(view))
     rng = np.random.default_rng([patient_seed, _STREAM_NOISE, view_seed])
     primary = projection.transmit(path)
     fluence = projection.add_scatter(primary, path, view.spacing, view.scatter)
@@ -264,21 +267,23 @@ def render_view(
 
 
 def build_scene(
-    patient_seed: int, finding: str, image_size: int, view_seed: int = 0
-) -> tuple[Anatomy, Finding | None, View]:
-    """Solids, finding and view behind one image: its known truth.
+    patient_seed: int, findings: str | Sequence[str], image_size: int, view_seed: int = 0
+) -> tuple[Anatomy, tuple[Finding, ...], View]:
+    """Anatomy, solids of the findings and view behind one image: its known truth.
 
     Raises:
         ValueError: an unknown finding or an image smaller than 32 pixels.
     """
-    if finding not in CLASSES:
-        raise ValueError(f"finding={finding!r} must be one of {', '.join(CLASSES)}")
+    named = (findings,) if isinstance(findings, str) else tuple(findings)
+    if not set(named) <= set(CLASSES):
+        raise ValueError(f"findings={findings!r} must be of {', '.join(CLASSES)}")
     if image_size < 32:
         raise ValueError(f"image_size={image_size} must be at least 32")
-    ratio = enlarged_ratio(patient_seed) if finding == "cardiomegaly" else None
+    ratio = enlarged_ratio(patient_seed) if "cardiomegaly" in named else None
     anatomy = build_anatomy(patient_seed, ratio)
+    solids = (build_finding(patient_seed, name, anatomy) for name in FINDINGS if name in named)
     return (
         anatomy,
-        build_finding(patient_seed, finding, anatomy),
+        tuple(solid for solid in solids if solid is not None),
         build_view(patient_seed, view_seed, image_size, anatomy),
     )

@@ -22,7 +22,14 @@ from pipeline.phantom.identity import (
     planted,
 )
 from pipeline.phantom.render import render_view
-from pipeline.phantom.settings import CLASSES, PatientPlan, PhantomIndex, PhantomSettings, plan_patient
+from pipeline.phantom.settings import (
+    CLASSES,
+    FINDINGS,
+    PatientPlan,
+    PhantomIndex,
+    PhantomSettings,
+    plan_patient,
+)
 from pipeline.progress import Progress
 from pipeline.storage import read_json, storage_errors, write_json, write_text
 
@@ -80,12 +87,14 @@ def write_phantom_cohort(
         if not path.exists():
             _write_bytes(folder, path, _encode(entry, settings.image_size))
         sex, age = demographics(entry.plan.patient_seed)
-        rows.append((entry.file, entry.patient.patient_id, entry.plan.label, sex, str(age)))
+        row = (entry.file, entry.patient.patient_id, entry.plan.label, sex, str(age))
+        rows.append((*row, *_cells(entry.plan)) if settings.multiple else row)
         counts[entry.plan.label] += 1
         num_nifti += entry.plan.nifti
         if progress is not None:
             progress.update(1)
-    _write_labels(folder / LABELS, rows)
+    columns = (*COLUMNS, *FINDINGS) if settings.multiple else COLUMNS
+    _write_labels(folder / LABELS, [columns, *rows])
     facts = {
         "settings_digest": digest,
         "num_patients": settings.num_patients,
@@ -115,19 +124,38 @@ def planted_values(folder: Path) -> list[str]:
     Raises:
         DataError: the folder is not a phantom cohort.
     """
+    values: set[str] = set()
+    for entry in _entries(_settings_of(folder)):
+        values.update(_planted_in(entry))
+    return sorted(values)
+
+
+def planted_findings(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the findings that each image of a phantom cohort shows: the truth, also of uncertain cells.
+
+    Args:
+        folder: a cohort folder, finished or not (the findings follow from its settings).
+
+    Returns:
+        File, as in the table -> findings in the order of FINDINGS; empty for normal.
+
+    Raises:
+        DataError: the folder is not a phantom cohort.
+    """
+    return {entry.file: entry.plan.findings for entry in _entries(_settings_of(folder))}
+
+
+def _settings_of(folder: Path) -> PhantomSettings:
+    """Return the settings in a cohort's marker, or refuse the folder."""
     content = read_json(folder / MARKER, role="phantom cohort")
     try:
-        settings = PhantomSettings(**content["settings"])
+        return PhantomSettings(**content["settings"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             "the marker does not hold the settings of a phantom cohort",
             field=MARKER,
             remedy="Write the phantom cohort again into an empty folder.",
         ) from error
-    values: set[str] = set()
-    for entry in _entries(settings):
-        values.update(_planted_in(entry))
-    return sorted(values)
 
 
 def _planted_in(entry: _Entry) -> set[str]:
@@ -155,13 +183,18 @@ def _entries(settings: PhantomSettings) -> Iterator[_Entry]:
 
 def _encode(entry: _Entry, image_size: int) -> bytes:
     plan = entry.plan
-    pixels, view = render_view(plan.patient_seed, plan.label, image_size, entry.number)
+    pixels, view = render_view(plan.patient_seed, plan.findings, image_size, entry.number)
     if plan.nifti:
         return nifti_bytes(plan, entry.patient, entry.number, pixels, view)
     person = demographics(plan.patient_seed)
     return dicom_bytes(
         plan, entry.patient, entry.image, number=entry.number, pixels=pixels, view=view, person=person
     )
+
+
+def _cells(plan: PatientPlan) -> tuple[str, ...]:
+    """Cells of a patient's findings in the table: 1 present, 0 absent, -1 uncertain."""
+    return tuple("-1" if name in plan.uncertain else str(int(name in plan.findings)) for name in FINDINGS)
 
 
 def _opening(settings: PhantomSettings, digest: str) -> dict[str, object]:
@@ -227,6 +260,5 @@ def _write_bytes(folder: Path, path: Path, data: bytes) -> None:
 def _write_labels(path: Path, rows: list[tuple[str, ...]]) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_text(path, table.getvalue())

@@ -8,7 +8,6 @@ from pipeline.manifest import Manifest
 from pipeline.manifest.kinds.dicom import DicomSource
 from pipeline.manifest.kinds.nifti import NiftiSource
 from pipeline.manifest.kinds.phantom import PhantomSource
-from pipeline.manifest.label_rules import LabelRule
 from pipeline.manifest.rules import AttributeRule, PatientRule
 from pipeline.manifest.table_rules import TableRule
 from pipeline.phantom.settings import PhantomSettings, plan_patient
@@ -54,7 +53,7 @@ def list_phantom(manifest: Manifest, source: PhantomSource, number: int, asked: 
     common = {
         "path": str(folder),
         "table": TableRule(path=str(folder / "labels.csv")),
-        "label": LabelRule(column="label"),
+        "label": source.label,
         "attributes": AttributeRule.model_validate({"sex": "sex", "age": "age"}),
     }
     dicom = DicomSource(kind="dicom", include=("dicom/**/*",), patient=PatientRule(tag="PatientID"), **common)

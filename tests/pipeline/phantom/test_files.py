@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import multiprocessing
 import warnings
@@ -19,6 +18,7 @@ from pipeline.phantom import PhantomIndex, PhantomSettings, planted_values, writ
 from pipeline.phantom import writer as phantom_writer
 from pipeline.phantom.render import render_phantom
 from pipeline.phantom.settings import plan_patient
+from tests.pipeline.phantom.cohort_folders import Stop, rows_of, tree
 
 SETTINGS = PhantomSettings(num_patients=24, image_size=48, nifti_share=0.25, seed=4)
 
@@ -37,15 +37,6 @@ HARMLESS = {
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> PhantomIndex:
     return write_phantom_cohort(tmp_path_factory.mktemp("phantom") / "cohort", SETTINGS)
-
-
-def rows_of(index: PhantomIndex) -> list[dict[str, str]]:
-    with index.labels_csv.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def dense_is_bright(dataset: pydicom.Dataset) -> np.ndarray:
@@ -207,25 +198,13 @@ def test_a_finished_folder_is_reused_and_left_alone(cohort: PhantomIndex) -> Non
     assert {path: path.stat().st_mtime_ns for path in cohort.folder.rglob("*")} == before
 
 
-class _Stop:
-    """Progress that ends the run after some images, as a kill would."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def update(self, advance: int = 1, **facts: float | str) -> None:
-        self.left -= advance
-        if self.left <= 0:
-            raise KeyboardInterrupt
-
-
 def test_an_interrupted_cohort_goes_on_and_ends_in_the_same_bytes(
     cohort: PhantomIndex, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cohort"
     for after in (3, 11):
         with pytest.raises(KeyboardInterrupt):
-            write_phantom_cohort(folder, SETTINGS, _Stop(after))
+            write_phantom_cohort(folder, SETTINGS, Stop(after))
         assert not (folder / phantom_writer.LABELS).exists()
     # What a kill in the middle of a write leaves behind.
     (folder / ".partial" / "scan").write_bytes(b"half")

@@ -158,9 +158,9 @@ def test_wrong_arguments_are_named(finding: str, size: int, name: str) -> None:
 
 def paths(seed: int, finding: str) -> tuple[np.ndarray, np.ndarray, Rays]:
     """Line integrals of a patient with and without a finding, in the same view."""
-    anatomy, solid, view = build_scene(seed, finding, 96)
+    anatomy, solids, view = build_scene(seed, finding, 96)
     rays = Rays(view)
-    return path_integral(build_anatomy(seed), None, rays), path_integral(anatomy, solid, rays), rays
+    return path_integral(build_anatomy(seed), (), rays), path_integral(anatomy, solids, rays), rays
 
 
 @pytest.mark.parametrize("finding", ["consolidation", "effusion", "mass"])
@@ -179,12 +179,13 @@ def test_a_finding_only_adds_attenuation_and_only_within_the_lungs(finding: str)
 
 def test_a_mass_is_at_least_35_mm_across_and_densest_where_it_is_centred() -> None:
     for seed in range(40):
-        anatomy, solid, view = build_scene(seed, "mass", 96)
+        anatomy, solids, view = build_scene(seed, "mass", 96)
+        (solid,) = solids
         assert isinstance(solid, Mass)
         body = solid.body
         assert 2 * min(body.a, body.b, body.c) >= 35
         rays = Rays(view)
-        added = path_integral(anatomy, solid, rays) - path_integral(anatomy, None, rays)
+        added = path_integral(anatomy, solids, rays) - path_integral(anatomy, (), rays)
         x, z = rays.at(body.y)
         rho = np.hypot(x - body.x, z - body.z)
         assert added[rho < 8].mean() > 0.4
