@@ -239,7 +239,7 @@ def study_cell_task(
             out,
             settings,
             seed=seed,
-            classifier=classifier_of(settings),
+            classifier=classifier_of(settings, whole.info.classes, out),
             source=source,
             gate=gate.value,
             notes=notes,

@@ -64,11 +64,12 @@ def run_evaluate(
 
     Raises:
         TamperedError: a file of the release differs from what was recorded.
-        DataError: release and cohort do not belong together.
+        DataError: release and cohort do not belong together, or a classifier of the user's own failed.
+        UsageError: there is no such classifier.
         OutputExistsError: `out` holds something else.
     """
-    classifier = fit_predict or classifier_of(settings)
     real = open_cohort(cohort)
+    classifier = fit_predict or classifier_of(settings, real.info.classes, out)
     released = read_release(release, real)
     plan = plan_evaluate(released.reference, real.reference, settings, seed=seed, fit_predict=fit_predict)
     with plan.wanted.open(out, force=force) as stage:

@@ -86,23 +86,35 @@ def test_its_evaluation_is_another_one_than_the_built_in_classifiers(
     assert own.inputs_digest != built_in.inputs_digest
 
 
+WRONG = {
+    "few scores": (lambda scores: [part[1:] for part in scores], "gave scores of shape"),
+    "a set too few": (lambda scores: scores[1:], "gave scores of shape"),
+    "one column": (lambda scores: [part[:, 0] for part in scores], "gave scores of shape"),
+    "NaN": (lambda scores: [part * np.nan for part in scores], "not finite"),
+    "too high": (lambda scores: [part * 3 for part in scores], "below 0 or above 1"),
+    "too low": (lambda scores: [part - [0, 1] for part in scores], "below 0 or above 1"),
+    "no probabilities": (lambda scores: [part * 1.8 for part in scores], "do not add up to 1"),
+    "text": (lambda scores: [part.astype(str) + "?" for part in scores], "no Fit with an array"),
+    "no Fit": (None, "no Fit with an array"),
+    "crashes": (None, r"failed \(KeyError\)"),
+}
+
+
 def broken(problem: str):
-    def fit_predict(arm: Arm, parts: list, asked: list, *, num_classes: int, seed: int) -> Fit:
+    def fit_predict(arm: Arm, parts: list, asked: list, *, num_classes: int, seed: int) -> Fit | None:
         if problem == "crashes":
             raise KeyError("patient 17")
-        if problem == "few scores":
-            return Fit(tuple(np.full((len(part) - 1, num_classes), 0.5, np.float32) for part in asked))
-        return Fit(tuple(np.full((len(part), num_classes), np.nan, np.float32) for part in asked))
+        if problem == "no Fit":
+            return None
+        change = WRONG[problem][0]
+        return Fit(tuple(change([np.full((len(part), num_classes), 0.5) for part in asked])))
 
     return fit_predict
 
 
-@pytest.mark.parametrize(
-    ("problem", "named"),
-    [("crashes", r"failed \(KeyError\)"), ("few scores", "gave scores of shape"), ("NaN", "not finite")],
-)
+@pytest.mark.parametrize("problem", WRONG)
 def test_one_that_fails_is_named_and_what_is_trained_is_kept(
-    release: Path, cohort: Path, tmp_path: Path, problem: str, named: str
+    release: Path, cohort: Path, tmp_path: Path, problem: str
 ) -> None:
     good, calls = NearestMean(), []
 
@@ -110,7 +122,7 @@ def test_one_that_fails_is_named_and_what_is_trained_is_kept(
         calls.append(arm.key)
         return (good if arm.name == "real" else broken(problem))(arm, *arguments, **options)
 
-    with pytest.raises(DataError, match=named) as raised:
+    with pytest.raises(DataError, match=WRONG[problem][1]) as raised:
         run_evaluate(release, cohort, tmp_path / "e", QUICK, seed=7, fit_predict=second_arm_breaks)
     assert "patient 17" not in str(raised.value) and "in arm real_balanced" in str(raised.value)
     assert any((tmp_path / "e" / "classifiers").glob("real-seed-*.safetensors"))
@@ -128,7 +140,8 @@ def guess(arm, parts, asked, *, num_classes, seed):
 """
     (tmp_path / "phosphor_own_classifier.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    named = QUICK.model_copy(update={"classifier": "phosphor_own_classifier:guess"})
+    few = {"seeds": 1, "arms": ("real", "real_synthetic")}
+    named = QUICK.model_copy(update={"classifier": "phosphor_own_classifier:guess", **few})
     first = run_evaluate(release, cohort, tmp_path / "e", named, seed=7)
     report = read_evaluation_report(tmp_path / "e")
     assert {round(arm.val["auc"].value, 6) for arm in report.arms} == {0.5}
