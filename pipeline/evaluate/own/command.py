@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.arrays import Ints
 from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
@@ -69,7 +70,7 @@ class CommandClassifier(OwnClassifier):
         """Write images, tables and `job.json`."""
         [(images, labels)] = parts
         # One depth for all of them: a real image must not be told from a synthetic one by it.
-        depth = 8 if all(_fits_8_bits(part) for part in (images, *asked)) else 16
+        depth = 8 if all(_fits_8_bits(image) for part in (images, *asked) for image in part) else 16
         names = _write_images(folder, "train", [images], depth)
         classes = [self._classes[label] for label in labels.tolist()]
         _write_table(folder / TRAIN_NAME, (IMAGE_COLUMN, CLASS_COLUMN), zip(names, classes, strict=True))
@@ -97,7 +98,7 @@ class CommandClassifier(OwnClassifier):
         return Fit(tuple(np.split(scores, ends)))
 
 
-def read_scores(path: Path, names: Sequence[str], classes: Sequence[str]) -> Images:
+def read_scores(path: Path, names: Sequence[str], classes: Sequence[str]) -> npt.NDArray[np.float32]:
     """Read a table with an image and a probability for each class in each line.
 
     Args:
@@ -168,8 +169,8 @@ def _probabilities(cells: list[str], where: str) -> list[float]:
     return values
 
 
-def _fits_8_bits(images: Images) -> bool:
-    return bool((to_model_range(from_model_range(images, 8)) == images).all())
+def _fits_8_bits(image: Images) -> bool:
+    return bool((to_model_range(from_model_range(image, 8)) == image).all())
 
 
 def _names(kind: str, count: int) -> list[str]:

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.evaluation.augmentation import Augmentation
 from pipeline.artifacts.evaluation_report import read_evaluation_report
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.arm_names import PLAIN_ARMS
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.plan import plan_evaluate
-from pipeline.evaluate.training import Fit
+from pipeline.evaluate.training import Fit, Job, run_jobs
 
 QUICK = EvaluateSettings(
     seeds=2, ratios=(1.0,), num_steps=5, batch_size=16, encoder_steps=20, num_resamples=100
@@ -133,7 +135,9 @@ def test_a_function_of_a_module_is_found_by_its_name_and_a_changed_one_counts(
 ) -> None:
     source = """
 import numpy as np
-from pipeline.evaluate.training import Fit
+from pipeline.evaluate.classifiers import classifier_of
+from pipeline.evaluate.training import Fit, Job, run_jobs
+from models.evaluation.augmentation import Augmentation
 
 def guess(arm, parts, asked, *, num_classes, seed):
     return Fit(tuple(np.full((len(part), num_classes), 1 / num_classes, np.float32) for part in asked))
@@ -154,3 +158,19 @@ def guess(arm, parts, asked, *, num_classes, seed):
         settings = QUICK.model_copy(update={"classifier": wrong})
         with pytest.raises(UsageError, match=problem):
             run_evaluate(release, cohort, tmp_path / "w", settings, seed=7)
+
+
+def test_the_built_in_densenet_is_trained_by_its_name(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"classifier": "densenet121", "num_steps": 2, "batch_size": 4})
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(-1, 1, (6, 1, 32, 32)).astype(np.float32), np.array([0, 1] * 3)
+    job = Job(Arm("real", None, (3, 3), (0, 0), Augmentation("none"), balanced=False), 1, ("val",))
+    read = run_jobs(
+        [job],
+        tmp_path,
+        lambda _arm, _seed: [(images, labels)],
+        {"val": images[:3]},
+        fit_predict=classifier_of(settings, ("a", "b"), tmp_path),
+        num_classes=2,
+    )[job]["val"]
+    assert read.shape == (3, 2) and read.sum(axis=1) == pytest.approx(1, abs=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.artifacts.evaluation_report import read_evaluation_report
 from pipeline.errors import DataError, OutputExistsError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
+from pipeline.report.evaluation_tables import seeds_words
 
 ROOT = Path(__file__).resolve().parents[4]
 QUICK = EvaluateSettings(
@@ -57,6 +58,7 @@ if job["arm"] == "real_synthetic-1" and not Path({str(tmp_path / "go")!r}).exist
     assert all(0 <= arm.val["auc"].value <= 1 for arm in report.arms) and report.curves == {}
     assert len({round(arm.val["auc"].value, 9) for arm in report.arms}) > 1
     assert report.utility.verdict != "not measured"
+    assert "by a classifier of the user's own" in seeds_words(report)
     assert any("real_strong are not measured" in note for note in report.notes)
     # Another program is another evaluation.
     path.write_text(shown_program(), encoding="utf-8")
