@@ -43,6 +43,7 @@ class PlannedStage:
         state: what it would do with the directory.
         cost: estimated need; zero for what is reused.
         changes: in words, what has changed in its sources.
+        not_counted: in words, what its cost leaves out.
     """
 
     stage: str
@@ -50,6 +51,7 @@ class PlannedStage:
     state: State
     cost: Cost
     changes: str = ""
+    not_counted: str = ""
 
 
 def plan_run(
@@ -113,7 +115,7 @@ def _planned(stage: str, plan: Plan, out: Path, *, force: bool) -> PlannedStage:
     if state is State.REUSE:
         return PlannedStage(stage, out, state, NOTHING)
     changes = plan.changes() if state in (State.REFUSE, State.REPLACE) else ""
-    return PlannedStage(stage, out, state, plan.estimate(), changes)
+    return PlannedStage(stage, out, state, plan.estimate(), changes, plan.not_counted)
 
 
 def _start() -> float:
@@ -186,11 +188,12 @@ def render_plan(stages: list[PlannedStage], folder: Path, startup: float, more_b
 
 
 def _notes(stages: list[PlannedStage]) -> list[str]:
-    """Return notes on what the table does not show: changed sources, and memory on an accelerator."""
+    """Return notes on what the table does not show: memory of an accelerator, unknown costs, new sources."""
     notes = []
     on_device = max(stage.cost.device_bytes for stage in stages)
     if on_device:
         notes.append(f"memory on the accelerator: up to {_bytes(on_device)}, counted above.")
+    notes += [f"{stage.stage}: {stage.not_counted}." for stage in stages if stage.not_counted]
     for place, stage in enumerate(stages):
         if stage.changes:
             later = [other.stage for other in stages[place + 1 :] if other.stage != "report"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.cohort import Cohort
 from pipeline.cost.estimate import Foreseen, Workload, workload_of
-from pipeline.evaluate.plan import estimate_evaluate
+from pipeline.evaluate.plan import estimate_evaluate, not_counted
 from pipeline.evaluate.study.plan import Experiment, experiments
 from pipeline.ingest.plan import plan_ingest
 from pipeline.privacy.plan import estimate_audit
@@ -53,6 +53,9 @@ def plan_study(
         f"With {work.num_test} test scans, a gain in AUC under about {smallest:.3f} will hardly be seen, "
         "however many sites there are.",
     ]
+    left_out = not_counted(recipe.evaluate.model_copy(update={"arms": recipe.study.arms}))
+    if left_out:
+        lines.append(f"At each site {left_out}.")
     if recipe.study.max_hours is not None and seconds > 3600 * recipe.study.max_hours:
         lines.append(f"study.max_hours={recipe.study.max_hours:g} ends it before; the same command goes on.")
     sys.stderr.write("\n".join([*lines, "Nothing was written."]) + "\n")

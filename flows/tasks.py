@@ -223,6 +223,7 @@ def study_cell_task(
     from pipeline.evaluate.classifiers import classifier_of
     from pipeline.evaluate.study.cell import accepted_pool, origin_of, released_pool, run_cell
     from pipeline.evaluate.study.plan import shortfall, site_of
+    from pipeline.evaluate.truth import Question
 
     with _private_failures():
         whole = open_cohort(cohort)
@@ -244,7 +245,7 @@ def study_cell_task(
             settings,
             requested=requested,
             seed=seed,
-            classifier=classifier_of(settings),
+            classifier=classifier_of(settings, Question.of(whole), out),
             source=source,
             gate=gate.value,
             notes=tuple(notes),

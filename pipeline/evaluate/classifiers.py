@@ -1,38 +1,30 @@
-"""The classifier that settings name: a built-in one, or a function of the user's own."""
+"""The classifier that settings name: a built-in one, or a function or program of the user's own."""
 
 from __future__ import annotations
 
-import importlib
+from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.evaluate.own.command import CommandClassifier
+from pipeline.evaluate.own.function import FunctionClassifier
 from pipeline.evaluate.settings import EvaluateSettings
+from pipeline.evaluate.trained import JOBS_FOLDER
 from pipeline.evaluate.training import BuiltIn, FitPredict
+from pipeline.evaluate.truth import Question
 
 
-def classifier_of(settings: EvaluateSettings) -> FitPredict:
+def classifier_of(settings: EvaluateSettings, question: Question, out: Path) -> FitPredict:
     """Return the classifier of `evaluate.classifier`.
 
+    Args:
+        settings: settings of the evaluation.
+        question: what the classifiers are asked.
+        out: directory of the results, where a classifier of the user's own has its logs.
+
     Raises:
-        UsageError: there is no such module or function, or importing it failed.
+        UsageError: there is no such function or program, or importing the function failed.
     """
-    module, _, name = settings.classifier.partition(":")
-    if not name:
-        return BuiltIn.of(settings)
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's module raises
-        raise UsageError(
-            f"cannot be imported ({type(error).__name__})",
-            field="evaluate.classifier",
-            value=settings.classifier,
-            remedy="Name module:function, and put the module's folder into PYTHONPATH.",
-        ) from error
-    if not callable(found):
-        raise UsageError(
-            "is not a function",
-            field="evaluate.classifier",
-            value=settings.classifier,
-            remedy="Name a function as pipeline.evaluate.training.FitPredict describes it.",
-        )
-    classifier: FitPredict = found
-    return classifier
+    if settings.classifier == "command":
+        return CommandClassifier(settings, question, out / JOBS_FOLDER)
+    if settings.is_own_classifier:
+        return FunctionClassifier(settings, out / JOBS_FOLDER)
+    return BuiltIn.of(settings)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import math
+import shutil
+import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +68,7 @@ def plan_evaluate(
         return reference_of(ReleaseRef, release).counts.get("images", 0)
 
     return StagePlan(
-        StageInputs(EvaluationRef, inputs, settings, seed),
+        StageInputs(EvaluationRef, inputs, settings.content_settings(), seed),
         estimate=lambda: estimate_evaluate(
             settings,
             workload_of(cohort),
@@ -73,6 +76,7 @@ def plan_evaluate(
             num_external=sum(other.counts.get("scans", 0) for other in others),
         ),
         foresee=lambda: Foreseen(workload_of(cohort)),
+        not_counted=not_counted(settings),
     )
 
 
@@ -101,6 +105,8 @@ def estimate_evaluate(
 ) -> Cost:
     """Estimate the cost of an evaluation: one classifier per arm and seed, in parallel, and the encoder.
 
+    A classifier of the user's own has an unknown cost: only the files that it is given are counted.
+
     Args:
         settings: settings of the stage.
         work: size of the cohort.
@@ -112,8 +118,9 @@ def estimate_evaluate(
     from models.evaluation.classifier import build_classifier
     from pipeline.evaluate.training import BuiltIn, num_workers, step_seconds
 
-    if ":" in settings.classifier:
-        # A function of the user's own is not timed: it counts as the small CNN.
+    own = settings.is_own_classifier
+    if own:
+        # For the encoder, which is one.
         settings = settings.model_copy(update={"classifier": "small_cnn"})
     num_jobs = num_arms(settings) * settings.seeds * len(set(settings.budgets))
     num_classes = max(work.num_classes, 2)
@@ -123,7 +130,7 @@ def estimate_evaluate(
     on_device = device_peak()
     limit = math.inf if settings.max_minutes is None else 60.0 * settings.max_minutes
     steps = settings.num_steps * sum(set(settings.budgets)) / len(set(settings.budgets))
-    seconds = min(num_jobs * steps * step / num_workers(), limit)
+    seconds = 0.0 if own else min(num_jobs * steps * step / num_workers(), limit)
     generator = torch.Generator().manual_seed(0)
     network = build_classifier(
         BuiltIn.of(settings).training.network,
@@ -136,12 +143,14 @@ def estimate_evaluate(
     # two images at a time.
     a_scan = _FLOAT_BYTES * math.prod(work.image_size)
     a_worker = work.num_train * a_scan
-    a_worker += settings.batch_size * saved_bytes(lambda count: network(images[: 2 * count])) // 2
+    if not own:
+        a_worker += settings.batch_size * saved_bytes(lambda count: network(images[: 2 * count])) // 2
     num_tested = work.num_val + work.num_test + num_external
     asked = (num_tested + num_released) * a_scan
+    files = num_workers() * (a_worker + asked) if own else 0
     return Cost.here(
         seconds + settings.encoder_steps * step + 3.0,
-        disk_bytes=num_jobs * num_tested * work.num_classes * 8 + PAGE_BYTES // 3,
+        disk_bytes=num_jobs * num_tested * work.num_classes * 8 + PAGE_BYTES // 3 + files,
         more_bytes=num_workers() * a_worker + asked,
         device_bytes=on_device,
     )
@@ -154,16 +163,50 @@ def num_arms(settings: EvaluateSettings) -> int:
     return sum(times.get(name, 1) for name in settings.arms)
 
 
-def classifier_digest(settings: EvaluateSettings) -> str | None:
-    """Return the digest of the file of a user's function, so that a changed one counts; None if built in."""
-    module, _, name = settings.classifier.partition(":")
-    if not name:
-        return None
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+def not_counted(settings: EvaluateSettings) -> str:
+    """Return in words what `estimate_evaluate` leaves out; empty if nothing."""
+    if not settings.is_own_classifier:
         return ""
-    return sha256_file(Path(spec.origin)) if spec is not None and spec.origin and spec.has_location else ""
+    return (
+        "time and memory of your own classifier are unknown and not counted: "
+        f"up to {num_arms(settings) * settings.seeds} trainings, each ended after "
+        f"{settings.classifier_minutes:g} min"
+    )
+
+
+def classifier_digest(settings: EvaluateSettings) -> str | None:
+    """Return the digest of the files of a user's function or command, so that a changed one counts.
+
+    These are the file of the function's module, or the program and its arguments that are files. Nothing is
+    imported.
+
+    Returns:
+        The digest; empty if there is no such file, and None if the classifier is built in.
+    """
+    if not settings.is_own_classifier:
+        return None
+    if settings.classifier != "command":
+        spec = _module_spec(settings.classifier.partition(":")[0])
+        return sha256_file(Path(spec.origin)) if spec and spec.origin and spec.has_location else ""
+    program, *arguments = settings.command_words
+    files = [Path(word) for word in (shutil.which(program), *arguments) if word]
+    found = {}
+    for number, path in enumerate(files):
+        with contextlib.suppress(OSError):  # an option can be too long for a path
+            if path.is_file():
+                found[str(number)] = sha256_file(path)
+    return digest_of(found) if found else ""
+
+
+def _module_spec(module: str) -> ModuleSpec | None:
+    """Find a module without importing it or the packages that it is in."""
+    package = module.rpartition(".")[0]
+    outer = _module_spec(package) if package else None
+    places = outer.submodule_search_locations if outer else None
+    if package and places is None:
+        return None
+    found = (finder.find_spec(module, places) for finder in sys.meta_path)
+    return next((spec for spec in found if spec is not None), None)
 
 
 def _name_of(fit_predict: FitPredict) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config import Settings
 from pipeline.evaluate.arm_names import RealArm, SyntheticArm
+
+_MINUTES = 30.0
 
 
 class EvaluateSettings(Settings):
@@ -16,10 +19,23 @@ class EvaluateSettings(Settings):
     seeds: int = Field(5, ge=1, le=100, description="Number of classifier seeds per utility arm.")
     classifier: str = Field(
         "small_cnn",
-        pattern=r"^(small_cnn|resnet18|densenet121|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        pattern=r"^(small_cnn|resnet18|densenet121|command|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         description="Built-in classifier: small_cnn, or resnet18 or densenet121 of MONAI; or "
         "module:function, a function of your own that Python can import "
-        "(pipeline.evaluate.training.FitPredict).",
+        "(pipeline.evaluate.training.FitPredict); or command, a program of your own (evaluate.command).",
+    )
+    command: str = Field(
+        "",
+        max_length=4000,
+        description="Program with its arguments, started without a shell; it gets the folder of one training "
+        "as its last argument. With evaluate.classifier=command only.",
+    )
+    classifier_minutes: float = Field(
+        _MINUTES,
+        gt=0,
+        le=100_000,
+        description="Time limit for each training of a classifier of your own (module:function or command), "
+        "which is then ended.",
     )
     arms: tuple[RealArm | SyntheticArm, ...] = Field(
         (
@@ -52,8 +68,8 @@ class EvaluateSettings(Settings):
         None,
         gt=0,
         le=100_000,
-        description="Time limit for all classifiers together. All of them take the same number of steps, "
-        "fewer than num_steps if the time is too short.",
+        description="Time limit for all built-in classifiers together. All of them take the same number of "
+        "steps, fewer than num_steps if the time is too short.",
     )
     batch_size: int = Field(64, ge=2, le=4096, description="Images per step.")
     learning_rate: float | None = Field(
@@ -76,3 +92,34 @@ class EvaluateSettings(Settings):
     num_neighbours: int = Field(
         6, ge=0, le=100, description="Released images per class shown with their nearest real scan."
     )
+
+    @model_validator(mode="after")
+    def _command_is_there(self) -> EvaluateSettings:
+        if self.command and self.classifier != "command":
+            raise ValueError(
+                "command has no effect without classifier=command: leave one out, or set the other"
+            )
+        try:
+            words = shlex.split(self.command)
+        except ValueError as error:
+            raise ValueError(f"command cannot be split into words: {error}") from error
+        if self.classifier == "command" and not words:
+            raise ValueError("classifier=command needs command, for example command='python train.py'")
+        return self
+
+    @property
+    def is_own_classifier(self) -> bool:
+        """Whether the classifier is a function or a program of the user's own."""
+        return self.classifier == "command" or ":" in self.classifier
+
+    @property
+    def command_words(self) -> tuple[str, ...]:
+        """The program and its arguments; empty without `command`."""
+        return tuple(shlex.split(self.command))
+
+    def content_settings(self) -> EvaluateSettings:
+        """Return these settings without the time limit of a user's classifier, which changes no result.
+
+        So an evaluation whose classifier took too long can be resumed with a longer limit.
+        """
+        return self.model_copy(update={"classifier_minutes": _MINUTES})

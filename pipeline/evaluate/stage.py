@@ -71,11 +71,13 @@ def run_evaluate(
 
     Raises:
         TamperedError: a file of the release differs from what was recorded.
-        DataError: release and cohort do not belong together, or a cohort is no external test of them.
+        DataError: release and cohort do not belong together, a cohort is no external test of them, or a
+            classifier of the user's own failed.
+        UsageError: there is no such classifier.
         OutputExistsError: `out` holds something else.
     """
-    classifier = fit_predict or classifier_of(settings)
     real = open_cohort(cohort)
+    classifier = fit_predict or classifier_of(settings, Question.of(real), out)
     released = read_release(release, real)
     others = open_external(external, real, made_from=cohort_behind(released.reference.path))
     plan = plan_evaluate(

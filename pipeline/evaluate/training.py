@@ -26,13 +26,17 @@ from pipeline.evaluate.truth import Targets
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
 
+SUM_TOLERANCE, ROUNDING = 0.01, 1e-6
+"""How far the sum of an image's probabilities may be from 1, and each of them outside [0, 1]."""
+
 
 @dataclass(frozen=True)
 class Fit:
     """Predictions of one trained classifier.
 
     Attributes:
-        probabilities: (n, C or K) float32 for each set of images to predict.
+        probabilities: (n, C or K) float32 in [0, 1] for each set of images to predict. Those of classes add
+            up to 1, findings stand by themselves.
         curve: column -> values of the learning curve; may be empty.
     """
 
@@ -47,6 +51,7 @@ class FitPredict(Protocol):
     choices from `seed`, and may be called from several threads at once.
 
     An attribute `arms`, if it has one, names the arms that it can train; otherwise these are `PLAIN_ARMS`.
+    A method `stop`, if it has one, is called from another thread if a run ends early; it ends running calls.
     """
 
     def __call__(
@@ -213,17 +218,12 @@ def run_jobs(
         except Exception as error:
             if isinstance(fit_predict, BuiltIn):
                 raise
-            raise _unusable(job, f"failed ({type(error).__name__})") from error
+            raise unusable(job.arm, job.seed, f"failed ({type(error).__name__})") from error
         shapes = [(len(part), num_classes) for part in wanted]
-        if [np.shape(found) for found in fit.probabilities] != shapes:
-            raise _unusable(
-                job, f"gave scores of shape {[np.shape(p) for p in fit.probabilities]}, not {shapes}"
-            )
-        if not all(np.isfinite(found).all() for found in fit.probabilities):
-            raise _unusable(job, "gave scores that are not finite")
-        read = dict(zip(job.asked, fit.probabilities, strict=True))
+        scores = _checked(job, fit, shapes, exclusive=parts[0][1].ndim == 1)
+        read = dict(zip(job.asked, scores, strict=True))
         with storage_errors(folder):
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(p)) for name, p in read.items()}
+            tensors = {name: torch.from_numpy(p) for name, p in read.items()}
             write_tensors(_path(folder, job), tensors, {"curve": fit.curve})
         return job, read
 
@@ -233,23 +233,64 @@ def run_jobs(
         computing(default_device()),
         ThreadPoolExecutor(num_workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
-        futures = [pool.submit(work, job) for job in waiting]
         try:
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(work, job) for job in waiting]):
                 job, read = future.result()
                 results[job] = read
                 progress.update(1, arm=job.arm.key)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # Leaving the block waits for the calls that are running.
+            getattr(fit_predict, "stop", lambda: None)()
             raise
     return results
 
 
-def _unusable(job: Job, problem: str) -> DataError:
+def _checked(
+    job: Job, fit: Fit, shapes: list[tuple[int, int]], *, exclusive: bool
+) -> list[npt.NDArray[np.float32]]:
+    """Return the probabilities of a classifier.
+
+    Raises:
+        DataError: they are not numbers of these shapes in [0, 1], or rows of classes (`exclusive`) do not sum
+            to 1.
+    """
+    try:
+        scores = [np.ascontiguousarray(found, dtype=np.float32) for found in fit.probabilities]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise unusable(job.arm, job.seed, "gave no Fit with an array of scores for each set") from error
+    if [found.shape for found in scores] != shapes:
+        problem = f"gave scores of shape {[found.shape for found in scores]}, not {shapes}"
+    elif not all(np.isfinite(found).all() for found in scores):
+        problem = "gave scores that are not finite"
+    elif any(((found < -ROUNDING) | (found > 1 + ROUNDING)).any() for found in scores):
+        problem = "gave scores below 0 or above 1"
+    elif exclusive and any((np.abs(found.sum(axis=1) - 1) > SUM_TOLERANCE).any() for found in scores):
+        problem = "gave scores of an image that do not add up to 1"
+    else:
+        return scores
+    raise unusable(job.arm, job.seed, problem)
+
+
+def unusable(
+    arm: Arm,
+    seed: int,
+    problem: str,
+    *,
+    field: str = "evaluate.classifier",
+    remedy: str = "Correct it and run the same command again: classifiers that are trained are kept.",
+) -> DataError:
+    """Return the error of a classifier of the user's own, with its arm and seed.
+
+    Args:
+        arm: the arm that it was trained in.
+        seed: its seed.
+        problem: what it did, as in "the classifier ...".
+        field: setting to look at.
+        remedy: what the user can do.
+    """
     return DataError(
-        f"the classifier {problem} in arm {job.arm.key} with seed {job.seed}",
-        field="evaluate.classifier",
-        remedy="Correct it and run the same command again: classifiers that are trained are kept.",
+        f"the classifier {problem} in arm {arm.key} with seed {seed}", field=field, remedy=remedy
     )
 
 

@@ -223,8 +223,11 @@ def seeds_words(report: EvaluationReport) -> str:
     seeds = max((len(arm.seeds) for arm in report.arms), default=0)
     if not seeds:
         return "No classifier was trained."
+    classifier = str(report.settings.get("classifier", ""))
+    own = classifier == "command" or ":" in classifier
+    effort = "by a classifier of the user's own" if own else "for the same number of steps"
     return (
-        f"Each arm was trained with {plural(seeds, 'classifier seed')} for the same number of steps; every "
+        f"Each arm was trained with {plural(seeds, 'classifier seed')} {effort}; every "
         f"choice was made on validation. {reads_words(report)}"
     )
 

@@ -165,7 +165,7 @@ def run_cell(
     inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
     own = classifier_digest(settings)
     inputs |= {} if own is None else {"classifier": own}
-    with StageInputs(CellRef, inputs, settings, seed).open(out) as stage:
+    with StageInputs(CellRef, inputs, settings.content_settings(), seed).open(out) as stage:
         if stage.finished is not None:
             return stage.finished
         train, val = site.rows["train"], site.rows["val"]

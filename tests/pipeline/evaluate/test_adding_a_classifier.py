@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.evaluation.augmentation import Augmentation
 from pipeline.artifacts.evaluation_report import read_evaluation_report
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.arm_names import PLAIN_ARMS
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.plan import plan_evaluate
-from pipeline.evaluate.training import Fit
+from pipeline.evaluate.training import Fit, Job, run_jobs
+from pipeline.evaluate.truth import Question
 
 QUICK = EvaluateSettings(
     seeds=2, ratios=(1.0,), num_steps=5, batch_size=16, encoder_steps=20, num_resamples=100
@@ -86,23 +89,35 @@ def test_its_evaluation_is_another_one_than_the_built_in_classifiers(
     assert own.inputs_digest != built_in.inputs_digest
 
 
+WRONG = {
+    "few scores": (lambda scores: [part[1:] for part in scores], "gave scores of shape"),
+    "a set too few": (lambda scores: scores[1:], "gave scores of shape"),
+    "one column": (lambda scores: [part[:, 0] for part in scores], "gave scores of shape"),
+    "NaN": (lambda scores: [part * np.nan for part in scores], "not finite"),
+    "too high": (lambda scores: [part * 3 for part in scores], "below 0 or above 1"),
+    "too low": (lambda scores: [part - [0, 1] for part in scores], "below 0 or above 1"),
+    "no probabilities": (lambda scores: [part * 1.8 for part in scores], "do not add up to 1"),
+    "text": (lambda scores: [part.astype(str) + "?" for part in scores], "no Fit with an array"),
+    "no Fit": (None, "no Fit with an array"),
+    "crashes": (None, r"failed \(KeyError\)"),
+}
+
+
 def broken(problem: str):
-    def fit_predict(arm: Arm, parts: list, asked: list, *, num_classes: int, seed: int) -> Fit:
+    def fit_predict(arm: Arm, parts: list, asked: list, *, num_classes: int, seed: int) -> Fit | None:
         if problem == "crashes":
             raise KeyError("patient 17")
-        if problem == "few scores":
-            return Fit(tuple(np.full((len(part) - 1, num_classes), 0.5, np.float32) for part in asked))
-        return Fit(tuple(np.full((len(part), num_classes), np.nan, np.float32) for part in asked))
+        if problem == "no Fit":
+            return None
+        change = WRONG[problem][0]
+        return Fit(tuple(change([np.full((len(part), num_classes), 0.5) for part in asked])))
 
     return fit_predict
 
 
-@pytest.mark.parametrize(
-    ("problem", "named"),
-    [("crashes", r"failed \(KeyError\)"), ("few scores", "gave scores of shape"), ("NaN", "not finite")],
-)
+@pytest.mark.parametrize("problem", WRONG)
 def test_one_that_fails_is_named_and_what_is_trained_is_kept(
-    release: Path, cohort: Path, tmp_path: Path, problem: str, named: str
+    release: Path, cohort: Path, tmp_path: Path, problem: str
 ) -> None:
     good, calls = NearestMean(), []
 
@@ -110,7 +125,7 @@ def test_one_that_fails_is_named_and_what_is_trained_is_kept(
         calls.append(arm.key)
         return (good if arm.name == "real" else broken(problem))(arm, *arguments, **options)
 
-    with pytest.raises(DataError, match=named) as raised:
+    with pytest.raises(DataError, match=WRONG[problem][1]) as raised:
         run_evaluate(release, cohort, tmp_path / "e", QUICK, seed=7, fit_predict=second_arm_breaks)
     assert "patient 17" not in str(raised.value) and "in arm real_balanced" in str(raised.value)
     assert any((tmp_path / "e" / "classifiers").glob("real-seed-*.safetensors"))
@@ -121,14 +136,17 @@ def test_a_function_of_a_module_is_found_by_its_name_and_a_changed_one_counts(
 ) -> None:
     source = """
 import numpy as np
-from pipeline.evaluate.training import Fit
+from pipeline.evaluate.classifiers import classifier_of
+from pipeline.evaluate.training import Fit, Job, run_jobs
+from models.evaluation.augmentation import Augmentation
 
 def guess(arm, parts, asked, *, num_classes, seed):
     return Fit(tuple(np.full((len(part), num_classes), 1 / num_classes, np.float32) for part in asked))
 """
     (tmp_path / "phosphor_own_classifier.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    named = QUICK.model_copy(update={"classifier": "phosphor_own_classifier:guess"})
+    few = {"seeds": 1, "arms": ("real", "real_synthetic")}
+    named = QUICK.model_copy(update={"classifier": "phosphor_own_classifier:guess", **few})
     first = run_evaluate(release, cohort, tmp_path / "e", named, seed=7)
     report = read_evaluation_report(tmp_path / "e")
     assert {round(arm.val["auc"].value, 6) for arm in report.arms} == {0.5}
@@ -141,3 +159,19 @@ def guess(arm, parts, asked, *, num_classes, seed):
         settings = QUICK.model_copy(update={"classifier": wrong})
         with pytest.raises(UsageError, match=problem):
             run_evaluate(release, cohort, tmp_path / "w", settings, seed=7)
+
+
+def test_the_built_in_densenet_is_trained_by_its_name(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"classifier": "densenet121", "num_steps": 2, "batch_size": 4})
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(-1, 1, (6, 1, 32, 32)).astype(np.float32), np.array([0, 1] * 3)
+    job = Job(Arm("real", None, (3, 3), (0, 0), Augmentation("none"), balanced=False), 1, ("val",))
+    read = run_jobs(
+        [job],
+        tmp_path,
+        lambda _arm, _seed: [(images, labels)],
+        {"val": images[:3]},
+        fit_predict=classifier_of(settings, Question(("a", "b")), tmp_path),
+        num_classes=2,
+    )[job]["val"]
+    assert read.shape == (3, 2) and read.sum(axis=1) == pytest.approx(1, abs=1e-5)

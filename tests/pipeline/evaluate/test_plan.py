@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cost.estimate import Workload
 from pipeline.evaluate import EvaluateSettings, training
-from pipeline.evaluate.plan import estimate_evaluate
+from pipeline.evaluate.plan import estimate_evaluate, not_counted
 
 SETTINGS = EvaluateSettings(seeds=1, ratios=(1.0,), num_steps=4, encoder_steps=4, batch_size=32)
 WORK = Workload(2000, 100, 100, 200, 100, num_classes=3, image_size=(64, 64), bytes_a_pixel=1)
@@ -45,3 +45,24 @@ def test_more_workers_take_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_smallest_images_can_be_estimated_too() -> None:
     small = replace(WORK, image_size=(8, 8))
     assert estimate_evaluate(SETTINGS, small, num_released=50).seconds > 0
+
+
+@pytest.mark.parametrize(
+    "own", [{"classifier": "command", "command": "python train.py"}, {"classifier": "a.b:f"}]
+)
+def test_a_classifier_of_ones_own_is_said_to_be_unknown_and_not_taken_for_a_built_in_one(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str]
+) -> None:
+    monkeypatch.setattr(training, "step_seconds", lambda *_arguments: 1.0)
+    settings = SETTINGS.model_copy(update={**own, "classifier_minutes": 12.0})
+    costs = [
+        estimate_evaluate(settings.model_copy(update={"num_steps": steps, "batch_size": size}), WORK, 50)
+        for steps, size in ((4, 32), (4000, 64))
+    ]
+    # The encoder alone is timed; memory is that of the images alone.
+    assert [cost.seconds for cost in costs] == pytest.approx([SETTINGS.encoder_steps + 3.0] * 2)
+    assert costs[0].memory_bytes == pytest.approx(costs[1].memory_bytes, rel=0.02)
+    built_in = estimate_evaluate(SETTINGS, WORK, 50)
+    assert costs[0].disk_bytes - built_in.disk_bytes >= 2350 * 64 * 64 * 4
+    assert not_counted(SETTINGS) == ""
+    assert "not counted: up to 8 trainings, each ended after 12 min" in not_counted(settings)
