@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.arrays import Bools, Floats
 from pipeline.artifacts.evaluation_report import Estimate, PairedTest
-from pipeline.evaluate.statistics import Z95
+from pipeline.evaluate.fidelity.distances import Z95
 
 _ROUNDING = 1e-12
 

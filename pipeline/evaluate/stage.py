@@ -19,12 +19,12 @@ from pipeline.artifacts.release import ReleasedImages, cohort_behind, read_relea
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
-from pipeline.evaluate.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.external import External, measure_external, open_external
-from pipeline.evaluate.fidelity import FeatureSet, measure_fidelity
-from pipeline.evaluate.neighbours import nearest_real
+from pipeline.evaluate.fidelity.encoder import EXTRACTOR, cohort_encoder
+from pipeline.evaluate.fidelity.features import features, real_features
+from pipeline.evaluate.fidelity.measure import FeatureSet, measure_fidelity
+from pipeline.evaluate.fidelity.neighbours import nearest_real
 from pipeline.evaluate.plan import plan_evaluate
-from pipeline.evaluate.real import features, real_features
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
 from pipeline.evaluate.training import FitPredict

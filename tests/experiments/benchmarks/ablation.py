@@ -27,9 +27,9 @@ from models.evaluation.classifier import predict_probabilities
 from models.evaluation.training import TrainingPart, train_classifier
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.cohort import Cohort
-from pipeline.evaluate.encoder import cohort_encoder
+from pipeline.evaluate.fidelity.distances import fid, kid
+from pipeline.evaluate.fidelity.encoder import cohort_encoder
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.statistics import fid, kid
 from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest
 from pipeline.recipe import load_recipe

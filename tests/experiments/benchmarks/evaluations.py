@@ -26,7 +26,7 @@ from models.samplers import SAMPLERS, Denoise, at_level
 from pipeline.artifacts.checkpoint import load_denoiser
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import StoredPixels, from_model_range
-from pipeline.evaluate.statistics import Z95
+from pipeline.evaluate.fidelity.distances import Z95
 from pipeline.sample.settings import SampleSettings
 from pipeline.storage import make_private_directory
 from pipeline.train import run_train

@@ -9,11 +9,11 @@ import numpy as np
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.release import ReleasedImages
-from pipeline.evaluate.encoder import cohort_encoder
-from pipeline.evaluate.fidelity import FeatureSet, draw_scopes
-from pipeline.evaluate.real import features, real_features
+from pipeline.evaluate.fidelity.distances import Z95, fid, kid
+from pipeline.evaluate.fidelity.encoder import cohort_encoder
+from pipeline.evaluate.fidelity.features import features, real_features
+from pipeline.evaluate.fidelity.measure import FeatureSet, draw_scopes
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.statistics import Z95, fid, kid
 from pipeline.evaluate.truth import patient_numbers
 
 BLOCKS = 20

@@ -47,7 +47,8 @@ def paired_difference(
 
     The kernel sum within the real images cancels. The error is the jackknife that leaves out a pair of
     samples at a time, plus the one that leaves out a patient's real images at a time, as
-    `pipeline.evaluate.statistics.kid` does for one sample: what both samples share is not counted as noise.
+    `pipeline.evaluate.fidelity.distances.kid` does for one sample: what both samples share is not counted as
+    noise.
 
     Args:
         x, reference: sums of both samples, of equal length, against the same real images.

@@ -15,10 +15,10 @@ from models.noise import initial_noise, stream_seed
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
-from pipeline.evaluate.encoder import cohort_encoder
-from pipeline.evaluate.real import features, real_features
+from pipeline.evaluate.fidelity.distances import kid
+from pipeline.evaluate.fidelity.encoder import cohort_encoder
+from pipeline.evaluate.fidelity.features import features, real_features
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.statistics import kid
 from pipeline.evaluate.truth import patient_numbers
 from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.evaluate.fidelity import FeatureSet
-from pipeline.evaluate.statistics import Z95, kid
+from pipeline.evaluate.fidelity.distances import Z95, kid
+from pipeline.evaluate.fidelity.measure import FeatureSet
 from tests.experiments.benchmarks.fidelity_intervals import fid_estimate
 from tests.experiments.benchmarks.paired_kid import kernel_sums, paired_difference
 

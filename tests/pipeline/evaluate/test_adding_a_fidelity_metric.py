@@ -12,7 +12,7 @@ import pytest
 from flows.artifacts import metric_rows
 from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, read_evaluation_report
 from pipeline.evaluate import EvaluateSettings, run_evaluate
-from pipeline.evaluate.fidelity import METRICS, FeatureSet
+from pipeline.evaluate.fidelity.measure import METRICS, FeatureSet
 from pipeline.rendering.templating import render
 from pipeline.report.evaluation_tables import fidelity_rows
 

@@ -24,7 +24,7 @@ from pipeline.cost.pacing import TIMED_CALLS, Pace
 from pipeline.errors import OutputExistsError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.arms import Arm
-from pipeline.evaluate.encoder import cohort_encoder
+from pipeline.evaluate.fidelity.encoder import cohort_encoder
 from pipeline.evaluate.training import Fit
 from pipeline.records import EvaluationRef
 from pipeline.report import folder

@@ -11,7 +11,7 @@ from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.distributed.cpu_threads import threads
 from pipeline.evaluate.arms import Images
-from pipeline.evaluate.fidelity import FeatureSet
+from pipeline.evaluate.fidelity.measure import FeatureSet
 
 _FEATURE_BLOCK = 8192
 

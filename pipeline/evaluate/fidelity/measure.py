@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.evaluation_report import Estimate, Fidelity, Figure
-from pipeline.evaluate.statistics import fid, kid
+from pipeline.evaluate.fidelity.distances import fid, kid
 
 MAX_IMAGES = 5_000
 """Largest number of images per side and scope; the memory of KID and FID grows with its square."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.release import ReleasedImages
-from pipeline.evaluate.fidelity import FeatureSet
+from pipeline.evaluate.fidelity.measure import FeatureSet
 
 _BLOCK_ROWS = 65_536
 

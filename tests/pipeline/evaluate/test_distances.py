@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluate.statistics import fid, kid
+from pipeline.evaluate.fidelity.distances import fid, kid
 
 
 def test_kid_equals_the_double_sum_of_its_definition():
