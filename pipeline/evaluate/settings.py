@@ -48,8 +48,7 @@ class EvaluateSettings(Settings):
             "synthetic",
         ),
         min_length=1,
-        description="Arms to train. A study also trains pretrained, real_weighted, agreeing, uncertain and "
-        "balancing.",
+        description="Arms to train. A study trains all of them.",
     )
     strengths: tuple[Annotated[float, Field(gt=0, le=2)], ...] = Field(
         (0.5, 1.0), min_length=1, description="Strengths of the strong augmentation; each is an arm."
