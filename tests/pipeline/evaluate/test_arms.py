@@ -11,7 +11,7 @@ from models.evaluation.augmentation import LIGHT, Augmentation
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.release import read_release
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
-from pipeline.evaluate.arms import Arm, Pool, confirmed, first_arms, later_arms, training_sets
+from pipeline.evaluate.arms import Arm, Pool, at_budgets, confirmed, first_arms, later_arms, training_sets
 from pipeline.evaluate.trained import Sets, classifier_seeds
 from pipeline.evaluate.truth import Question
 
@@ -106,6 +106,19 @@ def test_a_release_without_a_class_cannot_train_alone() -> None:
     arms, notes = later([10, 10], [10, 0], [1.0])
     assert "synthetic" not in [arm.name for arm in arms]
     assert any("no image of pneumonia" in note for note in notes)
+
+
+def test_every_arm_is_repeated_at_every_budget() -> None:
+    arms = at_budgets(first_arms([10, 10], ("real", "real_strong"), [0.5]), [2.0, 0.5, 1.0, 2.0])
+    assert [(arm.key, arm.budget) for arm in arms] == [
+        ("real-x0.5", 0.5),
+        ("real_strong-0.5-x0.5", 0.5),
+        ("real", 1.0),
+        ("real_strong-0.5", 1.0),
+        ("real-x2", 2.0),
+        ("real_strong-0.5-x2", 2.0),
+    ]
+    assert arms[-1].words.endswith("(strength 0.5, 2 times the steps)")
 
 
 def test_training_sets_hold_exactly_the_planned_images(pools: tuple[Pool, Pool]) -> None:

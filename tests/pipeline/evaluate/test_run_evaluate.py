@@ -104,6 +104,28 @@ def test_all_arms_take_equal_steps(report: EvaluationReport):
     assert {curve["step"][-1] for curve in report.curves.values()} == {float(QUICK.num_steps)}
 
 
+def test_an_arm_at_another_budget_takes_its_multiple_of_the_steps(
+    cohort: Path, release: Path, tmp_path: Path
+):
+    names = ("real", "real_synthetic")
+    settings = QUICK.model_copy(
+        update={"arms": names, "ratios": (1.0,), "budgets": (0.5, 1.0, 2.0), "seeds": 1}
+    )
+    found = read_evaluation_report(run_evaluate(release, cohort, tmp_path / "e", settings, seed=7).path)
+    ends = {key: curve["step"][-1] for key, curve in found.curves.items()}
+    assert ends == {
+        f"{name}{suffix}": 20.0 * budget
+        for name in ("real", "real_synthetic-1")
+        for suffix, budget in (("", 1.0), ("-x0.5", 0.5), ("-x2", 2.0))
+    }
+    # The chosen arm has to beat the real arm at every budget.
+    tested = {arm.key: arm.test["auc"].value for arm in found.arms if arm.test}
+    real = [value for key, value in tested.items() if key in ("real", "real-x0.5", "real-x2")]
+    difference = found.utility.difference
+    assert difference is not None and len(real) == 3
+    assert difference.value == pytest.approx(tested[found.utility.chosen_arm] - max(real))
+
+
 def test_arms_hold_their_counts(report: EvaluationReport):
     counts = [(arm.num_real, arm.num_synthetic) for arm in report.arms]
     assert counts == [*[(80, 0)] * 5, (120, 0), (80, 40), (160, 0), (80, 80), (0, 120)]
