@@ -109,7 +109,7 @@ def _measure(
     """Run all measurements and write the results; return the names of the files and the counts."""
     made = Pool(release.labels, release.images, release.findings)
     sets = Sets.of(cohort, made, requested=release.attributes)
-    sets = replace(sets, external={other.key: other.images() for other in external})
+    sets = replace(sets, others={other.key: other.images() for other in external})
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])

@@ -50,7 +50,7 @@ class Sets:
         synthetic: synthetic images.
         val: val images, and `val_targets` the answers to the question.
         test: test images; nothing here compares them with labels.
-        external: name -> more images that every classifier reads, such as those of another site.
+        others: name -> more images that every classifier reads, such as those of another site.
     """
 
     classes: tuple[str, ...]
@@ -60,7 +60,7 @@ class Sets:
     val: Images
     val_targets: Targets
     test: Images
-    external: Mapping[str, Images] = field(default_factory=dict)
+    others: Mapping[str, Images] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -152,9 +152,11 @@ def train_arms(
     notes = [f"{', '.join(unable)} are not measured: the classifier cannot train them"] if unable else []
     seeds = classifier_seeds(seed, settings.seeds)
     everything = sets.synthetic.load(np.arange(len(sets.synthetic)))
-    asked = {"val": sets.val, "test": sets.test, "synthetic": everything, **sets.external}
-    by_all = ("val", "test", *sets.external)
+    asked = {"val": sets.val, "test": sets.test, "synthetic": everything, **sets.others}
+    by_all = ("val", "test", *sets.others)
     budgets = settings.budgets if isinstance(classifier, BuiltIn) else (1.0,)
+    if set(budgets) != set(settings.budgets):
+        notes.append("evaluate.budgets is left out: the classifier is not a built-in one")
     first = at_budgets(first_arms(real, names, settings.strengths), budgets)
     if not first:
         return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))

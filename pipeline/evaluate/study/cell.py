@@ -170,7 +170,7 @@ def run_cell(
             return stage.finished
         train, val = site.rows["train"], site.rows["val"]
         sets = Sets.of(cohort, synthetic, requested=requested, train=train, val=val)
-        sets = replace(sets, external={CHOICE: cohort.images(cohort.rows("val"))})
+        sets = replace(sets, others={CHOICE: cohort.images(cohort.rows("val"))})
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
         num_val = tuple(np.bincount(cohort.labels[val], minlength=len(sets.classes)).tolist())
         cell = _describe(trained, sets, num_val, gate, (*sets.question.notes, *notes))

@@ -126,6 +126,16 @@ def test_an_arm_at_another_budget_takes_its_multiple_of_the_steps(
     assert difference.value == pytest.approx(tested[found.utility.chosen_arm] - max(real))
 
 
+def test_budgets_of_a_classifier_of_ones_own_are_left_out_and_named(
+    cohort: Path, release: Path, tmp_path: Path
+):
+    found = with_logistic(
+        release, cohort, tmp_path / "e", budgets=(1.0, 2.0), arms=("real", "real_synthetic")
+    )
+    assert any("evaluate.budgets is left out" in note for note in found.notes)
+    assert {arm.key for arm in found.arms} == {"real", "real_synthetic-0.5", "real_synthetic-1"}
+
+
 def test_arms_hold_their_counts(report: EvaluationReport):
     counts = [(arm.num_real, arm.num_synthetic) for arm in report.arms]
     assert counts == [*[(80, 0)] * 5, (120, 0), (80, 40), (160, 0), (80, 80), (0, 120)]
