@@ -14,7 +14,7 @@ from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from flows.results import call_task
 from pipeline.errors import DataError, GateRefusedError
-from pipeline.evaluate.plan import external_references
+from pipeline.evaluate.plan import external_references, require_image_size
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.privacy.earlier_inputs import earlier_digests
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, public_recipe, write_recipe
@@ -89,8 +89,7 @@ class Run:
         source = {"name": manifest.name, "license": manifest.license, "citation": manifest.citation}
         force = {"force": self.force}
         cohort = self._stage("cohort", tasks.ingest_task, manifest=path, settings=recipe.ingest, **force)
-        if self.external:
-            self._check_external(cohort)
+        self._check_evaluation(cohort)
         checkpoint = self._stage(
             "checkpoint",
             tasks.train_task,
@@ -176,12 +175,14 @@ class Run:
             keep_recipe(out, self.recipe)
         return reference
 
-    def _check_external(self, cohort: CohortRef) -> None:
-        """Check the external tests before hours of training; the evaluation checks them again."""
+    def _check_evaluation(self, cohort: CohortRef) -> None:
+        """Check what the evaluation needs before hours of training; the evaluation checks it again."""
         from pipeline.artifacts.cohort import open_cohort
         from pipeline.evaluate.external import open_external
 
-        open_external(self.external, open_cohort(cohort))
+        opened = open_cohort(cohort)
+        require_image_size(self.recipe.evaluate, opened.info.image_size)
+        open_external(self.external, opened)
 
     def _record_time(self, name: str, seconds: float) -> None:
         path = self.folder / TIMINGS_NAME

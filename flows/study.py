@@ -15,6 +15,7 @@ from flows import tasks
 from flows.prefect_logs import without_tracebacks
 from flows.results import call_task
 from pipeline.artifacts.cohort import Cohort, open_cohort
+from pipeline.evaluate.plan import require_image_size
 from pipeline.evaluate.study.plan import Experiment, experiments
 from pipeline.evaluate.study.report import StudyReport, measure_study
 from pipeline.privacy.earlier_inputs import earlier_digests
@@ -81,6 +82,7 @@ class Study:
             tasks.ingest_task, manifest, out=self.folder / "cohort", settings=recipe.ingest, force=self.force
         )
         cohort = open_cohort(whole)
+        require_image_size(recipe.evaluate, cohort.info.image_size)
         planned = experiments(cohort, recipe.study, seed=recipe.seed, foreign=self.release is not None)
         done: dict[Experiment, CellRef] = {}
         limit = None if recipe.study.max_hours is None else 3600.0 * recipe.study.max_hours
@@ -100,7 +102,12 @@ class Study:
         folder = self.folder / "cells" / experiment.name
         recipe = self.recipe
         evaluate = recipe.evaluate.model_copy(update={"arms": recipe.study.arms})
-        common: dict[str, Any] = {"out": folder / "cell", "settings": evaluate, "seed": experiment.own_seed}
+        common: dict[str, Any] = {
+            "out": folder / "cell",
+            "settings": evaluate,
+            "seed": experiment.own_seed,
+            "force": self.force,
+        }
         if experiment.regime == "shared" and self.release is not None:
             given = verify_reference(ReleaseRef, Path(self.release))
             return call_task(tasks.study_cell_task, whole, experiment, release=given, **common)

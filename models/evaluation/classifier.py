@@ -17,6 +17,8 @@ SMALL_IMAGE = 64
 (Yang et al. 2023, doi 10.1038/s41597-022-01721-8): a 3x3 convolution without stride or pooling."""
 
 Name = Literal["small_cnn", "resnet18", "densenet121"]
+SMALLEST_SIDES: dict[Name, int] = {"small_cnn": MIN_IMAGE_SIZE, "resnet18": MIN_IMAGE_SIZE, "densenet121": 31}
+"""Shortest side in pixels that each network can read: DenseNet-121 halves it five times."""
 
 _global_random_state = threading.Lock()
 
@@ -122,12 +124,16 @@ def build_classifier(
         generator: CPU generator of the initial weights.
 
     Raises:
-        ValueError: unknown name, or no output.
+        ValueError: unknown name, no output, or an image size below `SMALLEST_SIDES`.
     """
+    if name not in SMALLEST_SIDES:
+        raise ValueError(f"name must be {', '.join(SMALLEST_SIDES)}, got {name!r}")
+    if min(image_size) < SMALLEST_SIDES[name]:
+        raise ValueError(
+            f"{name} reads images of at least {SMALLEST_SIDES[name]} pixels a side, got {image_size}"
+        )
     if name == "small_cnn":
         return SmallCNN(num_classes, dropout, generator)
-    if name not in ("resnet18", "densenet121"):
-        raise ValueError(f"name must be small_cnn, resnet18 or densenet121, got {name!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     from monai.networks.nets.densenet import DenseNet121

@@ -24,7 +24,7 @@ from pipeline.cost.estimate import (
 )
 from pipeline.cost.memory import device_peak, reset_device_peak
 from pipeline.cost.pacing import saved_bytes
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageInputs, folder_of, reference_of
@@ -80,6 +80,24 @@ def plan_evaluate(
     )
 
 
+def require_image_size(settings: EvaluateSettings, image_size: tuple[int, int]) -> None:
+    """Check that the built-in classifier can read images of this (height, width) in pixels.
+
+    Raises:
+        UsageError: it needs larger ones.
+    """
+    from models.evaluation.classifier import SMALLEST_SIDES
+
+    needed = {str(name): side for name, side in SMALLEST_SIDES.items()}.get(settings.classifier, 0)
+    if min(image_size) < needed:
+        raise UsageError(
+            f"reads images of at least {needed} pixels a side; these are {image_size[0]}x{image_size[1]}",
+            field="evaluate.classifier",
+            value=settings.classifier,
+            remedy="Name small_cnn or resnet18, or ingest larger images (ingest.image_size).",
+        )
+
+
 def external_references(external: Sequence[Path | CohortRef]) -> list[CohortRef]:
     """Return the references of the cohorts of other sites.
 
@@ -118,6 +136,7 @@ def estimate_evaluate(
     from models.evaluation.classifier import build_classifier
     from pipeline.evaluate.training import BuiltIn, num_workers, step_seconds
 
+    require_image_size(settings, work.image_size)
     own = settings.is_own_classifier
     if own:
         # For the encoder, which is one.

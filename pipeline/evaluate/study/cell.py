@@ -137,6 +137,7 @@ def run_cell(
     settings: EvaluateSettings,
     *,
     requested: Attributes | None = None,
+    force: bool = False,
     seed: int,
     classifier: FitPredict,
     source: str,
@@ -152,6 +153,7 @@ def run_cell(
         out: the cell's directory; results of an interrupted call there are reused.
         settings: settings of the classifiers.
         requested: attributes that were requested of the synthetic images.
+        force: replace an output of other inputs.
         seed: seed of the cell's classifiers.
         classifier: the classifier.
         source: digest of the synthetic images.
@@ -165,7 +167,7 @@ def run_cell(
     inputs = {"cohort": cohort.digest, "site": digest_of(rows), "synthetic": source}
     own = classifier_digest(settings)
     inputs |= {} if own is None else {"classifier": own}
-    with StageInputs(CellRef, inputs, settings.content_settings(), seed).open(out) as stage:
+    with StageInputs(CellRef, inputs, settings.content_settings(), seed).open(out, force=force) as stage:
         if stage.finished is not None:
             return stage.finished
         train, val = site.rows["train"], site.rows["val"]

@@ -10,7 +10,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from models.evaluation.augmentation import Augmentation
-from models.evaluation.classifier import SmallCNN, predict_probabilities
+from models.evaluation.classifier import (
+    SMALLEST_SIDES,
+    Classifier,
+    SmallCNN,
+    build_classifier,
+    predict_probabilities,
+)
 from models.evaluation.features import FEATURE_DIM, encoder_from_tensors, encoder_tensors, fit_encoder
 from models.evaluation.training import (
     ClassifierTraining,
@@ -189,3 +195,14 @@ def test_several_findings_are_learned_at_once_and_unknown_ones_are_left_out() ->
     assert float(((read > 0.5) == (present > 0.5)).float().mean()) > 0.9
     with pytest.raises(ValueError, match="one group an image"):
         train_classifier([TrainingPart(images, targets)], num_classes=2, seed=0, training=training)
+
+
+@pytest.mark.parametrize(("network", "side"), SMALLEST_SIDES.items())
+def test_smaller_images_than_a_network_can_read_are_named(network: str, side: int) -> None:
+    def build(size: int) -> Classifier:
+        generator = torch.Generator().manual_seed(0)
+        return build_classifier(network, 2, (size, size + 4), dropout=0.0, generator=generator)
+
+    assert build(side).eval()(torch.zeros(2, 1, side, side + 4)).shape == (2, 2)
+    with pytest.raises(ValueError, match=f"{network} reads images of at least {side} pixels"):
+        build(side - 1)

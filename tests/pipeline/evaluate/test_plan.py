@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.cost.estimate import Workload
-from pipeline.evaluate import EvaluateSettings, training
+from pipeline.errors import UsageError
+from pipeline.evaluate import EvaluateSettings, run_evaluate, training
 from pipeline.evaluate.plan import estimate_evaluate, not_counted
 
 SETTINGS = EvaluateSettings(seeds=1, ratios=(1.0,), num_steps=4, encoder_steps=4, batch_size=32)
@@ -66,3 +68,12 @@ def test_a_classifier_of_ones_own_is_said_to_be_unknown_and_not_taken_for_a_buil
     assert costs[0].disk_bytes - built_in.disk_bytes >= 2350 * 64 * 64 * 4
     assert not_counted(SETTINGS) == ""
     assert "not counted: up to 8 trainings, each ended after 12 min" in not_counted(settings)
+
+
+def test_a_classifier_that_needs_larger_images_is_refused(cohort: Path, release: Path) -> None:
+    settings = SETTINGS.model_copy(update={"classifier": "densenet121"})
+    with pytest.raises(UsageError, match=r"at least 31 pixels a side; these are 16x16"):
+        run_evaluate(release, cohort, cohort.parent / "unused", settings, seed=0)
+    assert not (cohort.parent / "unused").exists()
+    with pytest.raises(UsageError, match="at least 31 pixels"):
+        estimate_evaluate(settings, replace(WORK, image_size=(28, 28)), num_released=50)
