@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pipeline.artifacts.evaluation_report import ExternalArm, ExternalTest, coun
 from pipeline.artifacts.findings import real_findings
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Images
+from pipeline.evaluate.lineage import shared_scans
 from pipeline.evaluate.plan import as_external
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.subgroups import masks
@@ -22,8 +22,6 @@ from pipeline.evaluate.trained import Trained
 from pipeline.evaluate.truth import Question, Targets, Truth, patient_numbers
 from pipeline.evaluate.utility import TestSplit, Utility, compare, not_measured
 from pipeline.records import CohortRef
-
-_ROWS_A_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _checked(other: Cohort, cohort: Cohort, made_from: str) -> External:
             "the generator of the release was trained on it, so the test would not be external",
             remedy="Name a cohort that the release was not made from.",
         )
-    shared = _shared_scans(other, cohort)
+    shared = shared_scans(other, cohort)
     if shared:
         raise DataError(
             f"{shared:,} of its {other.info.num_scans:,} scans are also in the release's cohort, so the test "
@@ -130,25 +128,6 @@ def _answers(other: Cohort, question: Question) -> Targets:
         return real_findings(other, rows)[:, [names.index(name) for name in question.names]]
     positions = np.array([question.names.index(name) for name in names], dtype=np.int64)
     return positions[np.asarray(other.labels)]
-
-
-def _shared_scans(other: Cohort, cohort: Cohort) -> int:
-    """Return how many scans of a cohort are also in another: the same source bytes, or the same pixels."""
-    sources = set(cohort.records()["source_sha256"].dropna()) - {""}
-    pixels = set(_pixel_digests(cohort))
-    same_source = other.records()["source_sha256"].isin(sources)
-    return sum(
-        source or digest in pixels
-        for source, digest in zip(same_source.tolist(), _pixel_digests(other), strict=True)
-    )
-
-
-def _pixel_digests(cohort: Cohort) -> Iterator[bytes]:
-    """Yield the digest of the stored pixels of each scan, in row order."""
-    count = cohort.info.num_scans
-    for start in range(0, count, _ROWS_A_BLOCK):
-        for image in cohort.take(np.arange(start, min(start + _ROWS_A_BLOCK, count))):
-            yield hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def _notes(other: Cohort, cohort: Cohort) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pipeline.evaluate.fidelity.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity.features import features, real_features
 from pipeline.evaluate.fidelity.measure import FeatureSet, measure_fidelity
 from pipeline.evaluate.fidelity.neighbours import nearest_real
+from pipeline.evaluate.lineage import require_unseen
 from pipeline.evaluate.plan import plan_evaluate, require_image_size
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
@@ -71,8 +72,8 @@ def run_evaluate(
 
     Raises:
         TamperedError: a file of the release differs from what was recorded.
-        DataError: release and cohort do not belong together, a cohort is no external test of them, or a
-            classifier of the user's own failed.
+        DataError: release and cohort do not belong together, an image is a val or test scan, a cohort is no
+            external test of them, or a classifier of the user's own failed.
         UsageError: there is no such classifier, or the images are too small for it.
         OutputExistsError: `out` holds something else.
     """
@@ -81,6 +82,7 @@ def run_evaluate(
         require_image_size(settings, real.info.image_size)
     classifier = fit_predict or classifier_of(settings, Question.of(real), out)
     released = read_release(release, real)
+    require_unseen(released, real)
     others = open_external(external, real, made_from=cohort_behind(released.reference.path))
     plan = plan_evaluate(
         released.reference,

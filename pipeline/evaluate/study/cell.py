@@ -19,6 +19,7 @@ from pipeline.artifacts.release import cohort_behind, read_release
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Pool
+from pipeline.evaluate.lineage import require_unseen
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.plan import classifier_digest
 from pipeline.evaluate.settings import EvaluateSettings
@@ -113,9 +114,10 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Att
     """Return the images of a release as images to train on, and their requested attributes.
 
     Raises:
-        TamperedError, DataError: as for `read_release`.
+        TamperedError, DataError: as for `read_release` and `require_unseen`.
     """
     images = read_release(release, cohort)
+    require_unseen(images, cohort)
     return Pool(images.labels, images.images, images.findings), images.attributes
 
 

@@ -21,10 +21,11 @@ from scipy.ndimage import gaussian_filter
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import EvaluationReport, read_evaluation_report
 from pipeline.cost.pacing import TIMED_CALLS, Pace
-from pipeline.errors import OutputExistsError
+from pipeline.errors import DataError, OutputExistsError
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.fidelity.encoder import cohort_encoder
+from pipeline.evaluate.study.cell import released_pool
 from pipeline.evaluate.training import Fit
 from pipeline.records import EvaluationRef
 from pipeline.report import folder
@@ -134,6 +135,20 @@ def test_budgets_of_a_classifier_of_ones_own_are_left_out_and_named(
     )
     assert any("evaluate.budgets is left out" in note for note in found.notes)
     assert {arm.key for arm in found.arms} == {"real", "real_synthetic-0.5", "real_synthetic-1"}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_release_of_test_scans_is_refused_before_any_training(
+    cohort: Path, release_of: Callable[[np.ndarray, np.ndarray], Path], tmp_path: Path, split: str
+):
+    opened = Cohort(cohort)
+    rows = np.concatenate([opened.rows("train")[:5], opened.rows(split)[-3:]])
+    copied = release_of(opened.take(rows), np.asarray(opened.labels)[rows])
+    with pytest.raises(DataError, match="3 of its 8 images are val or test scans"):
+        run_evaluate(copied, cohort, tmp_path / "e", QUICK, seed=7)
+    assert not (tmp_path / "e").exists()
+    with pytest.raises(DataError, match="3 of its 8 images are val or test scans"):
+        released_pool(copied, opened)
 
 
 def test_arms_hold_their_counts(report: EvaluationReport):
