@@ -126,6 +126,18 @@ class PairedTest(_Part):
     p_value: float | None = Field(ge=0, le=1)
 
 
+Outcome = Literal[
+    "helps",
+    "possibly helps",
+    "no measurable effect",
+    "could not tell",
+    "possibly harms",
+    "harms",
+    "not measured",
+]
+"""What a comparison of arms on test shows."""
+
+
 class UtilityVerdict(_Part):
     """Verdict on the chosen synthetic arm against the best real-only arm (bootstrap over patients, seeds).
 
@@ -145,15 +157,7 @@ class UtilityVerdict(_Part):
         words: verdict and numbers as text.
     """
 
-    verdict: Literal[
-        "helps",
-        "possibly helps",
-        "no measurable effect",
-        "could not tell",
-        "possibly harms",
-        "harms",
-        "not measured",
-    ]
+    verdict: Outcome
     chosen_arm: str
     compared_with: str
     difference: Estimate | None

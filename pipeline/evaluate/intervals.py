@@ -88,6 +88,21 @@ def measure(
     return ArmMetric(by_seed, (per_seed * resamples.seeds).sum(axis=1), len(labels))
 
 
+def smallest(differences: Sequence[Estimate]) -> Estimate:
+    """Return the smallest of several differences, with an interval for it.
+
+    Its lower end is the lowest of all lower ends, which need no correction: the end of the true smallest one
+    alone has to hold (intersection-union test, Berger 1982). Its upper end is the lowest of all upper ends,
+    which must hold together.
+    """
+    lows = [own.low for own in differences if own.low is not None]
+    highs = [own.high for own in differences if own.high is not None]
+    value, n = min(own.value for own in differences), differences[0].n
+    if not len(lows) == len(highs) == len(differences):
+        return Estimate(value=value, n=n)
+    return Estimate(value=value, low=min(lows), high=min(highs), n=n)
+
+
 def binomial(successes: int, trials: int) -> Estimate:
     """Return a share with its exact 95 % interval (Clopper and Pearson 1934).
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from pipeline.artifacts.evaluation_report import ArmResult, Estimate, PairedTest
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.delong import delong
-from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure
+from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure, smallest
 from pipeline.evaluate.metrics import (
     Labels,
     Metric,
@@ -30,9 +29,8 @@ from pipeline.evaluate.metrics import (
 )
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.truth import Truth
-from pipeline.wording.evaluation import effect_words, lies_within
+from pipeline.wording.evaluation import effect_words, verdict_of
 
-Told = Literal["helps", "possibly helps", "no measurable effect", "could not tell", "possibly harms", "harms"]
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
 """Arm -> probabilities (n, C) of one split for each classifier seed."""
 
@@ -238,9 +236,9 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
         score: what changed, in words.
     """
     best_real = min(differences, key=lambda arm: differences[arm].sure.value)
-    difference = _smallest([own.sure for own in differences.values()])
-    likely = _smallest([own.likely for own in differences.values()])
-    verdict = _verdict(difference, likely)
+    difference = smallest([own.sure for own in differences.values()])
+    likely = smallest([own.likely for own in differences.values()])
+    verdict = verdict_of(difference, likely)
     interval = "no interval"
     if difference.low is not None and difference.high is not None:
         interval = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
@@ -258,35 +256,6 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
         likely=None if likely.low is None or likely.high is None else (likely.low, likely.high),
         words=words.strip(),
     )
-
-
-def _smallest(differences: Sequence[Estimate]) -> Estimate:
-    """Return the smallest of several differences, with an interval for it.
-
-    Its lower end is the lowest of all lower ends, which need no correction: the end of the true smallest one
-    alone has to hold (intersection-union test, Berger 1982). Its upper end is the lowest of all upper ends,
-    which must hold together.
-    """
-    lows = [own.low for own in differences if own.low is not None]
-    highs = [own.high for own in differences if own.high is not None]
-    value, n = min(own.value for own in differences), differences[0].n
-    if not len(lows) == len(highs) == len(differences):
-        return Estimate(value=value, n=n)
-    return Estimate(value=value, low=min(lows), high=min(highs), n=n)
-
-
-def _verdict(sure: Estimate, likely: Estimate) -> Told:
-    if sure.low is None or sure.high is None or likely.low is None or likely.high is None:
-        return "could not tell"
-    if sure.low > 0:
-        return "helps"
-    if sure.high < 0:
-        return "harms"
-    if likely.low > 0:
-        return "possibly helps"
-    if likely.high < 0:
-        return "possibly harms"
-    return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
 def _one_finding(column: int) -> Metric:
@@ -323,7 +292,7 @@ def _change(
     """
     others = [on_test[arm][metric] for arm in on_test if arm.name in REAL_ARMS]
     own, level = on_test[chosen][metric], 1.0 - 0.05 / comparisons
-    return _smallest([own.minus(other, len(others), level=level) for other in others])
+    return smallest([own.minus(other, len(others), level=level) for other in others])
 
 
 def not_measured(reason: str) -> UtilityVerdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Fidelity, PairedTest
+from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Fidelity, Outcome, PairedTest
 from pipeline.rendering.formats import p_value, plain_percent
 from pipeline.wording.power import noticeable_excess, round_up
 
@@ -22,6 +22,27 @@ AGREEMENT_AIM = 0.90
 def lies_within(interval: tuple[float, float]) -> bool:
     """Return whether an interval of a change in AUC contains no change that matters."""
     return max(abs(interval[0]), abs(interval[1])) <= RELEVANT_AUC
+
+
+def verdict_of(sure: Estimate, likely: Estimate | None = None) -> Outcome:
+    """Return what a change in AUC shows.
+
+    Args:
+        sure: the change with its 95 % interval.
+        likely: the change with its 90 % interval, of which `possibly` is said; None to leave that out.
+    """
+    if sure.low is None or sure.high is None:
+        return "could not tell"
+    if sure.low > 0:
+        return "helps"
+    if sure.high < 0:
+        return "harms"
+    if likely is not None and likely.low is not None and likely.high is not None:
+        if likely.low > 0:
+            return "possibly helps"
+        if likely.high < 0:
+            return "possibly harms"
+    return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
 def effect_words(verdict: str, difference: Estimate) -> str:

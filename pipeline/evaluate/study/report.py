@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.append_log import READS_NAME, append_entry, log_beside, read_entries
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.evaluation_report import Estimate
+from pipeline.artifacts.evaluation_report import Estimate, Outcome
 from pipeline.config import read_model
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import kinds, read_cell
@@ -27,7 +27,7 @@ from pipeline.evaluate.study.statistics import (
 from pipeline.evaluate.truth import Question, Truth, patient_numbers
 from pipeline.records import CellRef
 from pipeline.storage import digest_of, write_json
-from pipeline.wording.evaluation import lies_within
+from pipeline.wording.evaluation import verdict_of
 
 REPORT_NAME = "study.json"
 
@@ -100,7 +100,7 @@ class StudyRow(_Part):
     by_finding: dict[str, Estimate] = Field(default_factory=dict)
     errors: dict[str, float]
     p_value: float | None
-    verdict: Literal["helps", "no measurable effect", "could not tell", "harms", "not measured"]
+    verdict: Outcome
     words: str
     gates: dict[str, int]
     notes: tuple[str, ...]
@@ -207,7 +207,7 @@ def measure_row(
     for cell in cells:
         if cell.gate:
             gates[cell.gate] = gates.get(cell.gate, 0) + 1
-    verdict = _verdict(effect)
+    verdict: Outcome = "not measured" if effect is None else verdict_of(effect.difference)
     return StudyRow(
         regime=regime,
         size=size,
@@ -226,20 +226,6 @@ def measure_row(
         gates=gates,
         notes=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
     )
-
-
-def _verdict(
-    effect: Effect | None,
-) -> Literal["helps", "no measurable effect", "could not tell", "harms", "not measured"]:
-    if effect is None:
-        return "not measured"
-    low, high = effect.difference.low, effect.difference.high
-    assert low is not None and high is not None
-    if low > 0:
-        return "helps"
-    if high < 0:
-        return "harms"
-    return "no measurable effect" if lies_within((low, high)) else "could not tell"
 
 
 def _sentence(size: int | str, verdict: str, effect: Effect | None, words: Mapping[str, str]) -> str:

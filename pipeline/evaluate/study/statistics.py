@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
+from pipeline.evaluate.intervals import smallest
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.truth import Targets
 
@@ -109,8 +110,7 @@ def measure_effect(
 ) -> Effect:
     """Return the effect of a synthetic arm.
 
-    The lower end of the interval is the lowest of the lower ends against all real-only arms. Its upper end is
-    the lowest of the upper ends, widened by their number (see `utility.conclude`).
+    Its interval is that of the smallest difference to a real-only arm (`intervals.smallest`).
 
     Args:
         chosen: key of the synthetic arm.
@@ -124,25 +124,26 @@ def measure_effect(
 
     rivals = [key for key in measured if kinds[key] in REAL_ARMS]
     tail = 0.025 / comparisons
-    values: dict[str, float] = {}
-    lows, highs, p_values, shares = [], [], [], {}
+    differences: dict[str, Estimate] = {}
+    p_values, shares = [], {}
     for key in rivals:
         gap = measured[chosen].plain - measured[key].plain
-        values[key], shares[key] = (
-            float(gap.mean()),
-            _shares(gap, measured[chosen].draws - measured[key].draws),
-        )
+        value = float(gap.mean())
+        shares[key] = _shares(gap, measured[chosen].draws - measured[key].draws)
         error, freedom = _total(shares[key], gap.shape, num_patients)
-        lows.append(values[key] - error * float(t.isf(tail, freedom)))
-        highs.append(values[key] + error * float(t.isf(tail / len(rivals), freedom)))
-        p_values.append(float(t.sf(values[key] / error, freedom)) if error else float(values[key] <= 0))
-    rival = min(values, key=lambda key: values[key])
-    gap = measured[chosen].plain - measured[rival].plain
+        differences[key] = Estimate(
+            value=value,
+            low=value - error * float(t.isf(tail, freedom)),
+            high=value + error * float(t.isf(tail / len(rivals), freedom)),
+            n=num_scans,
+        )
+        p_values.append(float(t.sf(value / error, freedom)) if error else float(value <= 0))
+    rival = min(differences, key=lambda key: differences[key].value)
     return Effect(
         chosen=chosen,
         rival=rival,
-        difference=Estimate(value=values[rival], low=min(lows), high=min(highs), n=num_scans),
-        by_site=tuple(gap.mean(axis=1).tolist()),
+        difference=smallest(list(differences.values())),
+        by_site=tuple((measured[chosen].plain - measured[rival].plain).mean(axis=1).tolist()),
         shares=shares[rival],
         # The chosen arm must beat all of them: the largest of the single p-values holds for the hypothesis.
         p_value=max(p_values),
