@@ -96,7 +96,7 @@ def metric_rows(report: EvaluationReport) -> list[dict[str, Any]]:
         against = f"{found.chosen_arm} against {found.compared_with}"
         rows.append(_row("change in test AUC", against, change.value, change.low, change.high))
     for name, part in (found.by_finding | found.by_group).items():
-        rows += _figure("change in test AUC", name, part)
+        rows += _figure("change in test AUC", name, part.change)
     for scope in report.fidelity:
         for distance in scope.distances:
             rows += _figure(distance.heading, scope.scope, distance.value)

@@ -13,6 +13,7 @@ from prefect import flow
 from flows import artifacts, tasks
 from flows.prefect_logs import without_tracebacks
 from flows.results import call_task
+from pipeline.artifacts.evaluation_report import external_verdicts
 from pipeline.errors import DataError, GateRefusedError
 from pipeline.evaluate.plan import external_references, require_image_size
 from pipeline.manifest import Manifest, load_manifest
@@ -156,6 +157,7 @@ class Run:
             "verdict": audit.verdict.value,
             "release": str(release.path),
             "digests": {reference.stage: reference.digest for reference in references},
+            **external_verdicts(evaluation.path),
         }
 
     def _stage(self, name: str, task: Callable[..., RefT], **inputs: Any) -> Any:

@@ -304,6 +304,7 @@ def evaluate(
             )
             emit(plan_stage("evaluate", planned, out, force=force))
             return
+        from pipeline.artifacts.evaluation_report import external_verdicts
         from pipeline.evaluate import run_evaluate
 
         reference = run_evaluate(
@@ -315,21 +316,7 @@ def evaluate(
             force=force,
             external=external,
         )
-        _finish(reference, settings, **_external(reference.path))
-
-
-def _external(evaluation: Path) -> dict[str, Any]:
-    """Return the verdicts of the external tests of an evaluation; empty if it has none."""
-    from pipeline.artifacts.evaluation_report import read_evaluation_report
-
-    tests = read_evaluation_report(evaluation).external
-    if not tests:
-        return {}
-    return {
-        "external": [
-            {"name": test.name, "digest": test.digest, "verdict": test.utility.verdict} for test in tests
-        ]
-    }
+        _finish(reference, settings, **external_verdicts(reference.path))
 
 
 def _given(options: list[str] | None) -> dict[str, str | list[str]] | None:

@@ -138,6 +138,33 @@ Outcome = Literal[
 """What a comparison of arms on test shows."""
 
 
+class PartChange(_Part):
+    """Change in the test AUC of one finding, or among the scans of one subgroup.
+
+    Attributes:
+        compared_with: key of the arm without synthetic images that is best for this part.
+        real: AUC of that arm for this part.
+        synthetic: AUC of the chosen synthetic arm for it.
+        change: change against the best arm without synthetic images, with a 95 % interval that holds for all
+            parts together.
+    """
+
+    compared_with: str
+    real: Estimate
+    synthetic: Estimate
+    change: Estimate
+
+
+def auc_of(finding: str) -> str:
+    """Return the metric name of the AUC of one finding."""
+    return f"auc of {finding}"
+
+
+def auc_in(group: str) -> str:
+    """Return the metric name of the AUC among the scans of one subgroup."""
+    return f"auc in {group}"
+
+
 class UtilityVerdict(_Part):
     """Verdict on the chosen synthetic arm against the best real-only arm (bootstrap over patients, seeds).
 
@@ -149,9 +176,8 @@ class UtilityVerdict(_Part):
         compared_with: strongest arm without synthetic images.
         difference: difference in test AUC, with its 95 % interval.
         likely: 90 % interval of the difference.
-        by_finding: finding -> change in its test AUC against the best real-only arm for it, with a 95 %
-            interval that holds for all findings together; empty if classes are asked.
-        by_group: subgroup, such as `sex F` -> the same among its test scans.
+        by_finding: finding -> its change; empty if classes are asked.
+        by_group: subgroup, such as `sex F` -> the change among its test scans.
         delong: DeLong's test of the same two arms, on probabilities averaged over classifier seeds; None with
             more than two classes. The verdict does not depend on it.
         words: verdict and numbers as text.
@@ -162,8 +188,8 @@ class UtilityVerdict(_Part):
     compared_with: str
     difference: Estimate | None
     likely: tuple[float, float] | None = None
-    by_finding: dict[str, Estimate] = Field(default_factory=dict)
-    by_group: dict[str, Estimate] = Field(default_factory=dict)
+    by_finding: dict[str, PartChange] = Field(default_factory=dict)
+    by_group: dict[str, PartChange] = Field(default_factory=dict)
     delong: PairedTest | None = None
     words: str
 
@@ -228,6 +254,7 @@ class EvaluationReport(_Part):
             evaluation and those that it replaced.
         test_reads_of_others: number of these reads with another cohort.
         external: results on the cohorts of other sites, sorted by name.
+        asked: what the classifiers were asked for: the class, or the findings.
         curves: name -> {column: values} for the figures (learning curves of the classifiers).
         nearest: class -> a few released sample_ids with the row of the nearest real train scan (private).
     """
@@ -249,6 +276,7 @@ class EvaluationReport(_Part):
     curves: dict[str, dict[str, list[float]]]
     nearest: dict[str, list[dict[str, Any]]]
     notes: tuple[str, ...] = ()
+    asked: Literal["classes", "findings"] = "classes"
     settings: dict[str, Any]
 
 
@@ -283,3 +311,10 @@ def read_evaluation_report(folder: Path) -> EvaluationReport:
     return read_model(
         EvaluationReport, folder / REPORT_NAME, role="evaluation", remedy="Run the evaluation again."
     )
+
+
+def external_verdicts(folder: Path) -> dict[str, Any]:
+    """Return the verdicts of the external tests of an evaluation, as JSON values; empty without any."""
+    tests = read_evaluation_report(folder).external
+    verdicts = [{"name": test.name, "digest": test.digest, "verdict": test.utility.verdict} for test in tests]
+    return {"external": verdicts} if verdicts else {}

@@ -26,21 +26,23 @@ def requested_findings(
 ) -> Floats:
     """Return the findings (n, K) that synthetic images were requested to show.
 
-    Without a request for a finding, only the class tells: an image of the finding's own class shows it, and
-    an image of a class that is no finding shows none. Whether it is in an image of another finding's class is
-    unknown.
+    Where a finding was not requested, only the class tells: an image of the finding's own class shows it, and
+    an image of a class that is no finding shows none of the findings that are classes. Whether it is in an
+    image of another finding's class is unknown.
 
     Args:
         info: description of the cohort, with its findings.
         labels: (n,) class of each image.
-        columns: finding -> 1, 0 or None of each image, where it was requested.
+        columns: finding -> 1, 0 or None of each image.
     """
     found = np.full((len(labels), len(info.findings)), np.nan)
     names = np.array(info.classes)[labels] if len(labels) else np.empty(0, dtype=str)
     healthy = ~np.isin(names, info.findings)
     for column, finding in enumerate(info.findings):
-        found[healthy, column] = 0.0
+        if finding in info.classes:
+            found[healthy, column] = 0.0
         found[names == finding, column] = 1.0
-        if finding in columns:
-            found[:, column] = [np.nan if value is None else float(value) for value in columns[finding]]
+        for row, value in enumerate(columns.get(finding, ())):
+            if value is not None:
+                found[row, column] = float(value)
     return found

@@ -28,7 +28,7 @@ WORDS = {
     "real_synthetic": "real + synthetic images",
     "real_weighted": "real + synthetic images, real ones repeated to the same count",
     "pretrained": "pre-training on synthetic, then fine-tuning on real images",
-    "agreeing": "real + synthetic images whose label a classifier of real images confirms",
+    "agreeing": "real + synthetic images whose label a classifier trained on real images confirms",
     "uncertain": "real + confirmed synthetic images of which that classifier is least certain",
     "balancing": "real images, the rarer classes filled up with synthetic ones",
     "balancing_groups": "real images, the rarer subgroups of each class filled up with synthetic ones",
@@ -41,4 +41,4 @@ PLAIN_ARMS = frozenset(WORDS) - {"real_augmented", "real_strong", "pretrained"}
 FILLING_ARMS = ("balancing", "balancing_groups")
 """Arms whose synthetic images fill up what is rare."""
 CHOOSING_ARMS = ("agreeing", "uncertain")
-"""Arms whose synthetic images are chosen by classifiers of real images."""
+"""Arms whose synthetic images are chosen by classifiers trained on real images."""

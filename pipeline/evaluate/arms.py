@@ -18,7 +18,7 @@ from pipeline.evaluate.truth import Question, Targets
 Images = npt.NDArray[np.float32]
 """(n, 1, H, W) in [-1, 1]."""
 SOME = 0.05
-"""Synthetic images per real image that an arm which fills up classes or subgroups must have at least."""
+"""Synthetic images per real image that an arm must have, if it takes fewer than the ratio asks for."""
 _NONE: Ints = np.empty(0, dtype=np.int64)
 
 
@@ -210,7 +210,7 @@ def later_arms(
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What classifiers of real images say of the synthetic ones, each class by itself.
+    """What classifiers trained on real images say of the synthetic ones, each class by itself.
 
     Attributes:
         order: label -> positions of the images whose class they confirm, in random order.
@@ -222,7 +222,7 @@ class Confirmed:
 
 
 def confirmed(labels: Ints, targets: Targets, probabilities: Floats, seed: int) -> Confirmed:
-    """Return which synthetic images classifiers of real images confirm.
+    """Return which synthetic images classifiers trained on real images confirm.
 
     Args:
         labels: (n,) class that each image was made as.
@@ -242,6 +242,22 @@ def confirmed(labels: Ints, targets: Targets, probabilities: Floats, seed: int) 
         {label: rng.permutation(own) for label, own in rows.items()},
         {label: own[np.argsort(-uncertainty[own], kind="stable")] for label, own in rows.items()},
     )
+
+
+def with_confirmed(arms: Sequence[Arm], chosen: Confirmed) -> tuple[list[Arm], list[str]]:
+    """Return the arms with their numbers of confirmed images, and notes on those with too few of them."""
+    available = {label: len(rows) for label, rows in chosen.order.items()}
+    kept, notes = [], []
+    for arm in arms:
+        planned = enumerate(arm.num_synthetic)
+        counts = tuple(min(count, available.get(label, 0)) for label, count in planned)
+        if arm.name not in CHOOSING_ARMS:
+            kept.append(arm)
+        elif sum(counts) > SOME * sum(arm.num_real):
+            kept.append(replace(arm, num_synthetic=counts))
+        else:
+            notes.append(f"{arm.key}: not trained, because too few images are confirmed")
+    return kept, notes
 
 
 def readings_of(probabilities: Floats, targets: Targets) -> Ints:
@@ -275,8 +291,7 @@ def training_sets(
         synthetic: synthetic images.
         seed: classifier seed.
         question: what the classifiers are asked.
-        chosen: confirmed synthetic images, needed by `CHOOSING_ARMS`. If fewer are confirmed than the arm
-            asks for, it has fewer.
+        chosen: confirmed synthetic images, needed by `CHOOSING_ARMS`.
     """
     rng = np.random.default_rng([seed, 1])
     real_rows: list[Ints] = []

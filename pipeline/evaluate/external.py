@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +10,17 @@ import numpy as np
 
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort, open_cohort
-from pipeline.artifacts.evaluation_report import ExternalArm, ExternalTest, count_external_reads
+from pipeline.artifacts.evaluation_report import ExternalArm, ExternalTest, auc_of, count_external_reads
 from pipeline.artifacts.findings import real_findings
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Images
+from pipeline.evaluate.intervals import ArmMetric
 from pipeline.evaluate.lineage import shared_scans
 from pipeline.evaluate.plan import as_external
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.subgroups import masks
 from pipeline.evaluate.trained import Trained
-from pipeline.evaluate.truth import Question, Targets, Truth, patient_numbers
+from pipeline.evaluate.truth import Question, Truth, patient_numbers
 from pipeline.evaluate.utility import TestSplit, Utility, compare, not_measured
 from pipeline.records import CohortRef
 
@@ -31,13 +32,15 @@ class External:
     Attributes:
         cohort: the opened cohort.
         truth: what is true of each scan, numbered as in the cohort of the release, and its patient.
-        names: classes or findings that the classifiers are asked for.
+        names: classes, or findings, of which it is measured.
+        columns: positions of these findings among those that the classifiers are asked for; empty if classes.
         notes: notes for the report.
     """
 
     cohort: Cohort
     truth: Truth
     names: tuple[str, ...]
+    columns: tuple[int, ...]
     notes: tuple[str, ...]
 
     @property
@@ -49,6 +52,11 @@ class External:
     def rows(self) -> Ints:
         """Row numbers of its scans: all of them."""
         return np.arange(len(self.truth.labels), dtype=np.int64)
+
+    @property
+    def lacking(self) -> list[str]:
+        """Classes or findings with too few patients, without which nothing is measured."""
+        return self.truth.lacking(self.names)
 
     def images(self) -> Images:
         """Return its scans in model range: (n, 1, H, W) float32 in [-1, 1]."""
@@ -82,7 +90,7 @@ def open_external(
 
 def _checked(other: Cohort, cohort: Cohort, made_from: str) -> External:
     question = Question.of(cohort)
-    labels = _answers(other, question)
+    _require_names(other, question)
     if other.info.image_size != cohort.info.image_size:
         height, width = cohort.info.image_size
         raise DataError(
@@ -102,32 +110,49 @@ def _checked(other: Cohort, cohort: Cohort, made_from: str) -> External:
             "would not be external",
             remedy="Exclude them in its manifest and ingest it again, or name another cohort.",
         )
-    rows = np.arange(other.info.num_scans, dtype=np.int64)
-    truth = Truth(labels, patient_numbers(other), masks(other, rows))
-    return External(other, truth, question.names, _notes(other, cohort))
+    rows, patients = np.arange(other.info.num_scans, dtype=np.int64), patient_numbers(other)
+    groups, notes = masks(other, rows), _notes(other, cohort)
+    if not question.columns:
+        positions = np.array([question.names.index(name) for name in other.info.classes], dtype=np.int64)
+        truth = Truth(positions[np.asarray(other.labels)], patients, groups)
+        return External(other, truth, question.names, (), notes)
+    found, there = real_findings(other, rows), other.info.findings
+    asked = {
+        column: found[:, there.index(name)] for column, name in enumerate(question.names) if name in there
+    }
+    lacking = Truth(np.stack(list(asked.values()), axis=1), patients).lacking(
+        [question.names[column] for column in asked]
+    )
+    kept = tuple(column for column in asked if question.names[column] not in lacking) or tuple(asked)
+    names = tuple(question.names[column] for column in kept)
+    left_out = [name for name in question.names if name not in names]
+    notes = (
+        *notes,
+        *(f"{name} is left out: too few of its patients are with or without it" for name in left_out),
+    )
+    truth = Truth(np.stack([asked[column] for column in kept], axis=1), patients, groups)
+    return External(other, truth, names, kept, notes)
 
 
-def _answers(other: Cohort, question: Question) -> Targets:
-    """Return the answers (n,) or (n, K) to the question of the release's cohort, for all scans of another.
+def _require_names(other: Cohort, question: Question) -> None:
+    """Check that a cohort has the classes that are asked for and no other, or at least one of the findings.
 
     Raises:
-        DataError: the other cohort has other classes, or lacks a finding.
+        DataError: it has not.
     """
     asked, names = ("findings", other.info.findings) if question.columns else ("classes", other.info.classes)
     missing = [name for name in question.names if name not in names]
-    unknown = [name for name in names if name not in question.names]
-    if unknown if asked == "classes" else missing:
-        parts = [("is not known", unknown if asked == "classes" else []), ("is missing", missing)]
-        said = ", ".join(f"{', '.join(own)} {words}" for words, own in parts if own)
+    unknown = [] if question.columns else [name for name in names if name not in question.names]
+    if unknown or len(missing) == len(question.names):
+        said = [
+            f"{', '.join(own)} {words}"
+            for own, words in ((unknown, "is not known"), (missing, "is missing"))
+            if own
+        ]
         raise DataError(
-            f"its {asked} are not those of the release's cohort: {said}",
+            f"its {asked} are not those of the release's cohort: {', '.join(said)}",
             remedy="Map its labels to the same names in its manifest, and ingest it again.",
         )
-    if question.columns:
-        rows = np.arange(other.info.num_scans, dtype=np.int64)
-        return real_findings(other, rows)[:, [names.index(name) for name in question.names]]
-    positions = np.array([question.names.index(name) for name in names], dtype=np.int64)
-    return positions[np.asarray(other.labels)]
 
 
 def _notes(other: Cohort, cohort: Cohort) -> tuple[str, ...]:
@@ -175,10 +200,11 @@ def measure_external(
     arms: tuple[ExternalArm, ...] = ()
     if not utility.to_read:
         verdict = not_measured("no arm was chosen on the val split")
-    elif lacking := own.truth.lacking(own.names):
+    elif lacking := own.lacking:
         verdict = not_measured(f"the cohort has fewer than 2 patients of {', '.join(lacking)}")
     else:
-        readings = {arm: trained.of(arm, own.key) for arm in utility.to_read}
+        columns = list(own.columns) or slice(None)
+        readings = {arm: [p[:, columns] for p in trained.of(arm, own.key)] for arm in utility.to_read}
         inner = utility.test
         found = compare(
             TestSplit(own.truth, readings, log, cohort=digest, evaluation=evaluation, resumed=resumed),
@@ -199,7 +225,7 @@ def measure_external(
                 words=arm.words,
                 metrics={name: metric.estimate for name, metric in metrics.items()},
                 auc_by_seed=tuple(metrics["auc"].by_seed.tolist()),
-                drop=None if inner is None else inner.arms[arm]["auc"].minus(metrics["auc"]),
+                drop=None if inner is None else _inner_auc(inner.arms[arm], own).minus(metrics["auc"]),
             )
             for arm, metrics in found.arms.items()
         )
@@ -213,3 +239,12 @@ def measure_external(
         utility=verdict,
         notes=own.notes,
     )
+
+
+def _inner_auc(metrics: Mapping[str, ArmMetric], own: External) -> ArmMetric:
+    """Return the AUC on the internal test split, of the findings that are measured on the external one."""
+    if not own.columns:
+        return metrics["auc"]
+    each = [metrics[auc_of(name)] for name in own.names]
+    by_seed, draws = (np.mean([getattr(one, part) for one in each], axis=0) for part in ("by_seed", "draws"))
+    return ArmMetric(by_seed, draws, each[0].num_cases)

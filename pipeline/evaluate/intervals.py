@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,10 @@ from pipeline.arrays import Floats
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.metrics import Labels, Metric, Probabilities, Weights
 from pipeline.wording.power import clopper_pearson
+
+DRAWS_BEYOND = 5
+"""Bootstrap draws that must lie beyond a percentile for it to be an end of an interval. Corrections for many
+comparisons ask for percentiles that few draws reach."""
 
 
 @dataclass(frozen=True)
@@ -120,5 +125,12 @@ def _estimate(value: float, draws: Floats, n: int, tails: tuple[float, float] = 
     # If half of the draws lack a class, percentiles of the others would be too narrow.
     if len(valid) < 0.5 * len(draws):
         return Estimate(value=value, n=n)
-    low, high = np.quantile(valid, [tails[0], 1.0 - tails[1]])
-    return Estimate(value=value, low=float(low), high=float(high), n=n)
+    low, high = (_end(value, valid, tail, side) for tail, side in zip(tails, (-1, 1), strict=True))
+    return Estimate(value=value, low=low, high=high, n=n)
+
+
+def _end(value: float, draws: Floats, tail: float, side: int) -> float:
+    """Return an end of an interval: a percentile, or the normal one if too few draws lie beyond it."""
+    if tail * len(draws) >= DRAWS_BEYOND:
+        return float(np.quantile(draws, tail if side < 0 else 1.0 - tail))
+    return value + side * NormalDist().inv_cdf(1.0 - tail) * float(draws.std(ddof=1))

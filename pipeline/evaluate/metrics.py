@@ -19,8 +19,8 @@ Weights = Floats
 
 NUM_BINS = 15
 Metric = Callable[[Probabilities, Labels, Weights], Floats]
-"""Returns (B,), NaN where a weighting has no case of a class that the metric needs. Of several findings it is
-the mean over those that can be measured, each among the cases where it is known."""
+"""Returns (B,), NaN where a weighting lacks what the metric needs: a case of each class, or a case with and
+one without each finding. Of several findings it is the mean, each among the cases where it is known."""
 
 
 def _of_findings(metric: Metric) -> Metric:
@@ -33,13 +33,12 @@ def _of_findings(metric: Metric) -> Metric:
         values = []
         for column in range(labels.shape[1]):
             known = ~np.isnan(labels[:, column])
+            if not known.any():
+                return np.full(len(weights), np.nan)
             present = probabilities[known, column]
             states = labels[known, column].astype(np.int64)
             values.append(metric(np.stack([1.0 - present, present], axis=1), states, weights[:, known]))
-        found = np.stack(values)
-        measured = np.isfinite(found)
-        with np.errstate(invalid="ignore"):
-            return np.where(measured, found, 0.0).sum(axis=0) / measured.sum(axis=0)
+        return np.mean(values, axis=0)
 
     return extended
 
@@ -56,7 +55,7 @@ def sensitivity_at(specificity: float) -> Metric:
     """Return a metric: the highest sensitivity at a specificity of at least `specificity`.
 
     It is the mean over the classes, each against the rest, because class indices do not show which of two
-    classes is the finding.
+    classes is the finding. Of findings it is the sensitivity for their presence.
     """
 
     def best(true_rate: Weights, false_rate: Weights) -> Floats:
@@ -66,7 +65,12 @@ def sensitivity_at(specificity: float) -> Metric:
         return np.where(np.isnan(true_rate[:, -1]) | np.isnan(false_rate[:, -1]), np.nan, found)
 
     @_of_findings
+    def present(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+        return _over_classes(probabilities, labels, weights, best, [1])
+
     def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
+        if labels.ndim == 2:
+            return present(probabilities, labels, weights)
         return _over_classes(probabilities, labels, weights, best, range(probabilities.shape[1]))
 
     return metric

@@ -11,7 +11,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts.cohort import Cohort
 from pipeline.cost.estimate import (
     PAGE_BYTES,
     Cost,
@@ -53,8 +52,6 @@ def plan_evaluate(
     others = external_references(external)
     inputs = {"release": known_digest(ReleaseRef, release), "cohort": known_digest(CohortRef, cohort)}
     own = classifier_digest(settings)
-    if not isinstance(cohort, Foreseen) and Cohort(folder_of(cohort)).info.findings:
-        inputs["question"] = "findings"
     if fit_predict is not None:
         inputs["classifier"] = _name_of(fit_predict)
     elif own is not None:

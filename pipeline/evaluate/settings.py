@@ -60,8 +60,8 @@ class EvaluateSettings(Settings):
     budgets: tuple[Annotated[float, Field(gt=0, le=100)], ...] = Field(
         (1.0,),
         min_length=1,
-        description="Multiples of num_steps; a built-in classifier trains each arm at every one, and a "
-        "synthetic arm has to beat the real arms at all of them.",
+        description="Multiples of num_steps; a built-in classifier trains each arm at every one. The "
+        "synthetic arm that is best on val is compared with the real arms at all of them.",
     )
     max_minutes: float | None = Field(
         None,

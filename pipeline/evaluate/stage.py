@@ -24,7 +24,7 @@ from pipeline.evaluate.fidelity.encoder import EXTRACTOR, cohort_encoder
 from pipeline.evaluate.fidelity.features import features, real_features
 from pipeline.evaluate.fidelity.measure import FeatureSet, measure_fidelity
 from pipeline.evaluate.fidelity.neighbours import nearest_real
-from pipeline.evaluate.lineage import require_unseen
+from pipeline.evaluate.lineage import held_out, require_unseen
 from pipeline.evaluate.plan import plan_evaluate, require_image_size
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
@@ -82,8 +82,10 @@ def run_evaluate(
         require_image_size(settings, real.info.image_size)
     classifier = fit_predict or classifier_of(settings, Question.of(real), out)
     released = read_release(release, real)
-    require_unseen(released, real)
+    require_unseen(released, real, held_out(real), "val or test scans of the cohort")
     others = open_external(external, real, made_from=cohort_behind(released.reference.path))
+    for other in others:
+        require_unseen(released, other.cohort, other.rows, f"scans of {other.cohort.info.name}")
     plan = plan_evaluate(
         released.reference,
         real.reference,
@@ -113,7 +115,7 @@ def _measure(
     """Run all measurements and write the results; return the names of the files and the counts."""
     made = Pool(release.labels, release.images, release.findings)
     sets = Sets.of(cohort, made, requested=release.attributes)
-    sets = replace(sets, others={other.key: other.images() for other in external})
+    sets = replace(sets, others={other.key: other.images() for other in external if not other.lacking})
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])
@@ -143,6 +145,7 @@ def _measure(
         utility=utility.verdict,
         **reads,
         external=tuple(tests),
+        asked="findings" if sets.question.columns else "classes",
         curves=trained.curves,
         settings=settings.model_dump(mode="json"),
         **_pictures(cohort, release, patients, settings, seed=seed, notes=tuple(notes)),

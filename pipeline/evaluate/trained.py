@@ -27,6 +27,7 @@ from pipeline.evaluate.arms import (
     missing_in_groups,
     readings_of,
     training_sets,
+    with_confirmed,
 )
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.settings import EvaluateSettings
@@ -104,7 +105,7 @@ class Trained:
     Attributes:
         seeds: classifier seeds.
         readings: arm -> for each seed, set name -> probabilities (n, C or K).
-        reader: the arm of real images that is best on val. Its augmentation is that of all later arms, and
+        reader: the real-only arm that is best on val. Its augmentation is that of all later arms, and
             its classifiers read the synthetic images.
         curves: arm key -> learning curve, mean over seeds.
         notes: notes for the report.
@@ -121,7 +122,7 @@ class Trained:
         return [read[name] for read in self.readings[arm]]
 
     def read(self, name: str, targets: Targets) -> Ints:
-        """Return what classifiers of real images read on average in a set of images with these targets."""
+        """Return what the reader's classifiers read on average in a set of images with these targets."""
         assert self.reader is not None
         return readings_of(np.mean(self.of(self.reader, name), axis=0), targets)
 
@@ -136,7 +137,7 @@ def train_arms(
 ) -> Trained:
     """Train every arm with every seed, reusing results of an interrupted run in `folder`.
 
-    The arms of real images alone come first. The one that is best on val decides how the images of all other
+    The real-only arms come first. The one that is best on val decides how the images of all other
     arms are augmented, and its classifiers, which never saw a synthetic image, read the synthetic ones.
     """
     num_classes = len(sets.classes)
@@ -159,7 +160,9 @@ def train_arms(
         notes.append("evaluate.budgets is left out: the classifier is not a built-in one")
     first = at_budgets(first_arms(real, names, settings.strengths), budgets)
     if not first:
-        return Trained(notes=("utility is not measured: no arm of real images alone was asked for", *notes))
+        return Trained(
+            notes=("utility is not measured: no arm without synthetic images was asked for", *notes)
+        )
     plan = functools.partial(
         later_arms,
         real,
@@ -204,6 +207,8 @@ def train_arms(
         every = np.arange(len(sets.synthetic))
         targets = sets.synthetic.targets(sets.question, every)
         chosen = confirmed(sets.synthetic.labels, targets, mean, seed)
+        later, few = with_confirmed(later, chosen)
+        more += few
     readings |= trained(later, by_all, chosen)
     curves = {arm.key: mean_curve([Job(arm, s, ()) for s in seeds], folder / JOBS_FOLDER) for arm in readings}
     return Trained(
@@ -215,10 +220,16 @@ def train_arms(
     )
 
 
-def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], labels: Targets) -> float:
-    """Return the mean AUC over seeds on val; 0 if a class is missing there."""
-    once = np.ones((1, len(labels)))
-    return float(np.nan_to_num(np.mean([auc(read["val"], labels, once)[0] for read in readings])))
+def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], targets: Targets) -> float:
+    """Return the mean AUC over seeds on val, of the findings that it can measure; 0 if there are none."""
+    scores = [read["val"] for read in readings]
+    if targets.ndim == 2:
+        kept = (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+        if not kept.any():
+            return 0.0
+        targets, scores = targets[:, kept], [own[:, kept] for own in scores]
+    once = np.ones((1, len(targets)))
+    return float(np.nan_to_num(np.mean([auc(own, targets, once)[0] for own in scores])))
 
 
 def _within_budget(

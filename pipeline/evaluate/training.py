@@ -26,6 +26,8 @@ from pipeline.evaluate.truth import Targets
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
 
+CLASSIFIER = "evaluate.classifier"
+CORRECT_IT = "Correct it and run the same command again: classifiers that are trained are kept."
 SUM_TOLERANCE, ROUNDING = 0.01, 1e-6
 """How far the sum of an image's probabilities may be from 1, and each of them outside [0, 1]."""
 
@@ -51,6 +53,7 @@ class FitPredict(Protocol):
     choices from `seed`, and may be called from several threads at once.
 
     An attribute `arms`, if it has one, names the arms that it can train; otherwise these are `PLAIN_ARMS`.
+    Attributes `field` and `remedy`, if it has them, are what an error names: the setting and what helps.
     A method `stop`, if it has one, is called from another thread if a run ends early; it ends running calls.
     """
 
@@ -208,6 +211,12 @@ def run_jobs(
     results = {job: read for job in jobs if (read := _read(folder, job, num_classes, asked)) is not None}
     waiting = [job for job in jobs if job not in results]
 
+    def refused(job: Job, problem: str) -> DataError:
+        remedy = getattr(fit_predict, "remedy", CORRECT_IT)
+        return unusable(
+            job.arm, job.seed, problem, field=getattr(fit_predict, "field", CLASSIFIER), remedy=remedy
+        )
+
     def work(job: Job) -> tuple[Job, dict[str, npt.NDArray[np.float32]]]:
         parts = training_sets(job.arm, job.seed)
         wanted = [asked[name] for name in job.asked]
@@ -218,13 +227,16 @@ def run_jobs(
         except Exception as error:
             if isinstance(fit_predict, BuiltIn):
                 raise
-            raise unusable(job.arm, job.seed, f"failed ({type(error).__name__})") from error
+            raise refused(job, f"failed ({type(error).__name__})") from error
         shapes = [(len(part), num_classes) for part in wanted]
-        scores = _checked(job, fit, shapes, exclusive=parts[0][1].ndim == 1)
+        if problem := _problem(fit, shapes, exclusive=parts[0][1].ndim == 1):
+            raise refused(job, problem)
+        scores = [np.ascontiguousarray(found, dtype=np.float32) for found in fit.probabilities]
         read = dict(zip(job.asked, scores, strict=True))
         with storage_errors(folder):
             tensors = {name: torch.from_numpy(p) for name, p in read.items()}
-            write_tensors(_path(folder, job), tensors, {"curve": fit.curve})
+            curve = {str(name): [float(value) for value in values] for name, values in fit.curve.items()}
+            write_tensors(_path(folder, job), tensors, {"curve": curve})
         return job, read
 
     with (
@@ -246,30 +258,28 @@ def run_jobs(
     return results
 
 
-def _checked(
-    job: Job, fit: Fit, shapes: list[tuple[int, int]], *, exclusive: bool
-) -> list[npt.NDArray[np.float32]]:
-    """Return the probabilities of a classifier.
+def _problem(fit: Fit, shapes: list[tuple[int, int]], *, exclusive: bool) -> str:
+    """Return why the results of a classifier cannot be used; empty if they can.
 
-    Raises:
-        DataError: they are not numbers of these shapes in [0, 1], or rows of classes (`exclusive`) do not sum
-            to 1.
+    Args:
+        fit: what it gave.
+        shapes: shape of each array of probabilities.
+        exclusive: whether they are those of classes, whose rows sum to 1.
     """
     try:
-        scores = [np.ascontiguousarray(found, dtype=np.float32) for found in fit.probabilities]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise unusable(job.arm, job.seed, "gave no Fit with an array of scores for each set") from error
+        scores = [np.asarray(found, dtype=np.float32) for found in fit.probabilities]
+        points = [float(value) for values in fit.curve.values() for value in values]
+    except (AttributeError, TypeError, ValueError):
+        return "gave no Fit with an array of scores for each set and a curve of numbers"
     if [found.shape for found in scores] != shapes:
-        problem = f"gave scores of shape {[found.shape for found in scores]}, not {shapes}"
-    elif not all(np.isfinite(found).all() for found in scores):
-        problem = "gave scores that are not finite"
-    elif any(((found < -ROUNDING) | (found > 1 + ROUNDING)).any() for found in scores):
-        problem = "gave scores below 0 or above 1"
-    elif exclusive and any((np.abs(found.sum(axis=1) - 1) > SUM_TOLERANCE).any() for found in scores):
-        problem = "gave scores of an image that do not add up to 1"
-    else:
-        return scores
-    raise unusable(job.arm, job.seed, problem)
+        return f"gave scores of shape {[found.shape for found in scores]}, not {shapes}"
+    if not all(np.isfinite(found).all() for found in (*scores, np.array(points))):
+        return "gave scores or a curve that are not finite"
+    if any(((found < -ROUNDING) | (found > 1 + ROUNDING)).any() for found in scores):
+        return "gave scores below 0 or above 1"
+    if exclusive and any((np.abs(found.sum(axis=1) - 1) > SUM_TOLERANCE).any() for found in scores):
+        return "gave scores of an image that do not add up to 1"
+    return ""
 
 
 def unusable(
@@ -277,8 +287,8 @@ def unusable(
     seed: int,
     problem: str,
     *,
-    field: str = "evaluate.classifier",
-    remedy: str = "Correct it and run the same command again: classifiers that are trained are kept.",
+    field: str = CLASSIFIER,
+    remedy: str = CORRECT_IT,
 ) -> DataError:
     """Return the error of a classifier of the user's own, with its arm and seed.
 
@@ -295,9 +305,10 @@ def unusable(
 
 
 def mean_curve(jobs: Sequence[Job], folder: Path) -> dict[str, list[float]]:
-    """Return the learning curve of finished jobs, averaged by column; empty if they have none."""
+    """Return the learning curve of finished jobs, averaged by column; empty if they have none in common."""
     curves = [read_tensors(_path(folder, job)).metadata.get("curve", {}) for job in jobs]
-    if not curves or not curves[0]:
+    # A user's classifier may stop at another step with another seed: such curves have no mean.
+    if len({tuple((name, len(values)) for name, values in curve.items()) for curve in curves}) != 1:
         return {}
     return {name: np.mean([curve[name] for curve in curves], axis=0).tolist() for name in curves[0]}
 

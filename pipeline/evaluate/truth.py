@@ -19,6 +19,19 @@ Targets = Ints | Floats
 
 
 @dataclass(frozen=True)
+class Part:
+    """What an AUC of a part is measured on.
+
+    Attributes:
+        scans: (n,) whether each scan belongs to it.
+        columns: columns of the findings that count; empty for all classes.
+    """
+
+    scans: Bools
+    columns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Truth:
     """Labels and patients of the real scans of one split.
 
@@ -45,14 +58,21 @@ class Truth:
             if any(self._few(self.labels[:, column] == state) for state in (0, 1))
         ]
 
-    def measurable_groups(self, names: Sequence[str]) -> dict[str, Bools]:
+    def measurable_groups(self, names: Sequence[str]) -> dict[str, Part]:
         """Return the subgroups in which every class, or some finding, can be measured."""
         found = {}
-        for name, chosen in self.groups.items():
+        for group, chosen in self.groups.items():
             lacking = Truth(self.labels[chosen], self.patients[chosen]).lacking(names)
-            if len(lacking) < (1 if self.labels.ndim == 1 else len(names)):
-                found[name] = chosen
+            if self.labels.ndim == 2 and len(lacking) < len(names):
+                kept = tuple(column for column, name in enumerate(names) if name not in lacking)
+                found[group] = Part(chosen, kept)
+            elif not lacking:
+                found[group] = Part(chosen)
         return found
+
+    def finding(self, column: int) -> Part:
+        """Return the scans of which a finding is known."""
+        return Part(~np.isnan(self.labels[:, column]), (column,))
 
     def _few(self, chosen: Bools) -> bool:
         return len(np.unique(self.patients[chosen])) < MIN_PATIENTS
@@ -76,19 +96,20 @@ class Question:
     def of(cls, cohort: Cohort) -> Question:
         """Return the question of a cohort: its findings if its scans have several, else its classes.
 
-        Findings of which val or test has too few patients are left out.
+        Findings of which train, val or test has too few patients are left out.
         """
         findings = cohort.info.findings
         if not findings:
             return cls(cohort.info.classes)
         patients = patient_numbers(cohort)
         lacking: dict[str, None] = {}
-        for split in ("val", "test"):
+        for split in ("train", "val", "test"):
             rows = cohort.rows(split)
             lacking |= dict.fromkeys(Truth(real_findings(cohort, rows), patients[rows]).lacking(findings))
         kept = tuple(column for column, name in enumerate(findings) if name not in lacking)
         notes = [
-            f"{name} is left out: val or test has too few patients with or without it" for name in lacking
+            f"{name} is left out: a split has fewer than {MIN_PATIENTS} patients with or without it"
+            for name in lacking
         ]
         if not kept:
             return cls(cohort.info.classes, notes=(*notes, "no finding is left: the classes are measured"))

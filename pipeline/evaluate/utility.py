@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.append_log import append_entry, read_entries
-from pipeline.arrays import Bools, Floats
-from pipeline.artifacts.evaluation_report import ArmResult, Estimate, PairedTest, UtilityVerdict
+from pipeline.arrays import Floats
+from pipeline.artifacts.evaluation_report import (
+    ArmResult,
+    Estimate,
+    PairedTest,
+    PartChange,
+    UtilityVerdict,
+    auc_in,
+    auc_of,
+)
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.delong import delong
@@ -28,15 +36,11 @@ from pipeline.evaluate.metrics import (
     sensitivity_at,
 )
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.truth import Truth
+from pipeline.evaluate.truth import Part, Truth
 from pipeline.wording.evaluation import effect_words, verdict_of
 
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
 """Arm -> probabilities (n, C) of one split for each classifier seed."""
-
-
-OF, IN = "auc of ", "auc in "
-"""Beginnings of the names of the AUC of one finding, and of the AUC in one subgroup."""
 
 
 class TestSplit:
@@ -137,7 +141,7 @@ def measure_utility(
         settings: settings of the stage.
         rng: random generator of the bootstrap draws.
     """
-    metrics = _metrics(settings, names if val.labels.ndim == 2 else ())
+    metrics = _metrics(settings, names if val.labels.ndim == 2 else (), val)
     draws = draw_resamples(val.patients, len(seeds), settings.num_resamples, rng)
     on_val = {arm: _measure_all(metrics, ps, val.labels, draws) for arm, ps in readings.items()}
     chosen = _best(on_val, SYNTHETIC_ARMS)
@@ -189,16 +193,23 @@ def compare(
         draws = replace(draws, seeds=seed_draws)
     findings = names if truth.labels.ndim == 2 else ()
     groups = truth.measurable_groups(names)
-    metrics = _metrics(settings, findings) | {f"{IN}{name}": _among(groups[name]) for name in groups}
+    metrics = _metrics(settings, findings, truth) | {auc_in(name): _auc_of(groups[name]) for name in groups}
     found = {arm: _measure_all(metrics, probabilities[arm], truth.labels, draws) for arm in arms}
     if chosen is None:
         return Compared(found, not_measured("no synthetic arm could be trained"), draws)
     verdict = conclude(chosen, _differences(chosen, found), score)
     rival = next(arm for arm in arms if arm.key == verdict.compared_with)
+    parts = {name: truth.finding(column) for column, name in enumerate(findings)}
     more = {
         "delong": _delong(truth, probabilities[chosen], probabilities[rival]),
-        "by_finding": {name: _change(chosen, found, f"{OF}{name}", len(findings)) for name in findings},
-        "by_group": {name: _change(chosen, found, f"{IN}{name}", len(groups)) for name in groups},
+        "by_finding": {
+            name: _change(chosen, found, auc_of(name), int(part.scans.sum()), len(parts))
+            for name, part in parts.items()
+        },
+        "by_group": {
+            name: _change(chosen, found, auc_in(name), int(part.scans.sum()), len(groups))
+            for name, part in groups.items()
+        },
     }
     return Compared(found, verdict.model_copy(update=more), draws)
 
@@ -258,29 +269,22 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
     )
 
 
-def _one_finding(column: int) -> Metric:
-    """Return a metric: the AUC of one finding."""
+def _auc_of(part: Part) -> Metric:
+    """Return a metric: the AUC of a part."""
 
     def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
-        own = slice(column, column + 1)
-        return auc(probabilities[:, own], labels[:, own], weights)
-
-    return metric
-
-
-def _among(group: Bools) -> Metric:
-    """Return a metric: the AUC among some of the scans."""
-
-    def metric(probabilities: Probabilities, labels: Labels, weights: Weights) -> Floats:
-        return auc(probabilities[group], labels[group], weights[:, group])
+        chosen, truth = probabilities[part.scans], labels[part.scans]
+        if part.columns:
+            chosen, truth = chosen[:, list(part.columns)], truth[:, list(part.columns)]
+        return auc(chosen, truth, weights[:, part.scans])
 
     return metric
 
 
 def _change(
-    chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]], metric: str, comparisons: int
-) -> Estimate:
-    """Return the change in an AUC of a part against the real-only arm that is best there.
+    chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]], metric: str, num_scans: int, comparisons: int
+) -> PartChange:
+    """Return the change in the AUC of a part against the real-only arm that is best there.
 
     The interval holds for all parts together (Bonferroni).
 
@@ -288,11 +292,20 @@ def _change(
         chosen: the synthetic arm.
         on_test: arm -> metric -> values.
         metric: name of the AUC.
+        num_scans: number of scans of the part.
         comparisons: number of parts.
     """
-    others = [on_test[arm][metric] for arm in on_test if arm.name in REAL_ARMS]
+    others = {arm: on_test[arm][metric] for arm in on_test if arm.name in REAL_ARMS}
     own, level = on_test[chosen][metric], 1.0 - 0.05 / comparisons
-    return smallest([own.minus(other, len(others), level=level) for other in others])
+    best = max(others, key=lambda arm: float(others[arm].by_seed.mean()))
+    change = smallest([own.minus(other, len(others), level=level) for other in others.values()])
+    size = {"n": num_scans}
+    return PartChange(
+        compared_with=best.key,
+        real=others[best].estimate.model_copy(update=size),
+        synthetic=own.estimate.model_copy(update=size),
+        change=change.model_copy(update=size),
+    )
 
 
 def not_measured(reason: str) -> UtilityVerdict:
@@ -306,8 +319,8 @@ def not_measured(reason: str) -> UtilityVerdict:
     )
 
 
-def _metrics(settings: EvaluateSettings, findings: tuple[str, ...]) -> dict[str, Metric]:
-    by_finding = {f"{OF}{name}": _one_finding(column) for column, name in enumerate(findings)}
+def _metrics(settings: EvaluateSettings, findings: tuple[str, ...], truth: Truth) -> dict[str, Metric]:
+    by_finding = {auc_of(name): _auc_of(truth.finding(column)) for column, name in enumerate(findings)}
     return {
         "auc": auc,
         "balanced_accuracy": balanced_accuracy,

@@ -11,6 +11,7 @@ from pipeline.artifacts.evaluation_report import (
     EvaluationReport,
     ExternalTest,
     Fidelity,
+    PartChange,
 )
 from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
@@ -190,31 +191,30 @@ def agreement_rows(report: EvaluationReport) -> list[AgreementRow]:
 
 @dataclass(frozen=True)
 class PartRow:
-    """Test AUC of one finding or subgroup in the two arms that the verdict compares, and its change."""
+    """Test AUC of one finding or subgroup: of the real-only arm that is best there, and of the chosen arm."""
 
     name: str
-    real: Estimate | None
-    chosen: Estimate | None
+    rival: str
+    real: Estimate
+    synthetic: Estimate
     change: Estimate
 
 
 def finding_rows(report: EvaluationReport) -> list[PartRow]:
     """Return the utility by finding; empty if the classifiers were asked for classes."""
-    return _part_rows(report, report.utility.by_finding, "auc of")
+    return _part_rows(report, report.utility.by_finding)
 
 
 def group_rows(report: EvaluationReport) -> list[PartRow]:
     """Return the utility by subgroup, the smallest change first; empty if no subgroup could be measured."""
-    rows = _part_rows(report, report.utility.by_group, "auc in")
-    return sorted(rows, key=lambda row: row.change.value)
+    return sorted(_part_rows(report, report.utility.by_group), key=lambda row: row.change.value)
 
 
-def _part_rows(report: EvaluationReport, changes: dict[str, Estimate], metric: str) -> list[PartRow]:
-    tests = {arm_key(arm): arm.test for arm in report.arms}
-    real, chosen = (tests.get(key, {}) for key in (report.utility.compared_with, report.utility.chosen_arm))
+def _part_rows(report: EvaluationReport, changes: dict[str, PartChange]) -> list[PartRow]:
+    words = {arm_key(arm): arm_words(arm) for arm in report.arms}
     return [
-        PartRow(name, real.get(f"{metric} {name}"), chosen.get(f"{metric} {name}"), change)
-        for name, change in changes.items()
+        PartRow(name, words[part.compared_with], part.real, part.synthetic, part.change)
+        for name, part in changes.items()
     ]
 
 
@@ -224,8 +224,11 @@ def seeds_words(report: EvaluationReport) -> str:
     if not seeds:
         return "No classifier was trained."
     classifier = str(report.settings.get("classifier", ""))
-    own = classifier == "command" or ":" in classifier
-    effort = "by a classifier of the user's own" if own else "for the same number of steps"
+    effort = "for the same number of steps"
+    if classifier == "command" or ":" in classifier:
+        effort = "by a classifier of the user's own"
+    elif len(set(report.settings.get("budgets", ()))) > 1:
+        effort = "at each budget of steps"
     return (
         f"Each arm was trained with {plural(seeds, 'classifier seed')} {effort}; every "
         f"choice was made on validation. {reads_words(report)}"

@@ -39,13 +39,29 @@ def study_table(report: StudyReport) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
-        ("regime", "size", "sites", "seeds", "arm", "val_auc", "test_auc", "test_auc_sd_over_sites", "role")
+        (
+            "regime",
+            "size",
+            "sites",
+            "seeds",
+            "arm",
+            "val_auc",
+            "test_auc",
+            "test_auc_sd_over_sites",
+            "change",
+            "change_low",
+            "change_high",
+            "role",
+        )
     )
     for row in report.rows:
         for arm in row.arms:
             role = {row.chosen: "chosen", row.rival: "strongest real"}.get(arm.key, "")
             spread = float(np.std(arm.by_site, ddof=1)) if len(arm.by_site) > 1 else ""
-            values = (row.regime, row.size, row.sites, row.seeds, arm.key, arm.val, arm.test, spread, role)
+            own = arm.difference
+            change = ("", "", "") if own is None else (own.value, own.low, own.high)
+            where = (row.regime, row.size, row.sites, row.seeds)
+            values = (*where, arm.key, arm.val, arm.test, spread, *change, role)
             writer.writerow([f"{value:.5f}" if isinstance(value, float) else value for value in values])
     return stream.getvalue()
 

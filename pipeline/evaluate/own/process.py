@@ -122,6 +122,11 @@ class OwnClassifier:
         arms: arms that it can train.
     """
 
+    remedy = (
+        "The same command goes on with the classifiers that are trained; with a changed program, --force "
+        "trains all of them again."
+    )
+
     def __init__(
         self,
         command: Sequence[str],
@@ -132,7 +137,7 @@ class OwnClassifier:
         arms: frozenset[str] = PLAIN_ARMS,
     ) -> None:
         self.arms = arms
-        self._command, self._folder, self._field = tuple(command), folder.absolute(), field
+        self._command, self._folder, self.field = tuple(command), folder.absolute(), field
         self._children = Children(minutes)
 
     def __call__(
@@ -204,12 +209,9 @@ class OwnClassifier:
         return failure
 
     def _named(self, arm: Arm, seed: int, failure: ChildError, log: Path) -> DataError:
-        remedy = failure.remedy or (
-            "The same command goes on with the classifiers that are trained; with a changed program, --force "
-            "trains all of them again."
-        )
+        remedy = failure.remedy or self.remedy
         return unusable(
-            arm, seed, failure.problem, field=self._field, remedy=f"What it printed is in {log}. {remedy}"
+            arm, seed, failure.problem, field=self.field, remedy=f"What it printed is in {log}. {remedy}"
         )
 
 

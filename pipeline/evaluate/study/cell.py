@@ -19,8 +19,7 @@ from pipeline.artifacts.release import cohort_behind, read_release
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Pool
-from pipeline.evaluate.lineage import require_unseen
-from pipeline.evaluate.metrics import auc
+from pipeline.evaluate.lineage import held_out, require_unseen
 from pipeline.evaluate.plan import classifier_digest
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.sites import Site
@@ -46,7 +45,6 @@ class CellArm(BaseModel):
         num_real: real training images, duplicates included.
         num_synthetic: synthetic training images.
         augmentation: `none`, `light`, or `strong` with its strength.
-        val_auc_by_seed: AUC on the site's val scans, by classifier seed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +54,6 @@ class CellArm(BaseModel):
     num_real: int
     num_synthetic: int
     augmentation: str
-    val_auc_by_seed: tuple[float, ...]
 
 
 class Cell(BaseModel):
@@ -65,7 +62,7 @@ class Cell(BaseModel):
     Attributes:
         seeds: classifier seeds.
         arms: all arms that could be trained.
-        reader: key of the arm of real images that is best on val; its augmentation is that of later arms.
+        reader: key of the real-only arm that is best on the site's val. Later arms have its augmentation.
         num_train: train scans of the site by class.
         num_val: val scans of the site by class.
         num_synthetic: synthetic images that there are, by class.
@@ -117,7 +114,7 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Att
         TamperedError, DataError: as for `read_release` and `require_unseen`.
     """
     images = read_release(release, cohort)
-    require_unseen(images, cohort)
+    require_unseen(images, cohort, held_out(cohort), "val or test scans of the cohort")
     return Pool(images.labels, images.images, images.findings), images.attributes
 
 
@@ -191,10 +188,9 @@ def run_cell(
 def _describe(
     trained: Trained, sets: Sets, num_val: tuple[int, ...], gate: str, notes: tuple[str, ...]
 ) -> Cell:
-    num_classes, once = len(sets.classes), np.ones((1, len(sets.val_targets)))
+    num_classes = len(sets.classes)
     arms = []
     for arm in trained.readings:
-        values = [float(auc(read, sets.val_targets, once)[0]) for read in trained.of(arm, "val")]
         arms.append(
             CellArm(
                 key=arm.key,
@@ -203,7 +199,6 @@ def _describe(
                 num_real=sum(arm.num_real),
                 num_synthetic=sum(arm.num_synthetic),
                 augmentation=arm.augmentation.words,
-                val_auc_by_seed=tuple(values),
             )
         )
     return Cell(

@@ -11,6 +11,7 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.errors import DataError
 from pipeline.evaluate.study.settings import Regime, StudySettings
 from pipeline.evaluate.study.sites import Site, draw_site, elsewhere_and_here
+from pipeline.evaluate.truth import MIN_PATIENTS, Question, patient_numbers
 
 
 class Experiment(BaseModel):
@@ -54,14 +55,18 @@ def experiments(cohort: Cohort, settings: StudySettings, *, seed: int, foreign: 
         foreign: whether the shared regime uses a given release.
 
     Raises:
-        DataError: a class has no train, val or test scan, or the rare class is unknown.
+        DataError: a class has too few train, val or test patients, or the rare class is unknown.
     """
-    classes = cohort.info.classes
+    classes, question, patients = cohort.info.classes, Question.of(cohort), patient_numbers(cohort)
+    if len(classes) < 2:
+        raise DataError(
+            "a study compares classes; there is one only", field="cohort", remedy="Ingest others too."
+        )
     for split in ("train", "val", "test"):
-        lacking = [name for label, name in enumerate(classes) if not len(cohort.rows(split, label))]
-        if lacking or len(classes) < 2:
+        lacking = question.truth(cohort, split, patients).lacking(question.names)
+        if lacking:
             raise DataError(
-                f"a study compares classes; {split} has no scan of {', '.join(lacking) or 'a second one'}",
+                f"{split} has fewer than {MIN_PATIENTS} patients of {', '.join(lacking)}",
                 field="cohort",
                 remedy="Ingest more scans, or another split.",
             )
@@ -118,6 +123,12 @@ def shortfall(cohort: Cohort, experiment: Experiment, site: Site) -> list[str]:
             there = int((np.asarray(cohort.labels)[site.rows[split]] == label).sum())
             if asked is not None and there < asked:
                 notes.append(f"a site has {there} {split} scans of {name} instead of {asked}")
+    question = Question.of(cohort)
+    if question.columns:
+        findings = question.of_scans(cohort, site.rows["train"])
+        shown = (findings == 1).any(axis=0)
+        lacking = (name for name, there in zip(question.names, shown, strict=True) if not there)
+        notes += [f"a site has no train scan with {name}" for name in lacking]
     return notes
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.append_log import READS_NAME, append_entry, log_beside, read_entries
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.evaluation_report import Estimate, Outcome
+from pipeline.artifacts.evaluation_report import Estimate, Outcome, PartChange
 from pipeline.config import read_model
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.study.cell import kinds, read_cell
+from pipeline.evaluate.study.cell import Cell, kinds, read_cell
 from pipeline.evaluate.study.plan import Experiment
 from pipeline.evaluate.study.statistics import (
     Effect,
@@ -79,8 +79,8 @@ class StudyRow(_Part):
         difference: change in test AUC, with a 95 % interval that holds for all rows together.
         by_site: the same by site.
         errors: source of the uncertainty -> standard error: `patients`, `sites`, `seeds`.
-        by_finding: finding -> change in the chosen arm's AUC for it against the best real-only arm, with a
-            95 % interval that holds for all findings of all rows together; empty if classes are asked.
+        by_finding: finding -> change of the chosen arm, with intervals that hold for all findings of all rows
+            together; empty if classes are asked.
         p_value: one-sided, not corrected for the number of rows.
         verdict: `helps`, `no measurable effect`, `could not tell`, `harms` or `not measured`.
         words: the result in a sentence.
@@ -97,7 +97,7 @@ class StudyRow(_Part):
     rival: str
     difference: Estimate | None
     by_site: tuple[float, ...]
-    by_finding: dict[str, Estimate] = Field(default_factory=dict)
+    by_finding: dict[str, PartChange] = Field(default_factory=dict)
     errors: dict[str, float]
     p_value: float | None
     verdict: Outcome
@@ -182,14 +182,20 @@ def measure_row(
     synthetic = synthetic_arms(known)
     chosen = max(synthetic, key=lambda key: on_val[key], default=None)
     by_arm = {key: effect_of(key, measured, num_rows * len(synthetic)).difference for key in synthetic}
-    effect, by_finding = None, {}
+    effect, by_finding = None, dict[str, PartChange]()
     if chosen is not None:
         effect = effect_of(chosen, measured, num_rows)
         needed = [chosen, *(key for key in known if key not in synthetic)]
-        by_finding = {
-            name: effect_of(chosen, resampled(needed, column), num_rows * len(findings)).difference
-            for column, name in enumerate(findings)
-        }
+        for column, name in enumerate(findings):
+            own = resampled(needed, column)
+            found = effect_of(chosen, own, num_rows * len(findings))
+            known_scans = {"n": int((~np.isnan(test.labels[:, column])).sum())}
+            by_finding[name] = PartChange(
+                compared_with=found.rival,
+                real=Estimate(value=float(own[found.rival].plain.mean()), **known_scans),
+                synthetic=Estimate(value=float(own[chosen].plain.mean()), **known_scans),
+                change=found.difference.model_copy(update=known_scans),
+            )
     words = {arm.key: arm.words for arm in cells[0].arms}
     arms = tuple(
         StudyArm(
@@ -224,8 +230,18 @@ def measure_row(
         verdict=verdict,
         words=_sentence(size, verdict, effect, words),
         gates=gates,
-        notes=tuple(dict.fromkeys(note for cell in cells for note in cell.notes)),
+        notes=(*_not_covered(cells), *dict.fromkeys(note for cell in cells for note in cell.notes)),
     )
+
+
+def _not_covered(cells: Sequence[Cell]) -> list[str]:
+    """Return notes on the sources of uncertainty that the interval does not cover."""
+    lacking = {"sites": len(cells), "classifier seeds": len(cells[0].seeds)}
+    return [
+        f"the interval does not cover the spread over {source}: there is one only"
+        for source, count in lacking.items()
+        if count == 1
+    ]
 
 
 def _sentence(size: int | str, verdict: str, effect: Effect | None, words: Mapping[str, str]) -> str:

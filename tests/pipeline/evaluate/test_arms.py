@@ -11,7 +11,16 @@ from models.evaluation.augmentation import LIGHT, Augmentation
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.release import read_release
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
-from pipeline.evaluate.arms import Arm, Pool, at_budgets, confirmed, first_arms, later_arms, training_sets
+from pipeline.evaluate.arms import (
+    Arm,
+    Pool,
+    at_budgets,
+    confirmed,
+    first_arms,
+    later_arms,
+    training_sets,
+    with_confirmed,
+)
 from pipeline.evaluate.trained import Sets, classifier_seeds
 from pipeline.evaluate.truth import Question
 
@@ -166,6 +175,25 @@ def test_choosing_takes_confirmed_images_and_the_least_certain_of_them_first(
     [(images, _)] = training_sets(arm, real, made, seed=0, question=CLASSES, chosen=chosen)
     wanted = made.load(np.concatenate([chosen.uncertain[label][:10] for label in (0, 1)]))
     assert {image.tobytes() for image in wanted} <= {image.tobytes() for image in images}
+
+
+def test_an_arm_of_confirmed_images_has_as_many_as_are_confirmed(pools: tuple[Pool, Pool]) -> None:
+    _, made = pools
+    chosen = confirmed(made.labels, made.labels, np.eye(2)[np.zeros_like(made.labels)], seed=0)
+    arms, _ = later([40, 40], [60, 60], [0.5, 1.0])
+    kept, notes = with_confirmed(arms, chosen)
+    counts = {arm.key: arm.num_synthetic for arm in kept if arm.name in ("agreeing", "uncertain")}
+    assert counts == {
+        "agreeing-0.5": (20, 0),
+        "uncertain-0.5": (20, 0),
+        "agreeing-1": (40, 0),
+        "uncertain-1": (40, 0),
+    }
+    assert not notes and len(kept) == len(arms)
+    nothing = confirmed(made.labels, made.labels, np.eye(2)[1 - made.labels], seed=0)
+    kept, notes = with_confirmed(arms, nothing)
+    assert not any(arm.name in ("agreeing", "uncertain") for arm in kept)
+    assert notes[0] == "agreeing-0.5: not trained, because too few images are confirmed" and len(notes) == 4
 
 
 def test_duplicates_hold_every_real_image_once_before_any_twice(pools: tuple[Pool, Pool]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import read_evaluation_report
@@ -17,13 +17,14 @@ from pipeline.errors import DataError
 from pipeline.evaluate import run_evaluate
 from pipeline.evaluate.agreement import label_agreement
 from pipeline.evaluate.arms import Arm, Pool, confirmed
+from pipeline.evaluate.intervals import ArmMetric
 from pipeline.evaluate.metrics import auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import run_cell
 from pipeline.evaluate.study.report import StudyReport, StudyRow, measure_row
 from pipeline.evaluate.study.sites import draw_site
 from pipeline.evaluate.training import BuiltIn, Fit
-from pipeline.evaluate.truth import Question, patient_numbers
+from pipeline.evaluate.truth import Question, Truth, patient_numbers
 from pipeline.report.evaluation_tables import finding_rows
 from pipeline.report.study import write_study_page
 from tests.pipeline.evaluate.conftest import SIZE, write_cohort, write_release
@@ -107,19 +108,60 @@ def test_each_finding_counts_among_the_scans_where_it_is_known() -> None:
         assert metric(other, truth, once)[0] == pytest.approx(metric(scores, truth, once)[0])
 
 
-def test_a_draw_without_a_finding_is_measured_on_the_others() -> None:
+def test_a_draw_without_one_of_the_findings_is_not_measured() -> None:
     truth = np.array([[1, 1], [0, 0], [1, 0], [0, 0.0]])
     scores = np.array([[0.9, 0.1], [0.1, 0.2], [0.8, 0.3], [0.2, 0.4]])
-    weights = np.array([[1, 1, 1, 1], [0, 1, 1, 1], [0, 1, 0, 1.0]])
-    assert auc(scores, truth, weights) == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)
+    weights = np.array([[1, 1, 1, 1], [0, 1, 1, 1.0]])
+    assert auc(scores, truth, weights) == pytest.approx([0.5, np.nan], nan_ok=True)
+    nowhere_known = np.full((4, 2), np.nan)
+    for metric in (auc, balanced_accuracy, brier, ece, sensitivity_at(0.9)):
+        assert np.isnan(metric(scores, nowhere_known, weights)).all()
+
+
+def test_the_sensitivity_of_a_finding_is_that_for_its_presence() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 2, (200, 1)).astype(float)
+    scores = rng.normal(truth, np.where(truth == 1, 2.0, 0.5))
+    false_rate, true_rate, _ = roc_curve(truth[:, 0], scores[:, 0], drop_intermediate=False)
+    found = sensitivity_at(0.9)(scores, truth, np.ones((1, 200)))[0]
+    assert found == pytest.approx(true_rate[false_rate <= 0.1].max())
+
+
+def test_a_subgroup_is_measured_on_the_findings_that_it_has() -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, (80, 2)).astype(float)
+    women = np.arange(80) < 40
+    labels[women, 1] = np.nan
+    labels[0, 1] = 1.0
+    truth = Truth(
+        labels, np.arange(80), {"sex F": women, "sex M": ~women, "view PA": np.zeros(80, dtype=bool)}
+    )
+    parts = truth.measurable_groups(FINDINGS)
+    assert {name: part.columns for name, part in parts.items()} == {"sex F": (0,), "sex M": (0, 1)}
+    assert truth.finding(1).scans.sum() == 41
+
+
+def test_corrected_ends_beyond_all_draws_are_not_taken_from_them() -> None:
+    rng = np.random.default_rng(5)
+    draws = rng.normal(0.01, 0.02, 1000)
+    own, other = ArmMetric(np.array([0.91]), draws, 100), ArmMetric(np.array([0.9]), np.zeros(1000), 100)
+    sure, corrected = own.minus(other), own.minus(other, comparisons=100)
+    assert sure.high == pytest.approx(np.quantile(draws, 0.975))
+    assert corrected.low == sure.low and corrected.high is not None
+    assert corrected.high == pytest.approx(0.01 + 3.48 * draws.std(ddof=1), rel=0.01)
 
 
 def test_a_request_counts_before_the_class_and_an_unknown_finding_stays_unknown(cohort: Cohort) -> None:
     labels = np.array([0, 1, 2])
     by_class = requested_findings(cohort.info, labels, {})
     assert np.array_equal(by_class, [[1, np.nan], [np.nan, 1], [0, 0]], equal_nan=True)
-    asked = requested_findings(cohort.info, labels, {"down": [1, 1, None]})
-    assert np.array_equal(asked, [[1, 1], [np.nan, 1], [0, np.nan]], equal_nan=True)
+    asked = requested_findings(cohort.info, labels, {"down": [1, None, None]})
+    assert np.array_equal(asked, [[1, 1], [np.nan, 1], [0, 0]], equal_nan=True)
+    rare = cohort.info.model_copy(update={"classes": ("across", "none")})
+    # A finding that is no class of its own may be in any image.
+    assert np.array_equal(
+        requested_findings(rare, np.array([0, 1]), {}), [[1, np.nan], [0, np.nan]], equal_nan=True
+    )
 
 
 def test_a_finding_of_too_few_patients_is_left_out_and_named(tmp_path: Path, cohort: Cohort) -> None:
@@ -174,14 +216,20 @@ def test_an_evaluation_reports_each_finding(cohort: Cohort, release: Path, tmp_p
     made = run_evaluate(release, cohort.folder, tmp_path / "e", SETTINGS, seed=1, fit_predict=spectral)
     report = read_evaluation_report(made.path)
     assert set(report.utility.by_finding) == set(report.label_agreement) == set(FINDINGS)
+    assert report.asked == "findings"
     best = next(arm for arm in report.arms if arm.key == report.utility.compared_with)
     each = [best.test[f"auc of {name}"].value for name in FINDINGS]
     assert best.test["auc"].value == pytest.approx(np.mean(each)) and min(each) > 0.9
     [across, down] = finding_rows(report)
     assert (across.name, down.name) == FINDINGS
-    assert down.real == best.test["auc of down"] and down.change == report.utility.by_finding["down"]
-    assert down.real is not None and down.chosen is not None
-    assert down.change.value <= down.chosen.value - down.real.value + 1e-9
+    tests = {
+        arm.key: arm.test["auc of down"].value for arm in report.arms if arm.test and not arm.num_synthetic
+    }
+    rival = report.utility.by_finding["down"].compared_with
+    assert down.real.value == tests[rival] == max(tests.values())
+    assert down.change.value == pytest.approx(down.synthetic.value - down.real.value)
+    known = (np.asarray(cohort.findings())[cohort.rows("test"), 1] != 2).sum()
+    assert down.change.n == down.real.n == known
     assert report.label_agreement["down"].value > 0.8 > report.label_agreement_shuffled["down"].value
 
 
@@ -251,7 +299,7 @@ def test_a_perfect_generator_of_findings_helps_and_wrong_findings_do_not(
     row = studied(large, tmp_path / "right", right=True)
     assert row.verdict == "helps", row.words
     assert set(row.by_finding) == set(FINDINGS)
-    assert all(change.value > 0.02 for change in row.by_finding.values())
+    assert all(part.change.value > 0.02 for part in row.by_finding.values())
     every = {arm.key: arm.difference for arm in row.arms if arm.difference is not None}
     assert set(every) == {"real_synthetic-8", "agreeing-8", "synthetic"}
     alone, among = row.difference, every[row.chosen]
@@ -261,7 +309,7 @@ def test_a_perfect_generator_of_findings_helps_and_wrong_findings_do_not(
         cohort_digest="c" * 64, classifier="own", num_test=300, num_test_patients=150, rows=(row,)
     )
     page = write_study_page(tmp_path, report).read_text()
-    assert f"For down: {row.by_finding['down'].value:+.3f}" in page
+    assert f"For down: {row.by_finding['down'].change.value:+.3f}" in page
     wrong = studied(large, tmp_path / "wrong", right=False)
     assert wrong.verdict != "helps"
     tests = {arm.key: arm.test for arm in wrong.arms}
