@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.evaluate import run_evaluate
 from pipeline.evaluate.agreement import label_agreement
 from pipeline.evaluate.arms import Arm, Pool, confirmed
+from pipeline.evaluate.external import open_external
 from pipeline.evaluate.intervals import ArmMetric
 from pipeline.evaluate.metrics import auc, balanced_accuracy, brier, ece, sensitivity_at
 from pipeline.evaluate.settings import EvaluateSettings
@@ -231,6 +232,46 @@ def test_an_evaluation_reports_each_finding(cohort: Cohort, release: Path, tmp_p
     known = (np.asarray(cohort.findings())[cohort.rows("test"), 1] != 2).sum()
     assert down.change.n == down.real.n == known
     assert report.label_agreement["down"].value > 0.8 > report.label_agreement_shuffled["down"].value
+
+
+def test_another_site_is_measured_on_the_findings_that_it_has(
+    cohort: Cohort, release: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(11)
+    states = states_of(120, rng)
+    rare = np.array([1] + [0] * 119, dtype=np.uint8)
+    sites = {
+        "one": {"across": states[:, 0].astype(np.uint8)},
+        "rare": {"across": states[:, 0].astype(np.uint8), "down": rare},
+        "neither": {"nodule": rare},
+    }
+    places = {
+        name: write_cohort(
+            tmp_path / name,
+            striped(states, rng, 0.5),
+            classes_of(states),
+            ["test"] * 120,
+            [f"q-{row}" for row in range(120)],
+            CLASSES,
+            findings,
+        ).path
+        for name, findings in sites.items()
+    }
+    with pytest.raises(DataError, match="across, down is missing"):
+        open_external([places["neither"]], cohort)
+    external = [places["one"], places["rare"]]
+    made = run_evaluate(
+        release, cohort.folder, tmp_path / "e", SETTINGS, seed=1, fit_predict=spectral, external=external
+    )
+    report = read_evaluation_report(made.path)
+    inside = {arm.key: arm.test["auc of across"].value for arm in report.arms if arm.test}
+    for test in report.external:
+        assert any("down is left out" in note for note in test.notes)
+        assert set(test.utility.by_finding) == {"across"}
+        for arm in test.arms:
+            outside = arm.metrics["auc"].value
+            assert outside == arm.metrics["auc of across"].value > 0.8
+            assert arm.drop is not None and arm.drop.value == pytest.approx(inside[arm.key] - outside)
 
 
 def test_the_built_in_classifier_learns_findings(cohort: Cohort, release: Path, tmp_path: Path) -> None:

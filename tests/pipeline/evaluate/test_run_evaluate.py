@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,31 @@ def test_a_release_of_test_scans_is_refused_before_any_training(
     assert not (tmp_path / "e").exists()
     with pytest.raises(DataError, match="3 of its 8 images are val or test scans"):
         released_pool(copied, opened)
+
+
+@pytest.mark.parametrize(
+    ("curve", "problem"),
+    [({"loss": [1.0, float("nan")]}, "not finite"), ({"loss": ["low"]}, "curve of numbers")],
+)
+def test_a_curve_that_is_no_curve_is_named(
+    cohort: Path, release: Path, tmp_path: Path, curve: dict[str, list[object]], problem: str
+):
+    def strange(arm: Arm, *arguments: object, **options: object) -> Fit:
+        return replace(logistic(arm, *arguments, **options), curve=curve)  # type: ignore[arg-type]
+
+    with pytest.raises(DataError, match=problem):
+        run_evaluate(release, cohort, tmp_path / "e", QUICK, seed=7, fit_predict=strange)
+
+
+def test_curves_of_unequal_length_have_no_mean_and_cost_nothing(cohort: Path, release: Path, tmp_path: Path):
+    def uneven(arm: Arm, *arguments: object, seed: int, **options: object) -> Fit:
+        fit = logistic(arm, *arguments, seed=seed, **options)  # type: ignore[arg-type]
+        return replace(fit, curve={"loss": [1.0] * (1 + seed % 7)})
+
+    quick = QUICK.model_copy(update={"arms": ("real", "real_synthetic")})
+    made = run_evaluate(release, cohort, tmp_path / "e", quick, seed=7, fit_predict=uneven)
+    report = read_evaluation_report(made.path)
+    assert not report.curves and report.utility.verdict != "not measured"
 
 
 def test_arms_hold_their_counts(report: EvaluationReport):
