@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.artifacts.evaluation_report import EvaluationReport
 from pipeline.rendering.formats import plural
 from pipeline.rendering.templating import render
 from pipeline.report import evaluation_tables, privacy_card, sections, verdicts
@@ -59,7 +60,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "refusals": sections.refusals(run),
         "flow": sections.flow(run),
         **_privacy(run),
-        **_evaluation(run),
+        **evaluation_context(run.evaluation),
         **_training(run),
     }
 
@@ -83,8 +84,8 @@ def _privacy(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _evaluation(run: RunFolder) -> dict[str, Any]:
-    found = run.evaluation
+def evaluation_context(found: EvaluationReport | None) -> dict[str, Any]:
+    """Return what the template of an evaluation shows."""
     if found is None:
         return {"evaluation": None}
     return {

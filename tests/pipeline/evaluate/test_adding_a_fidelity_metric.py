@@ -14,7 +14,7 @@ from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, rea
 from pipeline.evaluate import EvaluateSettings, run_evaluate
 from pipeline.evaluate.fidelity.measure import METRICS, FeatureSet
 from pipeline.rendering.templating import render
-from pipeline.report.evaluation_tables import fidelity_rows
+from pipeline.report.page import evaluation_context
 
 QUICK = EvaluateSettings(
     seeds=1, ratios=(1.0,), num_steps=5, batch_size=16, encoder_steps=20, num_resamples=100
@@ -55,9 +55,7 @@ def test_the_evaluation_holds_both_beside_their_floors(report: Path) -> None:
 
 def page_of(report: EvaluationReport) -> str:
     """Return the part of the page that shows an evaluation."""
-    empty = ("utility_chart", "arm_rows", "agreement_rows", "seeds_words", "metric_headings", "delong")
-    shown = {"evaluation": report, "external": (), "fidelity_rows": fidelity_rows(report)}
-    return render("evaluation.html.j2", **dict.fromkeys(empty, ()), **shown)
+    return render("evaluation.html.j2", **evaluation_context(report))
 
 
 def test_the_report_and_the_flow_show_them(report: Path) -> None:

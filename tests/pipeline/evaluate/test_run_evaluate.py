@@ -384,4 +384,4 @@ def test_without_an_arm_of_real_images_alone_there_is_no_verdict(
 ) -> None:
     report = with_logistic(release, cohort, tmp_path / "e", arms=("real_augmented", "synthetic"))
     assert report.utility.verdict == "not measured"
-    assert "no arm of real images alone" in report.utility.words
+    assert "no arm without synthetic images" in report.utility.words
