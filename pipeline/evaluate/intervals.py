@@ -43,11 +43,17 @@ def draw_resamples(
         num_resamples: number of draws B.
         rng: random generator of the draws.
     """
-    codes = np.unique(patients, return_inverse=True)[1]
-    num_patients = int(codes.max()) + 1
-    drawn = rng.multinomial(num_patients, np.full(num_patients, 1.0 / num_patients), size=num_resamples)
+    cases = draw_cases(patients, num_resamples, rng)
     seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1.0 / num_seeds), size=num_resamples)
-    return Resamples(drawn[:, codes].astype(np.float64), seeds / num_seeds)
+    return Resamples(cases, seeds / num_seeds)
+
+
+def draw_cases(patients: npt.NDArray[np.integer], count: int, rng: np.random.Generator) -> Weights:
+    """Draw whole patients with replacement; return the count (B, n) of each case in each of `count` draws."""
+    codes = np.unique(patients, return_inverse=True)[1]
+    number = int(codes.max()) + 1
+    drawn = rng.multinomial(number, np.full(number, 1.0 / number), size=count)
+    return drawn[:, codes].astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ from pipeline.evaluate.arm_names import RealArm, SyntheticArm
 _MINUTES = 30.0
 
 
+def is_own(classifier: str) -> bool:
+    """Return whether `evaluate.classifier` names a function or a program of the user's own."""
+    return classifier == "command" or ":" in classifier
+
+
 class EvaluateSettings(Settings):
     """Settings of the evaluation; all utility arms share the classifier's settings and number of steps."""
 
@@ -109,7 +114,7 @@ class EvaluateSettings(Settings):
     @property
     def is_own_classifier(self) -> bool:
         """Whether the classifier is a function or a program of the user's own."""
-        return self.classifier == "command" or ":" in self.classifier
+        return is_own(self.classifier)
 
     @property
     def command_words(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +113,8 @@ def _measure(
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
     made = Pool(release.labels, release.images, release.findings)
-    sets = Sets.of(cohort, made, requested=release.attributes)
-    sets = replace(sets, others={other.key: other.images() for other in external if not other.lacking})
+    others = {other.key: other.images() for other in external if not other.lacking}
+    sets = Sets.of(cohort, made, requested=release.attributes, others=others)
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)
     log, rng = log_beside(stage.path, READS_NAME), np.random.default_rng([seed, 1])

@@ -72,6 +72,7 @@ class Sets:
         requested: Attributes | None = None,
         train: Ints | None = None,
         val: Ints | None = None,
+        others: Mapping[str, Images] | None = None,
     ) -> Sets:
         """Return synthetic images and the sets of a cohort, whole or with the rows of a site.
 
@@ -81,6 +82,7 @@ class Sets:
             requested: attributes that were requested of them.
             train: rows to train on; None takes the train split.
             val: rows to choose by; None takes the val split.
+            others: name -> more images that every classifier reads.
         """
         train = cohort.rows("train") if train is None else train
         val = cohort.rows("val") if val is None else val
@@ -95,6 +97,7 @@ class Sets:
             cohort.images(val),
             question.of_scans(cohort, val),
             cohort.images(cohort.rows("test")),
+            others or {},
         )
 
 

@@ -13,6 +13,7 @@ from pipeline.artifacts.evaluation_report import (
     Fidelity,
     PartChange,
 )
+from pipeline.evaluate.settings import is_own
 from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
 from pipeline.wording.evaluation import delong_words, fidelity_words
@@ -223,9 +224,8 @@ def seeds_words(report: EvaluationReport) -> str:
     seeds = max((len(arm.seeds) for arm in report.arms), default=0)
     if not seeds:
         return "No classifier was trained."
-    classifier = str(report.settings.get("classifier", ""))
     effort = "for the same number of steps"
-    if classifier == "command" or ":" in classifier:
+    if is_own(str(report.settings.get("classifier", ""))):
         effort = "by a classifier of the user's own"
     elif len(set(report.settings.get("budgets", ()))) > 1:
         effort = "at each budget of steps"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ class Children:
             process.stdin.close()
 
 
-class OwnClassifier:
+class OwnClassifier(ABC):
     """A classifier of the user's own behind the `FitPredict` interface.
 
     A subclass says how images are handed over and how scores are read.
@@ -183,6 +184,7 @@ class OwnClassifier:
         """Return the variables for a process: the cores are divided among those that run at a time."""
         return {"OMP_NUM_THREADS": str(max(1, usable_cores() // num_workers()))}
 
+    @abstractmethod
     def hand_over(
         self,
         folder: Path,
@@ -194,15 +196,14 @@ class OwnClassifier:
         seed: int,
     ) -> None:
         """Write what a training needs into its folder; the arguments are those of `FitPredict`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, folder: Path, asked: Sequence[Images], *, num_classes: int) -> Fit:
         """Read the scores that a training has written.
 
         Raises:
             ChildError: they cannot be used.
         """
-        raise NotImplementedError
 
     def explained(self, folder: Path, failure: ChildError) -> ChildError:
         """Return the failure of a process with what its folder says of it."""

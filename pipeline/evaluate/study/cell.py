@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -170,8 +169,8 @@ def run_cell(
         if stage.finished is not None:
             return stage.finished
         train, val = site.rows["train"], site.rows["val"]
-        sets = Sets.of(cohort, synthetic, requested=requested, train=train, val=val)
-        sets = replace(sets, others={CHOICE: cohort.images(cohort.rows("val"))})
+        others = {CHOICE: cohort.images(cohort.rows("val"))}
+        sets = Sets.of(cohort, synthetic, requested=requested, train=train, val=val, others=others)
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
         num_val = tuple(np.bincount(cohort.labels[val], minlength=len(sets.classes)).tolist())
         cell = _describe(trained, sets, num_val, gate, (*sets.question.notes, *notes))

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
-from pipeline.evaluate.intervals import smallest
+from pipeline.evaluate.intervals import draw_cases, smallest
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.truth import Targets
 
@@ -79,10 +79,7 @@ def resample(
         count: number of bootstrap draws.
         seed: seed of the draws.
     """
-    codes = np.unique(patients, return_inverse=True)[1]
-    number = int(codes.max()) + 1
-    rng = np.random.default_rng([seed, 5])
-    weights = rng.multinomial(number, np.full(number, 1.0 / number), size=count)[:, codes].astype(np.float64)
+    weights = draw_cases(patients, count, np.random.default_rng([seed, 5]))
     found = {}
     for key in keys:
         sites = [cell[key] for cell in cells]
