@@ -222,7 +222,7 @@ def study_cell_task(
     """Site and synthetic images -> scores of all arms."""
     from pipeline.artifacts.cohort import open_cohort
     from pipeline.evaluate.classifiers import classifier_of
-    from pipeline.evaluate.study.cell import accepted_pool, origin_of, released_pool, run_cell
+    from pipeline.evaluate.study.cell import accepted_pool, origin_of, released_pool, run_cell, start_of
     from pipeline.evaluate.study.plan import shortfall, site_of
     from pipeline.evaluate.truth import Question
 
@@ -238,6 +238,7 @@ def study_cell_task(
             assert candidates is not None and audit is not None
             pool, requested = accepted_pool(candidates, audit, whole)
             source, gate = audit.digest, audit.verdict
+            notes += start_of(audit.path, whole)
         return run_cell(
             whole,
             site,

@@ -55,6 +55,8 @@ class CheckpointInfo(BaseModel):
         ema_lengths: lengths of the averages in every snapshot.
         snapshots: steps of the snapshots of the averages, ascending.
         init_digest: digest of the checkpoint that training started from; None for random weights.
+        earlier_cohorts: content digests of the cohorts of that checkpoint and of those that it started from
+            in turn, the latest first: the weights have seen their scans too.
         differential_privacy: guarantee of the training; None without one.
         seed: run seed.
         precision: arithmetic of the network, `fp32` or `bf16`.
@@ -85,6 +87,7 @@ class CheckpointInfo(BaseModel):
     ema_lengths: tuple[float, ...] = ()
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
     init_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    earlier_cohorts: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
     differential_privacy: DifferentialPrivacy | None = None
     seed: int
     precision: Literal["fp32", "bf16"]

@@ -232,6 +232,8 @@ class PrivacyReport(_Part):
         checkpoint_reasons: reasons of that verdict, in words.
         differential_privacy: guarantee of the checkpoint's training; None without a guarantee, or if no
             checkpoint was given.
+        earlier_cohorts: digests of the cohorts whose scans the generator saw before, in the checkpoints that
+            its training started from. No image was compared with these scans.
         attack_risks: linkability and attribute inference, which do not affect the verdict.
         earlier_releases: releases that were added to the audited images to measure membership and these
             risks.
@@ -262,6 +264,7 @@ class PrivacyReport(_Part):
     checkpoint_verdict: Verdict | None = None
     checkpoint_reasons: tuple[str, ...] = ()
     differential_privacy: DifferentialPrivacy | None = None
+    earlier_cohorts: tuple[str, ...] = ()
     attack_risks: tuple[AttackRisk, ...] = ()
     earlier_releases: tuple[EarlierRelease, ...] = ()
     not_covered: tuple[str, ...]

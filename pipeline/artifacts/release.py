@@ -115,11 +115,18 @@ def _values(column: pd.Series) -> list[Any]:
     return cells.where(cells.notna(), None).tolist()
 
 
-def cohort_behind(folder: Path) -> str:
-    """Return the digest of the cohort that a release was made from; empty if it does not say."""
+def cohorts_behind(folder: Path) -> tuple[str, ...]:
+    """Return the digests of the cohorts that the generator of a release, or of an audit, has seen.
+
+    The first is the one that it was made from, the others are those of the checkpoints that its training
+    started from. There are none if its privacy report does not say.
+    """
     path = folder / PRIVACY_REPORT_NAME
     body = read_json(path, role=PRIVACY_REPORT_NAME) if path.is_file() else {}
-    return str(body.get("cohort_digest") or "") if isinstance(body, dict) else ""
+    if not isinstance(body, dict) or not body.get("cohort_digest"):
+        return ()
+    earlier = body.get("earlier_cohorts", ())
+    return (str(body["cohort_digest"]), *(map(str, earlier) if isinstance(earlier, list) else ()))
 
 
 def _read_images(folder: Path, names: Sequence[str], image_size: tuple[int, int]) -> StoredPixels:

@@ -64,18 +64,18 @@ class External:
 
 
 def open_external(
-    given: Sequence[Path | CohortRef], cohort: Cohort, *, made_from: str = ""
+    given: Sequence[Path | CohortRef], cohort: Cohort, *, made_from: Sequence[str] = ()
 ) -> tuple[External, ...]:
     """Open the cohorts of other sites, sorted by name, each once, and check that they can be external tests.
 
     Args:
         given: the cohorts, by their directories or references.
         cohort: the cohort of the release.
-        made_from: digest of the cohort that the generator of the release was trained on, if known.
+        made_from: digests of the cohorts that the generator of the release has seen, as far as known.
 
     Raises:
         DataError: one is not a finished cohort, has other classes or another image size, shares scans with
-            the cohort of the release, or is what the release was made from.
+            the cohort of the release, or is one that the generator of the release has seen.
     """
     found: dict[str, External] = {}
     for place in given:
@@ -88,7 +88,7 @@ def open_external(
     return tuple(sorted(found.values(), key=lambda own: (own.cohort.info.name, own.cohort.digest)))
 
 
-def _checked(other: Cohort, cohort: Cohort, made_from: str) -> External:
+def _checked(other: Cohort, cohort: Cohort, made_from: Sequence[str]) -> External:
     question = Question.of(cohort)
     _require_names(other, question)
     if other.info.image_size != cohort.info.image_size:
@@ -98,10 +98,10 @@ def _checked(other: Cohort, cohort: Cohort, made_from: str) -> External:
             f"those of the release's cohort {height}x{width}",
             remedy=f"Ingest it again with --set ingest.image_size={height}.",
         )
-    if made_from == other.digest:
+    if other.digest in made_from:
         raise DataError(
             "the generator of the release was trained on it, so the test would not be external",
-            remedy="Name a cohort that the release was not made from.",
+            remedy="Name a cohort that the generator has not seen.",
         )
     shared = shared_scans(other, cohort)
     if shared:

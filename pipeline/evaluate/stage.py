@@ -14,7 +14,7 @@ from pipeline.append_log import EXTERNAL_READS_NAME, READS_NAME, log_beside
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.artifacts.evaluation_report import REPORT_NAME, EvaluationReport, count_reads
-from pipeline.artifacts.release import ReleasedImages, cohort_behind, read_release
+from pipeline.artifacts.release import ReleasedImages, cohorts_behind, read_release
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
@@ -82,7 +82,7 @@ def run_evaluate(
     classifier = fit_predict or classifier_of(settings, Question.of(real), out)
     released = read_release(release, real)
     require_unseen(released, real, held_out(real), "val or test scans of the cohort")
-    others = open_external(external, real, made_from=cohort_behind(released.reference.path))
+    others = open_external(external, real, made_from=cohorts_behind(released.reference.path))
     for other in others:
         require_unseen(released, other.cohort, other.rows, f"scans of {other.cohort.info.name}")
     plan = plan_evaluate(
@@ -287,7 +287,7 @@ def _predictions(
 
 
 def _origin_notes(cohort: Cohort, release: ReleasedImages) -> list[str]:
-    made_from = cohort_behind(release.reference.path)
-    if made_from and made_from != cohort.digest:
+    made_from = cohorts_behind(release.reference.path)
+    if made_from and cohort.digest not in made_from:
         return ["the release was made from another cohort than the one it is compared with"]
     return []

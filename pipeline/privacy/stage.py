@@ -266,7 +266,7 @@ def _write(stage: StageFolder[AuditRef], task: _Task, found: _Findings, halfway:
         membership=found.membership,
         risks=found.risks,
         shortened=found.shortened,
-        guarantee=None if task.info is None else task.info.differential_privacy,
+        trained=task.info,
         earlier=task.earlier.described,
         settings=task.settings,
     )

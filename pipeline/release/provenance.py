@@ -77,6 +77,7 @@ def describe(
             "audit": admission.audit.digest,
             "checkpoint": report.checkpoint_digest,
             "cohort": report.cohort_digest,
+            "earlier_cohorts": list(report.earlier_cohorts),
         },
         "differential_privacy": None if guarantee is None else guarantee.model_dump(mode="json"),
         "earlier_releases": {

@@ -209,6 +209,8 @@ def _check_verdict(folder: Path, reference: ReleaseRef, content: dict[str, str])
         report.cohort_digest,
     ):
         raise _wrong(PROVENANCE_NAME, "has other digests than the privacy report")
+    if tuple(digests.get("earlier_cohorts", ())) != report.earlier_cohorts:
+        raise _wrong(PROVENANCE_NAME, "states other cohorts of starting checkpoints than the privacy report")
     guarantee = report.differential_privacy
     stated = None if guarantee is None else guarantee.model_dump(mode="json")
     if provenance.get("differential_privacy") != stated:

@@ -24,6 +24,7 @@ from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.condition_counts import count_combinations
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.storage import storage_errors, write_json
+from pipeline.train.fine_tuning import Start
 from pipeline.train.machine_plan import MachinePlan
 from pipeline.train.private.budget import PrivacyBudget, forget_secret
 from pipeline.train.settings import TrainSettings
@@ -57,7 +58,7 @@ def write_checkpoint(
     *,
     conditions: CohortConditions,
     num_steps: int,
-    init_digest: str | None,
+    start: Start | None,
     seed: int,
     autoencoder: Autoencoder | None,
     budget: PrivacyBudget | None = None,
@@ -72,7 +73,7 @@ def write_checkpoint(
         plan: device, threads and precision of the training.
         conditions: conditions of the training besides the class.
         num_steps: number of optimiser steps done.
-        init_digest: digest of the checkpoint that training started from, or None.
+        start: the checkpoint that training started from, or None.
         seed: run seed.
         autoencoder: the autoencoder of a training on latents, or None.
         budget: the budget of a differentially private training, or None.
@@ -99,7 +100,8 @@ def write_checkpoint(
         ema_length=settings.ema_length,
         ema_lengths=settings.ema_lengths,
         snapshots=chosen.snapshots,
-        init_digest=init_digest,
+        init_digest=None if start is None else start.digest,
+        earlier_cohorts=() if start is None else start.cohorts,
         differential_privacy=None if budget is None else budget.spent(num_steps),
         seed=seed,
         precision=plan.precision.dtype,

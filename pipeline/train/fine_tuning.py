@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.artifacts.checkpoint import (
     CheckpointInfo,
@@ -71,7 +72,25 @@ def check_start(settings: TrainSettings, out: Path) -> None:
     _require_alike(info, settings)
 
 
-def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, digest: str) -> None:
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a training started from.
+
+    Attributes:
+        digest: its digest.
+        cohorts: digests of the cohorts that its weights have seen, the latest first.
+    """
+
+    digest: str
+    cohorts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, digest: str, info: CheckpointInfo) -> Self:
+        """Return the checkpoint of this digest and description as a start; each cohort is named once."""
+        return cls(digest, tuple(dict.fromkeys((info.cohort_digest, *info.earlier_cohorts))))
+
+
+def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, digest: str) -> Start:
     """Copy the averaged weights of a checkpoint into a new denoiser, in place.
 
     Weights are matched by name. The embedding rows of condition fields and their values are matched by name
@@ -84,6 +103,9 @@ def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, diges
         path: checkpoint directory.
         fields: condition fields of the new denoiser, the class first.
         digest: digest that the checkpoint must have.
+
+    Returns:
+        The checkpoint, for the description of the new one.
 
     Raises:
         DataError: the checkpoint cannot be read, or its digest differs.
@@ -112,6 +134,7 @@ def start_from(denoiser: Denoiser, path: Path, fields: Sequence[Field], *, diges
         raise DataError(
             str(error), field="train.init_from", value=str(path), remedy="Start from another checkpoint."
         ) from error
+    return Start.of(digest, info)
 
 
 def fields_of(info: CheckpointInfo) -> list[Field]:

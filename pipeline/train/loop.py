@@ -23,7 +23,7 @@ from pipeline.distributed.cpu_threads import threads
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import UsageError
 from pipeline.train.export import ChosenAverage, write_checkpoint
-from pipeline.train.fine_tuning import layers_to_start_from, start_from
+from pipeline.train.fine_tuning import Start, layers_to_start_from, start_from
 from pipeline.train.latent.sources import LatentSource, PixelSource, open_source
 from pipeline.train.machine_plan import MachinePlan, make_plan, shared_cores
 from pipeline.train.monitoring.diagnosis import not_finite, too_large
@@ -109,9 +109,10 @@ def train(
         parametrisation=settings.parametrisation,
         seed=stream_seed(seed, "weights"),
     )
+    start: Start | None = None
     if settings.init_from is not None and init_digest is not None:
         fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]
-        start_from(denoiser, settings.init_from, fields, digest=init_digest)
+        start = start_from(denoiser, settings.init_from, fields, digest=init_digest)
     with held_memory(), computing(default_device()):
         plan = make_plan(
             folder, denoiser, settings.runtime, settings.schedule, ranks, private=settings.is_private
@@ -153,7 +154,7 @@ def train(
         trainer.plan,
         conditions=conditions,
         num_steps=num_steps,
-        init_digest=init_digest,
+        start=start,
         seed=seed,
         autoencoder=source.autoencoder,
         budget=budget,

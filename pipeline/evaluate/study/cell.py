@@ -14,7 +14,7 @@ from pipeline.arrays import Floats
 from pipeline.artifacts.candidates import CONDITION_COLUMN, TABLE_NAME, Candidates, requested_of
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.findings import requested_findings
-from pipeline.artifacts.release import cohort_behind, read_release
+from pipeline.artifacts.release import cohorts_behind, read_release
 from pipeline.config import read_model
 from pipeline.errors import DataError
 from pipeline.evaluate.arms import Pool
@@ -118,13 +118,20 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Att
 
 
 def origin_of(release: Path, cohort: Cohort) -> str:
-    """Return a note on the cohort that a release was made from."""
-    made_from = cohort_behind(release)
-    if made_from == cohort.digest:
+    """Return a note on the cohorts that a given release was made from."""
+    made_from = cohorts_behind(release)
+    if cohort.digest in made_from:
         return "the generator of the given release was trained on this cohort: it has seen the sites' scans"
     if made_from:
         return "the given release was made from another cohort"
     return "the given release does not say which cohort it was made from"
+
+
+def start_of(audit: Path, cohort: Cohort) -> list[str]:
+    """Return a note on a site's generator if its training started from a checkpoint of the whole cohort."""
+    if cohort.digest in cohorts_behind(audit):
+        return ["the generator started from a checkpoint of this cohort: it has seen all sites' scans"]
+    return []
 
 
 def run_cell(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.arrays import Bools
+from pipeline.artifacts.checkpoint import CheckpointInfo
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.guarantee import DifferentialPrivacy
 from pipeline.artifacts.privacy_report import (
     COPY_COUNT,
     AttackRisk,
@@ -36,6 +36,7 @@ from pipeline.privacy.search.references import References
 from pipeline.privacy.search.views import VIEWS
 from pipeline.privacy.settings import AuditSettings
 from pipeline.records import Verdict
+from pipeline.rendering.formats import plural
 from pipeline.wording.power import clopper_pearson
 from pipeline.wording.privacy import Levels, needed_words, signs
 
@@ -53,6 +54,7 @@ NOT_COVERED = (
     "attributes of patients, other than the class, that can be inferred from the set as a whole",
 )
 OTHER_RELEASES = "other releases made from the same cohort: together they reveal more than each alone"
+OTHER_COHORTS = "copies of scans of the {} that the generator's training started from"
 OTHERS_THAN_EARLIER = "releases made from the same patients other than the earlier releases in this audit"
 MODEL_NOT_COVERED = (
     "membership inference with access to the model (this audit does not allow publishing the checkpoint)"
@@ -92,10 +94,12 @@ def build_report(
     risks: tuple[AttackRisk, ...],
     settings: AuditSettings,
     shortened: tuple[str, ...] = (),
-    guarantee: DifferentialPrivacy | None = None,
+    trained: CheckpointInfo | None = None,
     earlier: tuple[EarlierRelease, ...] = (),
 ) -> PrivacyReport:
     """Return the report with the verdict, the tests, the thresholds and the recall on planted copies."""
+    guarantee = None if trained is None else trained.differential_privacy
+    earlier_cohorts = () if trained is None else trained.earlier_cohorts
     counts = references.counts()
     names = audited.table["class"].to_numpy()
     tests = _tests(measured, settings, len(names), counts)
@@ -159,15 +163,18 @@ def build_report(
         checkpoint_verdict=checkpoint_verdict,
         checkpoint_reasons=checkpoint_reasons,
         differential_privacy=guarantee,
+        earlier_cohorts=earlier_cohorts,
         attack_risks=risks,
         earlier_releases=earlier,
-        not_covered=_not_covered(membership, bool(earlier)) + audited.notes + shortened,
+        not_covered=_not_covered(membership, bool(earlier), len(earlier_cohorts)) + audited.notes + shortened,
         settings=_settings(settings),
     )
 
 
-def _not_covered(membership: Membership, counted_earlier: bool) -> tuple[str, ...]:
-    always = (*NOT_COVERED, OTHERS_THAN_EARLIER if counted_earlier else OTHER_RELEASES)
+def _not_covered(membership: Membership, counted_earlier: bool, num_cohorts: int) -> tuple[str, ...]:
+    always: tuple[str, ...] = (*NOT_COVERED, OTHERS_THAN_EARLIER if counted_earlier else OTHER_RELEASES)
+    if num_cohorts:
+        always = (OTHER_COHORTS.format(plural(num_cohorts, "other cohort")), *always)
     if membership.not_run:
         return (f"membership inference: {membership.not_run}", *always)
     return always if membership.checkpoint else (MODEL_NOT_COVERED, *always)

@@ -294,7 +294,7 @@ def test_the_cohort_that_the_generator_was_trained_on_is_no_external_test(
     other = Cohort(sites["alike"])
     assert open_external([other.folder], Cohort(cohort))
     with pytest.raises(DataError, match="generator of the release was trained on it"):
-        open_external([other.folder], Cohort(cohort), made_from=other.digest)
+        open_external([other.folder], Cohort(cohort), made_from=["0" * 64, other.digest])
 
 
 def test_where_a_release_was_made_from_is_looked_up(
@@ -303,6 +303,10 @@ def test_where_a_release_was_made_from_is_looked_up(
     made = release_of(draw(0, 4, np.random.default_rng(1)), np.array([0, 0, 1, 1]))
     write_json(made / PRIVACY_REPORT_NAME, {"cohort_digest": Cohort(sites["alike"]).digest})
     refused(sites["alike"], cohort, made, tmp_path / "e", "generator of the release was trained on it")
+    # So is the cohort of a checkpoint that its training started from.
+    said = {"cohort_digest": Cohort(cohort).digest, "earlier_cohorts": [Cohort(sites["alike"]).digest]}
+    write_json(made / PRIVACY_REPORT_NAME, said)
+    refused(sites["alike"], cohort, made, tmp_path / "f", "generator of the release was trained on it")
 
 
 def test_a_site_without_a_class_is_not_measured_and_not_read(

@@ -281,6 +281,7 @@ DOCUMENT_CHANGES: dict[str, Callable[[Path], None]] = {
     "no policy note": lambda r: edit_json(r / "privacy_report.json", policy_note=""),
     "a field more": lambda r: edit_json(r / "privacy_report.json", nearest={"s-1": 0.1}),
     "other candidates": lambda r: edit_json(r / "privacy_report.json", candidates_digest="0" * 64),
+    "cohorts of a start": lambda r: edit_json(r / "privacy_report.json", earlier_cohorts=["0" * 64]),
     "a card that hides the verdict": lambda r: (r / "DATASET_CARD.md").write_text("# safe") and None,
     "no distribution": lambda r: edit_json(r / "croissant.json", distribution=[{}]),
 }

@@ -19,7 +19,7 @@ from pipeline.errors import DataError, PhosphorError, TamperedError, UsageError
 from pipeline.recipe import Recipe, public_recipe
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.train import TrainSettings, run_train
-from pipeline.train.fine_tuning import start_digest, start_from
+from pipeline.train.fine_tuning import Start, start_digest, start_from
 from tests import tiny
 from tests.cohorts import write_cohort
 
@@ -62,7 +62,14 @@ def test_fine_tuning_starts_at_a_lower_loss_on_a_new_class_and_another_size(
     assert first_loss(tuned.path) < 0.8 * first_loss(scratch.path)
     info = read_checkpoint_info(tuned.path)
     assert (info.init_digest, info.classes) == (first.digest, ("disc", "line", "ring"))
-    assert read_checkpoint_info(scratch.path).init_digest is None
+    behind = read_checkpoint_info(first.path).cohort_digest
+    assert info.earlier_cohorts == (behind,)
+    fresh = read_checkpoint_info(scratch.path)
+    assert (fresh.init_digest, fresh.earlier_cohorts) == (None, ())
+    # Another round on the first cohort has seen both, and a checkpoint on the second again names each once.
+    assert Start.of(first.digest, info).cohorts == (second.digest, behind)
+    both = info.model_copy(update={"earlier_cohorts": (behind, second.digest)})
+    assert Start.of(first.digest, both).cohorts == (second.digest, behind)
 
     # Known by its digest: the same checkpoint elsewhere is the same input, and its path is kept nowhere.
     moved = tmp_path / "moved"

@@ -10,13 +10,15 @@ import pytest
 
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import to_model_range
+from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.evaluate.arms import Pool
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.study.cell import read_cell, run_cell
+from pipeline.evaluate.study.cell import read_cell, run_cell, start_of
 from pipeline.evaluate.study.report import StudyRow, measure_row
 from pipeline.evaluate.study.sites import Site, draw_site
 from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.records import CellRef
+from pipeline.storage import write_json
 from tests.pipeline.evaluate.conftest import draw, write_cohort
 from tests.pipeline.evaluate.test_run_evaluate import logistic
 
@@ -89,6 +91,12 @@ def test_exact_duplicates_as_synthetic_images_do_not_help(large: Cohort, tmp_pat
     row = studied(large, tmp_path, again)
     assert row.verdict != "helps"
     assert row.difference is not None and abs(row.difference.value) < 0.02, row.words
+
+
+def test_a_generator_that_started_from_the_whole_cohort_is_told(large: Cohort, tmp_path: Path) -> None:
+    for earlier, told in (([], 0), (["1" * 64], 0), (["1" * 64, large.digest], 1)):
+        write_json(tmp_path / PRIVACY_REPORT_NAME, {"cohort_digest": "2" * 64, "earlier_cohorts": earlier})
+        assert len(start_of(tmp_path, large)) == told
 
 
 def test_wrong_labels_do_not_help(large: Cohort, tmp_path: Path) -> None:

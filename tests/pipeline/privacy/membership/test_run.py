@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from models.privacy.pca import principal_components
+from pipeline.artifacts.checkpoint import read_checkpoint_info
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.pixels import to_model_range
 from pipeline.artifacts.privacy_report import read_privacy_report
@@ -27,6 +28,7 @@ from pipeline.train.settings import TrainSettings
 from pipeline.wording.power import noticeable_auc
 from pipeline.wording.privacy import tally
 from tests import tiny
+from tests.cohorts import write_cohort
 from tests.pipeline.privacy.sets import QUICK, fresh
 
 FAST = MembershipSettings(sigmas=(0.5,), known_scans=64, permutations=1_000, resamples=100, min_patients=20)
@@ -81,11 +83,13 @@ def test_a_release_of_what_was_left_out_does_not_count_against_train(gate_cohort
 
 @pytest.fixture(scope="module")
 def young(gate_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> CheckpointRef:
-    """Return a checkpoint that has seen each scan less than once."""
+    """Return a checkpoint that has seen each scan less than once, and started from one of another cohort."""
+    folder = tmp_path_factory.mktemp("young")
     settings = TrainSettings.model_validate({**tiny.TRAIN, "num_steps": 12})
-    return run_train(
-        Cohort(gate_cohort).reference, tmp_path_factory.mktemp("young") / "checkpoint", settings, seed=0
-    )
+    earlier = write_cohort(folder / "earlier", image_size=16, num_classes=2)
+    start = run_train(earlier, folder / "start", settings.model_copy(update={"num_steps": 2}), seed=0)
+    settings = settings.model_copy(update={"init_from": start.path})
+    return run_train(Cohort(gate_cohort).reference, folder / "checkpoint", settings, seed=0)
 
 
 def test_an_audit_with_a_checkpoint_attacks_it_with_controls(
@@ -100,6 +104,8 @@ def test_an_audit_with_a_checkpoint_attacks_it_with_controls(
     assert [result.attack for result in report.membership] == RELEASE + CHECKPOINT + CONTROLS
     assert report.checkpoint_verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)
     assert not any("membership" in line for line in report.not_covered)
+    assert report.earlier_cohorts == read_checkpoint_info(young.path).earlier_cohorts != ()
+    assert any("scans of the 1 other cohort that" in line for line in report.not_covered)
     patients = {(result.members, result.non_members) for result in report.membership[:-1]}
     assert len(patients) == 1 and min(patients.pop()) >= 20
     page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
