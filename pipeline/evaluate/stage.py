@@ -20,8 +20,8 @@ from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.external import External, measure_external, open_external
 from pipeline.evaluate.fidelity.encoder import EXTRACTOR, cohort_encoder
-from pipeline.evaluate.fidelity.features import features, real_features
-from pipeline.evaluate.fidelity.measure import FeatureSet, measure_fidelity
+from pipeline.evaluate.fidelity.features import real_features, released_features
+from pipeline.evaluate.fidelity.measure import measure_fidelity
 from pipeline.evaluate.fidelity.neighbours import nearest_real
 from pipeline.evaluate.lineage import held_out, require_unseen
 from pipeline.evaluate.plan import plan_evaluate, require_image_size
@@ -180,9 +180,7 @@ def _pictures(
     classes = cohort.info.classes
     encoder = cohort_encoder(cohort, settings)
     logger.info("feature encoder %s: %s", encoder.digest[:12], EXTRACTOR)
-    synthetic = FeatureSet(
-        features(encoder, release.images()), release.labels, np.arange(len(release), dtype=np.int64)
-    )
+    synthetic = released_features(encoder, release)
     train = real_features(encoder, cohort, "train", patients)
     val = real_features(encoder, cohort, "val", patients)
     fidelity, more = measure_fidelity(synthetic, val, train, classes, rng=np.random.default_rng([seed, 0]))

@@ -16,7 +16,7 @@ from pipeline.artifacts.evaluation_report import (
 from pipeline.evaluate.settings import is_own
 from pipeline.rendering.formats import plural
 from pipeline.report.figures import arm_key, arm_words, ordered_arms
-from pipeline.wording.evaluation import delong_words, fidelity_words
+from pipeline.wording.evaluation import delong_words, detail_words, fidelity_words
 
 METRICS = (
     ("auc", "AUC"),
@@ -91,7 +91,7 @@ def _fidelity_row(part: Fidelity) -> FidelityRow:
         scope="all classes" if part.scope == "all" else part.scope,
         distances=part.distances,
         sizes=f"{part.num_synthetic:,} / {part.num_real:,}",
-        words=fidelity_words(part),
+        words="; ".join(filter(None, (fidelity_words(part), detail_words(part)))),
     )
 
 

@@ -174,6 +174,20 @@ def fidelity_words(part: Fidelity) -> str:
     return f"{said}; the measured one of {_short(excess)} needs about {_times(seen, excess)} times as many"
 
 
+def detail_words(part: Fidelity) -> str:
+    """Return whether synthetic images have less or more fine detail than real ones; empty if neither."""
+    found = {own.name: own for own in part.distances}.get("detail_power")
+    if found is None or not isinstance(found.value, Estimate) or not isinstance(found.floor, Estimate):
+        return ""
+    (low, high), (below, above) = ((own.low, own.high) for own in (found.value, found.floor))
+    if low is None or high is None or below is None or above is None:
+        return ""
+    share = f"{found.value.value:.2f} of the power of real scans in the finest octave"
+    if high < below:
+        return f"blurred: {share}"
+    return f"noisy: {share}" if low > above else ""
+
+
 def _times(seen: float, excess: float) -> str:
     """Return by what factor more images would show an excess: errors decrease with the root of the number."""
     times = (seen / excess) ** 2

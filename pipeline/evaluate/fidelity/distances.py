@@ -79,6 +79,36 @@ def fid(x: Features, y: Features) -> float:
     return float(shift @ shift + np.trace(a) + np.trace(b) - 2.0 * np.sqrt(cross).sum())
 
 
+def mean_ratio(
+    x: Features, y: Features, *, x_groups: npt.NDArray[np.integer], y_groups: npt.NDArray[np.integer]
+) -> Estimate | None:
+    """Return the ratio of the means of two samples with a 95 % interval; None if a mean is not positive.
+
+    The interval is a two-sample jackknife of the logarithm, which leaves out one group (patient) at a time,
+    with normal quantiles. There is none if a sample is of one group, or if one group has all that is not 0.
+
+    Args:
+        x: (n,) values, not negative.
+        y: (m,) values, not negative.
+        x_groups: (n,) patient of each value.
+        y_groups: (m,), as `x_groups`.
+    """
+    samples = ((x.astype(np.float64), x_groups), (y.astype(np.float64), y_groups))
+    if min(values.mean() for values, _ in samples) <= 0.0:
+        return None
+    value = float(samples[0][0].mean() / samples[1][0].mean())
+    variance = 0.0
+    for values, groups in samples:
+        codes = np.unique(groups, return_inverse=True)[1]
+        left = values.sum() - np.bincount(codes, weights=values)
+        count = len(values) - np.bincount(codes)
+        if not count.all() or left.min() <= 0.0:
+            return Estimate(value=value, n=len(x))
+        variance += _jackknife_variance(np.log(left / count))
+    factor = float(np.exp(Z95 * np.sqrt(variance)))
+    return Estimate(value=value, low=value / factor, high=value * factor, n=len(x))
+
+
 def _without_each(
     within: Floats, cross: Floats, groups: npt.NDArray[np.integer]
 ) -> tuple[Floats, Floats, Floats]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.evaluation_report import Estimate, Fidelity, Figure
-from pipeline.evaluate.fidelity.distances import fid, kid
+from pipeline.evaluate.fidelity.distances import fid, kid, mean_ratio
 
 MAX_IMAGES = 5_000
 """Largest number of images per side and scope; the memory of KID and FID grows with its square."""
@@ -24,15 +24,17 @@ class FeatureSet:
         features: (n, d) of one encoder.
         labels: (n,) class of each image.
         groups: (n,) patient of each image (its own number for a synthetic one).
+        power: (n, octaves) power of each image by octave of spatial frequency, the finest first.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     groups: npt.NDArray[np.int64]
+    power: npt.NDArray[np.float32]
 
     def take(self, rows: npt.NDArray[np.int64]) -> FeatureSet:
         """Return the images at `rows`."""
-        return FeatureSet(self.features[rows], self.labels[rows], self.groups[rows])
+        return FeatureSet(self.features[rows], self.labels[rows], self.groups[rows], self.power[rows])
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,19 @@ def _fid(x: FeatureSet, y: FeatureSet) -> float:
     return fid(x.features, y.features)
 
 
-METRICS: dict[str, Callable[[FeatureSet, FeatureSet], Figure]] = {"kid": _kid, "fid": _fid}
-"""Name in an evaluation -> distance of two sets of images: a number, with an interval if it has one.
+def _detail(x: FeatureSet, y: FeatureSet) -> Estimate | None:
+    return mean_ratio(x.power[:, 0], y.power[:, 0], x_groups=x.groups, y_groups=y.groups)
+
+
+METRICS: dict[str, Callable[[FeatureSet, FeatureSet], Figure]] = {
+    "kid": _kid,
+    "fid": _fid,
+    "detail_power": _detail,
+}
+"""Name in an evaluation -> comparison of two sets of images: a number, with an interval if it has one.
+
+KID and FID are distances. `detail_power` is the power of the finest octave of spatial frequency over that of
+the other set: below 1, images are blurred; above 1, they have noise.
 
 In every scope it is measured between the synthetic images and the val scans and, as `<name>_floor`, between
 train scans and the same val scans. Every page shows both."""

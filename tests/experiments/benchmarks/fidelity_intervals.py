@@ -11,7 +11,7 @@ from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.fidelity.distances import Z95, fid, kid
 from pipeline.evaluate.fidelity.encoder import cohort_encoder
-from pipeline.evaluate.fidelity.features import features, real_features
+from pipeline.evaluate.fidelity.features import real_features, released_features
 from pipeline.evaluate.fidelity.measure import FeatureSet, draw_scopes
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.truth import patient_numbers
@@ -50,8 +50,7 @@ def measure_scopes(
 ) -> list[ScopeFigures]:
     """Measure released images by class and over all, on the draws of the evaluation with this run seed."""
     encoder, patients = cohort_encoder(cohort, settings), patient_numbers(cohort)
-    numbers = np.arange(len(released), dtype=np.int64)
-    synthetic = FeatureSet(features(encoder, released.images()), released.labels, numbers)
+    synthetic = released_features(encoder, released)
     val, train = (real_features(encoder, cohort, split, patients) for split in ("val", "train"))
     scopes, _ = draw_scopes(
         synthetic,

@@ -72,7 +72,8 @@ def test_the_interval_of_fid_is_as_wide_as_fid_varies_between_samples() -> None:
         rng = np.random.default_rng(seed)
         one, other = rng.normal(0.5, 1.0, (400, 4)), rng.normal(0.0, 1.0, (400, 4))
         zeros, numbers = np.zeros(400, dtype=np.int64), np.arange(400)
-        return FeatureSet(one, zeros, numbers), FeatureSet(other, zeros, numbers)
+        power = np.ones((400, 1))
+        return FeatureSet(one, zeros, numbers, power), FeatureSet(other, zeros, numbers, power)
 
     estimates = [fid_estimate(*draw(seed), np.random.default_rng(seed)) for seed in range(40)]
     spread = np.std([estimate.value for estimate in estimates])

@@ -19,6 +19,7 @@ from pipeline.report.page import evaluation_context
 QUICK = EvaluateSettings(
     seeds=1, ratios=(1.0,), num_steps=5, batch_size=16, encoder_steps=20, num_resamples=100
 )
+BUILT_IN = ("kid", "fid", "detail_power")
 
 
 def shift(x: FeatureSet, y: FeatureSet) -> float:
@@ -49,8 +50,8 @@ def test_the_evaluation_holds_both_beside_their_floors(report: Path) -> None:
         assert part["mean_shift"] > 0 and part["mean_shift_floor"] > 0
         assert part["spread"]["high"] - part["spread"]["low"] == pytest.approx(0.5)
     found = read_evaluation_report(report).fidelity[0]
-    assert [distance.name for distance in found.distances] == ["kid", "fid", "mean_shift", "spread"]
-    assert isinstance(found.distances[3].floor, Estimate)
+    assert [distance.name for distance in found.distances] == [*BUILT_IN, "mean_shift", "spread"]
+    assert isinstance(found.distances[4].floor, Estimate)
 
 
 def page_of(report: EvaluationReport) -> str:
@@ -63,7 +64,7 @@ def test_the_report_and_the_flow_show_them(report: Path) -> None:
     page = page_of(found)
     assert '<th class="n">Mean shift</th><th class="n">Mean shift floor</th><th>Spread</th>' in page
     whole = found.fidelity[0].distances
-    assert isinstance(whole[2].value, float) and f'<td class="n">{whole[2].value:.2f}</td>' in page
+    assert isinstance(whole[3].value, float) and f'<td class="n">{whole[3].value:.2f}</td>' in page
     rows = {(row["measure"], row["scope"]): row for row in metric_rows(found)}
     assert rows["Spread", "all"]["high"] > rows["Spread", "all"]["low"]
     assert rows["Mean shift floor (real to real)", "striped"]["value"] > 0
@@ -76,6 +77,6 @@ def test_an_evaluation_without_them_is_written_as_before(
         monkeypatch.delitem(METRICS, name, raising=False)
     run_evaluate(release, cohort, tmp_path / "plain", QUICK, seed=7)
     parts = json.loads((tmp_path / "plain" / "evaluation.json").read_text(encoding="utf-8"))["fidelity"]
-    known = {"scope", "num_synthetic", "num_real", "kid", "kid_floor", "fid", "fid_floor"}
+    known = {"scope", "num_synthetic", "num_real", *BUILT_IN, *(f"{name}_floor" for name in BUILT_IN)}
     assert all(part.keys() == known for part in parts)
     assert "Spread" not in page_of(read_evaluation_report(tmp_path / "plain"))

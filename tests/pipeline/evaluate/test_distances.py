@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluate.fidelity.distances import fid, kid
+from pipeline.evaluate.fidelity.distances import fid, kid, mean_ratio
 
 
 def test_kid_equals_the_double_sum_of_its_definition():
@@ -95,3 +95,31 @@ def test_samples_that_cannot_be_compared_are_refused(measure):
         measure(np.zeros((1, 3)), np.zeros((5, 3)))
     with pytest.raises(ValueError, match="x and y"):
         measure(np.zeros((5, 3)), np.zeros((5, 4)))
+
+
+def test_a_ratio_of_means_has_the_interval_of_its_patients() -> None:
+    rng = np.random.default_rng(11)
+    covered, wide = [], []
+    for _ in range(300):
+        own = rng.lognormal(0.0, 0.3, size=25)
+        patients = np.repeat(np.arange(25), 4)
+        x, y = own[patients] * rng.lognormal(0.0, 0.2, size=100), rng.lognormal(0.0, 0.3, size=60)
+        true = np.exp(0.02)
+        found = mean_ratio(x, y, x_groups=patients, y_groups=np.arange(60))
+        assert found is not None and found.low is not None and found.high is not None
+        covered.append(found.low < true < found.high)
+        alone = mean_ratio(x, y, x_groups=np.arange(100), y_groups=np.arange(60))
+        assert alone is not None
+        wide.append((found.high - found.low) / ((alone.high or 0) - (alone.low or 0)))
+    assert 0.9 < np.mean(covered) < 0.985
+    assert np.mean(wide) > 1.2
+
+
+def test_a_ratio_of_means_scales_and_has_no_interval_without_groups() -> None:
+    x, y, numbers = np.array([2.0, 4.0]), np.array([1.0, 3.0]), np.arange(2)
+    found = mean_ratio(3 * x, y, x_groups=numbers, y_groups=numbers)
+    assert found is not None and found.low is not None and found.value == pytest.approx(4.5)
+    for own, groups in ((y, np.zeros(2, dtype=int)), (np.array([0.0, 3.0]), numbers)):
+        found = mean_ratio(x, own, x_groups=numbers, y_groups=groups)
+        assert found is not None and found.low is None
+    assert mean_ratio(x, np.zeros(2), x_groups=numbers, y_groups=numbers) is None

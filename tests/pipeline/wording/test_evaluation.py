@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pipeline.artifacts.evaluation_report import Estimate, EvaluationReport, Fidelity, UtilityVerdict
-from pipeline.wording.evaluation import chance_words, effect_words, fidelity_words, misread_words
+from pipeline.wording.evaluation import (
+    chance_words,
+    detail_words,
+    effect_words,
+    fidelity_words,
+    misread_words,
+)
 
 
 def around(value: float, half: float | None, n: int = 40) -> Estimate:
@@ -20,6 +26,23 @@ def fidelity(kid: Estimate, floor: Estimate) -> str:
             scope="all", kid=kid, kid_floor=floor, fid=None, fid_floor=None, num_synthetic=145, num_real=81
         )
     )
+
+
+def test_blur_and_noise_are_told_where_the_intervals_lie_apart() -> None:
+    def words(value: Estimate | None) -> str:
+        part = {
+            "scope": "all",
+            "kid": around(1, 1),
+            "kid_floor": around(1, 1),
+            "fid": None,
+            "fid_floor": None,
+        }
+        more = {} if value is None else {"detail_power": value, "detail_power_floor": around(1.0, 0.1)}
+        return detail_words(Fidelity.model_validate({**part, "num_synthetic": 9, "num_real": 9, **more}))
+
+    assert words(around(0.4, 0.2)) == "blurred: 0.40 of the power of real scans in the finest octave"
+    assert words(around(1.5, 0.2)).startswith("noisy: 1.50 of the power")
+    assert words(around(0.8, 0.2)) == words(around(0.1, None)) == words(None) == ""
 
 
 def test_an_excess_over_the_floor_is_told_by_the_interval_of_the_difference() -> None:
