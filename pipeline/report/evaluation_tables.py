@@ -11,7 +11,7 @@ from pipeline.artifacts.evaluation_report import (
     EvaluationReport,
     ExternalTest,
     Fidelity,
-    PartChange,
+    UtilityVerdict,
 )
 from pipeline.evaluate.settings import is_own
 from pipeline.rendering.formats import plural
@@ -62,11 +62,12 @@ class ExternalRow:
 
 @dataclass(frozen=True)
 class ExternalSection:
-    """One external test: what it was made on, one row per arm, and DeLong's test in words."""
+    """One external test: what it was made on, one row per arm, the parts, and DeLong's test in words."""
 
     test: ExternalTest
     words: str
     rows: list[ExternalRow]
+    parts: dict[str, list[PartRow]]
     delong: str
 
 
@@ -139,7 +140,11 @@ def _role(arm: ArmResult, report: EvaluationReport) -> str:
 def external_section(report: EvaluationReport, test: ExternalTest) -> ExternalSection:
     """Return what the page shows of an external test."""
     return ExternalSection(
-        test, external_words(test), external_rows(report, test), delong_words(test.utility.delong)
+        test,
+        external_words(test),
+        external_rows(report, test),
+        part_tables(report, test.utility),
+        delong_words(test.utility.delong),
     )
 
 
@@ -201,22 +206,28 @@ class PartRow:
     change: Estimate
 
 
-def finding_rows(report: EvaluationReport) -> list[PartRow]:
-    """Return the utility by finding; empty if the classifiers were asked for classes."""
-    return _part_rows(report, report.utility.by_finding)
+def part_tables(report: EvaluationReport, utility: UtilityVerdict) -> dict[str, list[PartRow]]:
+    """Return the utility by finding and by subgroup, as far as they were measured.
 
+    Args:
+        report: the evaluation, which names the arms.
+        utility: the verdict on its test split, or on the cohort of another site.
 
-def group_rows(report: EvaluationReport) -> list[PartRow]:
-    """Return the utility by subgroup, the smallest change first; empty if no subgroup could be measured."""
-    return sorted(_part_rows(report, report.utility.by_group), key=lambda row: row.change.value)
-
-
-def _part_rows(report: EvaluationReport, changes: dict[str, PartChange]) -> list[PartRow]:
+    Returns:
+        `finding` or `subgroup` -> rows. Those of subgroups begin with the smallest change.
+    """
     words = {arm_key(arm): arm_words(arm) for arm in report.arms}
-    return [
-        PartRow(name, words[part.compared_with], part.real, part.synthetic, part.change)
-        for name, part in changes.items()
-    ]
+    found = {
+        kind: [
+            PartRow(name, words[part.compared_with], part.real, part.synthetic, part.change)
+            for name, part in changes.items()
+        ]
+        for kind, changes in (("finding", utility.by_finding), ("subgroup", utility.by_group))
+        if changes
+    }
+    if "subgroup" in found:
+        found["subgroup"].sort(key=lambda row: row.change.value)
+    return found
 
 
 def seeds_words(report: EvaluationReport) -> str:

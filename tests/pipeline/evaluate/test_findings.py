@@ -26,7 +26,9 @@ from pipeline.evaluate.study.report import StudyReport, StudyRow, measure_row
 from pipeline.evaluate.study.sites import draw_site
 from pipeline.evaluate.training import BuiltIn, Fit
 from pipeline.evaluate.truth import Question, Truth, patient_numbers
-from pipeline.report.evaluation_tables import finding_rows
+from pipeline.rendering.templating import render
+from pipeline.report.evaluation_tables import part_tables
+from pipeline.report.page import evaluation_context
 from pipeline.report.study import write_study_page
 from tests.pipeline.evaluate.conftest import SIZE, write_cohort, write_release
 
@@ -221,7 +223,7 @@ def test_an_evaluation_reports_each_finding(cohort: Cohort, release: Path, tmp_p
     best = next(arm for arm in report.arms if arm.key == report.utility.compared_with)
     each = [best.test[f"auc of {name}"].value for name in FINDINGS]
     assert best.test["auc"].value == pytest.approx(np.mean(each)) and min(each) > 0.9
-    [across, down] = finding_rows(report)
+    [across, down] = part_tables(report, report.utility)["finding"]
     assert (across.name, down.name) == FINDINGS
     tests = {
         arm.key: arm.test["auc of down"].value for arm in report.arms if arm.test and not arm.num_synthetic
@@ -272,6 +274,10 @@ def test_another_site_is_measured_on_the_findings_that_it_has(
             outside = arm.metrics["auc"].value
             assert outside == arm.metrics["auc of across"].value > 0.8
             assert arm.drop is not None and arm.drop.value == pytest.approx(inside[arm.key] - outside)
+    page = render("evaluation.html.j2", **evaluation_context(report))
+    assert page.count("Test AUC by finding") == 1 and page.count("AUC there by finding") == 2
+    [row] = part_tables(report, report.external[0].utility)["finding"]
+    assert row.change == report.external[0].utility.by_finding["across"].change
 
 
 def test_the_built_in_classifier_learns_findings(cohort: Cohort, release: Path, tmp_path: Path) -> None:
