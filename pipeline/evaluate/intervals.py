@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -18,6 +18,12 @@ DRAWS_BEYOND = 5
 """Bootstrap draws that must lie beyond a percentile for it to be an end of an interval. Corrections for many
 comparisons ask for percentiles that few draws reach."""
 
+BLOCK_VALUES = 2**21
+"""Counts of cases that are weighed at a time, for 16 MiB of weights."""
+
+Counts = npt.NDArray[np.uint16]
+"""(B, n) count of each case in each draw. No count reaches the limit of 16 bits: on average it is 1."""
+
 
 @dataclass(frozen=True)
 class Resamples:
@@ -28,7 +34,7 @@ class Resamples:
         seeds: (B, S) share of each classifier seed in each draw; rows sum to 1.
     """
 
-    cases: Weights
+    cases: Counts
     seeds: Weights
 
 
@@ -48,12 +54,40 @@ def draw_resamples(
     return Resamples(cases, seeds / num_seeds)
 
 
-def draw_cases(patients: npt.NDArray[np.integer], count: int, rng: np.random.Generator) -> Weights:
+def draw_cases(patients: npt.NDArray[np.integer], count: int, rng: np.random.Generator) -> Counts:
     """Draw whole patients with replacement; return the count (B, n) of each case in each of `count` draws."""
     codes = np.unique(patients, return_inverse=True)[1]
     number = int(codes.max()) + 1
-    drawn = rng.multinomial(number, np.full(number, 1.0 / number), size=count)
-    return drawn[:, codes].astype(np.float64)
+    shares = np.full(number, 1.0 / number)
+    drawn = np.empty((count, len(codes)), dtype=np.uint16)
+    for rows in _blocks(count, len(codes)):
+        drawn[rows] = rng.multinomial(number, shares, size=rows.stop - rows.start)[:, codes]
+    return drawn
+
+
+def on_draws(metric: Metric, probabilities: Probabilities, labels: Labels, draws: Counts) -> Floats:
+    """Return a metric on each draw of cases, (B,).
+
+    A metric needs several times the memory of its weightings, so it gets a block of draws at a time.
+
+    Args:
+        metric: the metric.
+        probabilities: (n, C) of one classifier.
+        labels: what is true of the n cases.
+        draws: (B, n) as from `draw_cases`.
+    """
+    found = [
+        metric(probabilities, labels, draws[rows].astype(np.float64))
+        for rows in _blocks(len(draws), len(labels))
+    ]
+    return np.concatenate(found)
+
+
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of `count` draws of `size` cases each that hold some `BLOCK_VALUES` counts."""
+    step = max(BLOCK_VALUES // max(size, 1), 1)
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
 
 
 @dataclass(frozen=True)
@@ -95,7 +129,7 @@ def measure(
     """Measure one metric of one arm: `predictions` holds (n, C) for each of the S seeds."""
     everyone = np.ones((1, len(labels)))
     by_seed = np.array([metric(p, labels, everyone)[0] for p in predictions])
-    per_seed = np.stack([metric(p, labels, resamples.cases) for p in predictions], axis=1)
+    per_seed = np.stack([on_draws(metric, p, labels, resamples.cases) for p in predictions], axis=1)
     return ArmMetric(by_seed, (per_seed * resamples.seeds).sum(axis=1), len(labels))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
-from pipeline.evaluate.intervals import draw_cases, smallest
+from pipeline.evaluate.intervals import draw_cases, on_draws, smallest
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.truth import Targets
 
@@ -79,12 +79,13 @@ def resample(
         count: number of bootstrap draws.
         seed: seed of the draws.
     """
-    weights = draw_cases(patients, count, np.random.default_rng([seed, 5]))
+    drawn = draw_cases(patients, count, np.random.default_rng([seed, 5]))
     found = {}
     for key in keys:
         sites = [cell[key] for cell in cells]
         draws = np.stack(
-            [np.stack([auc(read, labels, weights) for read in site], axis=-1) for site in sites], axis=1
+            [np.stack([on_draws(auc, read, labels, drawn) for read in site], axis=-1) for site in sites],
+            axis=1,
         )
         found[key] = Resampled(_plain(sites, labels), draws)
     return found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score, roc_curve
 
+from pipeline.evaluate import intervals
 from pipeline.evaluate.intervals import binomial, draw_resamples, measure
 from pipeline.evaluate.metrics import auc, balanced_accuracy, brier, ece, sensitivity_at
 
@@ -96,6 +99,29 @@ def test_draws_take_whole_patients_and_weigh_seeds_to_one():
     first_of_patient = [0, 1, 3, 6]
     assert (drawn.cases[:, first_of_patient].sum(axis=1) == 4).all()
     assert np.allclose(drawn.seeds.sum(axis=1), 1.0)
+
+
+def test_blocks_of_draws_change_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    patients, (p, y) = np.arange(120) // 2, cases(3, n=120)
+    whole = draw_resamples(patients, 1, 150, np.random.default_rng(5))
+    expected = measure(auc, [p], y, whole)
+    monkeypatch.setattr(intervals, "BLOCK_VALUES", 7 * 120)
+    parts = draw_resamples(patients, 1, 150, np.random.default_rng(5))
+    np.testing.assert_array_equal(whole.cases, parts.cases)
+    np.testing.assert_array_equal(measure(auc, [p], y, parts).draws, expected.draws)
+
+
+def test_many_cases_need_the_memory_of_their_counts() -> None:
+    rng, num_cases, num_draws = np.random.default_rng(0), 40_000, 200
+    p, y = rng.random((num_cases, 2)), rng.integers(0, 2, num_cases)
+    tracemalloc.start()
+    try:
+        measure(auc, [p], y, draw_resamples(np.arange(num_cases), 1, num_draws, rng))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Two bytes a count, and one block of weights with what the metric makes of it.
+    assert peak < 2 * num_cases * num_draws + 24 * 8 * intervals.BLOCK_VALUES / 2
 
 
 def test_the_bootstrap_interval_covers_the_true_auc():
