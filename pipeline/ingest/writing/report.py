@@ -26,9 +26,9 @@ COLUMNS = 12
 PAIRS = 12
 """Largest number of pairs of each kind that the page shows."""
 
-TILE_PIXELS = 96
-"""Side of a shown image in pixels: images of half that side or less are enlarged by the largest integer
-factor that fits, images of twice that side or more are reduced to it."""
+TILE_PIXELS, LARGEST_PIXELS = 96, 256
+"""Sides in pixels: images of half the first or less are enlarged by the largest integer factor that fits;
+images of more than the second, at which a radiograph can be judged, are reduced to it."""
 
 
 @dataclass(frozen=True)
@@ -174,20 +174,21 @@ class _Gallery:
             rows = np.flatnonzero(labels == code)
             chosen = rows[np.linspace(0, len(rows) - 1, min(IMAGES_PER_CLASS, len(rows))).astype(int)]
             images = _reduced(self._shards.take(chosen))
-            sheets[name] = data_uri(contact_sheet(images, COLUMNS, max(1, TILE_PIXELS // images.shape[-1])))
+            columns = COLUMNS if images.shape[-1] <= TILE_PIXELS else COLUMNS // 2
+            sheets[name] = data_uri(contact_sheet(images, columns, max(1, TILE_PIXELS // images.shape[-1])))
         return sheets
 
 
 def _reduced(images: StoredPixels) -> StoredPixels:
-    """Return images (n, 1, S, S), reduced if their side is at least twice that of a tile."""
+    """Return images (n, 1, S, S), reduced to `LARGEST_PIXELS` if they are larger."""
     from pipeline.sources.images.resize import area_average
 
-    side = images.shape[-1]
-    if side < 2 * TILE_PIXELS or not len(images):
+    side = LARGEST_PIXELS
+    if images.shape[-1] <= side or not len(images):
         return images
-    small = np.empty((len(images), 1, TILE_PIXELS, TILE_PIXELS), dtype=images.dtype)
+    small = np.empty((len(images), 1, side, side), dtype=images.dtype)
     for number, image in enumerate(images[:, 0]):
-        small[number, 0] = np.rint(area_average(image, TILE_PIXELS, TILE_PIXELS))
+        small[number, 0] = np.rint(area_average(image, side, side))
     return small
 
 

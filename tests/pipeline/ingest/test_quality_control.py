@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from pathlib import Path
@@ -73,7 +75,8 @@ def pixels_of(folder: Path, number: int) -> np.ndarray:
 
 
 def ingest(folder: Path, out: str = "c", text: str = MANIFEST, **settings: object) -> Cohort:
-    chosen = IngestSettings(image_size=32, chunk_scans=16, workers=1, **settings)  # type: ignore[arg-type]
+    given: dict[str, object] = {"image_size": 32, "chunk_scans": 16, "workers": 1} | settings
+    chosen = IngestSettings.model_validate(given)
     return Cohort(run_ingest(manifest_of(folder, text), folder / out, chosen).path)
 
 
@@ -223,6 +226,20 @@ def test_the_page_is_self_contained_and_shows_pairs_and_examples(planted: Path) 
     for name in ("disc/pat950.png", "bar/pat020.png"):
         assert Pseudonyms(load_key()).scan(name) in conflicts
     assert "pat020" not in page
+
+
+@pytest.mark.parametrize(("side", "shown"), [(32, 96), (224, 224), (300, 256)])
+def test_pictures_are_large_enough_to_judge_and_fill_the_window_when_chosen(
+    planted: Path, side: int, shown: int
+) -> None:
+    page = (ingest(planted, image_size=side).folder / "qc.html").read_text()
+    first = re.search(
+        r'<figure><label class="zoom"><input type="checkbox"[^>]*><img src="data:[^,]+,([^"]+)"', page
+    )
+    assert first is not None
+    assert Image.open(io.BytesIO(base64.b64decode(first[1]))).size == (shown, shown)
+    assert page.count("<img") == page.count('<label class="zoom">') > 10
+    assert "input:checked + img { position: fixed" in page
 
 
 def test_a_class_name_cannot_break_out_of_the_page(tmp_path: Path) -> None:
