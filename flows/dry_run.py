@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cost.estimate import NOTHING, Cost, StagePlan, estimate_report
-from pipeline.cost.memory import resident_bytes
+from pipeline.cost.memory import bytes_words, resident_bytes
 from pipeline.evaluate.plan import plan_evaluate
 from pipeline.ingest.plan import plan_ingest
 from pipeline.privacy.plan import plan_audit
@@ -158,12 +158,12 @@ def render_plan(stages: list[PlannedStage], folder: Path, startup: float, more_b
         cost = stage.cost
         lines.append(
             f"{stage.stage:<12}{stage.state:<9}{_time(cost.seconds):>10}"
-            f"{_bytes(cost.memory_bytes):>12}{_bytes(cost.disk_bytes):>12}"
+            f"{bytes_words(cost.memory_bytes):>12}{bytes_words(cost.disk_bytes):>12}"
         )
     lines.append(f"{'start':<12}{'':<9}{_time(startup):>10}")
-    lines.append(f"{'in all':<12}{'':<9}{_time(seconds):>10}{_bytes(memory):>12}{_bytes(disk):>12}")
+    lines.append(f"{'in all':<12}{'':<9}{_time(seconds):>10}{bytes_words(memory):>12}{bytes_words(disk):>12}")
     lines += _notes(stages)
-    lines.append(f"free disk: {_bytes(free)}. Nothing was written.")
+    lines.append(f"free disk: {bytes_words(free)}. Nothing was written.")
     if disk > free:
         lines.append("Not enough free disk: free space, or choose another --out.")
     sys.stderr.write("\n".join(lines) + "\n")
@@ -192,7 +192,7 @@ def _notes(stages: list[PlannedStage]) -> list[str]:
     notes = []
     on_device = max(stage.cost.device_bytes for stage in stages)
     if on_device:
-        notes.append(f"memory on the accelerator: up to {_bytes(on_device)}, counted above.")
+        notes.append(f"memory on the accelerator: up to {bytes_words(on_device)}, counted above.")
     notes += [f"{stage.stage}: {stage.not_counted}." for stage in stages if stage.not_counted]
     for place, stage in enumerate(stages):
         if stage.changes:
@@ -207,7 +207,3 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

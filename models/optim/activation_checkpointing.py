@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.diffusion.denoiser import Denoiser
@@ -21,9 +22,14 @@ def recompute_activations(denoiser: Denoiser) -> int:
     Returns:
         The number of modified blocks.
     """
-    network = denoiser.network
-    blocks = [*network.down_blocks, network.middle_block, *network.up_blocks]  # type: ignore[misc]
+    blocks = recomputed_blocks(denoiser)
     for block in blocks:
         # No layer draws random numbers, so the random state need not be preserved.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     return len(blocks)
+
+
+def recomputed_blocks(denoiser: Denoiser) -> list[nn.Module]:
+    """Return the blocks of the network that are computed again one by one."""
+    network = denoiser.network
+    return [*network.down_blocks, network.middle_block, *network.up_blocks]  # type: ignore[list-item,misc]

@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 
 
+def bytes_words(count: float) -> str:
+    """Return a number of bytes in MiB or GiB."""
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
 def resident_bytes() -> int:
     """Return the peak resident memory of this process in bytes."""
     try:

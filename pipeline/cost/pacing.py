@@ -73,30 +73,3 @@ def pace_of(call: Callable[[int], object], count: int) -> Pace:
     # Costs that do not depend on the number of scans, such as an optimiser's update, are counted once.
     each = max(seconds - one, 0.0) / (timed - 1)
     return Pace(seconds + (count - timed) * each, timed)
-
-
-def saved_bytes(forward: Callable[[int], object]) -> int:
-    """Return the bytes per scan that a forward pass saves for its backward pass.
-
-    Args:
-        forward: function that computes on 1 or 2 scans; returns the start of the backward pass.
-    """
-    import torch
-
-    def kept_by(count: int) -> int:
-        kept: dict[int, int] = {}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            # Held until all tensors are counted: the address of a freed tensor could be used again.
-            held = forward(count)
-            total = sum(kept.values())
-        del held
-        return total
-
-    # Weights are saved too, independently of the number of scans.
-    return max(kept_by(2) - kept_by(1), 0)

@@ -22,7 +22,6 @@ from pipeline.cost.estimate import (
     workload_of,
 )
 from pipeline.cost.memory import device_peak, reset_device_peak
-from pipeline.cost.pacing import saved_bytes
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
@@ -131,6 +130,7 @@ def estimate_evaluate(
     import torch
 
     from models.evaluation.classifier import build_classifier
+    from models.optim.memory import saved_bytes
     from pipeline.evaluate.training import BuiltIn, num_workers, step_seconds
 
     require_image_size(settings, work.image_size)

@@ -115,7 +115,13 @@ def train(
         start = start_from(denoiser, settings.init_from, fields, digest=init_digest)
     with held_memory(), computing(default_device()):
         plan = make_plan(
-            folder, denoiser, settings.runtime, settings.schedule, ranks, private=settings.is_private
+            folder,
+            denoiser,
+            settings.runtime,
+            settings.schedule,
+            ranks,
+            averages=len(settings.ema_lengths),
+            private=settings.is_private,
         )
         with threads(plan.num_threads):
             source = open_source(

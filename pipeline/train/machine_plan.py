@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.devices import choices, default_device
 from models.diffusion.denoiser import Denoiser
-from models.optim.precision import Precision, probe_compiled, probe_precision
+from models.optim.precision import Precision, apply_precision, probe_compiled, probe_precision
 from pipeline.cost.time_budget import Decision
 from pipeline.distributed.cpu_threads import SharedCores, threads, threads_here
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import DataError, UsageError
 from pipeline.storage import read_json, write_json
+from pipeline.train.memory_plan import scans_that_fit
 from pipeline.train.parts import RuntimeSettings, ScheduleSettings
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ def make_plan(
     schedule: ScheduleSettings,
     ranks: Ranks | None = None,
     *,
+    averages: int = 1,
     private: bool = False,
 ) -> MachinePlan:
     """Return the recorded plan of this run, or choose a plan and record it before the first step.
@@ -119,10 +122,12 @@ def make_plan(
         runtime: settings of the machine.
         schedule: number of steps and batch size.
         ranks: processes of the job.
+        averages: averages of the weights that are tracked, which take memory.
         private: whether gradients of single scans are computed, which needs fp32.
 
     Raises:
         DataError: the record is unreadable, or was made on a kind of device that this machine does not have.
+        TrainingError: not even one scan at a time fits into memory.
         UsageError: the processes have different kinds of devices.
     """
     ranks = ranks or Ranks()
@@ -132,7 +137,7 @@ def make_plan(
         plan = (
             _recorded(folder / FILE_NAME)
             if recorded
-            else _chosen(denoiser, runtime, schedule, ranks, private=private)
+            else _chosen(denoiser, runtime, schedule, ranks, averages=averages, private=private)
         )
         now = _for_these_processes(plan, runtime, ranks)
         if now != plan or not recorded:
@@ -156,13 +161,21 @@ def shared_cores(plan: MachinePlan, runtime: RuntimeSettings) -> SharedCores:
 
 
 def _chosen(
-    denoiser: Denoiser, runtime: RuntimeSettings, schedule: ScheduleSettings, ranks: Ranks, *, private: bool
+    denoiser: Denoiser,
+    runtime: RuntimeSettings,
+    schedule: ScheduleSettings,
+    ranks: Ranks,
+    *,
+    averages: int,
+    private: bool,
 ) -> MachinePlan:
     device = default_device()
     own = choices(device)
     num_threads = _threads_here(runtime, ranks)
     share = ranks.share(schedule.batch_size)
-    at_once = min(share.stop - share.start, runtime.micro_batch or schedule.batch_size)
+    count = share.stop - share.start
+    at_once = min(count, runtime.micro_batch or schedule.batch_size)
+    micro_batch = runtime.micro_batch
     with threads(num_threads):
         trial = denoiser.to(device)
         if private:
@@ -173,6 +186,18 @@ def _chosen(
         else:
             # The preferred layout of the device, without a measurement, so that two runs never differ in it.
             precision = Precision(runtime.precision, channels_last=own.arithmetic[0][1])
+        if micro_batch is None and not private:
+            computing = apply_precision(copy.deepcopy(trial), precision)
+            micro_batch = scans_that_fit(
+                computing,
+                precision,
+                device,
+                count=count,
+                averages=averages,
+                recompute=runtime.checkpoint_activations,
+                processes=ranks.place.local_size if device.type == "cpu" else 1,
+            )
+            at_once = min(at_once, micro_batch or at_once)
         tried = runtime.compile == "on" or (runtime.compile == "auto" and own.compiles)
         if tried and not runtime.checkpoint_activations and not private:
             precision = probe_compiled(
@@ -183,7 +208,7 @@ def _chosen(
                 seconds_left=60.0 * schedule.max_minutes if schedule.max_minutes else None,
                 must=runtime.compile == "on",
             )
-    return MachinePlan(device, num_threads, precision, ranks.size, runtime.micro_batch)
+    return MachinePlan(device, num_threads, precision, ranks.size, micro_batch)
 
 
 def _for_these_processes(plan: MachinePlan, runtime: RuntimeSettings, ranks: Ranks) -> MachinePlan:
@@ -198,7 +223,7 @@ def _for_these_processes(plan: MachinePlan, runtime: RuntimeSettings, ranks: Ran
             num_threads,
         )
         plan = replace(plan, world_size=ranks.size, num_threads=num_threads)
-    if plan.micro_batch != runtime.micro_batch:
+    if runtime.micro_batch is not None and plan.micro_batch != runtime.micro_batch:
         logger.info(
             "train.micro_batch was %s and is now %s: equal up to rounding",
             plan.micro_batch,

@@ -233,7 +233,7 @@ class RuntimeSettings(Settings):
         ge=1,
         le=65_536,
         description="scans in memory at a time per process; their gradients are accumulated to the same "
-        "step. None uses the whole batch",
+        "step. None takes as many as fit into the memory that is free at the start",
     )
     checkpoint_activations: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time"

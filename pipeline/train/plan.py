@@ -11,7 +11,7 @@ from models.network.spec import NetworkSpec
 from pipeline.artifacts.guarantee import require_opacus
 from pipeline.cost.estimate import Cost, Foreseen, Given, StagePlan, Workload, known_digest, workload_of
 from pipeline.cost.network import PlannedNetwork
-from pipeline.cost.pacing import pace_of, saved_bytes
+from pipeline.cost.pacing import pace_of
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import StageInputs
 from pipeline.train.fine_tuning import layers_to_start_from, start_digest
@@ -101,8 +101,28 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
     """Measure the optimiser step of the training on scans of zeros."""
     import torch
 
-    from models.diffusion.objective import denoising_loss
+    from models.devices import default_device
+    from models.optim.memory import step_bytes
+    from models.optim.precision import apply_precision
+    from pipeline.train.memory_plan import scans_that_fit
 
+    at_once, scan_bytes = min(settings.micro_batch or settings.batch_size, settings.batch_size), 0
+    # Opacus holds the gradients of each scan and does not report their size.
+    if settings.dp.epsilon is None:
+        precision = network.arithmetic()
+        computing = apply_precision(network.denoiser(), precision)
+        scan_bytes = step_bytes(computing, recompute=settings.checkpoint_activations)
+        if settings.micro_batch is None:
+            fitting = scans_that_fit(
+                computing,
+                precision,
+                default_device(),
+                count=settings.batch_size,
+                averages=len(settings.ema_lengths),
+                recompute=settings.checkpoint_activations,
+            )
+            at_once = fitting or at_once
+    settings = settings.model_copy(update={"micro_batch": at_once})
     made: dict[int, TrainingStep] = {}
 
     def step_of(count: int) -> tuple[TrainingStep, torch.Tensor, torch.Tensor]:
@@ -119,22 +139,7 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
         step.run(0, images, codes, 1e-9)
 
     pace = pace_of(run, settings.batch_size)
-    step, images, codes = step_of(2)
-    sigma = torch.full((2,), 0.5, device=step.device)
-
-    def losses(count: int) -> torch.Tensor:
-        return denoising_loss(
-            step.working.compute,
-            images[:count],
-            codes[:count],
-            sigma=sigma[:count],
-            noise=torch.randn_like(images[:count]),
-            sigma_data=settings.sigma_data,
-        )
-
-    at_once = min(settings.micro_batch or settings.batch_size, settings.batch_size)
-    # Opacus holds the per-sample gradients and does not report their size.
-    scan_bytes = saved_bytes(losses) if settings.dp.epsilon is None else 0
+    step, *_ = step_of(2)
     parameters = sum(parameter.numel() for parameter in step.denoiser.parameters())
     return StepSpeed(pace.seconds, parameters, max(at_once - pace.timed, 0) * scan_bytes, pace.device_bytes)
 

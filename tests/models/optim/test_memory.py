@@ -5,7 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.optim.memory import largest_that_fits, out_of_memory
+from models.diffusion.denoiser import Denoiser
+from models.diffusion.objective import denoising_loss
+from models.network.spec import NetworkSpec
+from models.optim.activation_checkpointing import recompute_activations
+from models.optim.memory import TRANSIENT, largest_that_fits, out_of_memory, saved_bytes, step_bytes
+from models.optim.precision import Precision, apply_precision
+
+SPEC = NetworkSpec(
+    (24, 24),
+    2,
+    channels=(8, 16),
+    attention=(False, True),
+    num_head_channels=8,
+    num_norm_groups=8,
+    patch_size=2,
+)
 
 
 def test_errors_of_real_allocators_are_recognised() -> None:
@@ -40,3 +55,44 @@ def test_nothing_may_fit_and_other_errors_stay() -> None:
     assert largest_that_fits(never, 64) == 0
     with pytest.raises(RuntimeError, match="a bug"):
         largest_that_fits(broken, 64)
+
+
+def test_what_a_scan_more_keeps_for_the_backward_pass_is_counted() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.Tanh(), torch.nn.Linear(50, 10))
+    # The input of either linear layer (the second is what tanh keeps), four bytes a number.
+    assert saved_bytes(lambda count: layers(torch.zeros(count, 100))) == 4 * 150
+
+
+def kept_by(denoiser: Denoiser) -> int:
+    """Return the bytes per scan that a real forward pass keeps."""
+
+    def forward(count: int) -> torch.Tensor:
+        images = torch.zeros(count, *denoiser.sample_shape)
+        sigma, codes = torch.ones(count), denoiser.null_codes(count)
+        return denoising_loss(
+            denoiser, images, codes, sigma=sigma, noise=torch.randn_like(images), sigma_data=0.5
+        )
+
+    return saved_bytes(forward)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_estimate_without_computing_is_that_of_a_real_pass(dtype: str) -> None:
+    denoiser = apply_precision(Denoiser(SPEC), Precision(dtype, channels_last=False)).train()
+    estimate = step_bytes(denoiser, recompute=False)
+    assert estimate == pytest.approx(TRANSIENT * kept_by(denoiser), rel=0.02)
+    assert next(denoiser.parameters()).device.type == "cpu"
+
+
+def test_recomputing_needs_what_the_largest_block_keeps() -> None:
+    denoiser = Denoiser(SPEC).train()
+    whole, less = (step_bytes(denoiser, recompute=chosen) for chosen in (False, True))
+    recompute_activations(denoiser)
+    assert TRANSIENT * kept_by(denoiser) < less < 0.8 * whole
+
+
+def test_augmentation_features_are_given_where_the_network_asks_for_them() -> None:
+    import dataclasses
+
+    spec = dataclasses.replace(SPEC, augment_features=7, conditions=(3,))
+    assert step_bytes(Denoiser(spec), recompute=False) > 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from models.devices import default_device
-from pipeline.cost.pacing import LONGEST, pace_of, saved_bytes
+from pipeline.cost.pacing import LONGEST, pace_of
 
 
 class Machine:
@@ -40,9 +39,3 @@ def test_a_single_scan_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, 0.5)
     assert pace_of(machine, 1).seconds == pytest.approx(0.5)
     assert set(machine.calls) == {1}
-
-
-def test_what_a_scan_more_keeps_for_the_backward_pass_is_counted() -> None:
-    layers = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.Tanh(), torch.nn.Linear(50, 10))
-    # The input of either linear layer (the second is what tanh keeps), four bytes a number.
-    assert saved_bytes(lambda count: layers(torch.zeros(count, 100))) == 4 * 150
