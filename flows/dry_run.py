@@ -43,7 +43,7 @@ class PlannedStage:
         state: what it would do with the directory.
         cost: estimated need; zero for what is reused.
         changes: in words, what has changed in its sources.
-        not_counted: in words, what its cost leaves out.
+        note: in words, what its cost leaves out or what is to be expected.
     """
 
     stage: str
@@ -51,7 +51,7 @@ class PlannedStage:
     state: State
     cost: Cost
     changes: str = ""
-    not_counted: str = ""
+    note: str = ""
 
 
 def plan_run(
@@ -115,7 +115,7 @@ def _planned(stage: str, plan: Plan, out: Path, *, force: bool) -> PlannedStage:
     if state is State.REUSE:
         return PlannedStage(stage, out, state, NOTHING)
     changes = plan.changes() if state in (State.REFUSE, State.REPLACE) else ""
-    return PlannedStage(stage, out, state, plan.estimate(), changes, plan.not_counted)
+    return PlannedStage(stage, out, state, plan.estimate(), changes, plan.note())
 
 
 def _start() -> float:
@@ -193,7 +193,7 @@ def _notes(stages: list[PlannedStage]) -> list[str]:
     on_device = max(stage.cost.device_bytes for stage in stages)
     if on_device:
         notes.append(f"memory on the accelerator: up to {bytes_words(on_device)}, counted above.")
-    notes += [f"{stage.stage}: {stage.not_counted}." for stage in stages if stage.not_counted]
+    notes += [f"{stage.stage}: {stage.note}." for stage in stages if stage.note]
     for place, stage in enumerate(stages):
         if stage.changes:
             later = [other.stage for other in stages[place + 1 :] if other.stage != "report"]

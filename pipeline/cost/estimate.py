@@ -118,14 +118,14 @@ class StagePlan(Generic[ReferenceT]):
         estimate: measures the cost of the output.
         foresee: returns the known properties of the output.
         changes: describes the changes of its sources since the existing output was made.
-        not_counted: in words, what the estimate leaves out.
+        note: says what the estimate leaves out or what is to be expected.
     """
 
     wanted: StageInputs[ReferenceT]
     estimate: Callable[[], Cost]
     foresee: Callable[[], Foreseen]
     changes: Callable[[], str] = lambda: ""
-    not_counted: str = ""
+    note: Callable[[], str] = lambda: ""
 
 
 def known_digest(kind: type[ReferenceT], given: Given[ReferenceT]) -> str | None:

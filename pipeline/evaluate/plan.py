@@ -72,7 +72,7 @@ def plan_evaluate(
             num_external=sum(other.counts.get("scans", 0) for other in others),
         ),
         foresee=lambda: Foreseen(workload_of(cohort)),
-        not_counted=not_counted(settings),
+        note=lambda: not_counted(settings),
     )
 
 

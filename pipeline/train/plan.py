@@ -27,6 +27,8 @@ _GRID_STEPS, _PROBE_STEPS = 8, 12
 """Optimiser steps that take as long as drawing one grid, and as the probe of `train.precision=auto`."""
 
 _FLOAT_BYTES = 4
+FEW_SCANS = 200
+"""Train scans below which a training says what to expect (docs/results.md, studies of the self regime)."""
 
 
 def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) -> StagePlan[CheckpointRef]:
@@ -42,7 +44,19 @@ def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) 
     return StagePlan(
         StageInputs(CheckpointRef, inputs, settings.content_settings(), seed),
         estimate=lambda: estimate_train(settings, workload_of(cohort)),
+        note=lambda: few_scans(settings, workload_of(cohort).num_train),
         foresee=lambda: Foreseen(work := workload_of(cohort), network_of(settings, work)),
+    )
+
+
+def few_scans(settings: TrainSettings, num_train: int) -> str:
+    """Return what to expect of a training on few scans; empty if there are enough or it stops by itself."""
+    if num_train >= FEW_SCANS or settings.stop_when_memorising:
+        return ""
+    return (
+        f"{num_train} train scans are few: generators of 40 to 400 scans began to repeat them within some "
+        "hundred steps, and the gate refused many; train.stop_when_memorising=true keeps the weights from "
+        "before, and `phosphor study` tells whether such images help"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pipeline.artifacts.cohort import open_cohort
@@ -16,8 +17,10 @@ from pipeline.distributed.process_group import Ranks, join_ranks
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import reference_of
 from pipeline.train.fine_tuning import check_start
-from pipeline.train.plan import plan_train
+from pipeline.train.plan import few_scans, plan_train
 from pipeline.train.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 
 def run_train(
@@ -63,6 +66,8 @@ def run_train(
                 send_reference(ranks, folder.finished)
                 return folder.finished
             opened = open_cohort(cohort)
+            if note := few_scans(settings, len(opened.rows("train"))):
+                logger.warning(note)
             send_work(ranks, folder.inputs_digest)
             # Importing torch and MONAI takes seconds, which a finished checkpoint does not need.
             from pipeline.train.loop import train

@@ -52,7 +52,7 @@ def test_the_table_adds_up_time_and_disk_and_takes_the_largest_memory(
         planned("cohort", State.NEW, Cost(10.0, 3 * 2**30, 2**20)),
         planned("checkpoint", State.NEW, Cost(20.0, 5 * 2**30, 2**20, device_bytes=2**30)),
     ]
-    stages[1] = replace(stages[1], not_counted="what nobody knows is not counted")
+    stages[1] = replace(stages[1], note="what nobody knows is not counted")
     body = render_plan(stages, tmp_path, 5.0, 2**30)
     assert (body["seconds"], body["memory_bytes"], body["disk_bytes"]) == (35.0, 6 * 2**30, 2 * 2**20)
     lines = capsys.readouterr().err.splitlines()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from pipeline.cost.estimate import Workload, outlook_of
+from pipeline.cost.estimate import Foreseen, Workload, outlook_of
 from pipeline.cost.pacing import Pace
 from pipeline.recipe import load_recipe
 from pipeline.records import CohortRef
@@ -28,6 +30,18 @@ def test_memory_grows_with_the_batch_though_a_few_scans_are_timed(monkeypatch: p
 
     few, many, parts = more_bytes(8), more_bytes(64), more_bytes(64, "train.micro_batch=8")
     assert many == pytest.approx(few * 63 / 7) and parts == few > 0
+
+
+@pytest.mark.parametrize(
+    ("num_train", "overrides", "told"),
+    [(199, (), True), (200, (), False), (20, ("train.stop_when_memorising=true",), False)],
+)
+def test_few_scans_are_told_before_anything_is_trained(
+    num_train: int, overrides: tuple[str, ...], told: bool
+) -> None:
+    chosen, work = settings(*overrides), replace(WORK, num_train=num_train)
+    note = plan.plan_train(Foreseen(work), chosen, seed=0).note()
+    assert (f"{num_train} train scans are few" in note) == bool(note) == told
 
 
 def test_memory_on_an_accelerator_is_counted_and_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
