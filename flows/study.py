@@ -21,8 +21,9 @@ from pipeline.evaluate.study.report import StudyReport, measure_study
 from pipeline.privacy.earlier_inputs import earlier_digests
 from pipeline.recipe import Recipe, keep_recipe, load_recipe, write_recipe
 from pipeline.records import AuditRef, CandidatesRef, CellRef, CheckpointRef, CohortRef, ReleaseRef
+from pipeline.rendering.formats import plural
 from pipeline.report.study import write_study_page
-from pipeline.stage import verify_reference
+from pipeline.stage import is_finished, verify_reference
 from pipeline.storage import make_private_directory
 from pipeline.train.fine_tuning import start_digest
 
@@ -88,22 +89,22 @@ class Study:
         limit = None if recipe.study.max_hours is None else 3600.0 * recipe.study.max_hours
         for number, experiment in enumerate(planned):
             spent = time.monotonic() - started
-            if limit is not None and spent > limit:
-                logger.warning("study.max_hours is over: %d sites are left out", len(planned) - number)
-                break
+            if limit is not None and spent > limit and not is_finished(experiment.cell_in(self.folder)):
+                continue
             _say(number, len(planned), spent, experiment)
             done[experiment] = self._cell(whole, cohort, experiment)
+        if len(done) < len(planned):
+            logger.warning("study.max_hours is over: %s left out", plural(len(planned) - len(done), "site"))
         write_recipe(self.folder, recipe)
         report = measure_study(self.folder, cohort, done, planned, recipe.evaluate, seed=recipe.seed)
         write_study_page(self.folder, report)
         return report
 
     def _cell(self, whole: CohortRef, cohort: Cohort, experiment: Experiment) -> CellRef:
-        folder = self.folder / "cells" / experiment.name
-        recipe = self.recipe
+        cell, recipe = experiment.cell_in(self.folder), self.recipe
         evaluate = recipe.evaluate.model_copy(update={"arms": recipe.study.arms})
         common: dict[str, Any] = {
-            "out": folder / "cell",
+            "out": cell,
             "settings": evaluate,
             "seed": experiment.own_seed,
             "force": self.force,
@@ -111,7 +112,7 @@ class Study:
         if experiment.regime == "shared" and self.release is not None:
             given = verify_reference(ReleaseRef, Path(self.release))
             return call_task(tasks.study_cell_task, whole, experiment, release=given, **common)
-        home = self.folder / "elsewhere" if experiment.regime == "shared" else folder
+        home = self.folder / "elsewhere" if experiment.regime == "shared" else cell.parent
         candidates, audit = self._generate(home, whole, experiment)
         return call_task(
             tasks.study_cell_task, whole, experiment, candidates=candidates, audit=audit, **common

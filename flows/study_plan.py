@@ -15,7 +15,7 @@ from pipeline.ingest.plan import plan_ingest
 from pipeline.privacy.plan import estimate_audit
 from pipeline.recipe import Recipe
 from pipeline.sample.plan import estimate_sample
-from pipeline.stage import REFERENCE_NAME, State
+from pipeline.stage import State, is_finished
 from pipeline.train.plan import estimate_train, network_of
 from pipeline.wording.power import noticeable_gain
 
@@ -43,7 +43,7 @@ def plan_study(
     else:
         lines.append("The cohort is not there yet: the number of sites is that of the settings.")
     total = len(planned) or len(recipe.study.sizes) * len(recipe.study.regimes) * recipe.study.draws
-    done = sum((folder / "cells" / own.name / "cell" / REFERENCE_NAME).is_file() for own in planned)
+    done = sum(is_finished(own.cell_in(folder)) for own in planned)
     seconds = _seconds(recipe, work, planned, total, foreign=release is not None) * (total - done) / total
     smallest = noticeable_gain(*_split_of_test(folder / "cohort", work, there))
     lines += [

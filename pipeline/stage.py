@@ -101,12 +101,12 @@ class StageInputs(Generic[RefT]):
         out = out.resolve()
         holds = _content(out, self.digest, self.recorded_in)
         aside = aside_path(out)
-        waits = not _is_finished(out) and _recorded_inputs(aside) == self.digest
+        waits = not is_finished(out) and _recorded_inputs(aside) == self.digest
         if waits and (not out.exists() or (holds is _Holds.ANOTHER and force)):
             # The output that was moved aside would be restored.
             out, holds = aside, _Holds.THE_SAME
         if holds is _Holds.THE_SAME:
-            return State.REUSE if _is_finished(out) else State.RESUME
+            return State.REUSE if is_finished(out) else State.RESUME
         if holds is _Holds.NOTHING:
             return State.NEW
         replaceable = holds is _Holds.ANOTHER and force and may_be_replaced(out)
@@ -283,7 +283,8 @@ def _recorded_inputs(out: Path, name: str = INPUTS_NAME) -> str | None:
     return str(body.get("inputs_digest")) if isinstance(body, dict) else None
 
 
-def _is_finished(out: Path) -> bool:
+def is_finished(out: Path) -> bool:
+    """Return whether a directory holds a finished output, whatever its inputs."""
     return (out / REFERENCE_NAME).is_file()
 
 

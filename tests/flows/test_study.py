@@ -88,6 +88,19 @@ def test_what_was_removed_is_made_again_and_ends_the_same(finished: Path, call: 
     assert read_study(finished) == before
 
 
+def test_without_time_left_what_is_finished_is_reported(finished: Path, call: Call) -> None:
+    before = read_study(finished)
+    shutil.move(finished / "cells" / "self-6-0" / "cell", finished / "aside")
+    no_time = ("--set", "study.max_hours=0.000001")
+    hurried = call("study", PHANTOM, "--out", finished, *WHAT, *sets(QUICK), *no_time)
+    shutil.move(finished / "aside", finished / "cells" / "self-6-0" / "cell")
+    assert hurried.code == 0, hurried.err
+    assert hurried.last_line["missing"] == 1 and "1 site left out" in hurried.err
+    assert [(row.regime, row.sites) for row in read_study(finished).rows] == [("shared", 2), ("self", 1)]
+    assert call("study", PHANTOM, "--out", finished, *WHAT, *sets(QUICK)).code == 0
+    assert read_study(finished) == before
+
+
 def test_a_plan_tells_what_is_finished_and_writes_nothing(finished: Path, call: Call) -> None:
     before = sorted(finished.rglob("*"))
     plan = call("study", PHANTOM, "--out", finished, *WHAT, *sets(QUICK), "--dry-run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,10 @@ class Experiment(BaseModel):
     def name(self) -> str:
         """Name of its directory."""
         return f"{self.regime}-{self.size}-{self.draw}"
+
+    def cell_in(self, study: Path) -> Path:
+        """Return the directory of its classifiers' scores; what its generator needs lies beside it."""
+        return study / "cells" / self.name / "cell"
 
     @property
     def own_seed(self) -> int:
