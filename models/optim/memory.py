@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,6 +25,11 @@ _WORDS = (
     "CUDA out of memory",
     "MPS backend out of memory",
 )
+
+
+LARGE_IMAGE = 128**2
+"""Pixels from which the memory is counted on tensors without data. For smaller images real ones are faster:
+torch's device `meta` takes a second to import."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -53,7 +59,7 @@ def saved_bytes(forward: Callable[[int], object]) -> int:
 
 
 def step_bytes(denoiser: Denoiser, *, recompute: bool) -> int:
-    """Estimate the memory per scan of a forward and a backward pass, without computing anything.
+    """Estimate the memory per scan of a forward and a backward pass; of large images nothing is computed.
 
     Args:
         denoiser: the denoiser that computes, in its precision; not changed.
@@ -72,13 +78,21 @@ def step_bytes(denoiser: Denoiser, *, recompute: bool) -> int:
 
 
 def _kept_by_block(denoiser: Denoiser, count: int) -> list[int]:
-    """Return the bytes that each block keeps for the backward pass of some scans, and those of the rest."""
-    shadow = copy.deepcopy(denoiser).to("meta").train()
+    """Return the bytes that each block keeps for the backward pass of some scans, and those of the rest.
+
+    The preconditioning around the network keeps little: its output, 1 % of the whole.
+    """
+    large = math.prod(denoiser.spec.image_size) > LARGE_IMAGE
+    where = torch.device("meta") if large else next(denoiser.parameters()).device
+    shadow = copy.deepcopy(denoiser).to(where).train()
     blocks = recomputed_blocks(shadow)
     found = [0] * (len(blocks) + 1)
-    images = torch.zeros(count, *shadow.sample_shape, device="meta")
-    features = shadow.spec.augment_features
-    given = torch.zeros(count, features, device="meta") if features else None
+    spec = shadow.spec
+    height, width = (-(-side // spec.multiple) * spec.multiple // spec.patch_size for side in spec.image_size)
+    channels = spec.in_channels * spec.patch_size**2
+    patches = torch.zeros(count, channels, height, width, dtype=shadow.compute_dtype, device=where)
+    features = torch.zeros(count, spec.augment_features, device=where) if spec.augment_features else None
+    condition = (shadow.null_codes(count, where), features)
     kept = _Kept()
 
     def add_to(number: int) -> Callable[..., None]:
@@ -91,7 +105,7 @@ def _kept_by_block(denoiser: Denoiser, count: int) -> list[int]:
         block.register_forward_pre_hook(add_to(-1))
         block.register_forward_hook(add_to(number))
     with kept:
-        held = shadow(images, torch.ones(count, device="meta"), shadow.null_codes(count, "meta"), given)
+        held = shadow.network(patches, torch.zeros(count, device=where), class_labels=condition)
         found[-1] += kept.since_last()
     del held
     return found

@@ -77,16 +77,17 @@ def scans_that_fit(
 def _too_small(trial: Denoiser, room: float, each: int, *, free: int, recompute: bool) -> TrainingError:
     """Return an error that names what would fit."""
     height, width = trial.spec.image_size
+    kind = "latent" if trial.spec.in_channels > 1 else "scan"
     remedies = []
     if not recompute and step_bytes(trial, recompute=True) <= room:
         remedies.append("Set train.checkpoint_activations=true, with which one fits.")
     side = math.sqrt(max(room, 0.0) / each) * max(height, width) // _SIDE_STEP * _SIDE_STEP
-    if side >= _SMALLEST_SIDE:
+    if side >= _SMALLEST_SIDE and kind == "scan":
         remedies.append(f"Ingest at {side:.0f} pixels (ingest.image_size), at which this network fits.")
     remedies.append("A smaller train.network needs less memory.")
     return TrainingError(
-        f"training on one scan of {height}x{width} at a time takes {bytes_words(each)} of memory beside the "
-        f"weights, and {bytes_words(free)} are free",
+        f"training on one {kind} of {height}x{width} at a time takes {bytes_words(each)} of memory beside "
+        f"the weights, and {bytes_words(free)} are free",
         field="train.network",
         remedy=" ".join(remedies),
     )

@@ -8,6 +8,7 @@ import torch
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.objective import denoising_loss
 from models.network.spec import NetworkSpec
+from models.optim import memory
 from models.optim.activation_checkpointing import recompute_activations
 from models.optim.memory import TRANSIENT, largest_that_fits, out_of_memory, saved_bytes, step_bytes
 from models.optim.precision import Precision, apply_precision
@@ -76,8 +77,13 @@ def kept_by(denoiser: Denoiser) -> int:
     return saved_bytes(forward)
 
 
+@pytest.mark.parametrize("largest", [0, 128**2])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_the_estimate_without_computing_is_that_of_a_real_pass(dtype: str) -> None:
+def test_the_estimate_is_that_of_a_real_pass(
+    dtype: str, largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether images are too large to compute on, or not.
+    monkeypatch.setattr(memory, "LARGE_IMAGE", largest)
     denoiser = apply_precision(Denoiser(SPEC), Precision(dtype, channels_last=False)).train()
     estimate = step_bytes(denoiser, recompute=False)
     assert estimate == pytest.approx(TRANSIENT * kept_by(denoiser), rel=0.02)

@@ -36,8 +36,6 @@ def allocator_of(limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     forward = Denoiser.forward
 
     def limited(self: Denoiser, x: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if x.device.type == "meta":
-            return forward(self, x, *rest)
         seen.append(len(x))
         if len(x) > limit:
             torch.empty(2**62, dtype=torch.uint8)
@@ -107,9 +105,9 @@ def test_a_loss_that_is_not_finite_names_step_scans_and_noise_levels(
     levels: list[torch.Tensor] = []
 
     def overflow(self: Denoiser, x: torch.Tensor, sigma: torch.Tensor, *rest: Any) -> torch.Tensor:
+        at[0] += 1
         result = forward(self, x, sigma, *rest)
-        at[0] += x.device.type != "meta"
-        if at[0] == 8 and not levels:
+        if at[0] == 8:
             levels.append(sigma.sort().values)
             return torch.where((sigma >= levels[0][-3]).reshape(-1, 1, 1, 1), torch.inf, result)
         return result
