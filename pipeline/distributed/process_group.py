@@ -32,6 +32,9 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 5.0
 """Seconds in which a process must notice the failure of another one before it is ended."""
 
+_WATCHER_ENDS_SECONDS = 10.0
+"""Longest time that a leaving process waits for its watching thread; a call of the store takes less."""
+
 _FAILED = "failed"
 _groups = itertools.count()
 
@@ -123,6 +126,7 @@ class Ranks:
         self.place = place or Place()
         self._store = store
         self._left = threading.Event()
+        self._watcher: threading.Thread | None = None
 
     @property
     def rank(self) -> int:
@@ -218,6 +222,9 @@ class Ranks:
         from torch import distributed
 
         self._left.set()
+        if self._watcher is not None:
+            # A thread that is inside a call of the store when Python ends aborts the process.
+            self._watcher.join(_WATCHER_ENDS_SECONDS)
         # Destroying an NCCL group waits for messages that the others will never send.
         if distributed.is_initialized() and not (failed and torch.cuda.is_available()):
             distributed.destroy_process_group()
@@ -230,7 +237,8 @@ class Ranks:
         assert self._store is not None
         # A separate connection, because a waiting call blocks the other one.
         clone = self._store.clone()  # type: ignore[attr-defined]
-        threading.Thread(target=self._watch, args=(clone,), daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(clone,), daemon=True)
+        self._watcher.start()
 
     def _watch(self, store: Store) -> None:
         while not self._left.wait(POLL_SECONDS):

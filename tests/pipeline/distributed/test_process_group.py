@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed import TCPStore
 
 from pipeline.distributed.process_group import (
     Place,
@@ -48,6 +51,28 @@ def test_parts_cover_everything_once_and_differ_by_at_most_one(count: int, size:
     assert places == list(range(count))
     lengths = {part.stop - part.start for part in parts}
     assert max(lengths) - min(lengths) <= 1
+
+
+def test_the_thread_that_watches_has_ended_before_the_process_leaves() -> None:
+    # Inside the store's network call when Python ends, it would abort a process that has done its work.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    slow = threading.Event()
+
+    class Slow:
+        def clone(self) -> Slow:
+            return self
+
+        def check(self, keys: list[str]) -> bool:
+            slow.set()
+            time.sleep(0.5)
+            return bool(store.check(keys))
+
+    before = set(threading.enumerate())
+    ranks = Ranks(Place(0, 2, 0, 2), Slow())  # type: ignore[arg-type]
+    ranks.watch()
+    assert slow.wait(10)
+    ranks.leave(failed=False)
+    assert set(threading.enumerate()) == before
 
 
 def test_a_process_alone_needs_no_environment() -> None:

@@ -93,6 +93,7 @@ hang("it")
 
 
 PARENT = """
+import signal
 import sys
 from pathlib import Path
 import numpy as np
@@ -101,6 +102,8 @@ from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.training import Job, run_jobs
 from tests.pipeline.evaluate.own.conftest import ARM, QUESTION, images
 
+# Whoever runs the tests may ignore it, as nohup does, and programs inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 out, command = Path(sys.argv[1]) / "out", sys.argv[2]
 settings = EvaluateSettings(classifier="command", command=command)
 labels = np.array([0, 1])
