@@ -54,7 +54,7 @@ def test_one_that_hangs_is_ended_with_what_it_has_started(
     for minutes in (0.03, 0.12, 0.5, 2.0):  # until a slow machine gets as far as to hang
         with pytest.raises(PhosphorError, match=f"took more than {minutes:g} min") as raised:
             train(**hanging[kind], classifier_minutes=minutes)
-        assert processes_below(tmp_path) == []
+        assert wait_until(lambda: processes_below(tmp_path) == [])
         if (tmp_path / "started real_balanced").exists():
             break
     assert isinstance(raised.value, DataError)
