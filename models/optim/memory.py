@@ -16,6 +16,10 @@ TRANSIENT = 1.4
 """Peak memory of a forward and a backward pass over what the forward pass keeps: 1.15 to 1.38 was measured,
 with networks for 64 to 224 pixels."""
 
+LARGE_IMAGE = 128**2
+"""Pixels from which the memory is counted on tensors without data. For smaller images real ones are faster:
+torch's device `meta` takes a second to import."""
+
 # Messages of failed allocations of torch, the C++ library and oneDNN.
 _WORDS = (
     "DefaultCPUAllocator",
@@ -25,11 +29,6 @@ _WORDS = (
     "CUDA out of memory",
     "MPS backend out of memory",
 )
-
-
-LARGE_IMAGE = 128**2
-"""Pixels from which the memory is counted on tensors without data. For smaller images real ones are faster:
-torch's device `meta` takes a second to import."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -66,7 +65,10 @@ def step_bytes(denoiser: Denoiser, *, recompute: bool) -> int:
         recompute: whether the blocks of the network keep only their inputs
             (`models/optim/activation_checkpointing.py`).
     """
-    one, two = (_kept_by_block(denoiser, count) for count in (1, 2))
+    large = math.prod(denoiser.spec.image_size) > LARGE_IMAGE
+    where = torch.device("meta") if large else next(denoiser.parameters()).device
+    shadow = copy.deepcopy(denoiser).to(where).train()
+    one, two = (_kept_by_block(shadow, count, where) for count in (1, 2))
     # Weights are kept too, independently of the number of scans.
     blocks = [max(more - less, 0) for less, more in zip(one, two, strict=True)]
     kept = sum(blocks)
@@ -77,22 +79,18 @@ def step_bytes(denoiser: Denoiser, *, recompute: bool) -> int:
     return int(TRANSIENT * kept)
 
 
-def _kept_by_block(denoiser: Denoiser, count: int) -> list[int]:
+def _kept_by_block(denoiser: Denoiser, count: int, where: torch.device) -> list[int]:
     """Return the bytes that each block keeps for the backward pass of some scans, and those of the rest.
 
     The preconditioning around the network keeps little: its output, 1 % of the whole.
     """
-    large = math.prod(denoiser.spec.image_size) > LARGE_IMAGE
-    where = torch.device("meta") if large else next(denoiser.parameters()).device
-    shadow = copy.deepcopy(denoiser).to(where).train()
-    blocks = recomputed_blocks(shadow)
+    blocks, spec = recomputed_blocks(denoiser), denoiser.spec
     found = [0] * (len(blocks) + 1)
-    spec = shadow.spec
     height, width = (-(-side // spec.multiple) * spec.multiple // spec.patch_size for side in spec.image_size)
     channels = spec.in_channels * spec.patch_size**2
-    patches = torch.zeros(count, channels, height, width, dtype=shadow.compute_dtype, device=where)
+    patches = torch.zeros(count, channels, height, width, dtype=denoiser.compute_dtype, device=where)
     features = torch.zeros(count, spec.augment_features, device=where) if spec.augment_features else None
-    condition = (shadow.null_codes(count, where), features)
+    condition = (denoiser.null_codes(count, where), features)
     kept = _Kept()
 
     def add_to(number: int) -> Callable[..., None]:
@@ -101,13 +99,14 @@ def _kept_by_block(denoiser: Denoiser, count: int) -> list[int]:
 
         return add
 
-    for number, block in enumerate(blocks):
-        block.register_forward_pre_hook(add_to(-1))
-        block.register_forward_hook(add_to(number))
+    hooks = [block.register_forward_pre_hook(add_to(-1)) for block in blocks]
+    hooks += [block.register_forward_hook(add_to(number)) for number, block in enumerate(blocks)]
     with kept:
-        held = shadow.network(patches, torch.zeros(count, device=where), class_labels=condition)
+        held = denoiser.network(patches, torch.zeros(count, device=where), class_labels=condition)
         found[-1] += kept.since_last()
     del held
+    for hook in hooks:
+        hook.remove()
     return found
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.devices import choices, default_device
 from models.diffusion.denoiser import Denoiser
+from models.optim.memory import step_bytes
 from models.optim.precision import Precision, apply_precision, probe_compiled, probe_precision
 from pipeline.cost.time_budget import Decision
 from pipeline.distributed.cpu_threads import SharedCores, threads, threads_here
@@ -192,6 +193,7 @@ def _chosen(
                 computing,
                 precision,
                 device,
+                each=step_bytes(computing, recompute=runtime.checkpoint_activations),
                 count=count,
                 averages=averages,
                 recompute=runtime.checkpoint_activations,

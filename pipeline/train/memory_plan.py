@@ -27,6 +27,7 @@ def scans_that_fit(
     precision: Precision,
     device: torch.device,
     *,
+    each: int,
     count: int,
     averages: int,
     recompute: bool,
@@ -38,6 +39,7 @@ def scans_that_fit(
         trial: the denoiser that computes, in its precision; not changed.
         precision: its precision.
         device: where it will compute.
+        each: memory of a scan in a step (`models.optim.memory.step_bytes`), bytes.
         count: scans of a batch on this process.
         averages: averages of the weights that are tracked.
         recompute: whether activations are recomputed.
@@ -55,7 +57,7 @@ def scans_that_fit(
     # Of each weight in fp32: master, gradient, two moments, averages; and of the copy that computes.
     copies = 4 * (4 + averages) + (4 if precision.dtype == "bf16" else 0)
     states = copies * sum(parameter.numel() for parameter in trial.parameters())
-    room, each = USABLE * free / processes - states, step_bytes(trial, recompute=recompute)
+    room = USABLE * free / processes - states
     fits = int(room // max(each, 1))
     if fits >= count:
         return None

@@ -18,8 +18,6 @@ from pipeline.train.fine_tuning import layers_to_start_from, start_digest
 from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    import torch
-
     from models.optim.precision import Precision
     from pipeline.train.step import TrainingStep
 
@@ -120,17 +118,20 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
     from models.optim.precision import apply_precision
     from pipeline.train.memory_plan import scans_that_fit
 
+    denoiser = network.denoiser()
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     at_once, scan_bytes = min(settings.micro_batch or settings.batch_size, settings.batch_size), 0
     # Opacus holds the gradients of each scan and does not report their size.
     if settings.dp.epsilon is None:
         precision = network.arithmetic()
-        computing = apply_precision(network.denoiser(), precision)
+        computing = apply_precision(denoiser, precision)
         scan_bytes = step_bytes(computing, recompute=settings.checkpoint_activations)
         if settings.micro_batch is None:
             fitting = scans_that_fit(
                 computing,
                 precision,
                 default_device(),
+                each=scan_bytes,
                 count=settings.batch_size,
                 averages=len(settings.ema_lengths),
                 recompute=settings.checkpoint_activations,
@@ -139,22 +140,16 @@ def train_speed(settings: TrainSettings, network: PlannedNetwork) -> StepSpeed:
     settings = settings.model_copy(update={"micro_batch": at_once})
     made: dict[int, TrainingStep] = {}
 
-    def step_of(count: int) -> tuple[TrainingStep, torch.Tensor, torch.Tensor]:
+    def run(count: int) -> None:
         if count not in made:
             # Each step holds weights, averages and moments, so only one is kept.
             made.clear()
             made[count] = _training_step(settings, network, count)
         step = made[count]
         images = torch.zeros(count, *step.denoiser.sample_shape, device=step.device)
-        return step, images, step.denoiser.null_codes(count, step.device)
-
-    def run(count: int) -> None:
-        step, images, codes = step_of(count)
-        step.run(0, images, codes, 1e-9)
+        step.run(0, images, step.denoiser.null_codes(count, step.device), 1e-9)
 
     pace = pace_of(run, settings.batch_size)
-    step, *_ = step_of(2)
-    parameters = sum(parameter.numel() for parameter in step.denoiser.parameters())
     return StepSpeed(pace.seconds, parameters, max(at_once - pace.timed, 0) * scan_bytes, pace.device_bytes)
 
 

@@ -34,7 +34,9 @@ def denoiser(side: int = 64) -> Denoiser:
 def fitting(monkeypatch: pytest.MonkeyPatch, free: float | None, **changes: object) -> int | None:
     monkeypatch.setattr(memory_plan, "free_memory", lambda _device: None if free is None else int(free))
     asked: dict[str, object] = {"count": 24, "averages": 2, "recompute": False} | changes
-    return scans_that_fit(denoiser(), FP32, CPU, **asked)  # type: ignore[arg-type]
+    made = denoiser()
+    each = step_bytes(made, recompute=False)
+    return scans_that_fit(made, FP32, CPU, each=each, **asked)  # type: ignore[arg-type]
 
 
 def test_all_scans_are_computed_at_once_where_they_fit_or_nobody_knows(
@@ -66,7 +68,9 @@ def test_an_error_names_a_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> Non
         fitting(monkeypatch, free)
     found = re.search(r"ingest\.image_size\) ?|Ingest at (\d+) pixels", caught.value.remedy)
     assert found is not None and found[1] == "40"
-    assert scans_that_fit(denoiser(40), FP32, CPU, count=1, averages=2, recompute=False) is None
+    smaller = denoiser(40)
+    each = step_bytes(smaller, recompute=False)
+    assert scans_that_fit(smaller, FP32, CPU, each=each, count=1, averages=2, recompute=False) is None
     assert ("train.checkpoint_activations=true" in caught.value.remedy) == (
         1.0 * step_bytes(made, recompute=True) <= 0.4 * step_bytes(made, recompute=False)
     )
