@@ -26,7 +26,7 @@ NAMES = (
     "gate",
     "study",
 )
-SLOW_NAMES = ("time_to_quality", "evaluations")
+SLOW_NAMES = ("large_images", "time_to_quality", "evaluations")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,13 +26,17 @@ TRAIN_TIMESTEPS = 1000
 SKIPPED_STEPS = 3
 
 
-class Peer(Protocol):
-    """A peer's training and its sampler; `network` is what learns."""
+class Trained(Protocol):
+    """A peer's training; `network` is what learns."""
 
     network: nn.Module
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Do one optimiser step on images (N, 1, H, W) in [-1, 1] with labels (N,), on the peer's device."""
+
+
+class Peer(Trained, Protocol):
+    """A peer's training and its sampler."""
 
     def sample(self, noise: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Turn unit noise (N, 1, H, W) into images with all 1,000 DDPM steps."""
@@ -239,7 +243,7 @@ class PeerRun:
 
 
 def train_peer(
-    peer: Peer,
+    peer: Trained,
     cohort: Cohort,
     *,
     batch_size: int,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cohorts import write_cohort
-from tests.experiments.benchmarks import agreement, gate, overhead, sampling, training
+from tests.experiments.benchmarks import agreement, gate, large_images, overhead, sampling, training
 from tests.experiments.benchmarks.rows import Row, Skipped
 from tests.pipeline.privacy.sets import fresh, write_candidates
 
@@ -19,15 +19,18 @@ SMALL: dict[str, Callable[[], Iterable[Row | Skipped]]] = {
     "training": lambda: training.measure(rounds=1, steps=20, image_size=8),
     "gate": lambda: gate.measure(train=64, holdout=16, candidates=8, size=16, features=400),
     "overhead": lambda: overhead.measure(rounds=1, steps=20, image_size=8),
+    "large_images": lambda: large_images.measure(
+        rounds=1, steps=20, size=32, large=48, peer_batch=2, per_class=2
+    ),
 }
 
 
-SLOWER = "training"
-"""Each of its rows starts processes of three libraries: over half a minute on a busy machine."""
+SLOWER = ("training", "large_images")
+"""Each of their rows starts processes of large libraries: over half a minute on a busy machine."""
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == SLOWER else ()) for name in SMALL]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOWER else ()) for name in SMALL]
 )
 def test_it_runs_and_gives_ratios(name: str) -> None:
     rows = [row for row in SMALL[name]() if isinstance(row, Row)]
