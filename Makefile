@@ -37,7 +37,7 @@ format: $(STAMP)
 bench: $(STAMP)  ## speed and memory as ratios against peers measured in the same run; wants an idle machine
 	$(BIN)/python -m tests.experiments.benchmarks
 
-bench-all: $(STAMP)  ## the slow rows too: time to the tutorial's KID, network evaluations (hours on a CPU)
+bench-all: $(STAMP)  ## the slow rows too: large images, time to the tutorial's KID, evaluations (hours on a CPU)
 	$(BIN)/python -m tests.experiments.benchmarks --slow
 
 # No set-up: a GPU machine may have no network. It takes the environment if there is one, else $(PYTHON).

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.diffusion.parametrisation import PARAMETRISATIONS
+from models.diffusion.spectral import SpectralSkip
 from models.network.condition import Condition, null_codes
 from models.network.network import NetworkSpec, build_network
 
@@ -19,12 +20,13 @@ class Denoiser(nn.Module):
     """Class-conditional denoiser D(x; sigma, condition), preconditioned at every noise level.
 
     ``D = c_skip x + c_out F(c_in x, c_noise, condition)`` (arXiv 2206.00364, equation 7) with the
-    coefficients of ``models/diffusion/parametrisation.py``.
+    coefficients of ``models/diffusion/parametrisation.py``. With ``spectral``, c_skip and c_out are those of
+    each spatial frequency (``models/diffusion/spectral.py``).
 
     Args:
         spec: shape of the network.
         sigma_data: standard deviation of the data that the coefficients assume; data lie in [-1, 1].
-        parametrisation: what the network predicts, ``edm`` or ``flow``.
+        parametrisation: what the network predicts, ``edm``, ``flow`` or ``spectral``.
         seed: seed of the initial weights.
 
     Raises:
@@ -44,6 +46,7 @@ class Denoiser(nn.Module):
         self.spec = spec
         self.sigma_data = float(sigma_data)
         self.parametrisation = parametrisation
+        self.skip = SpectralSkip(spec.image_size, sigma_data) if parametrisation == "spectral" else None
         self.network = build_network(spec, seed=seed)
 
     @property
@@ -96,6 +99,8 @@ class Denoiser(nn.Module):
         c_skip, c_out, c_in, c_noise = PARAMETRISATIONS[self.parametrisation](sigma, self.sigma_data)
         condition = (self.expand(codes), augment)
         output = self._run_network((c_in * x).to(self.compute_dtype), c_noise.flatten(), condition)
+        if self.skip is not None:
+            return self.skip(x, output.float(), sigma)
         return c_skip * x + c_out * output.float()
 
     def _run_network(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:

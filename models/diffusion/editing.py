@@ -12,6 +12,7 @@ from torch.nn import functional
 from models.devices import to_device
 from models.noise import Fresh
 from models.samplers import Denoise, sigma_schedule
+from models.samplers.schedule import SIGMA_MAX
 
 HARMONISED_SIGMA = (0.03, 0.5)
 """Noise levels whose steps are repeated, for data in [-1, 1]. Changes above this range are lost by the end,
@@ -24,7 +25,7 @@ def edit_schedule(
     num_steps: int,
     *,
     sigma_min: float = 0.01,
-    sigma_max: float = 80.0,
+    sigma_max: float = SIGMA_MAX,
     rho: float = 10.0,
 ) -> Tensor:
     """Return the noise levels of an edit: the last part of the full schedule, by strength.

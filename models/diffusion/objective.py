@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.devices import choices
 from models.diffusion.parametrisation import loss_weight
+from models.diffusion.spectral import spectral_weight
 from models.network.condition import null_codes
 
 
@@ -85,6 +86,8 @@ def denoising_loss(
     """
     denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, codes, augment)
     error = (denoised - clean).square().mean(dim=(1, 2, 3))
+    if parametrisation == "spectral":
+        return spectral_weight(sigma, (clean.shape[-2], clean.shape[-1]), sigma_data) * error
     return loss_weight(sigma, sigma_data, parametrisation) * error
 
 

@@ -50,7 +50,13 @@ def flow(sigma: Tensor, sigma_data: float) -> Coefficients:
     return 1.0 - time, -time * sigma_data, (1.0 - time) / sigma_data, 2.0 * time - 1.0
 
 
-PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {"edm": edm, "flow": flow}
+PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
+    "edm": edm,
+    "flow": flow,
+    "spectral": edm,
+}
+"""Name -> coefficients. Of EDM's, `spectral` takes the input and the noise embedding; its skip path and loss
+weight stand in `models/diffusion/spectral.py`."""
 
 
 def loss_weight(sigma: Tensor, sigma_data: float, parametrisation: str = "edm") -> Tensor:

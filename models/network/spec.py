@@ -18,6 +18,9 @@ MAX_IN_CHANNELS = 64
 MAX_PATCH_SIZE = 16
 MAX_CONDITIONS = 256
 
+REFERENCE_SIDE = 64
+"""Longest side up to which noise levels hold as they are given."""
+
 
 @dataclass(frozen=True)
 class NetworkSpec(Specification):
@@ -94,6 +97,15 @@ class NetworkSpec(Specification):
     def multiple(self) -> int:
         """Number of pixels of which height and width must be multiples inside the network."""
         return self.patch_size * 2 ** (len(self.channels) - 1)
+
+    @property
+    def noise_scale(self) -> float:
+        """Factor by which noise levels grow with the size of a sample, at least 1.
+
+        On twice the side, a structure covers four times the pixels, whose noise averages out to half: noise
+        twice as strong hides it as before (Hoogeboom et al. 2023, arXiv 2301.11093, section 3.1).
+        """
+        return max(1.0, max(self.image_size) / REFERENCE_SIDE)
 
     @property
     def num_values(self) -> tuple[int, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SIGMA_MAX = 80.0
+"""First noise level for images of up to 64 pixels; larger ones need more (`NetworkSpec.noise_scale`)."""
+
 
 def sigma_schedule(
-    num_steps: int, sigma_min: float = 0.01, sigma_max: float = 80.0, rho: float = 10.0
+    num_steps: int, sigma_min: float = 0.01, sigma_max: float = SIGMA_MAX, rho: float = 10.0
 ) -> Tensor:
     """Return decreasing noise levels, evenly spaced in sigma^(1/rho), then zero (arXiv 2206.00364, equation
     5).
@@ -35,7 +38,7 @@ def sigma_schedule(
 
 
 def flow_schedule(
-    num_steps: int, sigma_min: float = 0.01, sigma_max: float = 80.0, rho: float = 10.0
+    num_steps: int, sigma_min: float = 0.01, sigma_max: float = SIGMA_MAX, rho: float = 10.0
 ) -> Tensor:
     """Return noise levels whose times on a rectified flow are evenly spaced, then zero (arXiv 2209.03003).
 

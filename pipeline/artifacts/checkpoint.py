@@ -39,7 +39,7 @@ class CheckpointInfo(BaseModel):
         autoencoder: fields of `models.latent.autoencoder_spec.AutoencoderSpec` if the denoiser works on
             latents; its weights and its scaling are `autoencoder.safetensors`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
-        parametrisation: prediction target of the network, `edm` or `flow`.
+        parametrisation: prediction target of the network, `edm`, `flow` or `spectral`.
         classes: label names in the order of the class indices.
         conditions: condition fields besides the class, in the order of the condition codes.
         combinations: frequencies of the combinations of conditions in the train split, for sampling
@@ -72,7 +72,7 @@ class CheckpointInfo(BaseModel):
     network: dict[str, Any]
     autoencoder: dict[str, Any] | None = None
     sigma_data: float = Field(gt=0)
-    parametrisation: Literal["edm", "flow"] = "edm"
+    parametrisation: Literal["edm", "flow", "spectral"] = "edm"
     classes: tuple[str, ...] = Field(min_length=1)
     conditions: tuple[ConditionField, ...] = ()
     combinations: tuple[Combination, ...] = ()

@@ -14,6 +14,7 @@ from models.diffusion.editing import edit_schedule, hold, repaint_passes, sample
 from models.diffusion.guidance import guided_denoise
 from models.noise import fresh_noise, initial_noise
 from models.samplers import SAMPLERS
+from models.samplers.schedule import SIGMA_MAX
 from pipeline.artifacts.candidate_shards import require_finite
 from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
 from pipeline.edit.masks import Mask
@@ -23,13 +24,18 @@ REPAINT_STEPS = 26
 """Steps of a full repaint: with this number the deterministic default is within 2 % of a known Gaussian."""
 
 
-def schedule_of(settings: EditSettings) -> Tensor:
-    """Return the noise levels of an edit, (num_steps + 1,), ending in 0."""
+def schedule_of(settings: EditSettings, noise_scale: float = 1.0) -> Tensor:
+    """Return the noise levels of an edit, (num_steps + 1,), ending in 0.
+
+    Args:
+        settings: edit settings.
+        noise_scale: the network's `NetworkSpec.noise_scale`; the number of levels does not depend on it.
+    """
     sampler = settings.resolved_sampler
     steps = settings.num_steps or (
         REPAINT_STEPS if sampler == "repaint" else SAMPLERS[sampler].recommended_steps
     )
-    return edit_schedule(settings.resolved_strength, steps)
+    return edit_schedule(settings.resolved_strength, steps, sigma_max=SIGMA_MAX * noise_scale)
 
 
 def num_denoise_calls(settings: EditSettings) -> int:
@@ -100,7 +106,7 @@ def _edit(
     mask: Tensor,
     label: int,
 ) -> Tensor:
-    sigmas = schedule_of(settings)
+    sigmas = schedule_of(settings, denoiser.spec.noise_scale)
     shape = tuple(source.shape[1:])
     labels = torch.full((len(source),), label, device=source.device)
     denoise = guided_denoise(denoiser, labels, settings.guidance_scale)

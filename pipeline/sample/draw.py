@@ -88,7 +88,10 @@ def draw_candidates(
     seeds = [candidate.seed for candidate in filled]
     entry = SAMPLERS[settings.sampler]
     sigmas = entry.schedule(
-        resolved_steps(settings), sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
+        resolved_steps(settings),
+        sigma_min=settings.sigma_min,
+        sigma_max=settings.sigma_max * denoiser.spec.noise_scale,
+        rho=settings.rho,
     )
     denoise = guided_denoise(denoiser, codes, guidance or settings.guidance_scale)
     noise = to_device(initial_noise(seeds, shape), device)

@@ -84,7 +84,12 @@ class SampleSettings(Settings):
         1024, ge=1, le=1_000_000, description="candidates per file; an interrupted run keeps finished files"
     )
     sigma_min: float = Field(0.01, gt=0, le=1, description="last noise level above zero")
-    sigma_max: float = Field(80.0, gt=1, le=10_000, description="first noise level")
+    sigma_max: float = Field(
+        80.0,
+        gt=1,
+        le=10_000,
+        description="first noise level, for images of up to 64 pixels; it grows with the side above",
+    )
     rho: float = Field(
         10.0,
         ge=1,

@@ -127,7 +127,13 @@ class ObjectiveSettings(Settings):
         description="probability of each geometric augmentation; the network is conditioned on them and "
         "samples without them, which helps if there are few scans",
     )
-    sigma_mean: float = Field(-1.2, ge=-10, le=10, description="mean of ln(sigma) in training")
+    sigma_mean: float = Field(
+        -1.2,
+        ge=-10,
+        le=10,
+        description="mean of ln(sigma) in training, for images of up to 64 pixels; sigma grows with "
+        "the side above",
+    )
     sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
     sigma_data: float = Field(
         0.5,
@@ -135,8 +141,10 @@ class ObjectiveSettings(Settings):
         le=10,
         description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
-    parametrisation: Literal["edm", "flow"] = Field(
-        "edm", description="prediction target of the network: EDM's combination, or rectified flow's velocity"
+    parametrisation: Literal["edm", "flow", "spectral"] = Field(
+        "edm",
+        description="prediction target of the network: EDM's combination of scan and noise, that of each "
+        "spatial frequency by itself, or rectified flow's velocity",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -80,7 +82,9 @@ class TrainingStep:
             dtype=DTYPES[plan.precision.dtype],
         )
         self._noise_levels = SigmaDistribution(
-            settings.sigma_mean, settings.sigma_std, stratified=self.stratified
+            settings.sigma_mean + math.log(denoiser.spec.noise_scale),
+            settings.sigma_std,
+            stratified=self.stratified,
         )
         self._gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None
         self.share = ranks.share(settings.batch_size)

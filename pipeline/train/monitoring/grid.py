@@ -16,6 +16,7 @@ from models.diffusion.guidance import guided_denoise
 from models.latent.autoencoder import Autoencoder
 from models.noise import initial_noise, stream_seed
 from models.samplers import SAMPLERS, sigma_schedule
+from models.samplers.schedule import SIGMA_MAX
 from pipeline.artifacts.pixels import from_model_range
 from pipeline.storage import atomic_path, make_private_directory
 
@@ -43,7 +44,8 @@ def write_grid(
     labels = torch.arange(num_rows, device=device).repeat_interleave(COLUMNS)
     seeds = [stream_seed(seed, "grid", place) for place in range(num_rows * COLUMNS)]
     noise = to_device(initial_noise(seeds, denoiser.sample_shape), device)
-    samples = SAMPLERS["dpmpp_2m"].sample(guided_denoise(denoiser, labels), noise, sigma_schedule(GRID_STEPS))
+    sigmas = sigma_schedule(GRID_STEPS, sigma_max=SIGMA_MAX * denoiser.spec.noise_scale)
+    samples = SAMPLERS["dpmpp_2m"].sample(guided_denoise(denoiser, labels), noise, sigmas)
     if autoencoder is not None:
         samples = autoencoder.to_images(samples)
     pixels = from_model_range(samples.cpu().numpy(), 8)[:, 0]

@@ -95,7 +95,7 @@ class PairedScans:
         codes = to_device(torch.from_numpy(self._conditions.codes(rows)), device)
         wide = choices(device).wide
         total = torch.zeros(len(rows), dtype=wide, device=device)
-        for level, sigma in enumerate(self._levels.tolist()):
+        for level, sigma in enumerate((self._levels * denoiser.spec.noise_scale).tolist()):
             # The noise depends on the position of the pair, so that both of its scans get the same noise.
             seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
             total += denoising_loss(

@@ -196,7 +196,10 @@ def _own(sampler: str, settings: SampleSettings) -> Draw:
     def draw(denoiser: Denoiser, noise: Tensor, labels: Tensor, evaluations: int) -> Tensor:
         steps = max(n for n in range(1, evaluations + 1) if entry.num_passes(n) <= evaluations)
         sigmas = entry.schedule(
-            steps, sigma_min=settings.sigma_min, sigma_max=settings.sigma_max, rho=settings.rho
+            steps,
+            sigma_min=settings.sigma_min,
+            sigma_max=settings.sigma_max * denoiser.spec.noise_scale,
+            rho=settings.rho,
         )
         return entry.sample(_conditional(denoiser, labels), noise, sigmas)
 

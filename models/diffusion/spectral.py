@@ -1,0 +1,100 @@
+"""EDM's preconditioning for each spatial frequency by itself, as images have little power at high ones."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 3.0
+"""Exponent of the power law. On four cohorts of chests and hands at 28 to 224 pixels, the error of the skip
+path by itself is 2 to 14 % above that with the cohort's own mean spectrum. With one standard deviation for
+all frequencies it is 2.6 to 9 times as large. So no spectrum is measured: it would tell about the scans."""
+
+
+def cosine_basis(side: int) -> Tensor:
+    """Return the orthonormal type-II cosine basis (side, side), fp32; row k has k half cycles."""
+    place = torch.arange(side, dtype=torch.float64)
+    basis = torch.cos(math.pi * (place + 0.5) * place[:, None] / side) * math.sqrt(2.0 / side)
+    basis[0] /= math.sqrt(2.0)
+    return basis.float()
+
+
+def mean_power(image_size: tuple[int, int], sigma_data: float) -> Tensor:
+    """Return the assumed power of each cosine coefficient (height, width), fp32.
+
+    Power falls as (1 + k)^-3 with the frequency k in half cycles along the longer side. Its mean is
+    sigma_data^2, the variance of the pixels. White noise of standard deviation s has power s^2 at each.
+
+    Args:
+        image_size: (height, width).
+        sigma_data: standard deviation of the data.
+    """
+    height, width = image_size
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    frequency = torch.hypot(rows[:, None], columns[None, :]).double() * max(height, width)
+    power = (1.0 + frequency) ** -DECAY
+    return (power * (sigma_data**2 / power.mean())).float()
+
+
+def spectral_weight(sigma: Tensor, image_size: tuple[int, int], sigma_data: float) -> Tensor:
+    """Return the loss weight with which the mean square error of the skip path alone is 1, as EDM's is.
+
+    Args:
+        sigma: noise levels (N,), positive.
+        image_size: (height, width).
+        sigma_data: standard deviation of the data.
+    """
+    power = _power_on(sigma.device, image_size, sigma_data)
+    square = sigma.square()[:, None]
+    return torch.reciprocal((power * square / (power + square)).mean(dim=1))
+
+
+@functools.cache
+def _power_on(device: torch.device, image_size: tuple[int, int], sigma_data: float) -> Tensor:
+    """Return the powers (height width,) on the device: copied at every step they would hold up a GPU."""
+    return mean_power(image_size, sigma_data).flatten().to(device)
+
+
+class SpectralSkip(nn.Module):
+    """Skip path of a denoiser: the Wiener filter for scans of the mean power, plus the network's part.
+
+    A cosine coefficient of power S seen through noise sigma is expected to be c_skip = S / (S + sigma^2)
+    times what is seen, with an error of standard deviation c_out = sigma sqrt(S / (S + sigma^2)). These are
+    EDM's coefficients (arXiv 2206.00364, table 1) with the standard deviation of each frequency for
+    sigma_data. With one standard deviation for all of them, the network's target at high frequencies is the
+    noise itself, which a network with large patches has no room to carry.
+
+    Args:
+        image_size: (height, width).
+        sigma_data: standard deviation of the data.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    power: Tensor
+
+    def __init__(self, image_size: tuple[int, int], sigma_data: float) -> None:
+        super().__init__()
+        height, width = image_size
+        self.register_buffer("rows", cosine_basis(height), persistent=False)
+        self.register_buffer("columns", cosine_basis(width), persistent=False)
+        self.register_buffer("power", mean_power(image_size, sigma_data), persistent=False)
+
+    def forward(self, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+        """Return the clean scans that noisy scans and the network's output stand for.
+
+        Args:
+            x: noisy scans (N, C, H, W), fp32.
+            output: output of the network (N, C, H, W), fp32.
+            sigma: noise levels (N, 1, 1, 1), not negative.
+        """
+        c_skip = self.power / (self.power + sigma.square())
+        c_out = sigma * c_skip.sqrt()
+        coefficients = c_skip * self._analyse(x) + c_out * self._analyse(output)
+        return self.rows.T @ coefficients @ self.columns
+
+    def _analyse(self, images: Tensor) -> Tensor:
+        return self.rows @ images @ self.columns.T
