@@ -14,7 +14,7 @@ from tests.pipeline.sources.fuzzing.runner import Outcome, run_cases
 
 PEAK_MIB = 1024
 FEW, ALL = range(400), range(5_000)
-REASON = re.compile(r"refused: [A-Za-z][A-Za-z0-9 ,;:()-]{3,80}")
+REASON = re.compile(r"refused: [A-Za-z0-9][A-Za-z0-9 ,;:()-]{3,80}")
 
 
 def check(outcomes: list[Outcome]) -> None:
