@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.devices import choices
 from models.diffusion.parametrisation import loss_weight
-from models.diffusion.spectral import spectral_weight
 from models.network.condition import null_codes
 
 
@@ -86,9 +85,8 @@ def denoising_loss(
     """
     denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, codes, augment)
     error = (denoised - clean).square().mean(dim=(1, 2, 3))
-    if parametrisation == "spectral":
-        return spectral_weight(sigma, (clean.shape[-2], clean.shape[-1]), sigma_data) * error
-    return loss_weight(sigma, sigma_data, parametrisation) * error
+    size = (clean.shape[-2], clean.shape[-1])
+    return loss_weight(sigma, sigma_data, parametrisation, image_size=size) * error
 
 
 def drop_labels(
