@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.records import CohortRef
 from tests.cohorts import write_cohort
+
+# A busy machine is slow: no test asserts a time.
+settings.register_profile("phosphor", deadline=None)
+settings.load_profile("phosphor")
 
 
 @pytest.fixture(scope="session", autouse=True)

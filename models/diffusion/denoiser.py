@@ -103,6 +103,17 @@ class Denoiser(nn.Module):
             return self.skip(x, output.float(), sigma)
         return c_skip * x + c_out * output.float()
 
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight of the squared error at noise levels (N,), all positive.
+
+        It is 1 / c_out^2, with which the error is that of the network's own target (arXiv 2206.00364,
+        equation 8). With ``spectral``, c_out^2 is the mean over the spatial frequencies.
+        """
+        if self.skip is not None:
+            return self.skip.loss_weight(sigma)
+        _, c_out, _, _ = PARAMETRISATIONS[self.parametrisation](sigma, self.sigma_data)
+        return torch.reciprocal(c_out.square())
+
     def _run_network(self, x: Tensor, c_noise: Tensor, condition: Condition) -> Tensor:
         height, width = x.shape[-2:]
         pad_height, pad_width = -height % self.spec.multiple, -width % self.spec.multiple

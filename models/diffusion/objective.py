@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from models.devices import choices
-from models.diffusion.parametrisation import loss_weight
 from models.network.condition import null_codes
 
 
@@ -62,8 +61,7 @@ def denoising_loss(
     *,
     sigma: Tensor,
     noise: Tensor,
-    sigma_data: float,
-    parametrisation: str = "edm",
+    weight: Tensor,
     augment: Tensor | None = None,
 ) -> Tensor:
     """Return the weighted denoising error of each scan (arXiv 2206.00364, equation 8).
@@ -76,17 +74,14 @@ def denoising_loss(
         codes: condition codes (N, F) int64, or classes (N,).
         sigma: noise levels (N,), positive.
         noise: standard normal noise of the shape of ``clean``.
-        sigma_data: standard deviation of the data.
-        parametrisation: parametrisation of the denoiser, which determines the weight of each noise level.
+        weight: weight of each scan's error (N,), `Denoiser.loss_weight` of its noise level.
         augment: features (N, A) of the augmentation of ``clean``.
 
     Returns:
         Loss of each scan (N,), the mean over its pixels.
     """
     denoised = denoiser(clean + sigma.reshape(-1, 1, 1, 1) * noise, sigma, codes, augment)
-    error = (denoised - clean).square().mean(dim=(1, 2, 3))
-    size = (clean.shape[-2], clean.shape[-1])
-    return loss_weight(sigma, sigma_data, parametrisation, image_size=size) * error
+    return weight * (denoised - clean).square().mean(dim=(1, 2, 3))
 
 
 def drop_labels(

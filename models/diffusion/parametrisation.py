@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
-
-from models.diffusion.spectral import spectral_weight
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 """(c_skip, c_out, c_in, c_noise): D(x; sigma) = c_skip x + c_out F(c_in x, c_noise)."""
@@ -59,22 +56,3 @@ PARAMETRISATIONS: dict[str, Callable[[Tensor, float], Coefficients]] = {
 }
 """Name -> coefficients. Of EDM's, `spectral` takes the input and the noise embedding; its skip path and loss
 weight stand in `models/diffusion/spectral.py`."""
-
-
-def loss_weight(
-    sigma: Tensor, sigma_data: float, parametrisation: str = "edm", *, image_size: tuple[int, int]
-) -> Tensor:
-    """Return the weight of the error of D: 1 / c_out^2 makes it the squared error of the network's target.
-
-    With ``spectral``, c_out^2 is the mean over the spatial frequencies.
-
-    Args:
-        sigma: noise levels (N,), positive.
-        sigma_data: standard deviation of the data.
-        parametrisation: a name of ``PARAMETRISATIONS``.
-        image_size: (height, width) of the scans.
-    """
-    if parametrisation == "spectral":
-        return spectral_weight(sigma, image_size, sigma_data)
-    _, c_out, _, _ = PARAMETRISATIONS[parametrisation](sigma, sigma_data)
-    return torch.reciprocal(c_out.square())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -37,25 +36,6 @@ def mean_power(image_size: tuple[int, int], sigma_data: float) -> Tensor:
     frequency = torch.hypot(rows[:, None], columns[None, :]).double() * max(height, width)
     power = (1.0 + frequency) ** -DECAY
     return (power * (sigma_data**2 / power.mean())).float()
-
-
-def spectral_weight(sigma: Tensor, image_size: tuple[int, int], sigma_data: float) -> Tensor:
-    """Return the loss weight with which the mean square error of the skip path alone is 1, as EDM's is.
-
-    Args:
-        sigma: noise levels (N,), positive.
-        image_size: (height, width).
-        sigma_data: standard deviation of the data.
-    """
-    power = _power_on(sigma.device, image_size, sigma_data)
-    square = sigma.square()[:, None]
-    return torch.reciprocal((power * square / (power + square)).mean(dim=1))
-
-
-@functools.cache
-def _power_on(device: torch.device, image_size: tuple[int, int], sigma_data: float) -> Tensor:
-    """Return the powers (height width,) on the device: copied at every step they would hold up a GPU."""
-    return mean_power(image_size, sigma_data).flatten().to(device)
 
 
 class SpectralSkip(nn.Module):
@@ -95,6 +75,11 @@ class SpectralSkip(nn.Module):
         c_out = sigma * c_skip.sqrt()
         coefficients = c_skip * self._analyse(x) + c_out * self._analyse(output)
         return self.rows.T @ coefficients @ self.columns
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return 1 over the mean square of c_out for noise levels (N,): the filter alone has a loss of 1."""
+        power, square = self.power.flatten(), sigma.square()[:, None]
+        return torch.reciprocal((power * square / (power + square)).mean(dim=1))
 
     def _analyse(self, images: Tensor) -> Tensor:
         return self.rows @ images @ self.columns.T

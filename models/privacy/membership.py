@@ -50,14 +50,10 @@ def loss_attack(denoiser: Denoiser, clean: Tensor, codes: Tensor, sigmas: Sequen
     noises = to_device(initial_noise(seeds, tuple(clean.shape[1:])).to(clean.dtype), clean.device)
 
     def loss(sigma: float, noise: Tensor) -> Tensor:
+        levels = _levels(clean, sigma)
+        weight = denoiser.loss_weight(levels)
         return denoising_loss(
-            denoiser,
-            clean,
-            codes,
-            sigma=_levels(clean, sigma),
-            noise=noise.expand_as(clean),
-            sigma_data=denoiser.sigma_data,
-            parametrisation=denoiser.parametrisation,
+            denoiser, clean, codes, sigma=levels, noise=noise.expand_as(clean), weight=weight
         )
 
     means = [torch.stack([loss(sigma, noise) for noise in noises]).mean(dim=0) for sigma in sigmas]

@@ -161,7 +161,7 @@ def outlook_of(checkpoint: Given[CheckpointRef]) -> Foreseen:
     spec = NetworkSpec.from_dict(info.network)
     return Foreseen(
         Workload(0, 0, 0, 0, 0, len(info.classes), info.image_size, info.bit_depth // 8),
-        PlannedNetwork(spec, info.precision, info.sigma_data, autoencoder),
+        PlannedNetwork(spec, info.precision, info.sigma_data, autoencoder, info.parametrisation),
     )
 
 

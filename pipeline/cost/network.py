@@ -23,19 +23,22 @@ class PlannedNetwork:
         precision: `fp32`, `bf16`, or `auto` if training chooses.
         sigma_data: assumed standard deviation of the data.
         autoencoder: autoencoder of its latents; None for pixels.
+        parametrisation: prediction target of the network.
     """
 
     spec: NetworkSpec
     precision: str
     sigma_data: float
     autoencoder: AutoencoderSpec | None = None
+    parametrisation: str = "edm"
 
     def denoiser(self) -> Denoiser:
         """Return a denoiser of this shape on this machine's device, in fp32."""
         from models.devices import default_device
         from models.diffusion.denoiser import Denoiser
 
-        return Denoiser(self.spec, sigma_data=self.sigma_data).to(default_device())
+        made = Denoiser(self.spec, sigma_data=self.sigma_data, parametrisation=self.parametrisation)
+        return made.to(default_device())
 
     def arithmetic(self) -> Precision:
         """Return the precision that it computes with on this machine.

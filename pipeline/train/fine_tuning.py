@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from models.network.spec import REFERENCE_SIDE
 from pipeline.artifacts.checkpoint import (
     CheckpointInfo,
     read_checkpoint_info,
@@ -182,11 +183,9 @@ def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
             remedy="Start from a checkpoint that was trained on pixels.",
         )
     there = {**_layers(info), "parametrisation": info.parametrisation, "sigma_data": info.sigma_data}
-    here = {
-        **settings.given_layers,
-        "parametrisation": settings.parametrisation,
-        "sigma_data": settings.sigma_data,
-    }
+    here = {**settings.given_layers, "sigma_data": settings.sigma_data}
+    if settings.parametrisation != "auto":
+        here["parametrisation"] = settings.parametrisation
     for name, value in here.items():
         if there[name] != value:
             raise DataError(
@@ -197,9 +196,18 @@ def _require_alike(info: CheckpointInfo, settings: TrainSettings) -> None:
             )
 
 
-def layers_to_start_from(settings: TrainSettings) -> dict[str, Any]:
-    """Return the layers of the checkpoint that training starts from, as fields of `NetworkSpec`, or none."""
-    return {} if settings.init_from is None else _layers(read_checkpoint_info(settings.init_from))
+def network_to_train(settings: TrainSettings, image_size: tuple[int, int]) -> tuple[dict[str, Any], str]:
+    """Return the layers as fields of `NetworkSpec`, and the parametrisation, for scans of a size.
+
+    Layers are those of the checkpoint to start from, if there is one.
+    """
+    layers = settings.network_fields(settings.data_fields(image_size)["image_size"])
+    small = settings.latent.enabled or max(image_size) <= REFERENCE_SIDE
+    fitting = "edm" if small else "spectral"
+    if settings.init_from is not None:
+        info = read_checkpoint_info(settings.init_from)
+        layers, fitting = layers | _layers(info), info.parametrisation
+    return layers, fitting if settings.parametrisation == "auto" else settings.parametrisation
 
 
 def _layers(info: CheckpointInfo) -> dict[str, Any]:

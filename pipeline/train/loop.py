@@ -23,7 +23,7 @@ from pipeline.distributed.cpu_threads import threads
 from pipeline.distributed.process_group import Ranks
 from pipeline.errors import UsageError
 from pipeline.train.export import ChosenAverage, write_checkpoint
-from pipeline.train.fine_tuning import Start, layers_to_start_from, start_from
+from pipeline.train.fine_tuning import Start, network_to_train, start_from
 from pipeline.train.latent.sources import LatentSource, PixelSource, open_source
 from pipeline.train.machine_plan import MachinePlan, make_plan, shared_cores
 from pipeline.train.monitoring.diagnosis import not_finite, too_large
@@ -94,21 +94,19 @@ def train(
     budget = make_budget(cohort, folder, settings.dp, settings.schedule) if folder is not None else None
     conditions = CohortConditions(cohort, settings.conditions)
     data = settings.data_fields(cohort.info.image_size)
+    # Process 0 alone reads the checkpoint to start from.
+    chosen = network_to_train(settings, cohort.info.image_size) if ranks.is_main else None
+    layers, parametrisation = ranks.broadcast(chosen)
     spec = NetworkSpec.from_dict(
         {
             **data,
             "num_classes": len(cohort.info.classes),
             "conditions": conditions.num_values,
-            **settings.network_fields(data["image_size"]),
-            **ranks.broadcast(layers_to_start_from(settings) if ranks.is_main else None),
+            **layers,
         }
     )
-    denoiser = Denoiser(
-        spec,
-        sigma_data=settings.sigma_data,
-        parametrisation=settings.parametrisation,
-        seed=stream_seed(seed, "weights"),
-    )
+    weights = stream_seed(seed, "weights")
+    denoiser = Denoiser(spec, sigma_data=settings.sigma_data, parametrisation=parametrisation, seed=weights)
     start: Start | None = None
     if settings.init_from is not None and init_digest is not None:
         fields = [("class", cohort.info.classes), *((own.name, own.values) for own in conditions.fields)]

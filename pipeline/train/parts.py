@@ -141,10 +141,11 @@ class ObjectiveSettings(Settings):
         le=10,
         description="assumed standard deviation of the scans in [-1, 1]; latents are scaled to it",
     )
-    parametrisation: Literal["edm", "flow", "spectral"] = Field(
-        "edm",
+    parametrisation: Literal["auto", "edm", "flow", "spectral"] = Field(
+        "auto",
         description="prediction target of the network: EDM's combination of scan and noise, that of each "
-        "spatial frequency by itself, or rectified flow's velocity",
+        "spatial frequency by itself, or rectified flow's velocity; auto takes that of train.init_from, or "
+        "else spectral for images above 64 pixels and edm for smaller ones and for latents",
     )
 
 

@@ -14,7 +14,7 @@ from pipeline.cost.network import PlannedNetwork
 from pipeline.cost.pacing import pace_of
 from pipeline.records import CheckpointRef, CohortRef
 from pipeline.stage import StageInputs
-from pipeline.train.fine_tuning import layers_to_start_from, start_digest
+from pipeline.train.fine_tuning import network_to_train, start_digest
 from pipeline.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -61,12 +61,13 @@ def few_scans(settings: TrainSettings, num_train: int) -> str:
 def network_of(settings: TrainSettings, work: Workload) -> PlannedNetwork:
     """Return the network that is trained on a cohort, without conditions other than the class."""
     data = settings.data_fields(work.image_size)
-    layers = settings.network_fields(data["image_size"]) | layers_to_start_from(settings)
+    layers, parametrisation = network_to_train(settings, work.image_size)
     return PlannedNetwork(
         NetworkSpec.from_dict({**data, "num_classes": work.num_classes, **layers}),
         "fp32" if settings.dp.epsilon is not None else settings.precision,
         settings.sigma_data,
         settings.latent.autoencoder_spec(work.image_size) if settings.latent.enabled else None,
+        parametrisation,
     )
 
 

@@ -150,8 +150,7 @@ class TrainingStep:
             codes[part],
             sigma=sigma[part],
             noise=noise[part],
-            sigma_data=self._objective.sigma_data,
-            parametrisation=self._objective.parametrisation,
+            weight=self.denoiser.loss_weight(sigma[part]),
             augment=features[part] if features is not None else None,
         )
 

@@ -65,7 +65,7 @@ class PairedScans:
         objective: ObjectiveSettings,
         seed: int,
     ) -> None:
-        self._source, self._conditions, self._objective, self._seed = source, conditions, objective, seed
+        self._source, self._conditions, self._seed = source, conditions, seed
         self.train, self.val = _pairs(cohort, seed)
         share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
         self._levels = (torch.special.ndtri(share) * objective.sigma_std + objective.sigma_mean).exp()
@@ -98,15 +98,10 @@ class PairedScans:
         for level, sigma in enumerate((self._levels * denoiser.spec.noise_scale).tolist()):
             # The noise depends on the position of the pair, so that both of its scans get the same noise.
             seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
-            total += denoising_loss(
-                denoiser,
-                clean,
-                codes,
-                sigma=torch.full((len(rows),), sigma, device=device),
-                noise=to_device(initial_noise(seeds, tuple(clean.shape[1:])), device),
-                sigma_data=self._objective.sigma_data,
-                parametrisation=self._objective.parametrisation,
-            ).to(wide)
+            sigmas = torch.full((len(rows),), sigma, device=device)
+            noise = to_device(initial_noise(seeds, tuple(clean.shape[1:])), device)
+            weight = denoiser.loss_weight(sigmas)
+            total += denoising_loss(denoiser, clean, codes, sigma=sigmas, noise=noise, weight=weight).to(wide)
         mean: Floats = (total / NUM_LEVELS).cpu().double().numpy()
         return mean
 

@@ -9,6 +9,10 @@ from torch import Tensor
 from models.diffusion.objective import SigmaDistribution, denoising_loss, drop_labels
 
 
+def edm_weight(sigma: Tensor) -> Tensor:
+    return (sigma**2 + 0.25) / (sigma * 0.5) ** 2
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -45,9 +49,9 @@ def test_loss_is_one_for_a_perfect_skip_path() -> None:
     def skip(x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None) -> Tensor:
         return x * (0.25 / (sigma.reshape(-1, 1, 1, 1) ** 2 + 0.25))
 
-    loss = denoising_loss(
-        skip, clean, torch.zeros(4000, dtype=torch.int64), sigma=sigma, noise=noise, sigma_data=0.5
-    )
+    weight = edm_weight(sigma)
+    codes = torch.zeros(4000, dtype=torch.int64)
+    loss = denoising_loss(skip, clean, codes, sigma=sigma, noise=noise, weight=weight)
     assert float(loss.mean()) == pytest.approx(1.0, abs=0.08)
 
 
@@ -58,14 +62,13 @@ def test_loss_is_zero_for_the_truth_and_weighted_by_the_noise_level() -> None:
     noise = torch.randn(2, 1, 4, 4)
 
     def loss_of(result: Tensor) -> Tensor:
+        weight = edm_weight(sigma)
         return denoising_loss(
-            lambda x, s, c, a: result, clean, labels, sigma=sigma, noise=noise, sigma_data=0.5
+            lambda x, s, c, a: result, clean, labels, sigma=sigma, noise=noise, weight=weight
         )
 
     assert not loss_of(clean).any()
-    torch.testing.assert_close(
-        loss_of(clean + 0.1), 0.01 * (sigma**2 + 0.25) / (sigma * 0.5) ** 2, atol=0, rtol=1e-4
-    )
+    torch.testing.assert_close(loss_of(clean + 0.1), 0.01 * edm_weight(sigma), atol=0, rtol=1e-4)
 
 
 def test_dropped_labels_become_the_null_class_at_their_share() -> None:

@@ -83,14 +83,14 @@ def test_the_networks_target_has_unit_variance_at_every_frequency(sigma: float) 
 def test_the_loss_of_the_filter_alone_is_one_at_every_noise_level(size: tuple[int, int]) -> None:
     skip, clean = SpectralSkip(size, 0.5), drawn(size, 3000, seed=7)
     for sigma in (0.01, 0.2, 3.0, 100.0):
+        sigmas = torch.full((len(clean),), sigma)
         losses = denoising_loss(
             lambda x, levels, codes, augment: skip(x, torch.zeros_like(x), levels.reshape(-1, 1, 1, 1)),
             clean,
             torch.zeros(len(clean), dtype=torch.int64),
-            sigma=torch.full((len(clean),), sigma),
+            sigma=sigmas,
             noise=torch.randn(clean.shape, generator=torch.Generator().manual_seed(8)),
-            sigma_data=0.5,
-            parametrisation="spectral",
+            weight=skip.loss_weight(sigmas),
         )
         assert float(losses.mean()) == pytest.approx(1.0, rel=0.06)
 

@@ -70,9 +70,8 @@ def kept_by(denoiser: Denoiser) -> int:
     def forward(count: int) -> torch.Tensor:
         images = torch.zeros(count, *denoiser.sample_shape)
         sigma, codes = torch.ones(count), denoiser.null_codes(count)
-        return denoising_loss(
-            denoiser, images, codes, sigma=sigma, noise=torch.randn_like(images), sigma_data=0.5
-        )
+        noise, weight = torch.randn_like(images), denoiser.loss_weight(sigma)
+        return denoising_loss(denoiser, images, codes, sigma=sigma, noise=noise, weight=weight)
 
     return saved_bytes(forward)
 

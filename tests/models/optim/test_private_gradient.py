@@ -51,7 +51,8 @@ def scans() -> dict[str, Tensor]:
 
 def losses(compute: object, batch: dict[str, Tensor], rows: slice) -> Tensor:
     part = {name: values[rows] for name, values in batch.items()}
-    return denoising_loss(compute, part.pop("clean"), part.pop("codes"), sigma_data=0.5, **part)  # type: ignore[arg-type]
+    part["weight"] = denoiser().loss_weight(part["sigma"])
+    return denoising_loss(compute, part.pop("clean"), part.pop("codes"), **part)  # type: ignore[arg-type]
 
 
 def one_by_one(model: Denoiser, batch: dict[str, Tensor]) -> list[list[Tensor]]:

@@ -25,7 +25,8 @@ def backward(denoiser: Denoiser) -> None:
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(16, 1, 8, 8, generator=generator) for _ in range(2))
     sigma, labels = torch.rand(16, generator=generator) + 0.2, torch.arange(16) % 3
-    denoising_loss(denoiser, clean, labels, sigma=sigma, noise=noise, sigma_data=0.5).mean().backward()
+    weight = denoiser.loss_weight(sigma)
+    denoising_loss(denoiser, clean, labels, sigma=sigma, noise=noise, weight=weight).mean().backward()
 
 
 def order_in_memory(tensor: torch.Tensor) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ def best(queries: torch.Tensor, references: torch.Tensor, alignments: Alignments
     return aligned_similarity(queries, references, pairs, alignments)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(gain=st.floats(0.1, 10), offset=st.floats(-5, 5), seed=st.integers(0, 1000))
 def test_similarity_ignores_gain_and_offset(gain: float, offset: float, seed: int) -> None:
     images = smooth(3, seed=seed)

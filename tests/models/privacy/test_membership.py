@@ -16,11 +16,12 @@ SIDE = 8
 class OptimalDenoiser(nn.Module):
     """The exact denoiser E[x | x + sigma n] of equally likely images, each with Gaussian spread around it."""
 
-    sigma_data, parametrisation = 0.5, "edm"
-
     def __init__(self, images: Tensor, spread: float) -> None:
         super().__init__()
         self.images, self.spread = images, spread
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + 0.25) / (sigma * 0.5) ** 2
 
     def forward(self, x: Tensor, sigma: Tensor, codes: Tensor, augment: Tensor | None = None) -> Tensor:
         noise, spread = sigma.square().reshape(-1, 1), self.spread**2

@@ -30,7 +30,7 @@ SEVERAL = (products._raise_one_by_one, products._raise_together)
     cached=st.sampled_from([1, 500, 2**18]),
     seed=st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_entry_is_the_largest_so_far(rows: int, count: int, sets: int, cached: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     several = torch.randn(sets, rows, 5, generator=generator)

@@ -25,14 +25,14 @@ def cases(seed: int, n: int = 80, classes: int = 2, levels: int | None = None):
     return p / p.sum(1, keepdims=True), labels
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), levels=st.sampled_from([None, 1, 2]))
 def test_auc_equals_sklearn_with_and_without_ties(seed, levels):
     p, y = cases(seed, levels=levels)
     assert auc(p, y, np.ones((1, 80)))[0] == pytest.approx(roc_auc_score(y, p[:, 1]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_auc_of_several_classes_is_the_mean_of_one_against_rest(seed):
     p, y = cases(seed, classes=4)
@@ -40,7 +40,7 @@ def test_auc_of_several_classes_is_the_mean_of_one_against_rest(seed):
     assert auc(p, y, np.ones((1, 80)))[0] == pytest.approx(expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_a_weight_counts_as_so_many_copies(seed):
     p, y = cases(seed, levels=2)

@@ -140,7 +140,7 @@ def test_views_and_patients_differ() -> None:
 
 
 @given(seed=st.integers(0, 2**62), finding=st.sampled_from(CLASSES))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_patient_renders_to_a_plausible_radiograph(seed: int, finding: str) -> None:
     image = render_phantom(seed, finding, 64)
     assert max(image.shape) == 64

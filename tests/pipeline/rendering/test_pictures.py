@@ -20,7 +20,7 @@ def _decode(png: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_every_tile_of_a_sheet_holds_its_image(count: int, columns: int, scale: int, seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (count, 1, 5, 7), dtype=np.uint8)

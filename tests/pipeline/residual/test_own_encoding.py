@@ -48,7 +48,6 @@ IDS = st.one_of(DIGITS, RUNS, RAMPS, DECIMALS, IN_INDEX)
 def relaxed(examples: int) -> settings:
     return settings(
         max_examples=examples,
-        deadline=None,
         phases=[Phase.explicit, Phase.reuse, Phase.generate],
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )

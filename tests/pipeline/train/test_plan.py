@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,25 @@ def test_the_step_that_is_timed_is_that_of_the_training(
     assert speed.seconds > 0
     known = outlook_of(made).network
     assert known is not None
-    assert (known.spec, known.autoencoder) == (network.spec, network.autoencoder)
+    assert replace(known, precision=network.precision) == network
+
+
+@pytest.mark.parametrize(
+    ("size", "fields", "expected"),
+    [
+        ((64, 64), {}, "edm"),
+        ((64, 65), {}, "spectral"),
+        ((64, 64), {"parametrisation": "spectral"}, "spectral"),
+        ((256, 256), {"parametrisation": "flow"}, "flow"),
+        ((256, 256), {"latent": {"enabled": True}}, "edm"),
+    ],
+)
+def test_the_target_follows_the_size_unless_it_is_given(
+    size: tuple[int, int], fields: dict[str, Any], expected: str
+) -> None:
+    network = plan.network_of(TrainSettings(**fields), replace(WORK, image_size=size))
+    assert network.parametrisation == expected
+    assert network.denoiser().parametrisation == expected
 
 
 def test_a_training_that_starts_from_a_checkpoint_is_timed_with_its_layers(
@@ -99,5 +118,9 @@ def test_a_training_that_starts_from_a_checkpoint_is_timed_with_its_layers(
     tuned = TrainSettings(init_from=start.path)
     assert plan.network_of(tuned, WORK).spec.channels == tiny.NETWORK["channels"]
     assert plan.network_of(TrainSettings(), WORK).spec.channels != tiny.NETWORK["channels"]
+    # A target that was learned cannot change, whatever fits the size best.
+    large = replace(WORK, image_size=(80, 80))
+    assert plan.network_of(tuned, large).parametrisation == "edm"
+    assert plan.network_of(TrainSettings(), large).parametrisation == "spectral"
     inputs = plan.plan_train(tiny_cohort_16, tuned, seed=0).wanted.inputs
     assert inputs == {"cohort": tiny_cohort_16.digest, "init_from": start.digest}

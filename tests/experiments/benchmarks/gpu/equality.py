@@ -82,7 +82,8 @@ def _stepped(
     clean, labels, sigma, noise = (one.to(device) for one in given)
     before = [parameter.detach().clone() for parameter in denoiser.parameters()]
     optimizer = Optimiser(denoiser.named_parameters(), name="muon", weight_decay=0.0)
-    loss = denoising_loss(denoiser, clean, labels, sigma=sigma, noise=noise, sigma_data=0.5).mean()
+    weight = denoiser.loss_weight(sigma)
+    loss = denoising_loss(denoiser, clean, labels, sigma=sigma, noise=noise, weight=weight).mean()
     loss.backward()
     gradients = [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
     gradient = _flat(gradients)

@@ -22,7 +22,7 @@ from pipeline.ingest.splitting.splits import (
 from tests.pipeline.ingest.splitting.cohorts_to_split import DEFAULTS, draws_of, split
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 1)), min_size=40, max_size=120), st.integers(0, 9)
 )
@@ -61,7 +61,7 @@ def test_seed_and_dataset_give_other_draws_and_the_key_has_no_part(monkeypatch: 
     assert len({first, draw(1, "d", "p"), draw(0, "e", "p"), draw(0, "d", "q")}) == 4
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(4, 9), st.integers(4, 9), st.integers(0, 500))
 def test_a_tiny_cohort_has_every_class_in_every_split(first: int, second: int, seed: int) -> None:
     labels = np.array([0] * first + [1] * second)
@@ -70,7 +70,7 @@ def test_a_tiny_cohort_has_every_class_in_every_split(first: int, second: int, s
         assert set(made.side[labels == label]) == {TRAIN, VAL, TEST, HOLDOUT}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 3), st.integers(0, 300), st.sampled_from([0.0, 0.1, 1.0]))
 def test_with_too_few_patients_train_and_test_come_first_and_none_is_an_audit_member(
     count: int, seed: int, tolerance: float
@@ -81,7 +81,7 @@ def test_with_too_few_patients_train_and_test_come_first_and_none_is_an_audit_me
     assert (made.audit[:count] == AUDIT_NONE).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 300))
 def test_24_patients_have_a_holdout_of_their_share(seed: int) -> None:
     labels = np.arange(24) % 2
@@ -92,7 +92,7 @@ def test_24_patients_have_a_holdout_of_their_share(seed: int) -> None:
         assert 1 <= int(((made.audit != AUDIT_NONE) & (labels == label)).sum()) <= 2
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(4, 60), st.integers(0, 300))
 def test_patients_who_all_have_both_classes_are_split_like_one_class(count: int, seed: int) -> None:
     groups = np.repeat(np.arange(count), 2)

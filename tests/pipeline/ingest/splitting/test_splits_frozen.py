@@ -34,7 +34,7 @@ PLACES = np.array(
 PARTS = ["train", "train", "val", "test", "test", "val"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(8, 120), st.sampled_from([0.0, 0.1, 1.0]), st.booleans())
 def test_a_known_patient_never_moves_whatever_the_tolerance(
     seed: int, count: int, tolerance: float, keeps_test: bool
@@ -67,7 +67,7 @@ def test_a_known_patient_never_moves_whatever_the_tolerance(
         assert not (made.side[~kept & ~fixed] == TEST).any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(20, 80), st.integers(3, 200))
 def test_patients_who_arrive_change_nobody_and_still_get_their_shares(
     seed: int, count: int, arriving: int
@@ -155,7 +155,7 @@ def test_patients_with_places_of_before_are_never_joined_across_and_newcomers_go
     assert crossing_groups(same, np.array([TRAIN, TRAIN, TRAIN, -1])) == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_joining_depends_on_no_order_and_never_ties_two_places(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -33,7 +33,7 @@ COIN = 1 << 12
 MANY = np.geomspace(0.4, 0.005, 15)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(5, 60), min_size=2, max_size=5), st.integers(0, 1000))
 def test_every_class_of_five_patients_or_more_gets_its_share_of_every_split(
     sizes: list[int], seed: int
@@ -105,7 +105,7 @@ def test_a_tolerance_of_one_leaves_every_patient_where_it_was_drawn() -> None:
     assert split(np.arange(400), labels, findings=findings).moved > 0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(20, 150))
 def test_neither_the_order_of_scans_nor_the_numbers_of_groups_matter(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -122,7 +122,7 @@ def test_neither_the_order_of_scans_nor_the_numbers_of_groups_matter(seed: int, 
     assert second.moved == first.moved
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(10, 120))
 def test_who_is_an_audit_member_does_not_depend_on_any_coin(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

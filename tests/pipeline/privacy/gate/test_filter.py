@@ -82,7 +82,7 @@ def test_the_joint_rule_takes_more_of_the_budget_the_more_tuning_images_there_ar
     assert rejected_first_by_joint(600) > 1.2 * rejected_first_by_joint(60)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.01, 1.5), st.floats(0.01, 1.5))
 def test_the_ratio_is_antisymmetric_in_train_and_holdout(train: float, holdout: float) -> None:
     def ratio(near: float, far: float) -> float:

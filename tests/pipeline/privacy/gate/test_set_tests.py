@@ -110,7 +110,7 @@ def test_a_pull_towards_a_single_patient_counts_once() -> None:
     assert len(sides) == 50 and (~sides).any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 300))
 def test_the_side_test_gives_a_probability_that_falls_with_more_train_neighbours(
     seed: int, count: int
@@ -174,7 +174,7 @@ def test_views_agree_by_the_weaker_of_two_in_units_of_real_images() -> None:
     assert both.patient[[0, 2]].tolist() == [7, 8]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_never_lowers_a_p_value_keeps_order_and_stays_below_one(p_values: list[float]) -> None:
     adjusted = holm(p_values)

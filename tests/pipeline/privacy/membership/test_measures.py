@@ -25,7 +25,7 @@ from pipeline.privacy.membership.measures import (
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(2, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_auc_is_that_of_scikit_learn_ties_included(seed: int, inside: int, outside: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 6, inside + outside).astype(np.float64)
@@ -99,7 +99,7 @@ def test_the_bound_of_a_perfect_attack_is_the_closed_form() -> None:
     st.floats(0, 6),
     st.sampled_from([0.0, 1e-5, 1e-3]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_weaker_guarantee_is_refuted_by_less(
     total: int, guessed: float, right: float, epsilon: float, delta: float
 ) -> None:

@@ -219,7 +219,7 @@ def seeds() -> list[bytes]:
     return found
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_broken_bytes_end_in_a_scan_or_a_reason(data: st.DataObject, seeds: list[bytes]) -> None:
     good = bytearray(data.draw(st.sampled_from(seeds)))

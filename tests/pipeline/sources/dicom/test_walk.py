@@ -123,7 +123,7 @@ def test_what_is_unusual_is_left_to_pydicom(changes: dict[str, Any]) -> None:
         plain_header(data, "PatientID")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_bytes_the_walk_accepts_it_ends_without_another_error(data: st.DataObject) -> None:
     good = written(header(ImagerPixelSpacing=[0.2, 0.1]))

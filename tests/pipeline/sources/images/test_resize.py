@@ -20,7 +20,7 @@ def overlap(length: int, count: int, start: float, stop: float) -> np.ndarray:
     return np.clip(shared, 0, None) / (edges[1:] - edges[:-1])[:, None]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(sizes, sizes, sizes, sizes, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 99))
 def test_each_new_pixel_is_the_mean_of_the_area_it_covers(
     rows: int, columns: int, height: int, width: int, top: float, left: float, seed: int
@@ -32,7 +32,7 @@ def test_each_new_pixel_is_the_mean_of_the_area_it_covers(
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_mean_of_the_image_is_kept(rows: int, size: int) -> None:
     pixels = np.random.default_rng(rows).normal(size=(rows, 2 * rows)).astype(np.float32)
     assert np.isclose(area_average(pixels, size, size).mean(), pixels.mean(dtype=np.float64))
