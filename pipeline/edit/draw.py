@@ -24,12 +24,12 @@ REPAINT_STEPS = 26
 """Steps of a full repaint: with this number the deterministic default is within 2 % of a known Gaussian."""
 
 
-def schedule_of(settings: EditSettings, noise_scale: float = 1.0) -> Tensor:
+def schedule_of(settings: EditSettings, noise_scale: float) -> Tensor:
     """Return the noise levels of an edit, (num_steps + 1,), ending in 0.
 
     Args:
         settings: edit settings.
-        noise_scale: the network's `NetworkSpec.noise_scale`; the number of levels does not depend on it.
+        noise_scale: the network's `NetworkSpec.noise_scale`.
     """
     sampler = settings.resolved_sampler
     steps = settings.num_steps or (
@@ -38,9 +38,9 @@ def schedule_of(settings: EditSettings, noise_scale: float = 1.0) -> Tensor:
     return edit_schedule(settings.resolved_strength, steps, sigma_max=SIGMA_MAX * noise_scale)
 
 
-def num_denoise_calls(settings: EditSettings) -> int:
+def num_denoise_calls(settings: EditSettings, noise_scale: float) -> int:
     """Return the number of denoise calls per batch, without the factor of two for guidance."""
-    sigmas = schedule_of(settings)
+    sigmas = schedule_of(settings, noise_scale)
     if settings.resolved_sampler == "repaint":
         return repaint_passes(sigmas, settings.repeats)
     return SAMPLERS[settings.resolved_sampler].num_passes(len(sigmas) - 1)

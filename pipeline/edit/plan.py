@@ -112,7 +112,8 @@ def estimate_edit(settings: EditSettings, known: Foreseen, count: int) -> Cost:
     from pipeline.edit.draw import num_denoise_calls
 
     assert known.network is not None
-    calls = num_denoise_calls(settings) * (2 if settings.guidance_scale != 1.0 else 1)
+    passes = num_denoise_calls(settings, known.network.spec.noise_scale)
+    calls = passes * (2 if settings.guidance_scale != 1.0 else 1)
     pace = denoise_pace(known.network, settings.batch_size)
     return Cost.here(
         -(-count // settings.batch_size) * calls * pace.seconds + 1.0,

@@ -96,7 +96,7 @@ def _carry_out(
         seeds,
         # A seed alone does not reproduce an edit; the name of the sampler shows that the row is an edit.
         sampler=f"{'sdedit' if settings.mask is None else 'inpaint'}-{settings.resolved_sampler}",
-        num_steps=len(schedule_of(settings)) - 1,
+        num_steps=len(schedule_of(settings, denoiser.spec.noise_scale)) - 1,
         guidance_scale=settings.guidance_scale,
         checkpoint_digest=checkpoint.digest,
     )

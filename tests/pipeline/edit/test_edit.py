@@ -175,10 +175,10 @@ def test_edits_of_candidates_are_synthetic_and_edits_of_edits_of_scans_stay_mark
 
 
 def test_repeats_cost_the_calls_that_a_dry_run_counts() -> None:
-    plain, repeated = (num_denoise_calls(settings(num_steps=26, repeats=count)) for count in (1, 8))
+    plain, repeated = (num_denoise_calls(settings(num_steps=26, repeats=count), 1.0) for count in (1, 8))
     assert (plain, repeated) == (26, 75)
-    assert num_denoise_calls(settings(num_steps=10, sampler="heun")) == 19
-    assert num_denoise_calls(settings(mask=None, strength=0.5, sampler="ddim", num_steps=10)) == 5
+    assert num_denoise_calls(settings(num_steps=10, sampler="heun"), 1.0) == 19
+    assert num_denoise_calls(settings(mask=None, strength=0.5, sampler="ddim", num_steps=10), 1.0) == 5
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from models.diffusion.denoiser import Denoiser
+from models.diffusion.editing import repaint_passes
 from models.network.spec import NetworkSpec
 from models.optim.precision import Precision
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.distributed.process_group import Ranks
-from pipeline.edit.draw import schedule_of
+from pipeline.edit.draw import num_denoise_calls, schedule_of
 from pipeline.edit.settings import EditSettings
 from pipeline.sample.draw import Candidate, draw_candidates
 from pipeline.sample.settings import SampleSettings
@@ -92,5 +93,13 @@ def test_the_first_level_of_an_image_that_is_drawn() -> None:
 
 def test_the_first_level_of_an_edit() -> None:
     settings = EditSettings(strength=1.0)
-    assert float(schedule_of(settings, 1.5)[0]) == pytest.approx(1.5 * float(schedule_of(settings)[0]))
-    assert len(schedule_of(settings, 1.5)) == len(schedule_of(settings))
+    small, large = schedule_of(settings, 1.0), schedule_of(settings, 1.5)
+    assert float(large[0]) == pytest.approx(1.5 * float(small[0]))
+    assert len(large) == len(small)
+
+
+def test_a_dry_run_counts_the_repeats_of_the_levels_that_a_large_image_has() -> None:
+    settings = EditSettings(sampler="repaint", mask="mask.png", num_steps=26, to_class="ring")
+    small, large = (num_denoise_calls(settings, scale) for scale in (1.0, 8.0))
+    assert small == 75
+    assert large == repaint_passes(schedule_of(settings, 8.0), settings.repeats) < small
