@@ -22,9 +22,8 @@ EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
 
 Out = Annotated[Path, typer.Option("--out", help="Output directory.", show_default=False)]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", help="Recipe: smoke, cpu, gpu, study, or the path of a YAML file.")
-]
+RECIPE_HELP = "Recipe: smoke, cpu, cpu-224, gpu, gpu-256, gpu-512, study, or the path of a YAML file."
+RecipeName = Annotated[str, typer.Option("--recipe", help=RECIPE_HELP)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one recipe key; may be given several times."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Overrides, emit, reported
+from flows.cli.options import RECIPE_HELP, Overrides, emit, reported
 
 recipe = typer.Typer(no_args_is_help=True, help="Show recipes: the settings of a run.")
 
@@ -16,9 +16,7 @@ recipe = typer.Typer(no_args_is_help=True, help="Show recipes: the settings of a
 def show(
     name: Annotated[
         str,
-        typer.Argument(
-            help="Recipe: smoke, cpu, gpu, study, or the path of a YAML file.", show_default=False
-        ),
+        typer.Argument(help=RECIPE_HELP, show_default=False),
     ],
     *,
     overrides: Overrides = None,

@@ -27,18 +27,21 @@ from pipeline.records import Policy
 
 
 def test_the_shipped_recipes_load_and_gate_as_documented() -> None:
-    assert recipe_names() == ["cpu", "gpu", "smoke", "study"]
+    assert recipe_names() == ["cpu", "cpu-224", "gpu", "gpu-256", "gpu-512", "smoke", "study"]
     policies = {name: load_recipe(name).release.policy for name in recipe_names()}
     # A study releases nothing: its recipe leaves the policy as it is.
     assert policies == {
         "cpu": Policy.RESEARCH,
+        "cpu-224": Policy.STRICT,
         "gpu": Policy.STRICT,
+        "gpu-256": Policy.STRICT,
+        "gpu-512": Policy.STRICT,
         "smoke": Policy.RESEARCH,
         "study": Policy.STRICT,
     }
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "smoke", "study"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_file_holds_only_what_differs_from_the_defaults(name: str) -> None:
     body = yaml.safe_load((RECIPE_FOLDER / f"{name}.yaml").read_text())
     defaults = Recipe().model_dump(mode="json")
@@ -53,7 +56,7 @@ def test_a_recipe_file_holds_only_what_differs_from_the_defaults(name: str) -> N
     assert same == []
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "smoke", "study"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_file_says_of_every_key_why_it_is_set(name: str) -> None:
     lines = (RECIPE_FOLDER / f"{name}.yaml").read_text().splitlines()
     keys = [number for number, line in enumerate(lines) if line.startswith("  ") and line.strip()[0] != "#"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import leaf_keys, load_recipe
+from flows.cli.options import RECIPE_HELP
+from pipeline.recipe import leaf_keys, load_recipe, recipe_names
 from tests.flows.conftest import Call, spawn
 
 
@@ -20,7 +21,12 @@ def shown(text: str) -> dict[str, tuple[str, str]]:
     return rows
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
+def test_help_names_every_recipe() -> None:
+    named = RECIPE_HELP.removeprefix("Recipe: ").removesuffix(", or the path of a YAML file.")
+    assert sorted(named.split(", ")) == recipe_names()
+
+
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_setting_is_printed_and_makes_the_same_recipe_again(call: Call, name: str) -> None:
     done = call("recipe", "show", name)
     assert done.code == 0, done.err
@@ -66,7 +72,7 @@ def test_the_columns_stand_under_each_other(call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["fast"], ["fast", "cpu, gpu, smoke"]),
+        (["fast"], ["fast", "cpu, cpu-224, gpu"]),
         (["cpu", "--set", "train.num_step=1"], ["train.num_step", "Did you mean train.num_steps"]),
         (["cpu", "--set", "seed=-1"], ["seed"]),
     ],
