@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -44,6 +46,13 @@ def test_power_falls_with_frequency_and_adds_up_to_the_variance(
     assert float(power.mean()) == pytest.approx(sigma_data**2, rel=1e-5)
     assert bool((power.diff(dim=0) < 0).all())
     assert bool((power.diff(dim=1) < 0).all())
+
+
+def test_power_rolls_off_near_the_finest_frequency() -> None:
+    power = mean_power((64, 64), 0.5)
+    # From k = 31 to 63, the power law alone falls to one eighth.
+    fall = math.exp(-2.0 * (63**2 - 31**2) / 64**2) / 8
+    assert float(power[0, 63] / power[0, 31]) == pytest.approx(fall, rel=1e-5)
 
 
 def test_a_direction_counts_as_the_other_however_long_the_sides_are() -> None:
