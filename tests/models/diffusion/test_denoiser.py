@@ -102,6 +102,19 @@ def test_fields_not_given_are_null() -> None:
     assert not torch.allclose(denoiser(x, sigma, given)[1], denoiser(x, sigma, codes)[1])
 
 
+@pytest.mark.parametrize("sigma_data", [0.5, 0.3])
+def test_the_loss_weight_makes_the_error_that_of_the_networks_target(sigma_data: float) -> None:
+    sigma = torch.tensor([0.1, 0.8, 10.0])
+    made = {
+        name: Denoiser(spec(16, 16), sigma_data=sigma_data, parametrisation=name) for name in ("edm", "flow")
+    }
+    # c_out is sigma sigma_data / sqrt(sigma^2 + sigma_data^2), or sigma sigma_data / (sigma + sigma_data).
+    edm_weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    torch.testing.assert_close(made["edm"].loss_weight(sigma), edm_weight)
+    flow_weight = ((sigma + sigma_data) / (sigma * sigma_data)) ** 2
+    torch.testing.assert_close(made["flow"].loss_weight(sigma), flow_weight)
+
+
 @pytest.mark.parametrize("name", sorted(PARAMETRISATIONS))
 def test_denoiser_is_the_identity_without_noise(name: str) -> None:
     denoiser = trained(Denoiser(spec(16, 16), parametrisation=name))
