@@ -26,7 +26,7 @@ _SIZES: dict[str, dict[int, _Layers]] = {
         32: _Layers(2, (64, 128), (False, True), 1),
         64: _Layers(2, (64, 128, 128), (False, False, True), 1),
         128: _Layers(4, (64, 128, 128), (False, False, True), 1),
-        256: _Layers(4, (64, 96, 128, 128), (False, False, False, True), 1),
+        256: _Layers(4, (32, 64, 128, 128), (False, False, False, True), 1),
         4096: _Layers(8, (64, 96, 128, 128), (False, False, False, True), 1),
     },
     "medium": {

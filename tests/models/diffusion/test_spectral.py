@@ -51,7 +51,7 @@ def test_power_falls_with_frequency_and_adds_up_to_the_variance(
 def test_power_rolls_off_near_the_finest_frequency() -> None:
     power = mean_power((64, 64), 0.5)
     # From k = 31 to 63, the power law alone falls to one eighth.
-    fall = math.exp(-2.0 * (63**2 - 31**2) / 64**2) / 8
+    fall = math.exp(-4.0 * (63**2 - 31**2) / 64**2) / 8
     assert float(power[0, 63] / power[0, 31]) == pytest.approx(fall, rel=1e-5)
 
 
