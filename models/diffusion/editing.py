@@ -15,9 +15,9 @@ from models.samplers import Denoise, sigma_schedule
 from models.samplers.schedule import SIGMA_MAX
 
 HARMONISED_SIGMA = (0.03, 0.5)
-"""Noise levels whose steps are repeated, for data in [-1, 1]. Changes above this range are lost by the end,
-and below it nothing changes any more. On a correlated Gaussian with a known conditional distribution,
-repeating steps above 0.5 as well changed neither the mean nor the deviation."""
+"""Noise levels whose steps are repeated, for images in [-1, 1] of up to 64 pixels. Changes above this
+range are lost by the end, and below it nothing changes any more. On a correlated Gaussian with a known
+conditional distribution, repeating steps above 0.5 as well changed neither the mean nor the deviation."""
 
 
 def edit_schedule(
@@ -95,7 +95,9 @@ def hold(denoise: Denoise, source: Tensor, mask: Tensor) -> Denoise:
 
 
 @torch.no_grad()
-def sample_repaint(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh, *, repeats: int) -> Tensor:
+def sample_repaint(
+    denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh, *, repeats: int, noise_scale: float = 1.0
+) -> Tensor:
     """Ancestral sampling that repeats each step at low noise (RePaint, arXiv 2201.09865).
 
     A denoiser sees the kept region only through the noise of the level. Along a single deterministic path,
@@ -109,6 +111,7 @@ def sample_repaint(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh
         sigmas: decreasing noise levels (num_steps + 1,) ending in 0.
         fresh: noise (N, ...) of step i, where i counts every step down and up.
         repeats: repetitions of each step within `HARMONISED_SIGMA`; 1 is plain ancestral sampling.
+        noise_scale: factor of these levels by the size of the images (`NetworkSpec.noise_scale`).
 
     Returns:
         Samples (N, ...), fp32, from `repaint_passes` denoise calls.
@@ -121,7 +124,7 @@ def sample_repaint(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh
         return x + deviation * to_device(fresh(next(drawn)), x.device)
 
     for sigma, following in itertools.pairwise(levels):
-        for remaining in reversed(range(_times(sigma, following, repeats))):
+        for remaining in reversed(range(_times(sigma, following, repeats, noise_scale))):
             denoised = denoise(x, sigma)
             if following == 0.0:
                 return denoised
@@ -134,13 +137,13 @@ def sample_repaint(denoise: Denoise, noise: Tensor, sigmas: Tensor, fresh: Fresh
     return x
 
 
-def repaint_passes(sigmas: Tensor, repeats: int) -> int:
+def repaint_passes(sigmas: Tensor, repeats: int, noise_scale: float = 1.0) -> int:
     """Return the number of denoise calls of `sample_repaint`."""
-    return sum(_times(high, low, repeats) for high, low in itertools.pairwise(sigmas.tolist()))
+    return sum(_times(high, low, repeats, noise_scale) for high, low in itertools.pairwise(sigmas.tolist()))
 
 
-def _times(sigma: float, following: float, repeats: int) -> int:
-    low, high = HARMONISED_SIGMA
+def _times(sigma: float, following: float, repeats: int, noise_scale: float) -> int:
+    low, high = (level * noise_scale for level in HARMONISED_SIGMA)
     return repeats if following > 0.0 and low <= sigma <= high else 1
 
 

@@ -42,7 +42,7 @@ def num_denoise_calls(settings: EditSettings, noise_scale: float) -> int:
     """Return the number of denoise calls per batch, without the factor of two for guidance."""
     sigmas = schedule_of(settings, noise_scale)
     if settings.resolved_sampler == "repaint":
-        return repaint_passes(sigmas, settings.repeats)
+        return repaint_passes(sigmas, settings.repeats, noise_scale)
     return SAMPLERS[settings.resolved_sampler].num_passes(len(sigmas) - 1)
 
 
@@ -106,7 +106,8 @@ def _edit(
     mask: Tensor,
     label: int,
 ) -> Tensor:
-    sigmas = schedule_of(settings, denoiser.spec.noise_scale)
+    noise_scale = denoiser.spec.noise_scale
+    sigmas = schedule_of(settings, noise_scale)
     shape = tuple(source.shape[1:])
     labels = torch.full((len(source),), label, device=source.device)
     denoise = guided_denoise(denoiser, labels, settings.guidance_scale)
@@ -116,5 +117,7 @@ def _edit(
         denoise = hold(denoise, source, mask)
     if settings.resolved_sampler == "repaint":
         fresh = fresh_noise(seeds, shape)
-        return sample_repaint(denoise, noise, sigmas, fresh, repeats=settings.repeats)
+        return sample_repaint(
+            denoise, noise, sigmas, fresh, repeats=settings.repeats, noise_scale=noise_scale
+        )
     return SAMPLERS[settings.resolved_sampler].sample(denoise, noise, sigmas)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from models.diffusion.denoiser import Denoiser
-from models.diffusion.editing import repaint_passes
 from models.network.spec import NetworkSpec
 from models.optim.precision import Precision
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.conditions import CohortConditions
 from pipeline.distributed.process_group import Ranks
-from pipeline.edit.draw import num_denoise_calls, schedule_of
+from pipeline.edit.draw import edit_batch, num_denoise_calls, schedule_of
 from pipeline.edit.settings import EditSettings
 from pipeline.sample.draw import Candidate, draw_candidates
 from pipeline.sample.settings import SampleSettings
@@ -98,8 +98,17 @@ def test_the_first_level_of_an_edit() -> None:
     assert len(large) == len(small)
 
 
-def test_a_dry_run_counts_the_repeats_of_the_levels_that_a_large_image_has() -> None:
-    settings = EditSettings(sampler="repaint", mask="mask.png", num_steps=26, to_class="ring")
-    small, large = (num_denoise_calls(settings, scale) for scale in (1.0, 8.0))
-    assert small == 75
-    assert large == repaint_passes(schedule_of(settings, 8.0), settings.repeats) < small
+def test_the_levels_that_a_repaint_repeats() -> None:
+    for size, (low, high) in zip(SIZES, ((0.03, 0.5), (0.045, 0.75)), strict=True):
+        denoiser = Recorded(size).eval()
+        settings = EditSettings(
+            sampler="repaint", mask="mask.png", num_steps=40, repeats=2, to_class="ring", batch_size=1
+        )
+        mask = np.zeros((size, size), np.float32)
+        mask[:8] = 1.0
+        edit_batch(denoiser, np.zeros((1, 1, size, size), np.uint8), [0], settings, mask=mask, label=0)
+        schedule = [float(level) for level in schedule_of(settings, denoiser.spec.noise_scale)[:-1]]
+        asked = np.asarray(denoiser.asked)
+        again = [level for level in schedule if np.isclose(asked, level, rtol=1e-6).sum() > 1]
+        assert again == [level for level in schedule[:-1] if low <= level <= high]
+        assert len(denoiser.asked) == num_denoise_calls(settings, denoiser.spec.noise_scale)
