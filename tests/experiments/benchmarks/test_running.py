@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cohorts import write_cohort
-from tests.experiments.benchmarks import agreement, gate, large_images, overhead, sampling, training
+from tests.experiments.benchmarks import agreement, enlarged, gate, large_images, overhead, sampling, training
 from tests.experiments.benchmarks.rows import Row, Skipped
 from tests.pipeline.privacy.sets import fresh, write_candidates
 
@@ -49,3 +50,17 @@ def test_agreement_reads_what_was_drawn_and_notices_a_wrong_class(
     told = dict(re.findall(r"seed 0: (val scans|drawn): ([0-9.]+) of", capsys.readouterr().out))
     assert float(told["val scans"]) > 0.9
     assert 0.4 <= float(told["drawn"]) <= 0.6
+
+
+def test_a_release_is_enlarged_class_by_class(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (24, 1))
+    for name in ("normal", "ring"):
+        (tmp_path / "release" / "images" / name).mkdir(parents=True)
+        Image.fromarray(ramp).save(tmp_path / "release" / "images" / name / f"{name}-00001.png")
+    assert enlarged.main([str(tmp_path / "release"), str(tmp_path / "out"), "--size", "84"]) == 0
+    for name in ("normal", "ring"):
+        with Image.open(tmp_path / "out" / name / f"{name}-00001.png") as image:
+            larger = np.asarray(image).astype(int)
+        assert larger.shape == (84, 84)
+        assert abs(np.diff(larger[:, 10:-10], axis=1) - 10 * 24 / 84).max() < 1.5
+    assert enlarged.main([str(tmp_path), str(tmp_path / "out"), "--size", "84"]) == 1

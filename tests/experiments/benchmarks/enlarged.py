@@ -1,0 +1,44 @@
+"""A release enlarged: what a generator of smaller images offers to a classifier of larger ones.
+
+`python -m tests.experiments.benchmarks.enlarged RELEASE OUT --size 224` writes class folders of PNG files by
+bicubic interpolation. `phosphor audit OUT --cohort COHORT` reads them as another generator's; `release` and
+`evaluate` then compare them with a generator of the larger size, on the same cohort.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Enlarge every image of a release; an existing file is not written again."""
+    parser = argparse.ArgumentParser(prog="python -m tests.experiments.benchmarks.enlarged")
+    parser.add_argument("release", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", type=int, required=True, help="longer side in pixels")
+    chosen = parser.parse_args(arguments)
+    names = sorted((chosen.release / "images").glob("*/*.png"))
+    for name in names:
+        enlarge(name, chosen.out / name.parent.name / name.name, chosen.size)
+    print(f"{len(names)} images at {chosen.size} pixels in {chosen.out}")
+    return 0 if names else 1
+
+
+def enlarge(source: Path, out: Path, size: int) -> None:
+    """Write a PNG file with a longer side of `size` pixels."""
+    if out.exists():
+        return
+    with Image.open(source) as image:
+        factor = size / max(image.size)
+        shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        larger = image.resize(shape, Image.Resampling.BICUBIC)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    larger.save(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
