@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from typing import Literal
@@ -43,32 +44,48 @@ class _Stage(nn.Module):
         return F.relu(self.norm(F.max_pool2d(self.convolution(x), kernel_size=2)))
 
 
+LAST_WIDTHS = (32, 64, 128)
+"""Channels of the last three stages of `SmallCNN`, the only ones for images of up to `SMALL_IMAGE` pixels."""
+EARLY_WIDTH = 16
+"""Channels of each stage before them, which larger images have: each halves the side, until `SMALL_IMAGE` or
+less is left. With the last three alone, a feature sees 22 pixels a side: at 224 that is texture, and neither
+heart nor lung."""
+
+
+def stage_widths(image_size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the channels of every stage of `SmallCNN` for images of (height, width) pixels."""
+    early = max(0, math.ceil(math.log2(max(image_size) / SMALL_IMAGE)))
+    return (*(EARLY_WIDTH,) * early, *LAST_WIDTHS)
+
+
 class SmallCNN(nn.Module):
-    """Three 3x3 convolution stages (32, 64, 128 channels), global average pooling, dropout, a linear layer.
+    """Stages of a 3x3 convolution and pooling, global average pooling, dropout, a linear layer.
 
     Args:
         num_classes: number of outputs, at least 1.
         dropout: share of pooled features dropped in training.
         generator: random generator of the initial weights; None uses torch's global generator.
+        widths: channels of each stage (`stage_widths`).
     """
 
-    widths = (32, 64, 128)
-
     def __init__(
-        self, num_classes: int, dropout: float = 0.3, generator: torch.Generator | None = None
+        self,
+        num_classes: int,
+        dropout: float = 0.3,
+        generator: torch.Generator | None = None,
+        widths: tuple[int, ...] = LAST_WIDTHS,
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes, self.width = num_classes, self.widths[-1]
-        channels = (1, *self.widths)
-        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in zip(channels, self.widths, strict=False)))
+        self.num_classes, self.widths, self.width = num_classes, widths, widths[-1]
+        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in itertools.pairwise((1, *widths))))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(self.widths[-1], num_classes)
+        self.head = nn.Linear(self.width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        bound = 1.0 / math.sqrt(self.widths[-1])
+        bound = 1.0 / math.sqrt(self.width)
         nn.init.uniform_(self.head.weight, -bound, bound, generator=generator)
         nn.init.zeros_(self.head.bias)
 
@@ -119,7 +136,7 @@ def build_classifier(
         name: `small_cnn`, `resnet18` (He et al. 2016, arXiv 1512.03385) or `densenet121` (Huang et al. 2017,
             arXiv 1608.06993).
         num_classes: number of outputs, at least 1.
-        image_size: (height, width); decides on the stem of ResNet-18.
+        image_size: (height, width); decides on the stem of ResNet-18 and the stages of the small CNN.
         dropout: share of pooled features dropped in training.
         generator: CPU generator of the initial weights.
 
@@ -133,7 +150,7 @@ def build_classifier(
             f"{name} reads images of at least {SMALLEST_SIDES[name]} pixels a side, got {image_size}"
         )
     if name == "small_cnn":
-        return SmallCNN(num_classes, dropout, generator)
+        return SmallCNN(num_classes, dropout, generator, stage_widths(image_size))
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     from monai.networks.nets.densenet import DenseNet121

@@ -11,21 +11,20 @@ from torch import Tensor
 
 from models.evaluation.classifier import PREDICTION_BATCH, SmallCNN
 
-FEATURE_DIM = sum(SmallCNN.widths)
 _MIN_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
 class FeatureEncoder:
-    """Maps images to standardised features: the pooled outputs of all three stages (32 + 64 + 128).
+    """Maps images to standardised features: the pooled outputs of all stages of the network.
 
     Early stages respond to texture and blur, the last one to shape. The last stage alone would collapse onto
     the classes that it was trained to distinguish, and hide differences within a class.
 
     Attributes:
         network: the trained network (in evaluation mode).
-        mean: (224,) mean of the features over the images that the encoder was fitted to.
-        scale: (224,) standard deviation of the features over these images.
+        mean: (F,) mean of the features over the images that the encoder was fitted to.
+        scale: (F,) standard deviation of the features over these images.
     """
 
     network: SmallCNN
@@ -34,10 +33,15 @@ class FeatureEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features (N, 224) float32 on the CPU of images (N, 1, H, W) in [-1, 1]."""
+        """Return features (N, F) float32 on the CPU of images (N, 1, H, W) in [-1, 1]."""
         parts = [_pooled(self.network, batch) for batch in images.split(PREDICTION_BATCH)]
-        raw = torch.cat(parts) if parts else torch.empty(0, FEATURE_DIM)
+        raw = torch.cat(parts) if parts else torch.empty(0, self.num_features)
         return (raw - self.mean) / self.scale
+
+    @property
+    def num_features(self) -> int:
+        """Number of features F: 224 for images of up to 64 pixels."""
+        return sum(self.network.widths)
 
     @property
     def digest(self) -> str:
@@ -58,7 +62,8 @@ def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
     if len(images) < 2:
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
     network.eval()
-    unscaled = FeatureEncoder(network, torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
+    count = sum(network.widths)
+    unscaled = FeatureEncoder(network, torch.zeros(count), torch.ones(count))
     raw = unscaled(images)
     return FeatureEncoder(network, raw.mean(dim=0), raw.std(dim=0).clamp_min(_MIN_SCALE))
 
@@ -78,14 +83,18 @@ def encoder_from_tensors(tensors: Mapping[str, Tensor]) -> FeatureEncoder:
     head = tensors.get("network.head.weight")
     if head is None or head.ndim != 2 or "mean" not in tensors or "scale" not in tensors:
         raise ValueError("tensors must be those of a feature encoder")
-    network = SmallCNN(head.shape[0])
     weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    stages = [weights.get(f"stages.{place}.convolution.weight") for place in range(len(weights))]
+    widths = tuple(len(stage) for stage in stages if stage is not None and stage.ndim)
+    if not widths:
+        raise ValueError("tensors must be those of a feature encoder")
+    network = SmallCNN(head.shape[0], widths=widths)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError("tensors must be those of a feature encoder") from error
-    if tensors["mean"].shape != (FEATURE_DIM,) or tensors["scale"].shape != (FEATURE_DIM,):
-        raise ValueError(f"mean and scale must have shape ({FEATURE_DIM},)")
+    if tensors["mean"].shape != (sum(widths),) or tensors["scale"].shape != (sum(widths),):
+        raise ValueError(f"mean and scale must have shape ({sum(widths)},)")
     return FeatureEncoder(network.eval(), tensors["mean"], tensors["scale"])
 
 

@@ -19,7 +19,7 @@ from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm, Pool
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.external import External, measure_external, open_external
-from pipeline.evaluate.fidelity.encoder import EXTRACTOR, cohort_encoder
+from pipeline.evaluate.fidelity.encoder import cohort_encoder, extractor
 from pipeline.evaluate.fidelity.features import real_features, released_features
 from pipeline.evaluate.fidelity.measure import measure_fidelity
 from pipeline.evaluate.fidelity.neighbours import nearest_real
@@ -139,7 +139,6 @@ def _measure(
     report = EvaluationReport(
         cohort_digest=cohort.digest,
         release_digest=release.reference.digest,
-        extractor=EXTRACTOR,
         arms=utility.arms,
         utility=utility.verdict,
         **reads,
@@ -179,7 +178,7 @@ def _pictures(
     """Measure what is measured on features: fidelity and nearest neighbours."""
     classes = cohort.info.classes
     encoder = cohort_encoder(cohort, settings)
-    logger.info("feature encoder %s: %s", encoder.digest[:12], EXTRACTOR)
+    logger.info("feature encoder %s: %s", encoder.digest[:12], extractor(encoder))
     synthetic = released_features(encoder, release)
     train = real_features(encoder, cohort, "train", patients)
     val = real_features(encoder, cohort, "val", patients)
@@ -188,6 +187,7 @@ def _pictures(
         release, synthetic, train, cohort.rows("train"), classes=classes, count=settings.num_neighbours
     )
     return {
+        "extractor": extractor(encoder),
         "extractor_digest": encoder.digest,
         "fidelity": fidelity,
         "nearest": nearest,

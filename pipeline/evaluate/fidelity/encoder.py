@@ -20,11 +20,18 @@ from pipeline.storage import digest_of
 
 logger = logging.getLogger(__name__)
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 MAX_TRAINING_SCANS = 20_000
 SEED = 0
 """The same for every run, so that their distances compare."""
-EXTRACTOR = "small CNN trained on the cohort's train split, pooled outputs of its three stages (224 features)"
+
+
+def extractor(encoder: FeatureEncoder) -> str:
+    """Return in words what the features are."""
+    return (
+        "small CNN trained on the cohort's train split, pooled outputs of its "
+        f"{len(encoder.network.widths)} stages ({encoder.num_features} features)"
+    )
 
 
 def cohort_encoder(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:

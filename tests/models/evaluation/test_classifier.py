@@ -16,8 +16,9 @@ from models.evaluation.classifier import (
     SmallCNN,
     build_classifier,
     predict_probabilities,
+    stage_widths,
 )
-from models.evaluation.features import FEATURE_DIM, encoder_from_tensors, encoder_tensors, fit_encoder
+from models.evaluation.features import encoder_from_tensors, encoder_tensors, fit_encoder
 from models.evaluation.training import (
     ClassifierTraining,
     TrainedClassifier,
@@ -133,18 +134,41 @@ def test_wrong_shapes_and_labels_are_named():
         SmallCNN(0)
 
 
-def test_an_encoder_is_standardised_and_survives_storage_bit_for_bit():
+@pytest.mark.parametrize(("side", "num_features"), [(16, 32 + 64 + 128), (80, 16 + 32 + 64 + 128)])
+def test_an_encoder_is_standardised_and_survives_storage_bit_for_bit(side: int, num_features: int) -> None:
     images, labels = bright_or_dark(64, seed=0)
-    network = fit(images, labels, 0).network
+    images = torch.nn.functional.interpolate(images, size=(side, side))
+    network = fit(images, labels, 0, num_steps=10).network
     encoder = fit_encoder(network, images)
     features = encoder(images)
-    assert features.shape == (64, FEATURE_DIM)
+    assert features.shape == (64, num_features)
+    assert encoder.num_features == num_features
     assert features.mean(dim=0).abs().max() < 1e-3
     again = encoder_from_tensors(encoder_tensors(encoder))
     assert again.digest == encoder.digest
     assert torch.equal(again(images), features)
-    with pytest.raises(ValueError, match="tensors"):
-        encoder_from_tensors({"mean": encoder.mean})
+    for wrong in ({"mean": encoder.mean}, {**encoder_tensors(encoder), "scale": encoder.scale[1:]}):
+        with pytest.raises(ValueError, match=r"tensors|scale"):
+            encoder_from_tensors(wrong)
+
+
+def test_large_images_are_halved_to_the_size_of_small_ones_first() -> None:
+    sizes = {(28, 28): 0, (64, 40): 0, (65, 40): 1, (128, 128): 1, (100, 224): 2, (512, 512): 3}
+    for size, early in sizes.items():
+        assert stage_widths(size) == (16,) * early + (32, 64, 128)
+
+
+def test_the_small_network_sees_more_than_texture_in_large_images() -> None:
+    """Two discs, above each other or side by side: no window of 22 pixels holds both."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = 0.3 * torch.randn(64, 1, 160, 160, generator=generator), torch.arange(64) % 2
+    starts, places = torch.randint(30, 80, (64, 2), generator=generator), torch.arange(160)
+    for image, label, start in zip(images, labels, starts, strict=True):
+        for down, across in ((0, 0), (50, 0) if label else (0, 50)):
+            rows, columns = (places - start[0] - down).square(), (places - start[1] - across).square()
+            image[0] += 2.0 * (rows[:, None] + columns[None, :] < 64)
+    trained = fit(images, labels, 0, num_steps=60)
+    assert roc_auc_score(labels, predict_probabilities(trained.network, images)[:, 1]) > 0.9
 
 
 @pytest.mark.parametrize(("network", "size"), [("resnet18", 16), ("densenet121", 32)])
