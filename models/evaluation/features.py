@@ -31,12 +31,9 @@ class FeatureEncoder:
     mean: Tensor
     scale: Tensor
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return features (N, F) float32 on the CPU of images (N, 1, H, W) in [-1, 1]."""
-        parts = [_pooled(self.network, batch) for batch in images.split(PREDICTION_BATCH)]
-        raw = torch.cat(parts) if parts else torch.empty(0, self.num_features)
-        return (raw - self.mean) / self.scale
+        return (_unscaled(self.network, images) - self.mean) / self.scale
 
     @property
     def num_features(self) -> int:
@@ -62,9 +59,7 @@ def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
     if len(images) < 2:
         raise ValueError(f"images must hold at least 2 images, got {len(images)}")
     network.eval()
-    count = sum(network.widths)
-    unscaled = FeatureEncoder(network, torch.zeros(count), torch.ones(count))
-    raw = unscaled(images)
+    raw = _unscaled(network, images)
     return FeatureEncoder(network, raw.mean(dim=0), raw.std(dim=0).clamp_min(_MIN_SCALE))
 
 
@@ -81,12 +76,10 @@ def encoder_from_tensors(tensors: Mapping[str, Tensor]) -> FeatureEncoder:
         ValueError: a tensor is missing or has the wrong shape.
     """
     head = tensors.get("network.head.weight")
-    if head is None or head.ndim != 2 or "mean" not in tensors or "scale" not in tensors:
-        raise ValueError("tensors must be those of a feature encoder")
     weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    stages = [weights.get(f"stages.{place}.convolution.weight") for place in range(len(weights))]
-    widths = tuple(len(stage) for stage in stages if stage is not None and stage.ndim)
-    if not widths:
+    kernels = [t for name, t in sorted(weights.items()) if name.endswith("convolution.weight") and t.ndim]
+    widths = tuple(len(kernel) for kernel in kernels)
+    if head is None or head.ndim != 2 or not widths or "mean" not in tensors or "scale" not in tensors:
         raise ValueError("tensors must be those of a feature encoder")
     network = SmallCNN(head.shape[0], widths=widths)
     try:
@@ -96,6 +89,12 @@ def encoder_from_tensors(tensors: Mapping[str, Tensor]) -> FeatureEncoder:
     if tensors["mean"].shape != (sum(widths),) or tensors["scale"].shape != (sum(widths),):
         raise ValueError(f"mean and scale must have shape ({sum(widths)},)")
     return FeatureEncoder(network.eval(), tensors["mean"], tensors["scale"])
+
+
+@torch.no_grad()
+def _unscaled(network: SmallCNN, images: Tensor) -> Tensor:
+    parts = [_pooled(network, batch) for batch in images.split(PREDICTION_BATCH)]
+    return torch.cat(parts) if parts else torch.empty(0, sum(network.widths))
 
 
 def _pooled(network: SmallCNN, images: Tensor) -> Tensor:

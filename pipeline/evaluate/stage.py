@@ -178,7 +178,8 @@ def _pictures(
     """Measure what is measured on features: fidelity and nearest neighbours."""
     classes = cohort.info.classes
     encoder = cohort_encoder(cohort, settings)
-    logger.info("feature encoder %s: %s", encoder.digest[:12], extractor(encoder))
+    features = extractor(encoder)
+    logger.info("feature encoder %s: %s", encoder.digest[:12], features)
     synthetic = released_features(encoder, release)
     train = real_features(encoder, cohort, "train", patients)
     val = real_features(encoder, cohort, "val", patients)
@@ -187,7 +188,7 @@ def _pictures(
         release, synthetic, train, cohort.rows("train"), classes=classes, count=settings.num_neighbours
     )
     return {
-        "extractor": extractor(encoder),
+        "extractor": features,
         "extractor_digest": encoder.digest,
         "fidelity": fidelity,
         "nearest": nearest,

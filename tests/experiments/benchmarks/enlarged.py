@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Enlarge every image of a release; an existing file is not written again."""
+    """Enlarge every image of a release."""
     parser = argparse.ArgumentParser(prog="python -m tests.experiments.benchmarks.enlarged")
     parser.add_argument("release", type=Path)
     parser.add_argument("out", type=Path)
@@ -30,11 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def enlarge(source: Path, out: Path, size: int) -> None:
     """Write a PNG file with a longer side of `size` pixels."""
-    if out.exists():
-        return
     with Image.open(source) as image:
         factor = size / max(image.size)
-        shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        shape = (round(image.width * factor), round(image.height * factor))
         larger = image.resize(shape, Image.Resampling.BICUBIC)
     out.parent.mkdir(parents=True, exist_ok=True)
     larger.save(out)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.diffusion.denoiser import Denoiser
+from models.diffusion.editing import repaint_passes
 from models.network.spec import NetworkSpec
 from models.optim.precision import Precision
 from pipeline.artifacts.cohort import Cohort
@@ -112,3 +113,10 @@ def test_the_levels_that_a_repaint_repeats() -> None:
         again = [level for level in schedule if np.isclose(asked, level, rtol=1e-6).sum() > 1]
         assert again == [level for level in schedule[:-1] if low <= level <= high]
         assert len(denoiser.asked) == num_denoise_calls(settings, denoiser.spec.noise_scale)
+
+
+def test_a_dry_run_counts_the_repeats_of_the_levels_that_a_large_image_has() -> None:
+    settings = EditSettings(sampler="repaint", mask="mask.png", num_steps=26, to_class="ring")
+    small, large = (num_denoise_calls(settings, scale) for scale in (1.0, 8.0))
+    assert small == 75
+    assert large == repaint_passes(schedule_of(settings, 8.0), settings.repeats, 8.0) < small
