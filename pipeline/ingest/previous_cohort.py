@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.cohort import Cohort
+from pipeline.artifacts.cohort import Cohort, CohortInfo
 from pipeline.errors import DataError, UsageError
 from pipeline.ingest.settings import IngestSettings
 from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, StageInputs, aside_path, set_aside
-from pipeline.storage import read_json
+from pipeline.storage import read_json, sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,25 @@ class Earlier:
             patient: (SPLITS.index(split), AUDIT_ROLES.index(audit))
             for patient, split, audit in table.itertuples(index=False)
         }
+
+    def described_again(self, info: CohortInfo, out: Path, files: Iterable[str]) -> CohortInfo:
+        """Return the description of a new cohort, with the notes of this one if both hold the same data.
+
+        The notes tell how the split came about, so they differ between a first ingest and one that finds all
+        patients again. Equal notes give an equal digest: files that only have new times (copied, restored
+        from a backup) then cost a new ingest, but no new training.
+
+        Args:
+            info: description of the new cohort.
+            out: directory of the new cohort.
+            files: names of its files, without the description.
+        """
+        before = Cohort(self.path, for_splits=True).info
+        if before.model_copy(update={"notes": info.notes}) != info:
+            return info
+        recorded = read_json(self.path / REFERENCE_NAME, role="earlier cohort").get("files", {})
+        same = all(recorded.get(name) == sha256_file(out / name) for name in files)
+        return before if same else info
 
 
 def open_earlier(path: Path, key_digest: str) -> Earlier:

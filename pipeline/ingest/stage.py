@@ -134,6 +134,8 @@ def _make(
     if STAND_IN in written.rejected:
         notes.append(f"{written.rejected[STAND_IN]} scans are refused: {STAND_IN}; {STAND_IN_REMEDY}")
     info = _info(manifest, listing, settings, rows=rows, written=written, ids=overview.ids, notes=notes)
+    if earlier is not None:
+        info = earlier.described_again(info, out, written.files)
     write_json(out / "cohort.json", info.model_dump(mode="json"), private=True)
     write_quality_page(out, info, written, overview, looks, unread=unread)
     _log_summary(info, written)

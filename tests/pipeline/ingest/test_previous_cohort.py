@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,23 @@ def test_changed_files_are_read_again_and_removed_ones_are_gone(tmp_path: Path, 
     assert [scans / name for name in reads] == [files[3]]
     assert len(before) == len(after) + 1
     assert sum(before[name] != after[name] for name in after) == 1
+
+
+def test_the_same_files_with_new_times_give_the_same_digest_so_that_nothing_is_trained_again(
+    tmp_path: Path, reads: list[str]
+) -> None:
+    scans = write_images(tmp_path)
+    before = ingest(tmp_path)
+    for path in scans.rglob("*.png"):
+        os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**10))
+    with pytest.raises(OutputExistsError):
+        ingest(tmp_path)
+    reads.clear()
+    again = ingest(tmp_path, force=True)
+    assert len(reads) == again.info.num_scans
+    assert again.digest == before.digest
+    next(scans.rglob("*.png")).unlink()
+    assert ingest(tmp_path, force=True).digest != before.digest
 
 
 def test_other_settings_read_everything_again(tmp_path: Path, reads: list[str]) -> None:
