@@ -364,8 +364,9 @@ def _make_room(kind: type[RefT], out: Path, inputs_digest: str, force: bool) -> 
             remedy="Name another directory.",
         )
     if holds is _Holds.ANOTHER and not force:
+        unfinished = "" if is_finished(out) else ", which is unfinished"
         raise OutputExistsError(
-            f"holds a {kind.stage} made from other inputs or settings",
+            f"holds the {kind.stage} of other inputs or settings{unfinished}",
             field="--out",
             value=str(out),
             remedy="Name another directory, or give --force to replace it.",

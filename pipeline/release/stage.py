@@ -158,7 +158,7 @@ def _existing(out: Path, inputs_digest: str, force: bool) -> ReleaseRef | None:
             raise
     if not force:
         raise OutputExistsError(
-            "holds a release made from other inputs or settings",
+            "holds the release of other inputs or settings",
             field="--out",
             value=str(out),
             remedy="Name another directory, or pass --force to replace it. Its images affect the privacy of "

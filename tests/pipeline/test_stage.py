@@ -81,12 +81,22 @@ def test_an_output_of_other_inputs_is_refused_and_kept_unless_forced(
     assert made.digest != first.digest
 
 
+def test_the_refusal_of_an_unfinished_output_says_that_it_is_unfinished(tmp_path: Path) -> None:
+    make(tmp_path / "out", finish=False)
+    with pytest.raises(OutputExistsError, match="of other inputs or settings, which is unfinished"):
+        make(tmp_path / "out", size=4)
+    make(tmp_path / "out", size=4, force=True)
+    with pytest.raises(OutputExistsError) as refused:
+        make(tmp_path / "out")
+    assert "unfinished" not in str(refused.value)
+
+
 def test_an_output_of_an_earlier_version_of_the_stage_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "out")
     monkeypatch.setattr(CohortRef, "version", CohortRef.version + 1)
-    with pytest.raises(OutputExistsError, match="made from other inputs"):
+    with pytest.raises(OutputExistsError, match="holds the cohort of other inputs or settings"):
         make(tmp_path / "out")
     assert make(tmp_path / "out", force=True) is not None
 
