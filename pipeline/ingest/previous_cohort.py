@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.artifacts.cohort import Cohort, CohortInfo
 from pipeline.errors import DataError, UsageError
 from pipeline.ingest.settings import IngestSettings
+from pipeline.ingest.splitting.survey import is_of_the_draw
 from pipeline.records import AUDIT_ROLES, SPLITS, CohortRef
 from pipeline.stage import INPUTS_NAME, REFERENCE_NAME, StageInputs, aside_path, set_aside
 from pipeline.storage import read_json, sha256_file
@@ -57,9 +58,10 @@ class Earlier:
     def described_again(self, info: CohortInfo, out: Path, files: Iterable[str]) -> CohortInfo:
         """Return the description of a new cohort, with the notes of this one if both hold the same data.
 
-        The notes tell how the split came about, so they differ between a first ingest and one that finds all
-        patients again. Equal notes give an equal digest: files that only have new times (copied, restored
-        from a backup) then cost a new ingest, but no new training.
+        Notes on how the split came about differ between a first ingest and one that finds all patients again.
+        All others must be equal: a table may say something new of the same data. Equal notes give an equal
+        digest: files that only have new times (copied, restored from a backup) then cost a new ingest, but no
+        new training.
 
         Args:
             info: description of the new cohort.
@@ -67,11 +69,16 @@ class Earlier:
             files: names of its files, without the description.
         """
         before = Cohort(self.path, for_splits=True).info
-        if before.model_copy(update={"notes": info.notes}) != info:
+        if _without_the_draw(before) != _without_the_draw(info):
             return info
         recorded = read_json(self.path / REFERENCE_NAME, role="earlier cohort").get("files", {})
         same = all(recorded.get(name) == sha256_file(out / name) for name in files)
         return before if same else info
+
+
+def _without_the_draw(info: CohortInfo) -> CohortInfo:
+    notes = tuple(note for note in info.notes if not is_of_the_draw(note))
+    return info.model_copy(update={"notes": notes})
 
 
 def open_earlier(path: Path, key_digest: str) -> Earlier:

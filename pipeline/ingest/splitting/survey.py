@@ -32,6 +32,12 @@ TEST_DUPLICATE = "exact duplicate of a test scan"
 TEST_ALIKE = "near-duplicate of a test scan"
 MAPPED_LABEL = "label not among the classes"
 
+KNOWN = "patients of an earlier cohort keep their split and audit role"
+KEPT_KNOWN = "patients of the kept test part stay in another split, theirs in the earlier cohort"
+CROSSING = "images stand on two sides because both patients had theirs before"
+CROSSING_ALIKE = "groups of near-duplicates stand on two sides because both patients had theirs before"
+MOVED = "patients left their drawn place so that each class and finding keeps its share"
+
 
 @dataclass
 class Overview:
@@ -89,19 +95,18 @@ class Overview:
             notes.append(f"{self.alike.num_groups} groups of near-duplicate images")
         counted = {
             "patients were kept on one side with another of equal or alike images": self.num_joined,
-            "patients of an earlier cohort keep their split and audit role": self.num_known,
-            "patients of the kept test part stay in another split, theirs in the earlier cohort": (
-                self.num_kept_known
-            ),
-            "images stand on two sides because both patients had theirs before": self.crossing[0],
-            "groups of near-duplicates stand on two sides because both patients had theirs before": (
-                self.crossing[1]
-            ),
-            "patients left their drawn place so that each class and finding keeps its share": (
-                self.split.moved
-            ),
+            KNOWN: self.num_known,
+            KEPT_KNOWN: self.num_kept_known,
+            CROSSING: self.crossing[0],
+            CROSSING_ALIKE: self.crossing[1],
+            MOVED: self.split.moved,
         }
         return notes + [f"{count} {text}" for text, count in counted.items() if count]
+
+
+def is_of_the_draw(note: str) -> bool:
+    """Return whether a note tells how the split came about, which may differ for the same scans."""
+    return note.partition(" ")[2] in (KNOWN, KEPT_KNOWN, CROSSING, CROSSING_ALIKE, MOVED)
 
 
 def survey(

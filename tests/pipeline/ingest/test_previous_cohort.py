@@ -118,6 +118,32 @@ def test_the_same_files_with_new_times_give_the_same_digest_so_that_nothing_is_t
     assert ingest(tmp_path, force=True).digest != before.digest
 
 
+PUBLISHED = """
+name: drawn
+sources:
+  - kind: images
+    path: scans
+    table: {path: table.csv}
+    label: {folder: 0}
+    patient: {pattern: "(pat[0-9]+)_"}
+    published_splits: {official: part}
+"""
+
+
+def test_what_a_table_says_anew_of_the_same_data_is_noted(tmp_path: Path) -> None:
+    scans = write_images(tmp_path)
+    table = pd.DataFrame({"file": sorted(str(path.relative_to(scans)) for path in scans.rglob("*.png"))})
+    table["part"] = np.where(table["file"].str.contains("pat00"), "test", "train")
+    notes = []
+    for part in ("test", "train"):
+        table.loc[0, "part"] = part
+        table.to_csv(tmp_path / "table.csv", index=False)
+        made = run_ingest(manifest_of(tmp_path, PUBLISHED), tmp_path / "c", SETTINGS, force=True)
+        notes.append(Cohort(made.path).info.notes)
+    told = [f"published split official: {n} patients stand in both train and test" for n in (0, 1)]
+    assert [said in own for said, own in zip(told, notes, strict=True)] == [True, True]
+
+
 def test_other_settings_read_everything_again(tmp_path: Path, reads: list[str]) -> None:
     write_images(tmp_path)
     ingest(tmp_path)
