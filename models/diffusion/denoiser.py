@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.diffusion.parametrisation import PARAMETRISATIONS
-from models.diffusion.spectral import SpectralSkip
+from models.diffusion.spectral import NOISE_SPREAD, SpectralSkip
 from models.network.condition import Condition, null_codes
 from models.network.network import NetworkSpec, build_network
 
@@ -53,6 +53,11 @@ class Denoiser(nn.Module):
     def compute_dtype(self) -> torch.dtype:
         """Dtype of the network's weights and computations (see models/optim/precision.py)."""
         return next(self.network.parameters()).dtype
+
+    @property
+    def noise_spread(self) -> float:
+        """Factor by which the training of this parametrisation spreads ln(sigma) more widely, at least 1."""
+        return 1.0 if self.skip is None else NOISE_SPREAD
 
     @property
     def null_label(self) -> int:

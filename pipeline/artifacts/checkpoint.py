@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.artifacts.condition_counts import Combination
 from pipeline.artifacts.conditions import ConditionField
@@ -28,6 +28,9 @@ MODEL_NAME = "model.safetensors"
 AUTOENCODER_NAME = "autoencoder.safetensors"
 INFO_NAME = "checkpoint.json"
 FORMAT_VERSION: Literal[1] = 1
+SPECTRAL_LAW = 2
+"""Number of the law that `models/diffusion/spectral.py` assumes, without which its weights mean nothing; raise
+it with every change of the law."""
 
 
 class CheckpointInfo(BaseModel):
@@ -40,6 +43,7 @@ class CheckpointInfo(BaseModel):
             latents; its weights and its scaling are `autoencoder.safetensors`.
         sigma_data: standard deviation of the data assumed by the preconditioning.
         parametrisation: prediction target of the network, `edm`, `flow` or `spectral`.
+        spectral_law: number of the law that `spectral` assumes, `SPECTRAL_LAW`; None for the others.
         classes: label names in the order of the class indices.
         conditions: condition fields besides the class, in the order of the condition codes.
         combinations: frequencies of the combinations of conditions in the train split, for sampling
@@ -73,6 +77,7 @@ class CheckpointInfo(BaseModel):
     autoencoder: dict[str, Any] | None = None
     sigma_data: float = Field(gt=0)
     parametrisation: Literal["edm", "flow", "spectral"] = "edm"
+    spectral_law: int | None = None
     classes: tuple[str, ...] = Field(min_length=1)
     conditions: tuple[ConditionField, ...] = ()
     combinations: tuple[Combination, ...] = ()
@@ -95,6 +100,20 @@ class CheckpointInfo(BaseModel):
     num_threads: int = Field(ge=1)
     device: str
     libraries: dict[str, str]
+
+    @model_validator(mode="after")
+    def _assumes_the_law(self) -> CheckpointInfo:
+        if self.spectral_law != spectral_law(self.parametrisation):
+            raise ValueError(
+                "another version trained it, which assumes another power of each spatial frequency "
+                f"(law {self.spectral_law or 1}, here {SPECTRAL_LAW})"
+            )
+        return self
+
+
+def spectral_law(parametrisation: str) -> int | None:
+    """Return the number of the law that a parametrisation assumes, None if it assumes none."""
+    return SPECTRAL_LAW if parametrisation == "spectral" else None
 
 
 def library_versions() -> dict[str, str]:

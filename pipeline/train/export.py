@@ -19,6 +19,7 @@ from pipeline.artifacts.checkpoint import (
     MODEL_NAME,
     CheckpointInfo,
     library_versions,
+    spectral_law,
 )
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.condition_counts import count_combinations
@@ -87,6 +88,7 @@ def write_checkpoint(
         autoencoder=None if autoencoder is None else autoencoder.spec.to_dict(),
         sigma_data=denoiser.sigma_data,
         parametrisation=denoiser.parametrisation,
+        spectral_law=spectral_law(denoiser.parametrisation),
         classes=cohort.info.classes,
         conditions=conditions.fields,
         combinations=count_combinations(cohort, conditions, min_patients=settings.min_combination_patients),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.latent.autoencoder_spec import AutoencoderSpec
 from models.network.spec import NetworkSpec
+from pipeline.artifacts.checkpoint import spectral_law
 from pipeline.artifacts.guarantee import require_opacus
 from pipeline.cost.estimate import Cost, Foreseen, Given, StagePlan, Workload, known_digest, workload_of
 from pipeline.cost.network import PlannedNetwork
@@ -39,6 +40,9 @@ def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) 
     """
     start = start_digest(settings)
     inputs = {"cohort": known_digest(CohortRef, cohort), **({} if start is None else {"init_from": start})}
+    _, parametrisation = network_to_train(settings, workload_of(cohort).image_size)
+    if (law := spectral_law(parametrisation)) is not None:
+        inputs["spectral_law"] = str(law)
     return StagePlan(
         StageInputs(CheckpointRef, inputs, settings.content_settings(), seed),
         estimate=lambda: estimate_train(settings, workload_of(cohort)),

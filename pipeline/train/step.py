@@ -83,7 +83,7 @@ class TrainingStep:
         )
         self._noise_levels = SigmaDistribution(
             settings.sigma_mean + math.log(denoiser.spec.noise_scale),
-            settings.sigma_std,
+            settings.sigma_std * denoiser.noise_spread,
             stratified=self.stratified,
         )
         self._gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None

@@ -66,9 +66,8 @@ class PairedScans:
         seed: int,
     ) -> None:
         self._source, self._conditions, self._seed = source, conditions, seed
+        self._objective = objective
         self.train, self.val = _pairs(cohort, seed)
-        share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
-        self._levels = (torch.special.ndtri(share) * objective.sigma_std + objective.sigma_mean).exp()
 
     def __len__(self) -> int:
         return len(self.train)
@@ -80,6 +79,13 @@ class PairedScans:
         gap = val - train
         error = float(gap.std(ddof=1)) / len(gap) ** 0.5
         return Gap(float(train.mean()), float(val.mean()), float(gap.mean()), error)
+
+    def _levels(self, denoiser: Denoiser) -> list[float]:
+        """Return the noise levels at equal shares of the distribution that this denoiser is trained with."""
+        share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
+        spread = self._objective.sigma_std * denoiser.noise_spread
+        levels = (torch.special.ndtri(share) * spread + self._objective.sigma_mean).exp()
+        return [float(level) * denoiser.spec.noise_scale for level in levels]
 
     def _losses(self, denoiser: Denoiser, rows: Ints) -> Floats:
         """Return the loss of each scan (N,), the mean over the noise levels."""
@@ -95,7 +101,7 @@ class PairedScans:
         codes = to_device(torch.from_numpy(self._conditions.codes(rows)), device)
         wide = choices(device).wide
         total = torch.zeros(len(rows), dtype=wide, device=device)
-        for level, sigma in enumerate((self._levels * denoiser.spec.noise_scale).tolist()):
+        for level, sigma in enumerate(self._levels(denoiser)):
             # The noise depends on the position of the pair, so that both of its scans get the same noise.
             seeds = [stream_seed(self._seed, "gap", level, first + place) for place in range(len(rows))]
             sigmas = torch.full((len(rows),), sigma, device=device)

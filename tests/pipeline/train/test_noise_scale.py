@@ -8,6 +8,7 @@ import torch
 
 from models.diffusion.denoiser import Denoiser
 from models.diffusion.editing import repaint_passes
+from models.diffusion.spectral import NOISE_SPREAD
 from models.network.spec import NetworkSpec
 from models.optim.precision import Precision
 from pipeline.artifacts.cohort import Cohort
@@ -32,7 +33,7 @@ SIZES = (48, 96)
 class Recorded(Denoiser):
     """Denoiser that remembers the noise levels it was asked about."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, parametrisation: str = "edm") -> None:
         super().__init__(
             NetworkSpec(
                 (size, size),
@@ -42,7 +43,8 @@ class Recorded(Denoiser):
                 num_head_channels=8,
                 num_norm_groups=8,
                 patch_size=8,
-            )
+            ),
+            parametrisation=parametrisation,
         )
         self.asked: list[float] = []
 
@@ -81,6 +83,31 @@ def test_the_levels_of_the_gap_between_train_and_val(cohorts: list[Cohort]) -> N
         scans.measure(denoiser)
         levels.append(sorted(set(denoiser.asked)))
     assert levels[1] == pytest.approx([1.5 * level for level in levels[0]], rel=1e-5)
+
+
+def test_the_levels_of_a_target_by_frequency_spread_more_widely(cohorts: list[Cohort]) -> None:
+    cohort, objective = cohorts[0], TrainSettings().objective
+    scans = PairedScans(cohort, PixelSource(cohort), CohortConditions(cohort, ()), objective, 1)
+    plan = MachinePlan(torch.device("cpu"), 1, Precision("fp32", channels_last=False))
+    gap, steps = [], []
+    for parametrisation in ("edm", "spectral"):
+        denoiser = Recorded(SIZES[0], parametrisation).eval()
+        scans.measure(denoiser)
+        gap.append(np.log(sorted(set(denoiser.asked))) - objective.sigma_mean)
+        step = TrainingStep(
+            Recorded(SIZES[0], parametrisation),
+            TrainSettings(batch_size=4),
+            plan,
+            Ranks(),
+            seed=1,
+            timing=NoTiming(),
+            source=PixelSource(cohort),
+        )
+        step.run(0, torch.zeros(4, 1, SIZES[0], SIZES[0]), torch.zeros(4, 1, dtype=torch.int64), 1e-4)
+        steps.append(step.sigmas[0].log().numpy() - objective.sigma_mean)
+    for edm, spectral in (gap, steps):
+        np.testing.assert_allclose(spectral, NOISE_SPREAD * edm, rtol=1e-4)
+    assert NOISE_SPREAD > 1
 
 
 def test_the_first_level_of_an_image_that_is_drawn() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.artifacts import checkpoint
 from pipeline.cost.estimate import Foreseen, Workload, outlook_of
 from pipeline.cost.pacing import Pace
 from pipeline.recipe import load_recipe
@@ -124,3 +125,15 @@ def test_a_training_that_starts_from_a_checkpoint_is_timed_with_its_layers(
     assert plan.network_of(TrainSettings(), large).parametrisation == "spectral"
     inputs = plan.plan_train(tiny_cohort_16, tuned, seed=0).wanted.inputs
     assert inputs == {"cohort": tiny_cohort_16.digest, "init_from": start.digest}
+
+
+def test_weights_that_assume_a_law_are_another_output_under_another_law(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def digest(parametrisation: str) -> str:
+        chosen = TrainSettings(parametrisation=parametrisation)
+        return plan.plan_train(Foreseen(WORK), chosen, seed=0).wanted.digest
+
+    before = {name: digest(name) for name in ("edm", "spectral", "flow")}
+    monkeypatch.setattr(checkpoint, "SPECTRAL_LAW", checkpoint.SPECTRAL_LAW + 1)
+    assert [name for name, found in before.items() if digest(name) != found] == ["spectral"]
