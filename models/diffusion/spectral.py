@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 KNEE, DECAY, ROLL_OFF, VARIATION = 2.0, 3.0, 4.0, 0.55
-"""The assumed power about the mean scan: frequency below which it flattens, exponent, how fast it falls beyond
-the power law near the finest frequency, and share of the standard deviation.
+"""The assumed power about the mean scan: frequency below which it flattens, exponent, how fast it falls
+beyond the power law near the finest frequency, and share of the standard deviation.
 
-On chests at 28, 64 and 224 pixels, whose scans vary by .26 to .27 about the mean of their class, the error of
-the skip path by itself is 3 to 5 % above that with the cohort's own power, and on hands and chests at 28 (.40)
-it is 21 %. With one standard deviation for all frequencies it is 2.6 to 4.5 times as large, and 2.0. So no
-power is measured: it would tell about the scans. What a network has not learned yet is drawn from the law. With
-(1 + k)^-3 and all the variance, the brightness of images at 224 pixels varied by .31 to .34 instead of .11 to
-.17, however long the training; with a roll-off of 2 and of 0 they had 2.7 and 7.3 times the power of real ones
-in the finest octave after 8 minutes, instead of 1.1.
+On chests at 28, 64 and 224 pixels, whose scans vary by .26 to .27 about the mean of their class, the error
+of the skip path by itself is 3 to 5 % above that with the cohort's own power, and on hands and chests at
+28 (.40) it is 21 %. With one standard deviation for all frequencies it is 2.6 to 4.5 times as large, and
+2.0. So no power is measured: it would tell about the scans. What a network has not learned yet is drawn
+from the law. With (1 + k)^-3 and all the variance, the brightness of images at 224 pixels varied by .31 to
+.34 instead of .11 to .17, however long the training; with a roll-off of 2 and of 0 they had 2.7 and 7.3
+times the power of real ones in the finest octave after 8 minutes, instead of 1.1.
 """
 NOISE_SPREAD = 4 / 3
-"""Factor of the spread of ln(sigma) in training: the mean of a large scan is decided at noise a thousand times
-that of its finest lines."""
+"""Factor of the spread of ln(sigma) in training: the mean of a large scan is decided at noise a thousand
+times that of its finest lines."""
 
 
 def cosine_basis(side: int) -> Tensor:

@@ -29,8 +29,8 @@ AUTOENCODER_NAME = "autoencoder.safetensors"
 INFO_NAME = "checkpoint.json"
 FORMAT_VERSION: Literal[1] = 1
 SPECTRAL_LAW = 2
-"""Number of the law that `models/diffusion/spectral.py` assumes, without which its weights mean nothing; raise
-it with every change of the law."""
+"""Number of the law that `models/diffusion/spectral.py` assumes, without which its weights mean nothing;
+raise it with every change of the law."""
 
 
 class CheckpointInfo(BaseModel):

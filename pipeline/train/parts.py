@@ -134,7 +134,12 @@ class ObjectiveSettings(Settings):
         description="mean of ln(sigma) in training, for images of up to 64 pixels; sigma grows with "
         "the side above",
     )
-    sigma_std: float = Field(1.2, gt=0, le=10, description="standard deviation of ln(sigma) in training")
+    sigma_std: float = Field(
+        1.2,
+        gt=0,
+        le=10,
+        description="standard deviation of ln(sigma) in training; spectral widens it by a third",
+    )
     sigma_data: float = Field(
         0.5,
         gt=0,
