@@ -18,7 +18,7 @@ from tests.experiments.privacy_proof.overfitted import HEALTHY, model_folder
 PARTS = {
     "overfitted": ("scans", "per_class", "halves", "seeds", "models"),
     "dataset": ("draws", "power_draws", "checkpoint", "candidates"),
-    "recall": ("checkpoint", "only", "listed", "seed"),
+    "recall": ("checkpoint", "only", "listed", "seed", "random"),
     "canaries": ("each",),
     "guarantee": ("epsilon", "steps"),
     "reidentification": ("pair_steps", "width"),
