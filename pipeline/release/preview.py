@@ -15,6 +15,7 @@ from pipeline.storage import atomic_path
 _GAP = 4
 _LINE = 16
 _TILE = 96
+_FONT = 12  # pixels; in the default of 10 the spaces between some words vanish
 _INK, _PAPER = 0, 255
 
 
@@ -35,10 +36,10 @@ def write_preview(folder: Path, admission: Admission, *, per_class: int, seed: i
     down = _LINE + len(strips) * (_LINE + tile_height + _GAP)
     page = Image.new("L", (across, down), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((_GAP, 2), NOT_CLINICAL, fill=_INK)
+    pen.text((_GAP, 2), NOT_CLINICAL, fill=_INK, font_size=_FONT)
     for index, (name, images) in enumerate(strips):
         top = _LINE + index * (_LINE + tile_height + _GAP)
-        pen.text((_GAP, top + 2), name, fill=_INK)
+        pen.text((_GAP, top + 2), name, fill=_INK, font_size=_FONT)
         for column, image in enumerate(images):
             page.paste(
                 Image.fromarray(_enlarged(image, scale)), (_GAP + column * (tile_width + _GAP), top + _LINE)
