@@ -39,9 +39,11 @@ def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) 
         DataError: the cohort, or the checkpoint to start from, is not a finished output.
     """
     start = start_digest(settings)
-    inputs = {"cohort": known_digest(CohortRef, cohort), **({} if start is None else {"init_from": start})}
-    _, parametrisation = network_to_train(settings, workload_of(cohort).image_size)
-    if (law := spectral_law(parametrisation)) is not None:
+    inputs = {"cohort": known_digest(CohortRef, cohort)}
+    if start is not None:
+        # Its law is part of what its digest covers, and it is read later, with errors that name the setting.
+        inputs["init_from"] = start
+    elif (law := spectral_law(network_to_train(settings, workload_of(cohort).image_size)[1])) is not None:
         inputs["spectral_law"] = str(law)
     return StagePlan(
         StageInputs(CheckpointRef, inputs, settings.content_settings(), seed),
