@@ -152,6 +152,13 @@ def workload_of(cohort: Given[CohortRef]) -> Workload:
     )
 
 
+def image_size_of(cohort: Given[CohortRef]) -> tuple[int, int]:
+    """Return (height, width) of a cohort's images, without a library for tables."""
+    return (
+        cohort.work.image_size if isinstance(cohort, Foreseen) else Cohort(folder_of(cohort)).info.image_size
+    )
+
+
 def outlook_of(checkpoint: Given[CheckpointRef]) -> Foreseen:
     """Return the network of a checkpoint, with the number of classes and the size of its images."""
     if isinstance(checkpoint, Foreseen):

@@ -10,7 +10,16 @@ from models.latent.autoencoder_spec import AutoencoderSpec
 from models.network.spec import NetworkSpec
 from pipeline.artifacts.checkpoint import spectral_law
 from pipeline.artifacts.guarantee import require_opacus
-from pipeline.cost.estimate import Cost, Foreseen, Given, StagePlan, Workload, known_digest, workload_of
+from pipeline.cost.estimate import (
+    Cost,
+    Foreseen,
+    Given,
+    StagePlan,
+    Workload,
+    image_size_of,
+    known_digest,
+    workload_of,
+)
 from pipeline.cost.network import PlannedNetwork
 from pipeline.cost.pacing import pace_of
 from pipeline.records import CheckpointRef, CohortRef
@@ -43,7 +52,7 @@ def plan_train(cohort: Given[CohortRef], settings: TrainSettings, *, seed: int) 
     if start is not None:
         # Its law is part of what its digest covers, and it is read later, with errors that name the setting.
         inputs["init_from"] = start
-    elif (law := spectral_law(network_to_train(settings, workload_of(cohort).image_size)[1])) is not None:
+    elif (law := spectral_law(network_to_train(settings, image_size_of(cohort))[1])) is not None:
         inputs["spectral_law"] = str(law)
     return StagePlan(
         StageInputs(CheckpointRef, inputs, settings.content_settings(), seed),
