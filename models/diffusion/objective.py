@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.devices import choices
+from models.diffusion.denoiser import Denoiser
 from models.network.condition import null_codes
 
 
@@ -34,6 +36,16 @@ class SigmaDistribution:
         if not self.std > 0.0:
             raise ValueError(f"std must be positive, got {self.std!r}")
 
+    @classmethod
+    def of(cls, denoiser: Denoiser, mean: float, std: float, *, stratified: bool = True) -> SigmaDistribution:
+        """Return the levels that a denoiser is trained with: its size moves them, its target spreads them."""
+        shift = math.log(denoiser.spec.noise_scale)
+        return cls(mean + shift, std * denoiser.noise_spread, stratified=stratified)
+
+    def quantile(self, share: Tensor) -> Tensor:
+        """Return the noise levels below which these shares lie, of the same shape and dtype."""
+        return (torch.special.ndtri(share) * self.std + self.mean).exp()
+
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` noise levels (count,), positive, on the generator's device.
 
@@ -50,8 +62,7 @@ class SigmaDistribution:
         else:
             share = torch.rand(count, generator=generator, device=device).to(wide)
         # Kept off 0 and 1, where the inverse normal distribution is infinite.
-        share = share.clamp(1e-7, 1.0 - 1e-7)
-        return (torch.special.ndtri(share) * self.std + self.mean).exp().float()
+        return self.quantile(share.clamp(1e-7, 1.0 - 1e-7)).float()
 
 
 def denoising_loss(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -81,10 +79,8 @@ class TrainingStep:
             weight_decay=settings.weight_decay,
             dtype=DTYPES[plan.precision.dtype],
         )
-        self._noise_levels = SigmaDistribution(
-            settings.sigma_mean + math.log(denoiser.spec.noise_scale),
-            settings.sigma_std * denoiser.noise_spread,
-            stratified=self.stratified,
+        self._noise_levels = SigmaDistribution.of(
+            denoiser, settings.sigma_mean, settings.sigma_std, stratified=self.stratified
         )
         self._gradient_sum = GradientSum(self.parameters) if ranks.exchanges else None
         self.share = ranks.share(settings.batch_size)

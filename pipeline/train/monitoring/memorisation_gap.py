@@ -9,7 +9,7 @@ import torch
 
 from models.devices import choices, to_device
 from models.diffusion.denoiser import Denoiser
-from models.diffusion.objective import denoising_loss
+from models.diffusion.objective import SigmaDistribution, denoising_loss
 from models.noise import initial_noise, stream_seed
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.cohort import Cohort
@@ -83,9 +83,9 @@ class PairedScans:
     def _levels(self, denoiser: Denoiser) -> list[float]:
         """Return the noise levels at equal shares of the distribution that this denoiser is trained with."""
         share = (torch.arange(NUM_LEVELS, dtype=torch.float64) + 0.5) / NUM_LEVELS
-        spread = self._objective.sigma_std * denoiser.noise_spread
-        levels = (torch.special.ndtri(share) * spread + self._objective.sigma_mean).exp()
-        return [float(level) * denoiser.spec.noise_scale for level in levels]
+        objective = self._objective
+        levels = SigmaDistribution.of(denoiser, objective.sigma_mean, objective.sigma_std).quantile(share)
+        return [float(level) for level in levels]
 
     def _losses(self, denoiser: Denoiser, rows: Ints) -> Floats:
         """Return the loss of each scan (N,), the mean over the noise levels."""
