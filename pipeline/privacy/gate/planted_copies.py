@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,12 +71,17 @@ def _blurred(images: torch.Tensor, _: torch.Generator, *, times: int) -> torch.T
 
 
 def _jpeg(images: torch.Tensor, _: torch.Generator, *, quality: int) -> torch.Tensor:
+    return compressed(images, [quality] * len(images))
+
+
+def compressed(images: torch.Tensor, qualities: Sequence[int]) -> torch.Tensor:
+    """Return (n, 1, h, w) images in [-1, 1] as JPEG files of these qualities (n) hold them."""
     from PIL import Image
 
     out = np.empty(images.shape, dtype=np.float32)
     for place, image in enumerate(((images[:, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()):
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+        Image.fromarray(image).save(buffer, format="JPEG", quality=qualities[place])
         buffer.seek(0)
         with Image.open(buffer) as opened:
             out[place, 0] = np.asarray(opened, dtype=np.float32) / 127.5 - 1
@@ -171,5 +176,9 @@ def disguise(images: torch.Tensor, kind: str, generator: torch.Generator) -> tor
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    altered = DISGUISES[kind].make(images, generator)
-    return ((altered.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    return as_stored(DISGUISES[kind].make(images, generator))
+
+
+def as_stored(images: torch.Tensor) -> torch.Tensor:
+    """Return images clipped to [-1, 1] and rounded to 8 bits."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

@@ -6,14 +6,14 @@ the altered images (n, 1, h, w), which may leave [-1, 1].
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.privacy.gate.planted_copies import compressed
 
 
 def integer(low: int, high: int, generator: torch.Generator) -> int:
@@ -294,15 +294,7 @@ def blurred(images: Tensor, _: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jpeg(images: Tensor, _: Tensor, generator: torch.Generator) -> Tensor:
-    from PIL import Image
-
-    out = []
-    for image in ((images[:, 0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy():
-        with io.BytesIO() as buffer:
-            Image.fromarray(image).save(buffer, format="JPEG", quality=integer(15, 60, generator))
-            with Image.open(buffer) as opened:
-                out.append(torch.from_numpy(np.asarray(opened, dtype=np.float32) / 127.5 - 1))
-    return torch.stack(out)[:, None]
+    return compressed(images, [integer(15, 60, generator) for _image in images])
 
 
 def speckled(images: Tensor, _: Tensor, generator: torch.Generator) -> Tensor:

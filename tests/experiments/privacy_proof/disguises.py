@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.privacy.gate.planted_copies import as_stored
 from tests.experiments.privacy_proof import alterations
 from tests.experiments.privacy_proof.alterations import integer
 
@@ -56,16 +57,14 @@ def disguised(
     generator: torch.Generator,
     *,
     kinds: Sequence[str],
-    most: int = 3,
 ) -> Disguised:
-    """Disguise each image by one to `most` alterations of different families, all equally likely.
+    """Disguise each image by one to `MOST` alterations of different families, all equally likely.
 
     Args:
         images: (n, 1, h, w) in [-1, 1].
         others: (m, 1, h, w), what is mixed and pasted in; m at least 4.
         generator: random generator on the CPU.
         kinds: names of the alterations to draw from.
-        most: largest number of alterations of an image.
 
     Raises:
         ValueError: no kind is given, or too few other images.
@@ -75,7 +74,7 @@ def disguised(
         raise ValueError(f"needs a kind and {MIN_OTHERS} other images, got {kinds} and {len(others)}")
     chosen: list[tuple[str, ...]] = []
     for _ in images:
-        count = min(integer(1, most, generator), len(families))
+        count = min(integer(1, MOST, generator), len(families))
         drawn = sorted(torch.randperm(len(families), generator=generator)[:count].tolist())
         chosen.append(tuple(_one_of(kinds, families[place], generator) for place in drawn))
     out = images.clone()
@@ -83,7 +82,7 @@ def disguised(
         rows = torch.tensor([row for row, own in enumerate(chosen) if name in own])
         mates = others[torch.randint(len(others), (len(rows),), generator=generator)]
         out[rows] = KINDS[name].make(out[rows], mates, generator).clamp(-1, 1)
-    return Disguised(((out + 1) * 127.5).round() / 127.5 - 1, chosen)
+    return Disguised(as_stored(out), chosen)
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -132,4 +131,5 @@ KINDS: dict[str, Kind] = {
     "salt and pepper": Kind("resolution", False, alterations.salted),
 }
 SEEN, UNSEEN = ([name for name, kind in KINDS.items() if kind.seen is seen] for seen in (True, False))
-MIN_OTHERS = 4
+MIN_OTHERS, MOST = 4, 3
+"""Smallest number of other images, and largest number of alterations of one image."""

@@ -42,9 +42,7 @@ def test_the_strength_is_each_copys_own(kind: str) -> None:
 
 def test_kinds_are_of_different_families_and_as_many_as_asked_for() -> None:
     images = scans(300, (16, 16), 1)
-    made = disguised(
-        images, scans(8, (16, 16), 2), torch.Generator().manual_seed(4), kinds=list(KINDS), most=3
-    )
+    made = disguised(images, scans(8, (16, 16), 2), torch.Generator().manual_seed(4), kinds=list(KINDS))
     numbers = [len(each) for each in made.kinds]
     assert {1, 2, 3} == set(numbers) and min(numbers.count(each) for each in (1, 2, 3)) > 70
     for each in made.kinds:
