@@ -10,29 +10,11 @@ import pytest
 
 from pipeline.artifacts.checkpoint import INFO_NAME, SPECTRAL_LAW, read_checkpoint_info
 from pipeline.errors import DataError
-
-DESCRIPTION: dict[str, Any] = {
-    "format_version": 1,
-    "network": {},
-    "sigma_data": 0.5,
-    "classes": ["a"],
-    "image_size": [224, 224],
-    "bit_depth": 8,
-    "cohort_digest": "c" * 64,
-    "cohort_name": "drawn",
-    "num_steps": 1,
-    "images_seen": 1,
-    "seed": 0,
-    "precision": "fp32",
-    "channels_last": False,
-    "num_threads": 1,
-    "device": "cpu",
-    "libraries": {},
-}
+from tests.checkpoints import description
 
 
 def write(folder: Path, **fields: Any) -> Path:
-    (folder / INFO_NAME).write_text(json.dumps(DESCRIPTION | fields), encoding="utf-8")
+    (folder / INFO_NAME).write_text(json.dumps(description(**fields)), encoding="utf-8")
     return folder
 
 

@@ -19,6 +19,16 @@ sources:
     label: {folder: 0}
     patient: {pattern: "(pat[0-9]+)_"}
 """
+TABLE_MANIFEST = """
+name: drawn
+sources:
+  - kind: images
+    path: scans
+    table: {path: table.csv}
+    label: {folder: 0}
+    patient: {pattern: "(pat[0-9]+)"}
+    published_splits: {official: part}
+"""
 
 
 def write_images(folder: Path, *, patients: int = 24, images: int = 2, size: int = 40) -> Path:

@@ -22,7 +22,7 @@ from pipeline.residual import problems, scan_for_values
 from pipeline.sources.base import Scan, ScanTask
 from pipeline.stage import aside_path
 from tests.cohorts import draw as drawn_image
-from tests.pipeline.ingest.scans import manifest_of, write_images
+from tests.pipeline.ingest.scans import TABLE_MANIFEST, manifest_of, write_images
 from tests.pipeline.test_replacing import mounted
 
 SETTINGS = IngestSettings(image_size=16, workers=1, chunk_scans=8)
@@ -118,18 +118,6 @@ def test_the_same_files_with_new_times_give_the_same_digest_so_that_nothing_is_t
     assert ingest(tmp_path, force=True).digest != before.digest
 
 
-PUBLISHED = """
-name: drawn
-sources:
-  - kind: images
-    path: scans
-    table: {path: table.csv}
-    label: {folder: 0}
-    patient: {pattern: "(pat[0-9]+)_"}
-    published_splits: {official: part}
-"""
-
-
 def test_what_a_table_says_anew_of_the_same_data_is_noted(tmp_path: Path) -> None:
     scans = write_images(tmp_path)
     table = pd.DataFrame({"file": sorted(str(path.relative_to(scans)) for path in scans.rglob("*.png"))})
@@ -138,7 +126,7 @@ def test_what_a_table_says_anew_of_the_same_data_is_noted(tmp_path: Path) -> Non
     for part in ("test", "train"):
         table.loc[0, "part"] = part
         table.to_csv(tmp_path / "table.csv", index=False)
-        made = run_ingest(manifest_of(tmp_path, PUBLISHED), tmp_path / "c", SETTINGS, force=True)
+        made = run_ingest(manifest_of(tmp_path, TABLE_MANIFEST), tmp_path / "c", SETTINGS, force=True)
         notes.append(Cohort(made.path).info.notes)
     told = [f"published split official: {n} patients stand in both train and test" for n in (0, 1)]
     assert [said in own for said, own in zip(told, notes, strict=True)] == [True, True]

@@ -27,18 +27,8 @@ from pipeline.ingest.reading.flags import (
 from pipeline.ingest.settings import IngestSettings
 from pipeline.manifest import load_manifest
 from tests.pipeline.ingest.planted import copies, radiographs, with_text
-from tests.pipeline.ingest.scans import manifest_of
+from tests.pipeline.ingest.scans import TABLE_MANIFEST, manifest_of
 
-MANIFEST = """
-name: drawn
-sources:
-  - kind: images
-    path: scans
-    table: {path: table.csv}
-    label: {folder: 0}
-    patient: {pattern: "(pat[0-9]+)"}
-    published_splits: {official: part}
-"""
 PHANTOM = """
 name: phantom
 sources:
@@ -74,7 +64,7 @@ def pixels_of(folder: Path, number: int) -> np.ndarray:
     return np.asarray(Image.open(folder / "scans" / name))
 
 
-def ingest(folder: Path, out: str = "c", text: str = MANIFEST, **settings: object) -> Cohort:
+def ingest(folder: Path, out: str = "c", text: str = TABLE_MANIFEST, **settings: object) -> Cohort:
     given: dict[str, object] = {"image_size": 32, "chunk_scans": 16, "workers": 1} | settings
     chosen = IngestSettings.model_validate(given)
     return Cohort(run_ingest(manifest_of(folder, text), folder / out, chosen).path)
@@ -132,7 +122,7 @@ def test_near_duplicates_can_be_left_alone_or_only_flagged(planted: Path) -> Non
 def test_a_pool_copy_of_a_kept_test_image_is_dropped(tmp_path: Path) -> None:
     write_scans(tmp_path)
     save(tmp_path, "bar/pat900.png", copies(pixels_of(tmp_path, 2))["cropped"], "train")
-    cohort = ingest(tmp_path, text=MANIFEST + "split: {keep_test: official}\n")
+    cohort = ingest(tmp_path, text=TABLE_MANIFEST + "split: {keep_test: official}\n")
     rejected = pd.read_parquet(cohort.folder / "rejected.parquet")
     assert rejected["reason"].tolist() == ["near-duplicate of a test scan"]
     assert rejected["sample_id"].tolist() == [Pseudonyms(load_key()).scan("bar/pat900.png")]
@@ -247,7 +237,7 @@ def test_a_class_name_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     shutil.move(tmp_path / "scans" / "bar", tmp_path / "scans" / "a&b")
     table = (tmp_path / "table.csv").read_text().replace("bar/", "a&b/")
     (tmp_path / "table.csv").write_text(table)
-    licensed = MANIFEST.replace("name: drawn", "name: drawn\nlicense: <script>alert(1)</script>")
+    licensed = TABLE_MANIFEST.replace("name: drawn", "name: drawn\nlicense: <script>alert(1)</script>")
     text = licensed.replace("label: {folder: 0}", "label: {folder: 0, values: {a&b: a, disc: d}}")
     page = (ingest(tmp_path, text=text).folder / "qc.html").read_text()
     assert "<script" not in page

@@ -21,6 +21,7 @@ from pipeline.privacy import run_audit
 from pipeline.records import AuditRef, CheckpointRef, Verdict
 from pipeline.stage import load_reference, open_stage, verify_reference
 from pipeline.storage import write_json
+from tests.checkpoints import description
 from tests.cohorts import CLASSES, write_cohort
 from tests.pipeline.privacy.sets import KINDS, QUICK, disguised, fresh, write_candidates
 
@@ -284,23 +285,8 @@ def test_a_checkpoint_of_another_cohort_or_other_candidates_is_refused(
 
 def write_checkpoint(folder: Path, cohort_digest: str) -> Path:
     """Write a finished checkpoint directory whose description names a cohort; the audit reads no weights."""
-    info = CheckpointInfo(
-        network={},
-        sigma_data=0.5,
-        classes=CLASSES,
-        image_size=(32, 32),
-        bit_depth=8,
-        cohort_digest=cohort_digest,
-        cohort_name="drawn",
-        num_steps=1,
-        images_seen=1,
-        seed=0,
-        precision="fp32",
-        channels_last=False,
-        num_threads=1,
-        device="cpu",
-        libraries={},
-    )
+    fields = description(classes=CLASSES, image_size=(32, 32), cohort_digest=cohort_digest)
+    info = CheckpointInfo.model_validate(fields)
     with open_stage(CheckpointRef, folder, inputs={}, settings=Settings(), seed=0) as stage:
         write_json(folder / "checkpoint.json", info.model_dump(mode="json"))
         return stage.finish(["checkpoint.json"], {}).path

@@ -22,6 +22,7 @@ from pipeline.sample.draw import draw_candidates, list_candidates
 from pipeline.stage import open_stage
 from pipeline.storage import read_json, write_json
 from pipeline.train import TrainSettings, run_train
+from tests.checkpoints import description
 from tests.cohorts import write_cohort
 
 NETWORK = {"channels": (16,), "attention": (False,), "num_head_channels": 8, "num_norm_groups": 8}
@@ -170,29 +171,15 @@ def test_a_candidate_made_alone_has_the_condition_and_pixels_of_the_batch(
 
 def described(combinations: list[Combination] | None = None, **fields: Any) -> CheckpointInfo:
     """Return the description of a checkpoint with sex and two findings, of which `mass` is a class."""
-    body: dict[str, Any] = {
-        "network": {},
-        "sigma_data": 0.5,
-        "classes": ("mass", "miliary", "no_finding"),
-        "conditions": [
+    body = description(
+        classes=("mass", "miliary", "no_finding"),
+        conditions=[
             {"name": "sex", "values": ("F", "M")},
             {"name": "mass", "values": ("absent", "present")},
             {"name": "miliary", "values": ("absent", "present")},
         ],
-        "combinations": combinations or [],
-        "image_size": (8, 8),
-        "bit_depth": 8,
-        "cohort_digest": "0" * 64,
-        "cohort_name": "drawn",
-        "num_steps": 1,
-        "images_seen": 1,
-        "seed": 0,
-        "precision": "fp32",
-        "channels_last": False,
-        "num_threads": 1,
-        "device": "cpu",
-        "libraries": {},
-    }
+        combinations=combinations or [],
+    )
     return CheckpointInfo.model_validate(body | fields)
 
 
