@@ -176,6 +176,9 @@ class UtilityVerdict(_Part):
         compared_with: strongest arm without synthetic images.
         difference: difference in test AUC, with its 95 % interval.
         likely: 90 % interval of the difference.
+        augmented_alike: difference in test AUC from the real-only arm whose images are augmented as those of
+            the chosen arm, for the same steps, with its 95 % interval: what the synthetic images alone
+            change. None if there is no such arm.
         by_finding: finding -> its change; empty if classes are asked.
         by_group: subgroup, such as `sex F` -> the change among its test scans.
         delong: DeLong's test of the same two arms, on probabilities averaged over classifier seeds; None with
@@ -188,6 +191,7 @@ class UtilityVerdict(_Part):
     compared_with: str
     difference: Estimate | None
     likely: tuple[float, float] | None = None
+    augmented_alike: Estimate | None = None
     by_finding: dict[str, PartChange] = Field(default_factory=dict)
     by_group: dict[str, PartChange] = Field(default_factory=dict)
     delong: PairedTest | None = None

@@ -20,7 +20,7 @@ from pipeline.artifacts.evaluation_report import (
     auc_in,
     auc_of,
 )
-from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
+from pipeline.evaluate.arm_names import AUGMENTING_ARMS, REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.delong import delong
 from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure, smallest
@@ -37,7 +37,7 @@ from pipeline.evaluate.metrics import (
 )
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.truth import Part, Truth
-from pipeline.wording.evaluation import effect_words, verdict_of
+from pipeline.wording.evaluation import change_words, effect_words, verdict_of
 
 Readings = Mapping[Arm, Sequence[npt.NDArray[np.float32]]]
 """Arm -> probabilities (n, C) of one split for each classifier seed."""
@@ -198,6 +198,7 @@ def compare(
     if chosen is None:
         return Compared(found, not_measured("no synthetic arm could be trained"), draws)
     verdict = conclude(chosen, _differences(chosen, found), score)
+    verdict = add_alike(verdict, chosen, found)
     rival = next(arm for arm in arms if arm.key == verdict.compared_with)
     parts = {name: truth.finding(column) for column, name in enumerate(findings)}
     more = {
@@ -250,12 +251,9 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
     difference = smallest([own.sure for own in differences.values()])
     likely = smallest([own.likely for own in differences.values()])
     verdict = verdict_of(difference, likely)
-    interval = "no interval"
-    if difference.low is not None and difference.high is not None:
-        interval = f"95 % interval {difference.low:+.4f} to {difference.high:+.4f}"
     words = (
         f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed "
-        f"{score} by {difference.value:+.4f} ({interval}, over patients and classifier seeds) against the "
+        f"{score} by {change_words(difference, over='over patients and classifier seeds')} against the "
         f"strongest arm without synthetic images, {best_real.words}: {verdict}. "
         f"{effect_words(verdict, difference)}"
     )
@@ -267,6 +265,30 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
         likely=None if likely.low is None or likely.high is None else (likely.low, likely.high),
         words=words.strip(),
     )
+
+
+def add_alike(
+    verdict: UtilityVerdict, chosen: Arm, on_test: Mapping[Arm, Mapping[str, ArmMetric]]
+) -> UtilityVerdict:
+    """Return the verdict with the change against real images that are augmented as those of the chosen arm.
+
+    Augmentation is chosen on val. Where val is easy, the strongest real-only arm on test may be augmented in
+    another way, and the difference from it is not that of the synthetic images alone.
+
+    Args:
+        verdict: from `conclude`.
+        chosen: the synthetic arm that it is on.
+        on_test: arm -> metric -> values of every arm that was read.
+    """
+    among, own = (arm for arm in on_test if arm.name in AUGMENTING_ARMS), (chosen.augmentation, chosen.budget)
+    alike = [arm for arm in among if (arm.augmentation, arm.budget) == own]
+    if not alike:
+        return verdict
+    change = on_test[chosen]["auc"].minus(on_test[alike[0]]["auc"])
+    words = verdict.words
+    if alike[0].key != verdict.compared_with:
+        words += f" Against {alike[0].words}, which are augmented in the same way: {change_words(change)}."
+    return verdict.model_copy(update={"augmented_alike": change, "words": words})
 
 
 def _auc_of(part: Part) -> Metric:

@@ -45,6 +45,14 @@ def verdict_of(sure: Estimate, likely: Estimate | None = None) -> Outcome:
     return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
+def change_words(change: Estimate, *, over: str = "") -> str:
+    """Return a change with its 95 % interval, and what the interval is over, if given."""
+    interval = "no interval"
+    if change.low is not None and change.high is not None:
+        interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f}"
+    return f"{change.value:+.4f} ({', '.join(filter(None, (interval, over)))})"
+
+
 def effect_words(verdict: str, difference: Estimate) -> str:
     """Return which effects the interval of a change in AUC excludes, and how many test scans would show more.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,26 @@ def test_a_better_synthetic_arm_helps_and_a_worse_one_harms(tmp_path):
         assert found.verdict.verdict == verdict
         assert found.verdict.likely is not None and found.verdict.difference is not None
         assert found.verdict.difference.low < found.verdict.likely[0]
+
+
+def test_a_change_that_augmentation_alone_makes_is_not_taken_for_that_of_the_images(tmp_path):
+    plain = replace(REAL, name="real_balanced", balanced=True)
+    chosen = replace(HALF, augmentation=Augmentation("none"))
+    found = measured(
+        tmp_path, {plain: 2, AUGMENTED: 2, chosen: 2}, {plain: 1, AUGMENTED: 3, chosen: 1}
+    ).verdict
+    assert (found.verdict, found.compared_with) == ("harms", "real_augmented")
+    alike = found.augmented_alike
+    assert alike is not None and alike.low is not None and alike.high is not None
+    assert alike.low < 0 < alike.high
+    assert f"Against {plain.words}, which are augmented in the same way: {alike.value:+.4f}" in found.words
+
+
+def test_the_arm_that_is_augmented_alike_is_named_once(tmp_path):
+    found = measured(tmp_path, {AUGMENTED: 1, HALF: 3}, {AUGMENTED: 1, HALF: 3}).verdict
+    assert found.augmented_alike == found.difference
+    assert "Against" not in found.words
+    assert measured(tmp_path, {REAL: 1, HALF: 3}, {REAL: 1, HALF: 3}).verdict.augmented_alike is None
 
 
 def test_the_ratio_is_chosen_on_val_and_the_rival_is_the_strongest_on_test(tmp_path):
