@@ -18,8 +18,6 @@ SyntheticArm = Literal[
 REAL_ARMS: tuple[str, ...] = get_args(RealArm)
 """Arms without synthetic images, which a synthetic arm has to beat."""
 SYNTHETIC_ARMS: tuple[str, ...] = get_args(SyntheticArm)
-AUGMENTING_ARMS = ("real_balanced", "real_augmented", "real_strong")
-"""Balanced real images, once with each kind of augmentation."""
 
 WORDS = {
     "real": "real images",

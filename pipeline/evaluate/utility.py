@@ -20,7 +20,7 @@ from pipeline.artifacts.evaluation_report import (
     auc_in,
     auc_of,
 )
-from pipeline.evaluate.arm_names import AUGMENTING_ARMS, REAL_ARMS, SYNTHETIC_ARMS
+from pipeline.evaluate.arm_names import REAL_ARMS, SYNTHETIC_ARMS
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.delong import delong
 from pipeline.evaluate.intervals import ArmMetric, Resamples, draw_resamples, measure, smallest
@@ -197,8 +197,7 @@ def compare(
     found = {arm: _measure_all(metrics, probabilities[arm], truth.labels, draws) for arm in arms}
     if chosen is None:
         return Compared(found, not_measured("no synthetic arm could be trained"), draws)
-    verdict = conclude(chosen, _differences(chosen, found), score)
-    verdict = add_alike(verdict, chosen, found)
+    verdict = add_alike(conclude(chosen, _differences(chosen, found), score), chosen, found)
     rival = next(arm for arm in arms if arm.key == verdict.compared_with)
     parts = {name: truth.finding(column) for column, name in enumerate(findings)}
     more = {
@@ -253,7 +252,7 @@ def conclude(chosen: Arm, differences: Mapping[Arm, Difference], score: str = "t
     verdict = verdict_of(difference, likely)
     words = (
         f"{chosen.words[0].upper()}{chosen.words[1:]}, the synthetic arm that was best on val, changed "
-        f"{score} by {change_words(difference, over='over patients and classifier seeds')} against the "
+        f"{score} by {change_words(difference, 'over patients and classifier seeds')} against the "
         f"strongest arm without synthetic images, {best_real.words}: {verdict}. "
         f"{effect_words(verdict, difference)}"
     )
@@ -273,21 +272,22 @@ def add_alike(
     """Return the verdict with the change against real images that are augmented as those of the chosen arm.
 
     Augmentation is chosen on val. Where val is easy, the strongest real-only arm on test may be augmented in
-    another way, and the difference from it is not that of the synthetic images alone.
+    another way, and the difference is not that of the synthetic images alone. Duplicates do not count.
 
     Args:
         verdict: from `conclude`.
         chosen: the synthetic arm that it is on.
         on_test: arm -> metric -> values of every arm that was read.
     """
-    among, own = (arm for arm in on_test if arm.name in AUGMENTING_ARMS), (chosen.augmentation, chosen.budget)
-    alike = [arm for arm in among if (arm.augmentation, arm.budget) == own]
-    if not alike:
+    own = (chosen.augmentation, chosen.budget)
+    plain = [arm for arm in on_test if arm.name in REAL_ARMS and arm.balanced and arm.ratio is None]
+    alike = next((arm for arm in plain if (arm.augmentation, arm.budget) == own), None)
+    if alike is None:
         return verdict
-    change = on_test[chosen]["auc"].minus(on_test[alike[0]]["auc"])
+    change = on_test[chosen]["auc"].minus(on_test[alike]["auc"])
     words = verdict.words
-    if alike[0].key != verdict.compared_with:
-        words += f" Against {alike[0].words}, which are augmented in the same way: {change_words(change)}."
+    if alike.key != verdict.compared_with:
+        words += f" Against {alike.words}, which are augmented in the same way: {change_words(change)}."
     return verdict.model_copy(update={"augmented_alike": change, "words": words})
 
 

@@ -45,12 +45,12 @@ def verdict_of(sure: Estimate, likely: Estimate | None = None) -> Outcome:
     return "no measurable effect" if lies_within((sure.low, sure.high)) else "could not tell"
 
 
-def change_words(change: Estimate, *, over: str = "") -> str:
-    """Return a change with its 95 % interval, and what the interval is over, if given."""
+def change_words(change: Estimate, more: str = "") -> str:
+    """Return a change with its 95 % interval in brackets, in which `more` stands too."""
     interval = "no interval"
     if change.low is not None and change.high is not None:
         interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f}"
-    return f"{change.value:+.4f} ({', '.join(filter(None, (interval, over)))})"
+    return f"{change.value:+.4f} ({', '.join(filter(None, (interval, more)))})"
 
 
 def effect_words(verdict: str, difference: Estimate) -> str:
@@ -88,15 +88,15 @@ def delong_words(test: PairedTest | None) -> str:
     if test is None:
         return ""
     found = test.difference
-    said = f"DeLong's test of the same two arms, on probabilities averaged over the seeds: {found.value:+.4f}"
+    said = "DeLong's test of the same two arms, on probabilities averaged over the seeds"
     if found.low is None or found.high is None:
-        return f"{said}. Its standard error is 0, so there is no interval."
+        return f"{said}: {found.value:+.4f}. Its standard error is 0, so there is no interval."
     p = p_value(test.p_value).replace("\u00a0", " ")
     p = f"p {p}" if p.startswith("<") else f"p = {p}"
     return (
-        f"{said} (95 % interval {found.low:+.4f} to {found.high:+.4f}, {p}). It takes the scans as "
-        "independent, whatever patient they are of, and the classifiers as fixed. The verdict rests on the "
-        "bootstrap over patients and classifier seeds."
+        f"{said}: {change_words(found, p)}. It takes the scans as independent, whatever "
+        "patient they are of, and the classifiers as fixed. The verdict rests on the bootstrap over patients "
+        "and classifier seeds."
     )
 
 
