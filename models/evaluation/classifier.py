@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.evaluation.pixels import in_model_range
+
 PREDICTION_BATCH = 256
 MIN_IMAGE_SIZE = 8
 SMALL_IMAGE = 64
@@ -183,14 +185,15 @@ def build_classifier(
 
 @torch.no_grad()
 def predict_probabilities(network: Classifier, images: Tensor, *, multi_label: bool = False) -> Tensor:
-    """Return probabilities (N, num_classes) float32 on the CPU of images (N, 1, H, W) in [-1, 1].
+    """Return probabilities (N, num_classes) float32 on the CPU of images (N, 1, H, W).
 
-    They add up to 1 over the classes or, with `multi_label`, are those of each finding by itself.
+    The images are float32 in [-1, 1], or uint8 or uint16 pixels. The probabilities add up to 1 over the
+    classes or, with `multi_label`, are those of each finding by itself.
     """
     network.eval()
     device = network.head.weight.device
     parts = []
     for batch in images.split(PREDICTION_BATCH):
-        logits = network(batch.to(device)).float()
+        logits = network(in_model_range(batch.to(device))).float()
         parts.append((torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1)).cpu())
     return torch.cat(parts) if parts else torch.empty(0, network.num_classes)

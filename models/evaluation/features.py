@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.evaluation.classifier import PREDICTION_BATCH, SmallCNN
+from models.evaluation.pixels import in_model_range
 
 _MIN_SCALE = 1e-3
 
@@ -32,7 +33,7 @@ class FeatureEncoder:
     scale: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return features (N, F) float32 on the CPU of images (N, 1, H, W) in [-1, 1]."""
+        """Return features (N, F) float32 on the CPU of images (N, 1, H, W), float32 in [-1, 1] or pixels."""
         return (_unscaled(self.network, images) - self.mean) / self.scale
 
     @property
@@ -51,7 +52,7 @@ class FeatureEncoder:
 
 
 def fit_encoder(network: SmallCNN, images: Tensor) -> FeatureEncoder:
-    """Return an encoder whose features are standardised over images (N, 1, H, W) in [-1, 1].
+    """Return an encoder whose features are standardised over images (N, 1, H, W), in [-1, 1] or pixels.
 
     Raises:
         ValueError: fewer than 2 images.
@@ -98,7 +99,7 @@ def _unscaled(network: SmallCNN, images: Tensor) -> Tensor:
 
 
 def _pooled(network: SmallCNN, images: Tensor) -> Tensor:
-    hidden = images.to(network.head.weight.device)
+    hidden = in_model_range(images.to(network.head.weight.device))
     pooled = []
     for stage in network.stages:
         hidden = stage(hidden)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.devices import has_bf16, to_device
 from models.evaluation.augmentation import LIGHT, Augmentation
 from models.evaluation.classifier import MIN_IMAGE_SIZE, Classifier, Name, build_classifier
+from models.evaluation.pixels import in_model_range
 
 CURVE_POINTS = 10
 LEARNING_RATES: dict[str, float] = {"small_cnn": 4e-3, "resnet18": 1e-3, "densenet121": 1e-3}
@@ -70,7 +71,7 @@ class TrainingPart:
     """Images that a share of the steps is trained on.
 
     Attributes:
-        images: (N, 1, H, W) float32 in [-1, 1], H and W at least 8.
+        images: (N, 1, H, W) float32 in [-1, 1], or uint8 or uint16 pixels, H and W at least 8.
         targets: (N,) int64 classes in 0..num_classes-1, or (N, num_classes) float32 findings: 0, 1, or NaN
             for unknown ones.
         groups: (N,) int64 groups that a balanced training draws equally often; None takes the classes.
@@ -148,7 +149,8 @@ def train_classifier(
         while step < last:
             step += 1
             chosen = to_device(next(batches), device)
-            batch, wanted = training.augmentation.apply(images[chosen], targets[chosen], generator)
+            plain = in_model_range(images[chosen])
+            batch, wanted = training.augmentation.apply(plain, targets[chosen], generator)
             keep = 1.0 - training.dropout
             # Dropout is drawn from this generator: torch's layer would use the global one.
             kept = torch.empty(len(chosen), network.width).bernoulli_(keep, generator=generator) / keep

@@ -36,6 +36,27 @@ def from_model_range(images: npt.NDArray[np.floating], bit_depth: int) -> Stored
     return scaled.astype(stored_dtype(bit_depth))
 
 
+def common_depth(parts: Sequence[StoredPixels]) -> int:
+    """Return the bit depth that holds the pixels of all arrays: 16 if any of them has 16, else 8."""
+    return 16 if any(part.dtype == np.uint16 for part in parts) else 8
+
+
+def at_depth(pixels: StoredPixels, bit_depth: int) -> StoredPixels:
+    """Return pixels with at least `bit_depth` bits, the least and the greatest value unchanged in meaning."""
+    if bit_depth == 8 or pixels.dtype == np.uint16:
+        return pixels
+    return pixels.astype(np.uint16) * np.uint16(MAX_VALUE[16] // MAX_VALUE[8])
+
+
+def joined_pixels(parts: Sequence[StoredPixels]) -> StoredPixels:
+    """Return arrays of pixels (n, 1, H, W) as one, with the bit depth of the deepest."""
+    if len(parts) == 1:
+        return parts[0]
+    depth = common_depth(parts)
+    joined: StoredPixels = np.concatenate([at_depth(part, depth) for part in parts])
+    return joined
+
+
 def shard_name(index: int) -> str:
     """Return the file name of a shard."""
     return f"pixels-{index:05d}.npy"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.arrays import Floats, Ints
 from pipeline.artifacts.cohort import ATTRIBUTES, Cohort
 from pipeline.artifacts.findings import requested_findings
-from pipeline.artifacts.pixels import StoredPixels, to_model_range
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.errors import DataError
 from pipeline.records import ReleaseRef
@@ -55,9 +55,10 @@ class ReleasedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def images(self, rows: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.float32]:
-        """Return images (of `rows`) in model range: (n, 1, H, W) float32 in [-1, 1]."""
-        return to_model_range(self.pixels if rows is None else self.pixels[rows])
+    def take(self, rows: npt.NDArray[np.integer]) -> StoredPixels:
+        """Return stored pixels of `rows`: (n, 1, H, W) uint8 or uint16."""
+        taken: StoredPixels = self.pixels[rows]
+        return taken
 
     def rows(self, label: int) -> Ints:
         """Return the positions of one class, ascending."""

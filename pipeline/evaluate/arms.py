@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from models.evaluation.augmentation import Augmentation
 from pipeline.arrays import Floats, Ints
+from pipeline.artifacts.pixels import StoredPixels, joined_pixels
 from pipeline.evaluate.arm_names import CHOOSING_ARMS, FILLING_ARMS, WORDS
 from pipeline.evaluate.subgroups import UNKNOWN_GROUP
 from pipeline.evaluate.truth import Question, Targets
 
-Images = npt.NDArray[np.float32]
-"""(n, 1, H, W) in [-1, 1]."""
 SOME = 0.05
 """Synthetic images per real image that an arm must have, if it takes fewer than the ratio asks for."""
 _NONE: Ints = np.empty(0, dtype=np.int64)
@@ -28,13 +26,13 @@ class Pool:
 
     Attributes:
         labels: (n,) class of each image.
-        load: returns the images (k, 1, H, W) in [-1, 1] at positions (k,).
+        load: returns the pixels (k, 1, H, W) at positions (k,).
         findings: (n, K) findings of each image, if they are known: 1 present, 0 absent, NaN unknown.
         groups: (n,) subgroup of each image (`pipeline.evaluate.subgroups`), if it is known.
     """
 
     labels: Ints
-    load: Callable[[Ints], Images]
+    load: Callable[[Ints], StoredPixels]
     findings: Floats | None = None
     groups: Ints | None = None
 
@@ -279,8 +277,8 @@ def training_sets(
     *,
     question: Question,
     chosen: Confirmed | None = None,
-) -> list[tuple[Images, Targets]]:
-    """Return an arm's images (n, 1, H, W) and targets, drawn with `seed`: one set, or two in order.
+) -> list[tuple[StoredPixels, Targets]]:
+    """Return an arm's pixels (n, 1, H, W) and targets, drawn with `seed`: one set, or two in order.
 
     Each classifier seed draws its own synthetic images and duplicates, so that the spread over seeds includes
     this choice.
@@ -317,9 +315,9 @@ def training_sets(
     if arm.name == "pretrained":
         used = ((synthetic, first), (real, second))
         return [(pool.load(rows), pool.targets(question, rows)) for pool, rows in used]
-    used = ((real, second), (synthetic, first))
-    targets: list[Any] = [pool.targets(question, rows) for pool, rows in used if len(rows)]
-    return [(np.concatenate([pool.load(rows) for pool, rows in used]), np.concatenate(targets))]
+    filled = [own for own in ((real, second), (synthetic, first)) if len(own[1])]
+    targets: list[Any] = [pool.targets(question, rows) for pool, rows in filled]
+    return [(joined_pixels([pool.load(rows) for pool, rows in filled]), np.concatenate(targets))]
 
 
 def _filling(real: Pool, synthetic: Pool, label: int, rng: np.random.Generator) -> Ints:

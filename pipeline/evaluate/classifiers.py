@@ -8,11 +8,11 @@ from pipeline.evaluate.own.command import CommandClassifier
 from pipeline.evaluate.own.function import FunctionClassifier
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import JOBS_FOLDER
-from pipeline.evaluate.training import BuiltIn, FitPredict
+from pipeline.evaluate.training import BuiltIn, Classifier
 from pipeline.evaluate.truth import Question
 
 
-def classifier_of(settings: EvaluateSettings, question: Question, out: Path) -> FitPredict:
+def classifier_of(settings: EvaluateSettings, question: Question, out: Path) -> Classifier:
     """Return the classifier of `evaluate.classifier`.
 
     Args:

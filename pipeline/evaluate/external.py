@@ -12,8 +12,8 @@ from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort, open_cohort
 from pipeline.artifacts.evaluation_report import ExternalArm, ExternalTest, auc_of, count_external_reads
 from pipeline.artifacts.findings import real_findings
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.errors import DataError
-from pipeline.evaluate.arms import Images
 from pipeline.evaluate.intervals import ArmMetric
 from pipeline.evaluate.lineage import shared_scans
 from pipeline.evaluate.plan import as_external
@@ -58,9 +58,9 @@ class External:
         """Classes or findings with too few patients, without which nothing is measured."""
         return self.truth.lacking(self.names)
 
-    def images(self) -> Images:
-        """Return its scans in model range: (n, 1, H, W) float32 in [-1, 1]."""
-        return self.cohort.images(self.rows)
+    def pixels(self) -> StoredPixels:
+        """Return its scans: (n, 1, H, W) uint8 or uint16."""
+        return self.cohort.take(self.rows)
 
 
 def open_external(

@@ -31,8 +31,6 @@ from pipeline.storage import digest_of, sha256_file
 if TYPE_CHECKING:
     from pipeline.evaluate.training import FitPredict
 
-_FLOAT_BYTES = 4
-
 
 def plan_evaluate(
     release: Given[ReleaseRef],
@@ -155,14 +153,13 @@ def estimate_evaluate(
         dropout=settings.dropout,
         generator=generator,
     ).train()
-    # Each worker holds its train images and the activations saved for its backward pass. The norm layers need
-    # two images at a time.
-    a_scan = _FLOAT_BYTES * math.prod(work.image_size)
-    a_worker = work.num_train * a_scan
+    # Each worker holds the pixels of its arm, twice while real and synthetic ones are joined, and the
+    # activations saved for its backward pass. The norm layers need two images at a time.
+    a_worker = 2 * (work.num_train + num_released) * work.image_bytes
     if not own:
         a_worker += settings.batch_size * saved_bytes(lambda count: network(images[: 2 * count])) // 2
     num_tested = work.num_val + work.num_test + num_external
-    asked = (num_tested + num_released) * a_scan
+    asked = (num_tested + num_released) * work.image_bytes
     files = num_workers() * (a_worker + asked) if own else 0
     return Cost.here(
         seconds + settings.encoder_steps * step + 3.0,

@@ -27,7 +27,7 @@ from pipeline.evaluate.lineage import held_out, require_unseen
 from pipeline.evaluate.plan import plan_evaluate, require_image_size
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
-from pipeline.evaluate.training import FitPredict
+from pipeline.evaluate.training import Classifier, FitPredict, OfImages
 from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
@@ -79,7 +79,8 @@ def run_evaluate(
     real = open_cohort(cohort)
     if fit_predict is None:
         require_image_size(settings, real.info.image_size)
-    classifier = fit_predict or classifier_of(settings, Question.of(real), out)
+    own = None if fit_predict is None else OfImages(fit_predict)
+    classifier = own or classifier_of(settings, Question.of(real), out)
     released = read_release(release, real)
     require_unseen(released, real, held_out(real), "val or test scans of the cohort")
     others = open_external(external, real, made_from=cohorts_behind(released.reference.path))
@@ -109,11 +110,11 @@ def _measure(
     settings: EvaluateSettings,
     *,
     seed: int,
-    classifier: FitPredict,
+    classifier: Classifier,
 ) -> tuple[list[str], dict[str, int]]:
     """Run all measurements and write the results; return the names of the files and the counts."""
-    made = Pool(release.labels, release.images, release.findings)
-    others = {other.key: other.images() for other in external if not other.lacking}
+    made = Pool(release.labels, release.take, release.findings)
+    others = {other.key: other.pixels() for other in external if not other.lacking}
     sets = Sets.of(cohort, made, requested=release.attributes, others=others)
     trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
     patients = patient_numbers(cohort)

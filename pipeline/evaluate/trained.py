@@ -14,11 +14,11 @@ from models.evaluation.augmentation import LIGHT
 from pipeline.arrays import Ints
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.findings import real_findings
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.evaluate.arm_names import CHOOSING_ARMS, PLAIN_ARMS
 from pipeline.evaluate.arms import (
     Arm,
     Confirmed,
-    Images,
     Pool,
     at_budgets,
     confirmed,
@@ -32,7 +32,7 @@ from pipeline.evaluate.arms import (
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.subgroups import Attributes, subgroup_codes
-from pipeline.evaluate.training import BuiltIn, FitPredict, Job, affordable_steps, mean_curve, run_jobs
+from pipeline.evaluate.training import BuiltIn, Classifier, Job, affordable_steps, mean_curve, run_jobs
 from pipeline.evaluate.truth import Question, Targets
 from pipeline.storage import make_private_directory, read_json, write_json
 
@@ -58,10 +58,10 @@ class Sets:
     question: Question
     real: Pool
     synthetic: Pool
-    val: Images
+    val: StoredPixels
     val_targets: Targets
-    test: Images
-    others: Mapping[str, Images] = field(default_factory=dict)
+    test: StoredPixels
+    others: Mapping[str, StoredPixels] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -72,7 +72,7 @@ class Sets:
         requested: Attributes | None = None,
         train: Ints | None = None,
         val: Ints | None = None,
-        others: Mapping[str, Images] | None = None,
+        others: Mapping[str, StoredPixels] | None = None,
     ) -> Sets:
         """Return synthetic images and the sets of a cohort, whole or with the rows of a site.
 
@@ -92,11 +92,11 @@ class Sets:
         return cls(
             cohort.info.classes,
             question,
-            Pool(labels[train], lambda own: cohort.images(train[own]), findings, groups),
+            Pool(labels[train], lambda own: cohort.take(train[own]), findings, groups),
             replace(synthetic, groups=made_groups),
-            cohort.images(val),
+            cohort.take(val),
             question.of_scans(cohort, val),
-            cohort.images(cohort.rows("test")),
+            cohort.take(cohort.rows("test")),
             others or {},
         )
 
@@ -136,7 +136,7 @@ def classifier_seeds(seed: int, count: int) -> tuple[int, ...]:
 
 
 def train_arms(
-    sets: Sets, folder: Path, settings: EvaluateSettings, *, seed: int, classifier: FitPredict
+    sets: Sets, folder: Path, settings: EvaluateSettings, *, seed: int, classifier: Classifier
 ) -> Trained:
     """Train every arm with every seed, reusing results of an interrupted run in `folder`.
 
@@ -236,7 +236,7 @@ def _val_auc(readings: Sequence[dict[str, npt.NDArray[np.float32]]], targets: Ta
 
 
 def _within_budget(
-    classifier: BuiltIn, folder: Path, images: Images, num_jobs: float, settings: EvaluateSettings
+    classifier: BuiltIn, folder: Path, images: StoredPixels, num_jobs: float, settings: EvaluateSettings
 ) -> tuple[BuiltIn, list[str]]:
     """Return the classifier with as many steps as the time limit allows, and notes on it.
 

@@ -16,16 +16,19 @@ from models.checkpoint import read_tensors, write_tensors
 from models.devices import computing, default_device
 from models.evaluation.classifier import predict_probabilities
 from models.evaluation.training import ClassifierTraining, TrainingPart, train_classifier
+from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.cost.pacing import TIMED_CALLS, pace_of
 from pipeline.distributed.cpu_threads import threads, usable_cores
 from pipeline.errors import DataError, PhosphorError
 from pipeline.evaluate.arm_names import WORDS
-from pipeline.evaluate.arms import Arm, Images
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.truth import Targets
 from pipeline.progress import track
 from pipeline.storage import make_private_directory, storage_errors
 
+Images = npt.NDArray[np.float32]
+"""(n, 1, H, W) in [-1, 1]."""
 CLASSIFIER = "evaluate.classifier"
 CORRECT_IT = "Correct it and run the same command again: classifiers that are trained are kept."
 SUM_TOLERANCE, ROUNDING = 0.01, 1e-6
@@ -74,9 +77,53 @@ class FitPredict(Protocol):
         ...
 
 
+class Classifier(Protocol):
+    """`FitPredict` for pixels as they are stored, uint8 or uint16: a quarter of the memory of float32."""
+
+    def __call__(
+        self,
+        arm: Arm,
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
+        *,
+        num_classes: int,
+        seed: int,
+    ) -> Fit:
+        """Train on the parts (pixels, targets) in this order, and predict."""
+        ...
+
+
+class OfImages:
+    """A function or object with the `FitPredict` interface as a `Classifier`.
+
+    Args:
+        fit_predict: it, whose other attributes are those of this object.
+    """
+
+    def __init__(self, fit_predict: FitPredict) -> None:
+        self._own = fit_predict
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __call__(
+        self,
+        arm: Arm,
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
+        *,
+        num_classes: int,
+        seed: int,
+    ) -> Fit:
+        """Call it with images in model range."""
+        train = [(to_model_range(pixels), targets) for pixels, targets in parts]
+        wanted = [to_model_range(pixels) for pixels in asked]
+        return self._own(arm, train, wanted, num_classes=num_classes, seed=seed)
+
+
 @dataclass(frozen=True)
 class BuiltIn:
-    """A built-in classifier (`models.evaluation.classifier`) behind the `FitPredict` interface."""
+    """A built-in classifier (`models.evaluation.classifier`)."""
 
     training: ClassifierTraining
     arms: frozenset[str] = frozenset(WORDS)
@@ -92,13 +139,13 @@ class BuiltIn:
     def __call__(
         self,
         arm: Arm,
-        parts: Sequence[tuple[Images, Targets]],
-        asked: Sequence[Images],
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
         *,
         num_classes: int,
         seed: int,
     ) -> Fit:
-        """Train a network and predict; see `FitPredict`."""
+        """Train a network and predict; see `Classifier`."""
         findings = parts[0][1].ndim == 2
         trained = train_classifier(
             [_tensors(images, targets) for images, targets in parts],
@@ -120,7 +167,7 @@ class BuiltIn:
         return Fit(read, trained.curve)
 
 
-def _tensors(images: Images, targets: Targets) -> TrainingPart:
+def _tensors(images: StoredPixels, targets: Targets) -> TrainingPart:
     """Return a set to train on. An image of several findings is drawn with those of its rarest one."""
     if targets.ndim == 1:
         return TrainingPart(torch.from_numpy(images), torch.from_numpy(targets))
@@ -131,14 +178,16 @@ def _tensors(images: Images, targets: Targets) -> TrainingPart:
     return TrainingPart(torch.from_numpy(images), known, torch.from_numpy(groups))
 
 
-def affordable_steps(training: ClassifierTraining, images: Images, num_jobs: float, seconds: float) -> int:
+def affordable_steps(
+    training: ClassifierTraining, images: StoredPixels, num_jobs: float, seconds: float
+) -> int:
     """Return how many steps each of `num_jobs` classifiers has time for, at most those of `training`.
 
     `num_workers` of them train in parallel.
 
     Args:
         training: training settings of the classifiers.
-        images: some of their training images.
+        images: pixels of some of their training images.
         num_jobs: number of classifiers to train, each weighted by its budget.
         seconds: time limit for all of them together.
     """
@@ -152,7 +201,7 @@ def step_seconds(training: ClassifierTraining, images: torch.Tensor, num_classes
 
     Args:
         training: training settings of the classifiers.
-        images: (n, 1, H, W) images of their input size, in [-1, 1].
+        images: (n, 1, H, W) images of their input size, float32 in [-1, 1] or pixels.
         num_classes: width of the output.
     """
     labels = torch.arange(len(images)) % num_classes
@@ -184,10 +233,10 @@ class Job:
 def run_jobs(
     jobs: Sequence[Job],
     folder: Path,
-    training_sets: Callable[[Arm, int], list[tuple[Images, Targets]]],
-    asked: Mapping[str, Images],
+    training_sets: Callable[[Arm, int], list[tuple[StoredPixels, Targets]]],
+    asked: Mapping[str, StoredPixels],
     *,
-    fit_predict: FitPredict,
+    fit_predict: Classifier,
     num_classes: int,
 ) -> dict[Job, dict[str, npt.NDArray[np.float32]]]:
     """Train the classifiers that are not trained yet and return each job's probabilities by set.
@@ -198,8 +247,8 @@ def run_jobs(
     Args:
         jobs: classifiers to train.
         folder: folder of the results, created if necessary; existing results are reused.
-        training_sets: returns an arm's images and labels for a seed.
-        asked: sets of images to predict, by name.
+        training_sets: returns an arm's pixels and labels for a seed.
+        asked: pixels of the images to predict, by name.
         fit_predict: the classifier.
         num_classes: number of columns of the probabilities.
 
@@ -325,7 +374,7 @@ def _path(folder: Path, job: Job) -> Path:
 
 
 def _read(
-    folder: Path, job: Job, num_classes: int, asked: Mapping[str, Images]
+    folder: Path, job: Job, num_classes: int, asked: Mapping[str, StoredPixels]
 ) -> dict[str, npt.NDArray[np.float32]] | None:
     """Return a job's earlier result, or None if there is no usable one."""
     expected = {name: torch.empty(len(asked[name]), num_classes) for name in job.asked}

@@ -79,7 +79,7 @@ def _train(cohort: Cohort, settings: EvaluateSettings) -> FeatureEncoder:
             remedy="Ingest more scans.",
         )
     chosen = rows[torch.randperm(len(rows), generator=generator)[:MAX_TRAINING_SCANS]].sort().values.numpy()
-    real = torch.from_numpy(cohort.images(chosen))
+    real = torch.from_numpy(cohort.take(chosen))
     images = real
     labels = torch.from_numpy(cohort.labels[chosen].astype("int64"))
     num_classes = len(cohort.info.classes)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifacts.pixels import StoredPixels, from_model_range, to_model_range
+from pipeline.artifacts.pixels import StoredPixels, at_depth, common_depth
 from pipeline.errors import UsageError
-from pipeline.evaluate.arms import Arm, Images
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.own.process import ChildError, OwnClassifier
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.training import ROUNDING, SUM_TOLERANCE, Fit
@@ -61,17 +61,17 @@ class CommandClassifier(OwnClassifier):
         self,
         folder: Path,
         arm: Arm,
-        parts: Sequence[tuple[Images, Targets]],
-        asked: Sequence[Images],
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
         *,
         num_classes: int,
         seed: int,
     ) -> None:
         """Write images, tables and `job.json`."""
-        [(images, targets)] = parts
+        [(pixels, targets)] = parts
         # One depth for all of them: a real image must not be told from a synthetic one by it.
-        depth = 8 if all(_fits_8_bits(image) for part in (images, *asked) for image in part) else 16
-        names = _write_images(folder, "train", [images], depth)
+        depth = common_depth([pixels, *asked])
+        names = _write_images(folder, "train", [pixels], depth)
         header, answers = self._answers(targets)
         rows = ((name, *answer) for name, answer in zip(names, answers, strict=True))
         _write_table(folder / TRAIN_NAME, (IMAGE_COLUMN, *header), rows)
@@ -82,7 +82,7 @@ class CommandClassifier(OwnClassifier):
             "seed": seed,
             "balanced": arm.balanced,
             "findings" if self._question.columns else "classes": self._question.names,
-            "image_size": images.shape[2:],
+            "image_size": pixels.shape[2:],
             "bit_depth": depth,
         }
         (folder / JOB_NAME).write_text(json.dumps(job, indent=2), encoding="utf-8", newline="")
@@ -95,7 +95,7 @@ class CommandClassifier(OwnClassifier):
         cells = {0.0: "0", 1.0: "1"}
         return names, [tuple(cells.get(state, "") for state in row) for row in targets.tolist()]
 
-    def read(self, folder: Path, asked: Sequence[Images], *, num_classes: int) -> Fit:
+    def read(self, folder: Path, asked: Sequence[StoredPixels], *, num_classes: int) -> Fit:
         """Read `scores.csv`.
 
         Raises:
@@ -182,22 +182,18 @@ def _probabilities(cells: list[str], where: str, *, exclusive: bool) -> list[flo
     return values
 
 
-def _fits_8_bits(image: Images) -> bool:
-    return bool((to_model_range(from_model_range(image, 8)) == image).all())
-
-
 def _names(kind: str, count: int) -> list[str]:
     return [f"{kind}/{number:06d}.png" for number in range(count)]
 
 
-def _write_images(folder: Path, kind: str, sets: Sequence[Images], depth: int) -> list[str]:
+def _write_images(folder: Path, kind: str, sets: Sequence[StoredPixels], depth: int) -> list[str]:
     """Write images as greyscale PNG files; return their names, numbered through all sets."""
     names = _names(kind, sum(len(images) for images in sets))
     (folder / kind).mkdir()
     paths = iter(names)
     for images in sets:
         for image in images:
-            _write_png(folder / next(paths), from_model_range(image[0], depth))
+            _write_png(folder / next(paths), at_depth(image[0], depth))
     return names
 
 

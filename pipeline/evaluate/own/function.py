@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from models.evaluation.augmentation import Augmentation
+from pipeline.artifacts.pixels import StoredPixels, to_model_range
 from pipeline.errors import UsageError
 from pipeline.evaluate.arm_names import PLAIN_ARMS
-from pipeline.evaluate.arms import Arm, Images
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.own.process import ChildError, Children, OwnClassifier
 from pipeline.evaluate.settings import EvaluateSettings
-from pipeline.evaluate.training import Fit
+from pipeline.evaluate.training import Fit, Images
 from pipeline.evaluate.truth import Targets
 from pipeline.storage import write_json
 
@@ -60,8 +61,8 @@ class FunctionClassifier(OwnClassifier):
         self,
         folder: Path,
         arm: Arm,
-        parts: Sequence[tuple[Images, Targets]],
-        asked: Sequence[Images],
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
         *,
         num_classes: int,
         seed: int,
@@ -81,7 +82,7 @@ class FunctionClassifier(OwnClassifier):
         }
         write_json(folder / JOB_NAME, {"function": self._function, "call": job}, private=True)
 
-    def read(self, folder: Path, asked: Sequence[Images], *, num_classes: int) -> Fit:
+    def read(self, folder: Path, asked: Sequence[StoredPixels], *, num_classes: int) -> Fit:
         """Read what the function has returned.
 
         Raises:
@@ -161,11 +162,14 @@ def main(folder: Path) -> None:
 def _call(
     function: Any, folder: Path, *, arm: dict[str, Any], parts: int, asked: int, num_classes: int, seed: int
 ) -> dict[str, Any]:
+    def images(name: str) -> Images:
+        return to_model_range(np.load(folder / f"{name}.npy", mmap_mode="r"))
+
     counts = {name: tuple(arm[name]) for name in ("num_real", "num_synthetic")}
     fit = function(
         Arm(**(arm | counts | {"augmentation": Augmentation(**arm["augmentation"])})),
-        [(np.load(folder / f"images-{i}.npy"), np.load(folder / f"labels-{i}.npy")) for i in range(parts)],
-        [np.load(folder / f"asked-{i}.npy") for i in range(asked)],
+        [(images(f"images-{i}"), np.load(folder / f"labels-{i}.npy")) for i in range(parts)],
+        [images(f"asked-{i}") for i in range(asked)],
         num_classes=num_classes,
         seed=seed,
     )

@@ -14,10 +14,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.artifacts.pixels import StoredPixels
 from pipeline.distributed.cpu_threads import usable_cores
 from pipeline.errors import DataError
 from pipeline.evaluate.arm_names import PLAIN_ARMS
-from pipeline.evaluate.arms import Arm, Images
+from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.own import supervisor
 from pipeline.evaluate.training import Fit, Job, num_workers, unusable
 from pipeline.evaluate.truth import Targets
@@ -111,7 +112,7 @@ class Children:
 
 
 class OwnClassifier(ABC):
-    """A classifier of the user's own behind the `FitPredict` interface.
+    """A classifier of the user's own behind the `Classifier` interface.
 
     A subclass says how images are handed over and how scores are read.
 
@@ -144,13 +145,13 @@ class OwnClassifier(ABC):
     def __call__(
         self,
         arm: Arm,
-        parts: Sequence[tuple[Images, Targets]],
-        asked: Sequence[Images],
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
         *,
         num_classes: int,
         seed: int,
     ) -> Fit:
-        """Train in a process and predict; see `FitPredict`.
+        """Train in a process and predict; see `Classifier`.
 
         Raises:
             DataError: the process failed, or gave scores that cannot be used.
@@ -189,16 +190,16 @@ class OwnClassifier(ABC):
         self,
         folder: Path,
         arm: Arm,
-        parts: Sequence[tuple[Images, Targets]],
-        asked: Sequence[Images],
+        parts: Sequence[tuple[StoredPixels, Targets]],
+        asked: Sequence[StoredPixels],
         *,
         num_classes: int,
         seed: int,
     ) -> None:
-        """Write what a training needs into its folder; the arguments are those of `FitPredict`."""
+        """Write what a training needs into its folder; the arguments are those of `Classifier`."""
 
     @abstractmethod
-    def read(self, folder: Path, asked: Sequence[Images], *, num_classes: int) -> Fit:
+    def read(self, folder: Path, asked: Sequence[StoredPixels], *, num_classes: int) -> Fit:
         """Read the scores that a training has written.
 
         Raises:

@@ -24,7 +24,7 @@ from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.sites import Site
 from pipeline.evaluate.subgroups import Attributes
 from pipeline.evaluate.trained import Sets, Trained, train_arms
-from pipeline.evaluate.training import FitPredict
+from pipeline.evaluate.training import Classifier
 from pipeline.records import AuditRef, CandidatesRef, CellRef, ReleaseRef
 from pipeline.stage import StageInputs, verify_reference
 from pipeline.storage import digest_of, write_json
@@ -103,7 +103,7 @@ def accepted_pool(candidates: CandidatesRef, audit: AuditRef, cohort: Cohort) ->
     labels = np.array([position[name] for name in names], dtype=np.int64)
     requested = requested_of(drawn.table[CONDITION_COLUMN].iloc[rows].tolist())
     findings = requested_findings(cohort.info, labels, requested.findings)
-    return Pool(labels, lambda own: drawn.images(rows[own]), findings), requested.attributes
+    return Pool(labels, lambda own: drawn.take(rows[own]), findings), requested.attributes
 
 
 def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Attributes]:
@@ -114,7 +114,7 @@ def released_pool(release: Path | ReleaseRef, cohort: Cohort) -> tuple[Pool, Att
     """
     images = read_release(release, cohort)
     require_unseen(images, cohort, held_out(cohort), "val or test scans of the cohort")
-    return Pool(images.labels, images.images, images.findings), images.attributes
+    return Pool(images.labels, images.take, images.findings), images.attributes
 
 
 def origin_of(release: Path, cohort: Cohort) -> str:
@@ -144,7 +144,7 @@ def run_cell(
     requested: Attributes | None = None,
     force: bool = False,
     seed: int,
-    classifier: FitPredict,
+    classifier: Classifier,
     source: str,
     gate: str = "",
     notes: tuple[str, ...] = (),
@@ -176,7 +176,7 @@ def run_cell(
         if stage.finished is not None:
             return stage.finished
         train, val = site.rows["train"], site.rows["val"]
-        others = {CHOICE: cohort.images(cohort.rows("val"))}
+        others = {CHOICE: cohort.take(cohort.rows("val"))}
         sets = Sets.of(cohort, synthetic, requested=requested, train=train, val=val, others=others)
         trained = train_arms(sets, stage.path, settings, seed=seed, classifier=classifier)
         num_val = tuple(np.bincount(cohort.labels[val], minlength=len(sets.classes)).tolist())

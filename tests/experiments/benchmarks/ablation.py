@@ -12,7 +12,6 @@ equal instead.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,27 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from sklearn.metrics import roc_auc_score
 
-from models.evaluation.classifier import predict_probabilities
-from models.evaluation.training import TrainingPart, train_classifier
 from pipeline.artifacts.candidates import Candidates
 from pipeline.artifacts.cohort import Cohort
-from pipeline.evaluate.fidelity.distances import fid, kid
-from pipeline.evaluate.fidelity.encoder import cohort_encoder
-from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.ingest import run_ingest
 from pipeline.manifest import load_manifest
 from pipeline.recipe import load_recipe
-from pipeline.records import SPLITS, CandidatesRef, CohortRef
+from pipeline.records import SPLITS, CohortRef
 from pipeline.sample import run_sample
 from pipeline.storage import digest_of, read_json, write_json
 from pipeline.train import run_train
+from tests.experiments.benchmarks.judging import Judge, spread
 from tests.experiments.benchmarks.machine import describe
 
 MANIFEST = Path("data_manifests/pneumoniamnist.yaml")
-CLASSIFIER_SEEDS = 2
 HEAD = (
     "| variant | steps | KID to val | over recipe | FID to val | synthetic-only val AUC | over recipe "
     "| read as intended |"
@@ -108,9 +100,8 @@ FEW_SCANS = {
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One generator on validation: KID and FID against val (mean over classes), and AUC of a classifier
-    trained on its images alone."""
+class Trial:
+    """One generator: steps of its training, and what its images are worth (`judging.Judged`)."""
 
     steps: int
     kid: float
@@ -126,14 +117,14 @@ class Results:
         self.path, self.protocol = path, protocol
         self.body: dict[str, Any] = read_json(path, role="ablation results") if path.is_file() else {}
 
-    def get(self, name: str, variant: Variant, seed: int) -> Judged | None:
+    def get(self, name: str, variant: Variant, seed: int) -> Trial | None:
         """Return the figures of this variant as it is now; None where they are still to be made."""
         found = self.body.get(self.protocol, {}).get(name, {})
         if found.get("settings") != variant.settings or str(seed) not in found["seeds"]:
             return None
-        return Judged(**found["seeds"][str(seed)])
+        return Trial(**found["seeds"][str(seed)])
 
-    def put(self, name: str, variant: Variant, seed: int, judged: Judged) -> None:
+    def put(self, name: str, variant: Variant, seed: int, judged: Trial) -> None:
         """Keep one generator's figures; those of a variant whose settings have changed since are dropped."""
         protocol = self.body.setdefault(self.protocol, {})
         if protocol.get(name, {}).get("settings") != variant.settings:
@@ -181,7 +172,10 @@ def main() -> int:
             checkpoint = run_train(trained_on, trained, settings.train, seed=seed)
             made = out / f"{name.replace(' ', '-')}-{few}" / f"seed-{seed}"
             candidates = run_sample(checkpoint, made / "candidates", settings.sample, seed=seed)
-            judged = judge(candidates, checkpoint.counts["steps"])
+            drawn = Candidates(candidates.path)
+            worth = judge(drawn.take(np.arange(len(drawn))), drawn.table["label"].to_numpy())
+            own = {field: getattr(worth, field) for field in ("kid", "fid", "auc", "agreement")}
+            judged = Trial(checkpoint.counts["steps"], **own)
             results.put(name, variant, seed, judged)
             print(f"seed {seed}, {name}: {judged}", flush=True)
     print(HEAD + "\n" + "|---" * HEAD.count(" |") + "|")
@@ -189,47 +183,6 @@ def main() -> int:
     for name in names:
         print(_row(name, [results.get(name, variants[name], seed) for seed in seeds], reference))
     return 0
-
-
-class Judge:
-    """Holds generated images against the val split of the whole cohort."""
-
-    def __init__(self, cohort: Cohort) -> None:
-        rows, train = cohort.rows("val"), cohort.rows("train")
-        self.encoder = cohort_encoder(cohort, EvaluateSettings())
-        self.images, self.labels = torch.from_numpy(cohort.images(rows)), np.asarray(cohort.labels[rows])
-        self.features = self.encoder(self.images).numpy()
-        self.num_classes = len(cohort.info.classes)
-        labels = torch.from_numpy(cohort.labels[train].astype("int64"))
-        self.reader = self._classifier(torch.from_numpy(cohort.images(train)), labels, 0)
-
-    def __call__(self, candidates: CandidatesRef, steps: int) -> Judged:
-        """Judge one candidate set of a training of `steps` steps."""
-        opened = Candidates(candidates.path)
-        images = torch.from_numpy(opened.images(np.arange(len(opened))))
-        labels = opened.table["label"].to_numpy()
-        features = self.encoder(images).numpy()
-        classes = range(self.num_classes)
-        pairs = [(features[labels == k], self.features[self.labels == k]) for k in classes]
-        read = predict_probabilities(self.reader, images).numpy().argmax(axis=1)
-        return Judged(
-            steps=steps,
-            kid=statistics.mean(kid(made, real).value for made, real in pairs),
-            fid=statistics.mean(fid(made, real) for made, real in pairs),
-            auc=statistics.mean(self._auc(images, labels, seed) for seed in range(CLASSIFIER_SEEDS)),
-            agreement=float((read == labels).mean()),
-        )
-
-    def _auc(self, images: torch.Tensor, labels: np.ndarray, seed: int) -> float:
-        network = self._classifier(images, torch.from_numpy(labels), seed)
-        probabilities = predict_probabilities(network, self.images).numpy()
-        if self.num_classes == 2:
-            return float(roc_auc_score(self.labels, probabilities[:, 1]))
-        return float(roc_auc_score(self.labels, probabilities, multi_class="ovr"))
-
-    def _classifier(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Any:
-        part = TrainingPart(images, labels)
-        return train_classifier([part], num_classes=self.num_classes, seed=seed).network
 
 
 def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:
@@ -265,13 +218,9 @@ def fewer_scans(cohort: CohortRef, folder: Path, count: int) -> CohortRef:
     )
 
 
-def _row(name: str, results: Sequence[Judged | None], reference: Sequence[Judged | None]) -> str:
+def _row(name: str, results: Sequence[Trial | None], reference: Sequence[Trial | None]) -> str:
     """Return the variant's row: means and sd over seeds, and mean difference from the recipe with its sd."""
     pairs = [(found, recipe) for found, recipe in zip(results, reference, strict=True) if found is not None]
-
-    def spread(values: Sequence[float], digits: int, sign: str = "") -> str:
-        sd = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
-        return f"{statistics.mean(values):{sign}.{digits}f}{sd}"
 
     def own(field: str, digits: int) -> str:
         return spread([float(getattr(found, field)) for found, _ in pairs], digits)

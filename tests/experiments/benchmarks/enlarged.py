@@ -31,11 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
 def enlarge(source: Path, out: Path, size: int) -> None:
     """Write a PNG file with a longer side of `size` pixels."""
     with Image.open(source) as image:
-        factor = size / max(image.size)
-        shape = (round(image.width * factor), round(image.height * factor))
-        larger = image.resize(shape, Image.Resampling.BICUBIC)
+        larger = enlarged(image, size)
     out.parent.mkdir(parents=True, exist_ok=True)
     larger.save(out)
+
+
+def enlarged(image: Image.Image, size: int) -> Image.Image:
+    """Return an image with a longer side of `size` pixels, by bicubic interpolation."""
+    factor = size / max(image.size)
+    shape = (round(image.width * factor), round(image.height * factor))
+    return image.resize(shape, Image.Resampling.BICUBIC)
 
 
 if __name__ == "__main__":

@@ -110,15 +110,15 @@ def _synthetic_only(
         found = read_json(out / DONE, role="tutorial")
         return tuple(found["by_seed"]), Estimate(**found["auc"])
     arm = Arm("synthetic", None, (0,) * len(counts), counts, LIGHT)
-    nothing = Pool(np.zeros(0, dtype=np.int64), cohort.images)
-    made = Pool(images.labels, images.images)
+    nothing = Pool(np.zeros(0, dtype=np.int64), cohort.take)
+    made = Pool(images.labels, images.take)
     seeds = classifier_seeds(recipe.seed, recipe.evaluate.seeds)
     jobs = [Job(arm, seed, ("test",)) for seed in seeds]
     results = run_jobs(
         jobs,
         out / "classifiers",
         lambda arm, seed: training_sets(arm, nothing, made, seed, question=Question.of(cohort)),
-        {"test": cohort.images(cohort.rows("test"))},
+        {"test": cohort.take(cohort.rows("test"))},
         fit_predict=BuiltIn.of(recipe.evaluate),
         num_classes=len(counts),
     )

@@ -111,9 +111,8 @@ def _cell(cohort: Path, out: Path, number: int, cores: list[int]) -> tuple[float
 def _made(count: int) -> Pool:
     rng = np.random.default_rng(1)
     labels: Ints = np.arange(2 * count) % 2
-    stored = np.stack([draw(int(label), SIDE, rng) for label in labels])
-    images = stored[:, None].astype(np.float32) / 127.5 - 1.0
-    return Pool(labels, lambda rows: images[rows])
+    pixels = np.stack([draw(int(label), SIDE, rng) for label in labels])[:, None]
+    return Pool(labels, lambda rows: pixels[rows])
 
 
 def _second_call(out: Path) -> float:

@@ -10,8 +10,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.evaluation.training import ClassifierTraining
+from pipeline.artifacts.cohort import Cohort
+from pipeline.ingest import run_ingest
+from pipeline.ingest.settings import IngestSettings
+from pipeline.manifest import load_manifest
 from tests.cohorts import write_cohort
-from tests.experiments.benchmarks import agreement, enlarged, gate, large_images, overhead, sampling, training
+from tests.experiments.benchmarks import (
+    agreement,
+    enlarged,
+    gate,
+    large_images,
+    overhead,
+    sampling,
+    training,
+    ways,
+)
+from tests.experiments.benchmarks.judging import Judge
+from tests.experiments.benchmarks.real_cohort import MANIFESTS
 from tests.experiments.benchmarks.rows import Row, Skipped
 from tests.pipeline.privacy.sets import fresh, write_candidates
 
@@ -64,3 +80,23 @@ def test_a_release_is_enlarged_class_by_class(tmp_path: Path) -> None:
         assert larger.shape == (84, 84)
         assert abs(np.diff(larger[:, 10:-10], axis=1) - 10 * 24 / 84).max() < 1.5
     assert enlarged.main([str(tmp_path), str(tmp_path / "out"), "--size", "84"]) == 1
+
+
+def test_a_way_of_smaller_images_is_judged_at_the_size_of_the_others(tmp_path: Path) -> None:
+    manifest = load_manifest(MANIFESTS / "phantom.yaml")
+    source = {"num_patients": 160, "image_size": 64}
+    [phantom] = manifest.sources
+    changed = phantom.model_copy(update={"settings": phantom.settings.model_copy(update=source)})
+    manifest = manifest.model_copy(update={"sources": (changed,)})
+    settings = ["ingest.image_size=16", "train.num_steps=2", "train.max_minutes=null", "sample.per_class=4"]
+    large = run_ingest(manifest, tmp_path / "large", IngestSettings(image_size=32))
+    judge = Judge(Cohort(large.path), ClassifierTraining(num_steps=2, batch_size=8))
+    trial = ways.trial(manifest, tmp_path, "smaller", settings, 0, judge)
+    assert trial.steps == 2 and len(trial.worth.power) == len(judge.power)
+
+
+def test_pixels_of_a_smaller_way_are_enlarged() -> None:
+    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (2, 1, 24, 1))
+    larger = ways.at_size(ramp, (48, 48))
+    assert larger.shape == (2, 1, 48, 48) and abs(np.diff(larger[:, 0, :, 8:-8].astype(int)) - 5).max() <= 1
+    assert ways.at_size(ramp, (24, 24)) is ramp

@@ -40,7 +40,7 @@ def later(
 @pytest.fixture
 def pools(cohort: Path, release: Path) -> tuple[Pool, Pool]:
     images = read_release(release, opened := Cohort(cohort))
-    sets = Sets.of(opened, Pool(images.labels, images.images))
+    sets = Sets.of(opened, Pool(images.labels, images.take))
     return sets.real, sets.synthetic
 
 

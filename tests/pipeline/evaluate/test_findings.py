@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from pipeline.artifacts.cohort import Cohort
 from pipeline.artifacts.evaluation_report import read_evaluation_report
 from pipeline.artifacts.findings import requested_findings
-from pipeline.artifacts.pixels import from_model_range, to_model_range
+from pipeline.artifacts.pixels import from_model_range
 from pipeline.artifacts.release import read_release
 from pipeline.errors import DataError
 from pipeline.evaluate import run_evaluate
@@ -24,7 +24,7 @@ from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import run_cell
 from pipeline.evaluate.study.report import StudyReport, StudyRow, measure_row
 from pipeline.evaluate.study.sites import draw_site
-from pipeline.evaluate.training import BuiltIn, Fit
+from pipeline.evaluate.training import BuiltIn, Fit, OfImages
 from pipeline.evaluate.truth import Question, Truth, patient_numbers
 from pipeline.rendering.templating import render
 from pipeline.report.evaluation_tables import part_tables
@@ -291,7 +291,7 @@ def test_the_built_in_classifier_learns_findings(cohort: Cohort, release: Path, 
 def test_a_built_in_classifier_predicts_each_finding_by_itself() -> None:
     rng = np.random.default_rng(2)
     states = states_of(64, rng)
-    images = to_model_range(striped(states, rng, 0.8))
+    images = striped(states, rng, 0.8)
     settings = EvaluateSettings(num_steps=120, batch_size=32)
     arm = Arm("real_balanced", None, (64,), (0,), BuiltIn.of(settings).training.augmentation)
     fit = BuiltIn.of(settings)(arm, [(images, states.astype(float))], [images], num_classes=2, seed=0)
@@ -318,7 +318,7 @@ def studied(whole: Cohort, folder: Path, *, right: bool) -> StudyRow:
     """Four sites of six scans a class; the generator is perfect, or its findings are the wrong way round."""
     rng = np.random.default_rng(8)
     states = states_of(200, rng)
-    images = to_model_range(striped(states, rng, 0.12))
+    images = striped(states, rng, 0.12)
     findings = states.astype(float)
     pool = Pool(classes_of(states), lambda rows: images[rows], findings if right else 1 - findings)
     counts = dict.fromkeys(range(3), 6)
@@ -330,7 +330,7 @@ def studied(whole: Cohort, folder: Path, *, right: bool) -> StudyRow:
             folder / str(draw),
             SETTINGS.model_copy(update={"ratios": (8.0,)}),
             seed=draw,
-            classifier=spectral,
+            classifier=OfImages(spectral),
             source="s" * 64,
         )
         for draw in range(4)

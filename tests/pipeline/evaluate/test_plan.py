@@ -25,13 +25,15 @@ def test_every_worker_holds_its_train_images_and_its_backward_pass(monkeypatch: 
         return estimate_evaluate(settings, work, num_released=50).memory_bytes
 
     a_worker = memory(3) - memory(2)
-    assert a_worker > 2000 * 64 * 64 * 4
+    assert a_worker > 2000 * 64 * 64
     assert memory(10) - memory(2) == pytest.approx(8 * a_worker, rel=0.02)
     larger = SETTINGS.model_copy(update={"batch_size": 64})
     more = memory(2, settings=larger) - memory(2)
+    twice = memory(2, replace(WORK, bytes_a_pixel=2))
+    assert twice - memory(2) == pytest.approx(2 * 2 * 2050 * 64 * 64 + 250 * 64 * 64, rel=0.02)
     # Of each scan more: at the least the first stage's 32 channels.
     assert more >= 2 * 32 * (32 * 64 * 64 * 4)
-    assert memory(2, replace(WORK, num_test=1100)) - memory(2) == pytest.approx(1000 * 64 * 64 * 4, rel=0.02)
+    assert memory(2, replace(WORK, num_test=1100)) - memory(2) == pytest.approx(1000 * 64 * 64, rel=0.02)
 
 
 def test_more_workers_take_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,7 @@ def test_a_classifier_of_ones_own_is_said_to_be_unknown_and_not_taken_for_a_buil
     assert [cost.seconds for cost in costs] == pytest.approx([SETTINGS.encoder_steps + 3.0] * 2)
     assert costs[0].memory_bytes == pytest.approx(costs[1].memory_bytes, rel=0.02)
     built_in = estimate_evaluate(SETTINGS, WORK, 50)
-    assert costs[0].disk_bytes - built_in.disk_bytes >= 2350 * 64 * 64 * 4
+    assert costs[0].disk_bytes - built_in.disk_bytes >= 2350 * 64 * 64
     assert not_counted(SETTINGS) == ""
     assert "not counted: up to 8 trainings, each ended after 12 min" in not_counted(settings)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from models.evaluation.augmentation import Augmentation
-from pipeline.artifacts.pixels import to_model_range
 from pipeline.evaluate.arms import Arm
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.settings import EvaluateSettings
@@ -32,11 +31,11 @@ Train = Callable[..., list[Scores]]
 
 
 def images(labels: np.ndarray, bit_depth: int = 8) -> np.ndarray:
-    """Noise, the brighter for the second class."""
+    """Pixels of noise, the brighter for the second class."""
     rng = np.random.default_rng(len(labels))
     top = 2**bit_depth - 1
     values = rng.uniform(0.1, 0.4, (len(labels), 1, 5, 7)) + 0.4 * labels[:, None, None, None]
-    return to_model_range(np.rint(top * values).astype(np.uint8 if bit_depth == 8 else np.uint16))
+    return np.rint(top * values).astype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts.pixels import to_model_range
 from pipeline.errors import DataError, UsageError
 from pipeline.evaluate.classifiers import classifier_of
 from pipeline.evaluate.own.function import main
@@ -90,9 +91,9 @@ def test_a_pipeline_of_scikit_learn_is_trained_and_read(tmp_path: Path, train: T
     [read] = train(classifier="own_classifiers:scikit_learn")
     labels = np.repeat([0, 1], 4)
     model = make_pipeline(StandardScaler(), LogisticRegression(random_state=SEED))
-    model.fit(images(labels).reshape(8, -1), labels)
+    model.fit(to_model_range(images(labels)).reshape(8, -1), labels)
     for name, count in (("val", 3), ("test", 4), ("synthetic", 2)):
-        expected = model.predict_proba(images(np.arange(count) % 2).reshape(count, -1))
+        expected = model.predict_proba(to_model_range(images(np.arange(count) % 2)).reshape(count, -1))
         assert read[name].dtype == np.float32 and read[name] == pytest.approx(expected, abs=1e-5)
     assert "own_classifiers" not in sys.modules  # it was never imported here
     assert list((tmp_path / "out").rglob("*.npy")) == []

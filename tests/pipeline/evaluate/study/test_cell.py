@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.cohort import Cohort
-from pipeline.artifacts.pixels import to_model_range
 from pipeline.artifacts.privacy_report import REPORT_NAME as PRIVACY_REPORT_NAME
 from pipeline.evaluate.arms import Pool
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.study.cell import read_cell, run_cell, start_of
 from pipeline.evaluate.study.report import StudyRow, measure_row
 from pipeline.evaluate.study.sites import Site, draw_site
+from pipeline.evaluate.training import OfImages
 from pipeline.evaluate.truth import Question, patient_numbers
 from pipeline.records import CellRef
 from pipeline.storage import write_json
@@ -53,7 +53,7 @@ def site_of(whole: Cohort, number: int) -> Site:
 
 
 def cell(whole: Cohort, out: Path, number: int, pool: Pool, **changes: object) -> CellRef:
-    values = {"seed": number, "classifier": logistic, "source": "s" * 64} | changes
+    values = {"seed": number, "classifier": OfImages(logistic), "source": "s" * 64} | changes
     return run_cell(whole, site_of(whole, number), pool, out, SETTINGS, **values)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def studied(whole: Cohort, folder: Path, pool_of: Callable[[Site], Pool]) -> Stu
 def drawn(labels: np.ndarray, seed: int) -> Pool:
     """As good as new scans: images of the very distribution of the real ones."""
     rng = np.random.default_rng(seed)
-    images = to_model_range(np.concatenate([draw(int(label), 1, rng, CONTRAST) for label in labels]))
+    images = np.concatenate([draw(int(label), 1, rng, CONTRAST) for label in labels])
     return Pool(labels, lambda rows: images[rows])
 
 
@@ -86,7 +86,7 @@ def test_a_perfect_generator_helps(large: Cohort, tmp_path: Path) -> None:
 def test_exact_duplicates_as_synthetic_images_do_not_help(large: Cohort, tmp_path: Path) -> None:
     def again(site: Site) -> Pool:
         rows = np.repeat(site.rows["train"], 8)
-        return Pool(np.asarray(large.labels)[rows].astype(np.int64), lambda own: large.images(rows[own]))
+        return Pool(np.asarray(large.labels)[rows].astype(np.int64), lambda own: large.take(rows[own]))
 
     row = studied(large, tmp_path, again)
     assert row.verdict != "helps"
