@@ -16,12 +16,13 @@ from pipeline.artifacts.pixels import StoredPixels
 from pipeline.errors import DataError
 from pipeline.evaluate.intervals import ArmMetric
 from pipeline.evaluate.lineage import shared_scans
+from pipeline.evaluate.logged_test import TestSplit
 from pipeline.evaluate.plan import as_external
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.subgroups import masks
 from pipeline.evaluate.trained import Trained
 from pipeline.evaluate.truth import Question, Truth, patient_numbers
-from pipeline.evaluate.utility import TestSplit, Utility, compare, not_measured
+from pipeline.evaluate.utility import Utility, compare, not_measured
 from pipeline.records import CohortRef
 
 

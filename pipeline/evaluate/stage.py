@@ -24,12 +24,13 @@ from pipeline.evaluate.fidelity.features import real_features, released_features
 from pipeline.evaluate.fidelity.measure import measure_fidelity
 from pipeline.evaluate.fidelity.neighbours import nearest_real
 from pipeline.evaluate.lineage import held_out, require_unseen
+from pipeline.evaluate.logged_test import TestSplit
 from pipeline.evaluate.plan import plan_evaluate, require_image_size
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.trained import Sets, Trained, train_arms
 from pipeline.evaluate.training import Classifier, FitPredict, OfImages
 from pipeline.evaluate.truth import Question, patient_numbers
-from pipeline.evaluate.utility import TestSplit, Utility, measure_utility, not_measured
+from pipeline.evaluate.utility import Utility, measure_utility, not_measured
 from pipeline.records import CohortRef, EvaluationRef, ReleaseRef
 from pipeline.stage import StageFolder
 from pipeline.storage import write_json, write_parquet

@@ -18,11 +18,11 @@ from pipeline.artifacts.pixels import StoredPixels
 from pipeline.artifacts.release import ReleasedImages
 from pipeline.evaluate.arms import Arm, Pool, training_sets
 from pipeline.evaluate.intervals import draw_resamples, measure
+from pipeline.evaluate.logged_test import TestSplit
 from pipeline.evaluate.metrics import auc
 from pipeline.evaluate.trained import classifier_seeds
 from pipeline.evaluate.training import BuiltIn, Job, run_jobs
 from pipeline.evaluate.truth import Question, patient_numbers
-from pipeline.evaluate.utility import TestSplit
 from pipeline.recipe import Recipe
 from pipeline.records import ReleaseRef
 from pipeline.stage import load_reference

@@ -12,9 +12,10 @@ from models.evaluation.augmentation import LIGHT, Augmentation
 from pipeline.artifacts.evaluation_report import Estimate
 from pipeline.evaluate.agreement import label_agreement, shuffled_agreement
 from pipeline.evaluate.arms import Arm
+from pipeline.evaluate.logged_test import TestSplit
 from pipeline.evaluate.settings import EvaluateSettings
 from pipeline.evaluate.truth import Truth
-from pipeline.evaluate.utility import Difference, TestSplit, conclude, measure_utility
+from pipeline.evaluate.utility import Difference, conclude, measure_utility
 from pipeline.wording.evaluation import LIKELY
 
 REAL = Arm("real", None, (50, 50), (0, 0), Augmentation("none"), balanced=False)
